@@ -1,0 +1,91 @@
+"""The digest that a database and a file agree on when, and only when, they hold the same rows.
+
+Each row becomes one byte string, its cells joined by `#`: a plain cell as it is, a framed one as
+`<length in bytes>#<text>`, NULL as `N`. So no two different rows give the same string, and NULL is not the
+empty string. A row's hash is the first 64 bits of that string's SHA-256; the digest of many rows is their
+count and the XOR of their hashes, which needs no order and which every engine can compute itself.
+
+CRC32, which is what checksumming tools commonly XOR, is not enough here: it is linear, so the same change
+made to two rows of the same shape (`UPDATE … SET tokens_used = 7`) cancels itself out. SHA-256 costs MariaDB
+0.6 s more per million rows than CRC32 does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from saju_ops.archive.table import Column
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+ALGORITHM = "xor64-sha256-v1"
+SEPARATOR = "#"
+NULL = "N"
+
+
+@dataclass(frozen=True)
+class Digest:
+    rows: int
+    xor: int
+
+    def __add__(self, other: Digest) -> Digest:
+        return Digest(self.rows + other.rows, self.xor ^ other.xor)
+
+    @property
+    def hex(self) -> str:
+        return f"{self.xor:016x}"
+
+    @classmethod
+    def of(cls, hashes: np.ndarray) -> Digest:
+        import numpy as np
+
+        return cls(len(hashes), int(np.bitwise_xor.reduce(hashes)) if len(hashes) else 0)
+
+
+EMPTY = Digest(0, 0)
+
+
+def total(digests: Iterable[Digest]) -> Digest:
+    return reduce(Digest.__add__, digests, EMPTY)
+
+
+def row_hashes(batch: pa.RecordBatch, columns: Sequence[Column]) -> np.ndarray:
+    """One 64-bit hash per row over the named columns, in their order. The cells are text or bytes."""
+    import numpy as np
+
+    if batch.num_rows == 0:
+        return np.empty(0, dtype=np.uint64)
+    strings = _row_strings(batch, columns)
+    _, offsets_buffer, data_buffer = strings.buffers()
+    offsets = np.frombuffer(offsets_buffer, dtype=np.int64)
+    offsets = offsets[strings.offset : strings.offset + len(strings) + 1].tolist()
+    data = memoryview(data_buffer)
+    joined = b"".join(
+        [sha256(data[a:b]).digest()[:8] for a, b in zip(offsets, offsets[1:], strict=False)]
+    )
+    return np.frombuffer(joined, dtype=">u8").astype(np.uint64)
+
+
+def _row_strings(batch: pa.RecordBatch, columns: Sequence[Column]) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    null = pa.scalar(NULL.encode(), pa.large_binary())
+    pieces: list[Any] = []
+    for column in columns:
+        cells = batch.column(column.name).cast(pa.large_binary())
+        if column.framed:
+            lengths = pc.binary_length(cells).cast(pa.large_string()).cast(pa.large_binary())
+            pieces += [lengths.fill_null(null), cells]
+        else:
+            pieces.append(cells.fill_null(null))
+    separator = pa.scalar(SEPARATOR.encode(), pa.large_binary())
+    # `skip` leaves out a NULL framed cell whose length already said NULL, as CONCAT_WS does on the servers.
+    joined = pc.binary_join_element_wise(*pieces, separator, null_handling="skip")
+    return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined

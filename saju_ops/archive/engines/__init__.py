@@ -1,0 +1,36 @@
+"""One log table on one server: the four engines behind one interface."""
+
+from __future__ import annotations
+
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+
+from saju_ops.archive.engines.base import LogStore, Selection
+from saju_ops.errors import Refused
+
+__all__ = ["LogStore", "Selection", "open_log_store"]
+
+
+def open_log_store(url: sa.URL | str, table: str, zone: ZoneInfo) -> LogStore:
+    """Connects and looks at the table.
+
+    `zone` is the zone of time columns that have none. Raises Refused where the table can't be archived (no
+    such table, no key, no created_at, a type that isn't known), and OperatorError where the server can't be
+    reached. Touches no row.
+    """
+    parsed = sa.make_url(url) if isinstance(url, str) else url
+    backend = parsed.get_backend_name()
+    if backend in ("mysql", "mariadb"):
+        from saju_ops.archive.engines.mysql import MySQLLogStore
+
+        return MySQLLogStore(parsed, table, zone)
+    if backend == "postgresql":
+        from saju_ops.archive.engines.postgres import PostgresLogStore
+
+        return PostgresLogStore(parsed, table, zone)
+    if backend == "sqlite":
+        from saju_ops.archive.engines.sqlite import SQLiteLogStore
+
+        return SQLiteLogStore(parsed, table, zone)
+    raise Refused(f"The engine {backend!r} is not one that saju_ops can archive.")

@@ -1,0 +1,360 @@
+"""What the archive core asks of an engine, and what the servers have in common.
+
+A store reads and changes rows of exactly one table. Only `delete` removes rows and only `load` adds any;
+both run inside a transaction that the caller opened with `transaction`, under the conditions that the caller
+tests there.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+
+from saju_ops.archive.digest import Digest
+from saju_ops.archive.table import TIME_COLUMN, Column, ForeignKey, Table
+from saju_ops.archive.window import Day
+from saju_ops.database import connect, redacted
+from saju_ops.errors import OperatorError, Refused
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Key = tuple[bytes, ...]
+# A batch's text stays under this many bytes, so that memory is the same for rows of 300 bytes and of 30 MB.
+BATCH_BYTES = 8 << 20
+BATCH_ROWS = 8192
+# Keys in one statement of a row-by-row delete.
+KEYS_PER_STATEMENT = 500
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows of a day, of a range of keys (both ends included), of a list of keys, or of their intersection."""
+
+    day: Day | None = None
+    first: Key | None = None
+    last: Key | None = None
+    keys: tuple[Key, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Profile:
+    rows: int
+    # Bytes of the largest row's long columns; what decides how many rows go into one batch.
+    widest: int
+    # Whether the day's rows lie so close together in key order that a scan by key reads little else.
+    clustered: bool = False
+    first: Key | None = None
+    last: Key | None = None
+
+    @property
+    def batch_rows(self) -> int:
+        return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, self.widest + 512)))
+
+
+class LogStore(abc.ABC):
+    """One connection and one table. Not shared between threads; `another` gives a second one."""
+
+    def __init__(self, url: sa.URL, table: str, zone: ZoneInfo) -> None:
+        self.url = url
+        self.zone = zone
+        self._engine = connect(url)
+        try:
+            self.connection = self._engine.connect()
+        except sa.exc.DBAPIError as error:
+            raise OperatorError(
+                f"The database {redacted(url)} can't be reached ({_first_line(error)}). Nothing was done."
+            ) from None
+        try:
+            self.table = self.describe(table)
+            self.from_ = sa.table(table, *map(sa.column, self.table.names), schema=self.table.schema)
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def use(self, columns: Sequence[Column]) -> None:
+        self.table = replace(self.table, columns=tuple(columns))
+        self.from_ = sa.table(self.table.name, *map(sa.column, self.table.names), schema=self.table.schema)
+
+    def adopt(self, columns: Sequence[Column]) -> bool:
+        """Reads rows as a file with these columns has them. False, and nothing changed, where the table has
+        since been altered so that a row is no longer the same thing."""
+        mine = {c.name: (c.encoding, c.framed) for c in self.table.columns}
+        if {c.name: (c.encoding, c.framed) for c in columns} != mine:
+            return False
+        self.use([self.table.column(c.name) for c in columns])
+        return True
+
+    def another(self) -> LogStore:
+        return type(self)(self.url, self.table.name, self.zone)
+
+    def close(self) -> None:
+        self.connection.close()
+        self._engine.dispose()
+
+    def __enter__(self) -> LogStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- what an engine must say ---------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def describe(self, table: str) -> Table:
+        """Reads the catalogue. Raises Refused."""
+
+    @abc.abstractmethod
+    def text(self, column: Column) -> sa.ColumnElement[Any]:
+        """The column as the text that stands in the file."""
+
+    @abc.abstractmethod
+    def typed(self, column: Column, cell: bytes) -> Any:
+        """A cell of the file as a value or expression of the column's type."""
+
+    @abc.abstractmethod
+    def digest(self, selection: Selection, *, lock: bool = False) -> Digest:
+        """What the database computes for the rows. With lock, they stay as they are till the transaction ends."""
+
+    @abc.abstractmethod
+    def profile(self, day: Day) -> Profile: ...
+
+    @abc.abstractmethod
+    def lock(self, name: str, wait: float) -> AbstractContextManager[Callable[[], bool]]:
+        """A lock for this table that dies with the connection. Raises Busy after `wait` seconds.
+
+        Gives a function that tells whether it is still held."""
+
+    @abc.abstractmethod
+    def load(
+        self, table: str, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]
+    ) -> None:
+        """Adds rows. The caller's transaction decides whether they stay."""
+
+    @abc.abstractmethod
+    def instants(self, order: str) -> datetime | None:
+        """The first (`asc`) or last (`desc`) created_at, UTC; None where there is none."""
+
+    @abc.abstractmethod
+    def time_bound(self, instant: datetime) -> Any:
+        """An instant as created_at keeps it."""
+
+    @abc.abstractmethod
+    def first_instant_from(self, instant: datetime) -> datetime | None:
+        """The earliest created_at that is not before `instant`, UTC."""
+
+    @abc.abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """Bytes that the table takes, by the engine's own estimate: `table_bytes`, `free_bytes`."""
+
+    def fast_csv(self, day: Day, profile: Profile) -> Iterator[bytes | pa.RecordBatch] | None:
+        """The engine's fastest way to the same bytes, or None where it can't read this table."""
+        return None
+
+    def replica_lag(self, replicas: Sequence[sa.URL]) -> float | None:
+        """Seconds that the slowest replica is behind; None where none can be asked."""
+        return None
+
+    @property
+    def reclaim_hint(self) -> str:
+        return ""
+
+    # --- statements ----------------------------------------------------------------------------------------
+
+    def col(self, name: str) -> sa.ColumnElement[Any]:
+        return self.from_.c[name]
+
+    def day_condition(self, day: Day) -> list[sa.ColumnElement[bool]]:
+        time = self.col(TIME_COLUMN)
+        return [time >= self.time_bound(day.start), time < self.time_bound(day.end)]
+
+    def conditions(self, selection: Selection) -> list[sa.ColumnElement[bool]]:
+        found = self.day_condition(selection.day) if selection.day else []
+        if selection.first is not None:
+            found.append(self._beyond(selection.first, lambda c, v: c >= v, lambda c, v: c > v))
+        if selection.last is not None:
+            found.append(self._beyond(selection.last, lambda c, v: c <= v, lambda c, v: c < v))
+        if selection.keys is not None:
+            found.append(self._one_of(selection.keys))
+        return found
+
+    def _beyond(self, key: Key, inclusive: Callable[..., Any], strict: Callable[..., Any]) -> Any:
+        """Keys at or beyond `key`, written so that an index on a composite key can be used."""
+        columns = self.table.key_columns
+        values = [self.typed(c, v) for c, v in zip(columns, key, strict=True)]
+        cols = [self.col(c.name) for c in columns]
+        if len(cols) == 1:
+            return inclusive(cols[0], values[0])
+        steps = []
+        for i in range(len(cols)):
+            equal = [cols[j] == values[j] for j in range(i)]
+            compare = inclusive if i == len(cols) - 1 else strict
+            steps.append(sa.and_(*equal, compare(cols[i], values[i])))
+        return sa.and_(inclusive(cols[0], values[0]), sa.or_(*steps))
+
+    def _one_of(self, keys: Sequence[Key]) -> Any:
+        columns = self.table.key_columns
+        if len(columns) == 1:
+            return self.col(columns[0].name).in_([self.typed(columns[0], k[0]) for k in keys])
+        each = (
+            sa.and_(*(self.col(c.name) == self.typed(c, v) for c, v in zip(columns, k, strict=True)))
+            for k in keys
+        )
+        return sa.or_(sa.false(), *each)
+
+    def order(self) -> list[sa.ColumnElement[Any]]:
+        return [self.col(name) for name in self.table.key]
+
+    def text_columns(self) -> list[sa.ColumnElement[Any]]:
+        # The label must not be the column's own name: MySQL would sort by the label, that is, as text.
+        return [self.text(c).label(f"saju_{i}") for i, c in enumerate(self.table.columns)]
+
+    def row_select(self, selection: Selection, *, lock: bool = False) -> sa.Select[Any]:
+        query = sa.select(*self.text_columns()).select_from(self.from_)
+        query = query.where(*self.conditions(selection)).order_by(*self.order())
+        return query.with_for_update() if lock else query
+
+    def batches(
+        self, selection: Selection, batch_rows: int = BATCH_ROWS, *, lock: bool = False
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows as text, in key order, by a plain cursor; `locked` rows stay as they are till the end."""
+        query = self.row_select(selection, lock=lock)
+        options = {"stream_results": True, "max_row_buffer": batch_rows, "yield_per": batch_rows}
+        result = self.connection.execute(query, execution_options=options)
+        try:
+            for rows in result.partitions(batch_rows):
+                yield self.record_batch(rows)
+        finally:
+            result.close()
+
+    def record_batch(self, rows: Sequence[Any]) -> pa.RecordBatch:
+        import pyarrow as pa
+
+        cells = zip(*rows, strict=True) if rows else ([] for _ in self.table.columns)
+        arrays = [pa.array(list(values), pa.string()) for values in cells]
+        return pa.RecordBatch.from_arrays(arrays, names=self.table.names)
+
+    def count(self, selection: Selection) -> int:
+        query = sa.select(sa.func.count()).select_from(self.from_).where(*self.conditions(selection))
+        return int(self.connection.execute(query).scalar_one())
+
+    def delete(self, selection: Selection) -> int:
+        """Removes the selected rows of the log table and returns how many. The caller has locked and compared them."""
+        if not self.connection.in_transaction():
+            raise RuntimeError("rows are deleted only inside a transaction that compared them")
+        if selection.keys is None and (selection.first is None or selection.last is None):
+            raise RuntimeError("a delete names its keys")
+        if selection.keys is None:
+            return self._delete(selection)
+        keys = selection.keys
+        chunks = (keys[i : i + KEYS_PER_STATEMENT] for i in range(0, len(keys), KEYS_PER_STATEMENT))
+        return sum(self._delete(replace(selection, keys=chunk)) for chunk in chunks)
+
+    def _delete(self, selection: Selection) -> int:
+        return self.connection.execute(sa.delete(self.from_).where(*self.conditions(selection))).rowcount
+
+    def child_rows(self, child: ForeignKey, selection: Selection) -> int:
+        """Rows of another table that reference selected rows."""
+        return len(self._referenced(child, selection)) if selection.keys else self._count_children(child, selection)
+
+    def _child_join(self, child: ForeignKey, selection: Selection) -> Any:
+        other = sa.table(child.table, *map(sa.column, child.columns), schema=child.schema).alias("saju_child")
+        pairs = zip(child.columns, child.parent_columns, strict=True)
+        on = sa.and_(*(other.c[mine] == self.col(theirs) for mine, theirs in pairs))
+        return self.from_.join(other, on)
+
+    def _count_children(self, child: ForeignKey, selection: Selection) -> int:
+        query = sa.select(sa.func.count()).select_from(self._child_join(child, selection))
+        return int(self.connection.execute(query.where(*self.conditions(selection))).scalar_one())
+
+    def _referenced(self, child: ForeignKey, selection: Selection) -> set[Key]:
+        """Keys among the selected rows that rows of another table reference."""
+        query = sa.select(*(self.text(c).label(f"saju_{i}") for i, c in enumerate(self.table.key_columns)))
+        query = query.select_from(self._child_join(child, selection)).distinct()
+        rows = self.connection.execute(query.where(*self.conditions(selection)))
+        return {tuple(as_bytes(v) for v in row) for row in rows}
+
+    def referenced_keys(self, selection: Selection) -> dict[str, set[Key]]:
+        """Per referencing table, which of the selected rows its rows hang on."""
+        found = {c.table: self._referenced(c, selection) for c in self.table.children}
+        return {table: keys for table, keys in found.items() if keys}
+
+    def missing_parents(self, parent: ForeignKey, cells: set[Key]) -> set[Key]:
+        """Of the foreign-key values given as text, those that no row of the parent table has."""
+        other = sa.table(parent.parent, *map(sa.column, parent.parent_columns), schema=parent.parent_schema)
+        columns = [self.table.column(name) for name in parent.columns]
+        suspects = self._not_listed(other, parent, columns, cells) if len(columns) == 1 else cells
+        missing = set()
+        for values in suspects:
+            pairs = zip(parent.parent_columns, columns, values, strict=True)
+            match = sa.and_(*(other.c[name] == self.typed(c, v) for name, c, v in pairs))
+            query = sa.select(sa.exists(sa.select(sa.literal(1)).select_from(other).where(match)))
+            if not self.connection.execute(query).scalar():
+                missing.add(values)
+        return missing
+
+    def _not_listed(self, other: Any, parent: ForeignKey, columns: Sequence[Column], cells: set[Key]) -> set[Key]:
+        """A quick first look, many values a statement. What it leaves over may differ in letter case only."""
+        column = other.c[parent.parent_columns[0]]
+        rest = sorted(cells)
+        found: set[Key] = set()
+        for start in range(0, len(rest), KEYS_PER_STATEMENT):
+            values = [self.typed(columns[0], v[0]) for v in rest[start : start + KEYS_PER_STATEMENT]]
+            rows = self.connection.execute(sa.select(column).where(column.in_(values)))
+            found |= {(as_bytes(row[0]),) for row in rows}
+        return cells - found
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """A short transaction for changes: committed at the end, rolled back on any error."""
+        self.end_read()
+        with self.connection.begin():
+            yield
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Every read inside sees the same committed state."""
+        self.end_read()
+        with self.connection.begin():
+            yield
+
+    def end_read(self) -> None:
+        if self.connection.in_transaction():
+            self.connection.rollback()
+
+
+def as_bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+def _first_line(error: BaseException) -> str:
+    origin = getattr(error, "orig", None) or error
+    return str(origin).strip().splitlines()[0] if str(origin).strip() else type(origin).__name__
+
+
+def require_key(table: str, key: Sequence[str]) -> None:
+    if not key:
+        raise Refused(
+            f"The table {table} has no primary key and no unique key without NULLs, so a row can't be told"
+            " from another and can't be proven before a delete. Nothing was done; give the table a key."
+        )
+
+
+def require_time_column(table: str, names: Sequence[str]) -> None:
+    if TIME_COLUMN not in names:
+        raise Refused(f"The table {table} has no column {TIME_COLUMN}, by which days are told. Nothing was done.")
+
+
+def require_table(found: object, table: str, url: sa.URL) -> None:
+    if not found:
+        raise Refused(
+            f"CONVERSATION_LOG_TABLE holds {table!r}, but the database {redacted(url)} has no such table."
+            " Nothing was done."
+        )

@@ -1,0 +1,520 @@
+"""MySQL and MariaDB: connectorx for speed, PyMySQL for everything else, LOAD DATA for restores."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql as mysql_dialect
+
+from saju_ops.archive.digest import SEPARATOR, Digest
+from saju_ops.archive.engines.base import (
+    LogStore,
+    Profile,
+    Selection,
+    as_bytes,
+    require_key,
+    require_table,
+    require_time_column,
+)
+from saju_ops.archive.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
+from saju_ops.archive.window import Day, naive_bound
+from saju_ops.database import connect, mysql_session_statements
+from saju_ops.errors import Busy, OperatorError, Refused
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+INTEGERS = {"tinyint", "smallint", "mediumint", "int", "bigint"}
+FLOATS = {"float", "double"}
+TIMES = {"date", "time", "datetime", "timestamp", "year"}
+TEXTS = {"char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum", "set"}
+BINARIES = {
+    "binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob", "vector", "geometry", "point",
+    "linestring", "polygon", "multipoint", "multilinestring", "multipolygon", "geomcollection",
+    "geometrycollection",
+}  # fmt: skip
+PLAIN_TEXTS = {"uuid", "inet4", "inet6"}
+# Below this share of the rows in a key range, reading the range costs more than sorting the day.
+CLUSTERED_SHARE = 4
+
+COLUMNS = sa.text(
+    "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME, IS_NULLABLE, GENERATION_EXPRESSION"
+    " FROM information_schema.COLUMNS"
+    " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name ORDER BY ORDINAL_POSITION"
+)
+INDEXES = sa.text(
+    "SELECT INDEX_NAME, NON_UNIQUE, COLUMN_NAME, NULLABLE, SUB_PART FROM information_schema.STATISTICS"
+    " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name ORDER BY INDEX_NAME = 'PRIMARY' DESC,"
+    " INDEX_NAME, SEQ_IN_INDEX"
+)
+FOREIGN_KEYS = sa.text(
+    "SELECT k.CONSTRAINT_NAME, k.TABLE_SCHEMA, k.TABLE_NAME, k.COLUMN_NAME, k.REFERENCED_TABLE_SCHEMA,"
+    " k.REFERENCED_TABLE_NAME, k.REFERENCED_COLUMN_NAME, r.DELETE_RULE"
+    " FROM information_schema.KEY_COLUMN_USAGE k JOIN information_schema.REFERENTIAL_CONSTRAINTS r"
+    " ON r.CONSTRAINT_SCHEMA = k.CONSTRAINT_SCHEMA AND r.CONSTRAINT_NAME = k.CONSTRAINT_NAME"
+    " AND r.TABLE_NAME = k.TABLE_NAME"
+    " WHERE (k.REFERENCED_TABLE_SCHEMA = DATABASE() AND k.REFERENCED_TABLE_NAME = :name)"
+    " OR (k.TABLE_SCHEMA = DATABASE() AND k.TABLE_NAME = :name AND k.REFERENCED_TABLE_NAME IS NOT NULL)"
+    " ORDER BY k.CONSTRAINT_SCHEMA, k.CONSTRAINT_NAME, k.ORDINAL_POSITION"
+)
+SIZES = sa.text(
+    "SELECT DATA_LENGTH + INDEX_LENGTH, DATA_FREE FROM information_schema.TABLES"
+    " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
+)
+
+
+class MySQLLogStore(LogStore):
+    def __init__(self, url: sa.URL, table: str, zone: ZoneInfo) -> None:
+        super().__init__(url, table, zone)
+        self._quote = self.connection.dialect.identifier_preparer.quote
+
+    # --- catalogue -----------------------------------------------------------------------------------------
+
+    def describe(self, table: str) -> Table:
+        name = {"name": table}
+        rows = self.connection.execute(COLUMNS, name).all()
+        require_table(rows, table, self.url)
+        columns = tuple(_column(table, row) for row in rows)
+        require_time_column(table, [c.name for c in columns])
+        indexes = self.connection.execute(INDEXES, name).all()
+        key = _key(indexes)
+        require_key(table, key)
+        time_type = next(c.family for c in columns if c.name == TIME_COLUMN)
+        if time_type not in ("timestamp", "datetime", "date"):
+            raise Refused(f"{table}.{TIME_COLUMN} is a {time_type}; a TIMESTAMP or DATETIME is needed.")
+        version = str(self.connection.execute(sa.text("SELECT VERSION()")).scalar_one())
+        database = str(self.connection.execute(sa.text("SELECT DATABASE()")).scalar_one())
+        children, parents = _foreign_keys(self.connection.execute(FOREIGN_KEYS, name).all(), database, table)
+        self.end_read()
+        return Table(
+            engine="mariadb" if "mariadb" in version.lower() else "mysql",
+            server_version=version, database=database, name=table, columns=columns, key=key,
+            time_type=time_type, time_index=_time_index(indexes), children=children, parents=parents,
+        )  # fmt: skip
+
+    def sizes(self) -> dict[str, int]:
+        row = self.connection.execute(SIZES, {"name": self.table.name}).one()
+        self.end_read()
+        return {"table_bytes": int(row[0] or 0), "free_bytes": int(row[1] or 0)}
+
+    @property
+    def reclaim_hint(self) -> str:
+        return (
+            f"InnoDB keeps the freed pages inside the table's file and uses them for new rows; only"
+            f" OPTIMIZE TABLE {self.table.name} gives the space back to the disk (it rebuilds the table)."
+        )
+
+    # --- text and back -------------------------------------------------------------------------------------
+
+    def text(self, column: Column) -> sa.ColumnElement[Any]:
+        col = self.col(column.name)
+        family = column.family
+        if column.encoding == "hex":
+            return sa.func.hex(col)
+        if family in FLOATS:
+            # A FLOAT prints six digits; the double it equals prints as many as it needs to come back.
+            return sa.cast(sa.cast(col, mysql_dialect.DOUBLE()), sa.CHAR)
+        if family == "bit":
+            return sa.cast(col + sa.literal_column("0"), sa.CHAR)
+        if family in ("enum", "set"):
+            return sa.func.convert(sa.cast(col, sa.CHAR).op("USING")(sa.literal_column("utf8mb4")))
+        if family in TEXTS:
+            if column.type.endswith("|utf8mb4"):
+                return col
+            return sa.func.convert(col.op("USING")(sa.literal_column("utf8mb4")))
+        return sa.cast(col, sa.CHAR)
+
+    def typed(self, column: Column, cell: bytes) -> Any:
+        if column.encoding == "hex":
+            return sa.func.unhex(cell.decode())
+        if column.family in INTEGERS or column.family in ("bit", "year"):
+            return int(cell)
+        if column.family == "decimal":
+            return Decimal(cell.decode())
+        if column.family in FLOATS:
+            return float(cell)
+        return cell.decode()
+
+    def _row_string(self) -> sa.ColumnElement[Any]:
+        pieces: list[Any] = []
+        null = sa.literal_column("'N'")
+        for column in self.table.columns:
+            text = self.text(column)
+            pieces += [sa.func.ifnull(sa.func.length(text), null), text] if column.framed else [
+                sa.func.ifnull(text, null)
+            ]  # fmt: skip
+        return sa.func.concat_ws(sa.literal_column(f"'{SEPARATOR}'"), *pieces)
+
+    def _row_hash(self) -> sa.ColumnElement[Any]:
+        digits = sa.func.left(sa.func.sha2(self._row_string(), sa.literal_column("256")), sa.literal_column("16"))
+        number = sa.func.conv(digits, sa.literal_column("16"), sa.literal_column("10"))
+        return sa.cast(number, mysql_dialect.INTEGER(unsigned=True))
+
+    # --- reads ---------------------------------------------------------------------------------------------
+
+    def _hinted(self, query: Any, selection: Selection) -> Any:
+        """By day alone the time index; by keys the key. The optimiser prefers a full scan for large days."""
+        index = self.table.time_index if selection.first is None and selection.keys is None else None
+        return query.with_hint(self.from_, f"FORCE INDEX ({self._quote(index)})") if index else query
+
+    def digest(self, selection: Selection, *, lock: bool = False) -> Digest:
+        row_hash = self._row_hash()
+        query = sa.select(sa.func.count(), sa.func.bit_xor(row_hash), sa.func.count(row_hash))
+        query = query.select_from(self.from_).where(*self.conditions(selection))
+        query = self._hinted(query, selection)
+        rows, xor, hashed = self.connection.execute(query.with_for_update() if lock else query).one()
+        if rows != hashed:
+            raise OperatorError(
+                f"{rows - hashed} rows of {self.table.name} are larger than the server's max_allowed_packet, so it"
+                " can't compute their digest. Nothing was done; raise max_allowed_packet and launch again."
+            )
+        return Digest(int(rows), int(xor))
+
+    def profile(self, day: Day) -> Profile:
+        long_columns = [self.col(c.name) for c in self.table.columns if _is_long(c)]
+        width: Any = sa.literal_column("0")
+        for col in long_columns:
+            width = width + sa.func.ifnull(sa.func.length(col), 0)
+        key = self.table.key_columns
+        single = len(key) == 1 and key[0].family in INTEGERS
+        edge = self.col(key[0].name) if single else sa.literal_column("NULL")
+        query = sa.select(sa.func.count(), sa.func.max(width), sa.func.min(edge), sa.func.max(edge))
+        query = self._hinted(query.select_from(self.from_).where(*self.day_condition(day)), Selection(day))
+        rows, widest, first, last = self.connection.execute(query).one()
+        self.end_read()
+        clustered = single and rows and (int(last) - int(first) + 1) <= CLUSTERED_SHARE * rows
+        edges = ((as_bytes(first),), (as_bytes(last),)) if clustered else (None, None)
+        return Profile(int(rows), int(widest or 0), bool(clustered), *edges)
+
+    def _archive_select(self, day: Day, profile: Profile) -> sa.Select[Any]:
+        selection = Selection(day, profile.first, profile.last)
+        return self._hinted(self.row_select(selection), selection)
+
+    def fast_csv(self, day: Day, profile: Profile) -> Iterator[bytes | pa.RecordBatch] | None:
+        # An address with options (TLS files, sockets) means something to PyMySQL that connectorx may not know.
+        if self.url.query or self.url.host is None:
+            return None
+        return self._connectorx(day, profile)
+
+    def _connectorx(self, day: Day, profile: Profile) -> Iterator[pa.RecordBatch]:
+        import connectorx
+        import pyarrow as pa
+
+        dialect = mysql_dialect.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+        query = self._archive_select(day, profile)
+        statement = str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+        address = self.url.set(drivername="mysql", port=self.url.port or 3306)
+        reader = connectorx.read_sql(
+            address.render_as_string(hide_password=False),
+            statement,
+            return_type="arrow_stream",
+            protocol="text",
+            batch_size=profile.batch_rows,
+            pre_execution_query=mysql_session_statements(self.table.engine == "mariadb"),
+        )
+        for batch in reader:
+            yield pa.RecordBatch.from_arrays(batch.columns, names=self.table.names)
+
+    # --- time ----------------------------------------------------------------------------------------------
+
+    def time_bound(self, instant: datetime) -> Any:
+        zone = self.zone if self.table.time_type != "timestamp" else UTC
+        return naive_bound(instant, zone).strftime("%Y-%m-%d %H:%M:%S")  # type: ignore[arg-type]
+
+    def _instant(self, text: Any) -> datetime | None:
+        try:
+            value = datetime.fromisoformat(as_bytes(text).decode()) if text is not None else None
+        except ValueError:  # a zero date
+            value = datetime(1, 1, 2)  # noqa: DTZ001
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC if self.table.time_type == "timestamp" else self.zone).astimezone(UTC)
+
+    def instants(self, order: str) -> datetime | None:
+        pick = sa.func.min if order == "asc" else sa.func.max
+        query = sa.select(sa.cast(pick(self.col(TIME_COLUMN)), sa.CHAR)).select_from(self.from_)
+        value = self.connection.execute(query).scalar()
+        self.end_read()
+        return self._instant(value)
+
+    def first_instant_from(self, instant: datetime) -> datetime | None:
+        col = self.col(TIME_COLUMN)
+        query = sa.select(sa.cast(sa.func.min(col), sa.CHAR)).where(col >= self.time_bound(instant))
+        value = self.connection.execute(query.select_from(self.from_)).scalar()
+        self.end_read()
+        return self._instant(value)
+
+    # --- locks and changes ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self, name: str, wait: float) -> Iterator[Callable[[], bool]]:
+        identity = f"{self.table.database}.{self.table.name}:{name}"
+        # Names of locks are the whole server's and 64 characters at most.
+        lock = "saju_ops:" + hashlib.sha256(identity.encode()).hexdigest()[:40]
+        execute = self.connection.execute
+        got = execute(sa.text("SELECT GET_LOCK(:lock, :wait)"), {"lock": lock, "wait": wait}).scalar()
+        self.end_read()
+        if got != 1:
+            holder = execute(sa.text("SELECT IS_USED_LOCK(:lock)"), {"lock": lock}).scalar()
+            self.end_read()
+            raise Busy(
+                f"Another run works on {name} of {self.table.name} (connection {holder} of the server)."
+                " Nothing was done; launch again when it has ended."
+            )
+
+        def held() -> bool:
+            query = sa.text("SELECT IS_USED_LOCK(:lock) = CONNECTION_ID()")
+            answer = execute(query, {"lock": lock}).scalar()
+            self.end_read()
+            return bool(answer)
+
+        try:
+            yield held
+        finally:
+            if not self.connection.invalidated and not self.connection.closed:
+                self.end_read()
+                execute(sa.text("SELECT RELEASE_LOCK(:lock)"), {"lock": lock})
+                self.end_read()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        # READ COMMITTED takes no gap locks, so live inserts next to the purged rows go on. Where the binary
+        # log is by statement the server refuses it, and the default level is as safe, only more in the way.
+        self.end_read()
+        level = "READ COMMITTED"
+        logging = self.connection.execute(sa.text("SELECT @@log_bin, @@binlog_format")).one()
+        self.end_read()
+        if logging[0] and str(logging[1]).upper() == "STATEMENT":
+            level = "REPEATABLE READ"
+        self.connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL " + level)
+        self.end_read_keeping_level()
+        with self.connection.begin():
+            yield
+
+    def end_read_keeping_level(self) -> None:
+        # SET TRANSACTION holds for the next transaction; SQLAlchemy's own begin is that one.
+        self.connection.rollback()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        self.end_read()
+        with self.connection.begin():
+            self.connection.exec_driver_sql("ROLLBACK")
+            self.connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            self.connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT")
+            yield
+
+    def replica_lag(self, replicas: Sequence[sa.URL]) -> float | None:
+        lags = [_lag_of(url) for url in replicas]
+        return max(lags) if lags else None
+
+    # --- restore -------------------------------------------------------------------------------------------
+
+    def load(self, table: str, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> None:
+        writable = [c for c in columns if not c.generated]
+        if self.connection.execute(sa.text("SELECT @@local_infile")).scalar():
+            self._load_data(table, batches, writable)
+        else:
+            self._insert(table, batches, writable)
+
+    def _load_data(self, table: str, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> None:
+        """LOAD DATA from a pipe, so that nothing is copied to disk. The caller compares what arrived."""
+        # LOAD DATA can't tell nothing from the empty string; a random word that stands for NULL can.
+        null = f"NULL-{os.urandom(12).hex()}"
+        with tempfile.TemporaryDirectory(prefix="saju_ops_") as folder:
+            pipe = Path(folder) / "rows"
+            os.mkfifo(pipe, 0o600)
+            feeder = _Feeder(pipe, batches, [c.name for c in columns], null)
+            feeder.start()
+            try:
+                self.connection.exec_driver_sql(self._load_statement(table, columns, pipe, null))
+            finally:
+                feeder.stop()
+        if feeder.error is not None:
+            raise feeder.error
+
+    def _load_statement(self, table: str, columns: Sequence[Column], pipe: Path, null: str) -> str:
+        variables = ", ".join(f"@c{i}" for i in range(len(columns)))
+        assignments = ", ".join(
+            f"{self._quote(c.name)} = {_converted(c, f'NULLIF(@c{i}, BINARY {_literal(null)})')}"
+            for i, c in enumerate(columns)
+        )
+        return (
+            f"LOAD DATA LOCAL INFILE {_literal(str(pipe))} INTO TABLE {self._quote(table)} CHARACTER SET utf8mb4"
+            " FIELDS TERMINATED BY ',' ENCLOSED BY '\"' ESCAPED BY '' LINES TERMINATED BY '\\n'"
+            f" ({variables}) SET {assignments}"
+        ).replace("%", "%%")
+
+    def _insert(self, table: str, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> None:
+        target = sa.table(table, *(sa.column(c.name) for c in columns))
+        marks = {
+            c.name: sa.func.unhex(sa.bindparam(f"c{i}")) if c.encoding == "hex" else sa.bindparam(f"c{i}")
+            for i, c in enumerate(columns)
+        }
+        statement = sa.insert(target).values(marks)
+        for batch in batches:
+            cells = [batch.column(c.name).to_pylist() for c in columns]
+            rows = [
+                {f"c{i}": _insertable(c, v) for i, (c, v) in enumerate(zip(columns, row, strict=True))}
+                for row in zip(*cells, strict=True)
+            ]
+            for start in range(0, len(rows), KEYS_PER_INSERT):
+                self.connection.execute(statement, rows[start : start + KEYS_PER_INSERT])
+
+
+KEYS_PER_INSERT = 1000
+
+
+class _Feeder(threading.Thread):
+    """Writes the batches as CSV into a pipe that the client library reads from."""
+
+    def __init__(self, pipe: Path, batches: Iterator[pa.RecordBatch], names: Sequence[str], null: str) -> None:
+        super().__init__(daemon=True, name="saju_ops-load")
+        self._pipe, self._batches, self._names, self._null = pipe, batches, names, null
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            with self._pipe.open("wb") as sink:
+                self._feed(sink)
+        except BrokenPipeError:
+            return  # the server refused; its own error tells why
+        except Exception as error:
+            self.error = error
+
+    def _feed(self, sink: Any) -> None:
+        import pyarrow as pa
+        import pyarrow.csv as pc
+
+        null = pa.scalar(self._null.encode(), pa.binary())
+        options = pc.WriteOptions(include_header=False, quoting_style="needed")
+        writer: Any = None
+        for batch in self._batches:
+            arrays = [batch.column(n).cast(pa.binary()).fill_null(null).cast(pa.string()) for n in self._names]
+            filled = pa.RecordBatch.from_arrays(arrays, names=list(self._names))
+            writer = writer or pc.CSVWriter(pa.PythonFile(sink, "w"), filled.schema, write_options=options)
+            writer.write_batch(filled)
+        if writer is not None:
+            writer.close()
+
+    def stop(self) -> None:
+        if self.is_alive():
+            # The statement failed before it opened the pipe: open the other end, so that the thread goes on.
+            try:
+                os.close(os.open(self._pipe, os.O_RDONLY | os.O_NONBLOCK))
+            except OSError:
+                pass
+        self.join(timeout=60)
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def _converted(column: Column, value: str) -> str:
+    if column.encoding == "hex":
+        return f"UNHEX({value})"
+    if column.family == "bit":
+        return f"CAST({value} AS UNSIGNED)"
+    return value
+
+
+def _insertable(column: Column, cell: bytes | None) -> Any:
+    if cell is None:
+        return None
+    return int(cell) if column.family == "bit" else cell.decode()
+
+
+def _column(table: str, row: Any) -> Column:
+    name, data_type, column_type, charset, nullable, generation = (_str(v) for v in row)
+    family = str(data_type).lower()
+    framed = False
+    encoding: Encoding = "text"
+    if family in INTEGERS or family in FLOATS or family in ("decimal", "bit", "year"):
+        encoding = "number"
+    elif family in BINARIES:
+        encoding = "hex"
+    elif family in TEXTS or family == "json":
+        framed = True
+    elif family not in TIMES and family not in PLAIN_TEXTS:
+        raise Refused(
+            f"The column {table}.{name} has the type {column_type}, which saju_ops doesn't know how to write"
+            " without loss. Nothing was done."
+        )
+    # The character set stands behind the type for `text`, which decides by it whether to convert.
+    described = f"{column_type}|{charset}" if charset else str(column_type)
+    return Column(
+        str(name), described, encoding, framed, nullable == "YES", bool(generation),
+        family,
+    )  # fmt: skip
+
+
+def _str(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _is_long(column: Column) -> bool:
+    """Whether a value may be long enough to matter for memory."""
+    return "text" in column.family or "blob" in column.family or column.family in ("json", "vector", "geometry")
+
+
+def _key(indexes: Sequence[Any]) -> tuple[str, ...]:
+    """The primary key, or else the first unique key whose columns can't be NULL."""
+    by_name: dict[str, list[Any]] = {}
+    for row in indexes:
+        by_name.setdefault(row[0], []).append(row)
+    for rows in by_name.values():
+        if all(not int(r[1]) and r[3] != "YES" and r[2] is not None for r in rows):
+            return tuple(r[2] for r in rows)
+    return ()
+
+
+def _time_index(indexes: Sequence[Any]) -> str | None:
+    seen: set[str] = set()
+    for row in indexes:
+        if row[0] not in seen and row[2] == TIME_COLUMN:
+            return str(row[0])
+        seen.add(row[0])
+    return None
+
+
+def _foreign_keys(
+    rows: Sequence[Any], database: str, table: str
+) -> tuple[tuple[ForeignKey, ...], tuple[ForeignKey, ...]]:
+    grouped: dict[tuple[str, str, str], list[Any]] = {}
+    for row in rows:
+        grouped.setdefault((row[1], row[2], row[0]), []).append(row)
+    children, parents = [], []
+    for (schema, child, name), parts in grouped.items():
+        key = ForeignKey(
+            name, child, tuple(p[3] for p in parts), parts[0][5], tuple(p[6] for p in parts), parts[0][7],
+            schema if schema != database else None, parts[0][4] if parts[0][4] != database else None,
+        )  # fmt: skip
+        if parts[0][4] == database and parts[0][5] == table:
+            children.append(key)
+        if schema == database and child == table:
+            parents.append(key)
+    return tuple(children), tuple(parents)
+
+
+def _lag_of(url: sa.URL) -> float:
+    with connect(url).connect() as connection:
+        try:
+            row = connection.execute(sa.text("SHOW REPLICA STATUS")).mappings().first()
+        except sa.exc.DBAPIError:
+            connection.rollback()
+            row = connection.execute(sa.text("SHOW SLAVE STATUS")).mappings().first()
+    value = None if row is None else row.get("Seconds_Behind_Source", row.get("Seconds_Behind_Master"))
+    # NULL means that replication is not running: endlessly behind, for who waits for it.
+    return float("inf") if value is None else float(value)

@@ -1,0 +1,344 @@
+"""PostgreSQL: COPY in both directions, every statement of a proof in one snapshot."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from saju_ops.archive.csvfile import CsvSink
+from saju_ops.archive.digest import NULL, SEPARATOR, Digest
+from saju_ops.archive.engines.base import (
+    LogStore,
+    Profile,
+    Selection,
+    require_key,
+    require_table,
+    require_time_column,
+)
+from saju_ops.archive.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
+from saju_ops.archive.window import Day, naive_bound
+from saju_ops.errors import Busy, Refused
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+NUMBERS = {"int2", "int4", "int8", "numeric", "float4", "float8", "oid"}
+# Types whose text can't hold the digest's separator.
+PLAIN = NUMBERS | {
+    "bool", "date", "time", "timetz", "timestamp", "timestamptz", "interval", "uuid", "bytea", "bit", "varbit",
+}  # fmt: skip
+LOCK_POLL_SECONDS = 0.2
+
+TABLE = sa.text(
+    "SELECT c.oid, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE c.relname = :name AND c.relkind IN ('r', 'p') AND pg_table_is_visible(c.oid)"
+)
+COLUMNS = sa.text(
+    "SELECT a.attname, format_type(a.atttypid, a.atttypmod), t.typname, a.attnotnull, a.attgenerated,"
+    " COALESCE(b.typname, t.typname), a.attlen"
+    " FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type b ON b.oid = t.typbasetype"
+    " WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
+)
+INDEXES = sa.text(
+    "SELECT i.indexrelid::regclass::text, i.indisprimary, i.indisunique AND i.indpred IS NULL AND i.indisvalid"
+    " AND i.indimmediate AND i.indexprs IS NULL,"
+    " ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int[]) WITH ORDINALITY AS k(attnum, n)"
+    " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum"
+    " WHERE n <= i.indnkeyatts ORDER BY n), i.indpred IS NULL"
+    " FROM pg_index i WHERE i.indrelid = :oid ORDER BY i.indisprimary DESC, 1"
+)
+FOREIGN_KEYS = sa.text(
+    "SELECT k.conname, kn.nspname, kc.relname, pn.nspname, pc.relname, k.confdeltype, k.conrelid, k.confrelid,"
+    " ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY AS u(n, o)"
+    " JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.n ORDER BY o),"
+    " ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY AS u(n, o)"
+    " JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.n ORDER BY o)"
+    " FROM pg_constraint k JOIN pg_class kc ON kc.oid = k.conrelid JOIN pg_namespace kn ON kn.oid = kc.relnamespace"
+    " JOIN pg_class pc ON pc.oid = k.confrelid JOIN pg_namespace pn ON pn.oid = pc.relnamespace"
+    " WHERE k.contype = 'f' AND (k.conrelid = :oid OR k.confrelid = :oid) ORDER BY 2, 3, 1"
+)
+DELETE_RULES = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
+SIGN_BIT = 1 << 63
+
+
+class PostgresLogStore(LogStore):
+    def describe(self, table: str) -> Table:
+        found = self.connection.execute(TABLE, {"name": table}).first()
+        require_table(found, table, self.url)
+        assert found is not None
+        oid = {"oid": found[0]}
+        columns = tuple(_column(row) for row in self.connection.execute(COLUMNS, oid))
+        require_time_column(table, [c.name for c in columns])
+        indexes = self.connection.execute(INDEXES, oid).all()
+        required = {c.name for c in columns if not c.nullable}
+        keys = [tuple(r[3]) for r in indexes if r[2] and r[3] and set(r[3]) <= required]
+        require_key(table, keys[0] if keys else ())
+        time_type = next(c.family for c in columns if c.name == TIME_COLUMN)
+        if time_type not in ("timestamptz", "timestamp", "date"):
+            raise Refused(f"{table}.{TIME_COLUMN} is a {time_type}; a timestamp or timestamptz is needed.")
+        version = str(self.connection.execute(sa.text("SHOW server_version")).scalar_one())
+        database = str(self.connection.execute(sa.text("SELECT current_database()")).scalar_one())
+        children, parents = _foreign_keys(self.connection.execute(FOREIGN_KEYS, oid).all(), found[0])
+        self.end_read()
+        return Table(
+            engine="postgresql", server_version=version, database=database, name=table, columns=columns, key=keys[0],
+            time_type=time_type,
+            time_index=next((r[0] for r in indexes if r[4] and r[3] and r[3][0] == TIME_COLUMN), None),
+            children=children, parents=parents,
+        )  # fmt: skip
+
+    def sizes(self) -> dict[str, int]:
+        name = self.connection.dialect.identifier_preparer.quote(self.table.name)
+        query = sa.text("SELECT pg_total_relation_size(CAST(:name AS regclass))")
+        size = int(self.connection.execute(query, {"name": name}).scalar_one())
+        self.end_read()
+        return {"table_bytes": size, "free_bytes": 0}
+
+    @property
+    def reclaim_hint(self) -> str:
+        return (
+            "PostgreSQL reuses the freed space after autovacuum; only VACUUM FULL (which locks the table) gives it"
+            " back to the disk."
+        )
+
+    # --- text and back -------------------------------------------------------------------------------------
+
+    def text(self, column: Column) -> sa.ColumnElement[Any]:
+        col = self.col(column.name)
+        if column.encoding == "hex":
+            return sa.func.upper(sa.func.encode(col, sa.literal_column("'hex'")))
+        return sa.cast(col, sa.Text)
+
+    def typed(self, column: Column, cell: bytes) -> Any:
+        if column.encoding == "hex":
+            return sa.func.decode(cell.decode(), sa.literal_column("'hex'"))
+        if column.family in ("int2", "int4", "int8"):
+            return sa.literal(int(cell), sa.BigInteger)
+        if column.family == "numeric":
+            return sa.literal(Decimal(cell.decode()), sa.Numeric)
+        return sa.cast(sa.literal(cell.decode(), sa.Text), _NamedType(column.type))
+
+    def _row_string(self) -> sa.ColumnElement[Any]:
+        pieces: list[Any] = []
+        null = sa.literal_column(f"'{NULL}'")
+        for column in self.table.columns:
+            text = self.text(column)
+            if column.framed:
+                length = sa.func.octet_length(sa.func.convert_to(text, sa.literal_column("'UTF8'")))
+                pieces += [sa.func.coalesce(sa.cast(length, sa.Text), null), text]
+            else:
+                pieces.append(sa.func.coalesce(text, null))
+        return sa.func.concat_ws(sa.literal_column(f"'{SEPARATOR}'"), *pieces)
+
+    def _row_hash(self) -> sa.ColumnElement[Any]:
+        digest = sa.func.sha256(sa.func.convert_to(self._row_string(), sa.literal_column("'UTF8'")))
+        digits = sa.literal_column("'x'").op("||")(
+            sa.func.left(sa.func.encode(digest, sa.literal_column("'hex'")), sa.literal_column("16"))
+        )
+        return sa.cast(sa.cast(digits.self_group(), postgresql.BIT(64)), sa.BigInteger)
+
+    # --- reads ---------------------------------------------------------------------------------------------
+
+    def digest(self, selection: Selection, *, lock: bool = False) -> Digest:
+        rows = sa.select(self._row_hash().label("saju_hash")).select_from(self.from_)
+        rows = rows.where(*self.conditions(selection))
+        # An aggregate can't lock; the rows below it can.
+        inner = (rows.with_for_update() if lock else rows).subquery()
+        query = sa.select(sa.func.count(), sa.func.bit_xor(inner.c.saju_hash)).select_from(inner)
+        count, xor = self.connection.execute(query).one()
+        return Digest(int(count), int(xor or 0) % (1 << 64))
+
+    def profile(self, day: Day) -> Profile:
+        width: Any = sa.literal_column("0")
+        for column in self.table.columns:
+            if column.framed or column.encoding == "hex":
+                width = width + sa.func.coalesce(sa.func.octet_length(self.text(column)), 0)
+        query = sa.select(sa.func.count(), sa.func.max(width)).select_from(self.from_)
+        rows, widest = self.connection.execute(query.where(*self.day_condition(day))).one()
+        return Profile(int(rows), int(widest or 0))
+
+    def fast_csv(self, day: Day, profile: Profile) -> Iterator[bytes | pa.RecordBatch] | None:
+        return self._copy(day)
+
+    def _copy(self, day: Day) -> Iterator[bytes]:
+        """COPY gives the file's own format: quotes around all but NULL, doubled inside, line feeds."""
+        dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+        query = self.row_select(Selection(day))
+        statement = str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+        raw: Any = self.connection.connection.driver_connection
+        with raw.cursor() as cursor:
+            with cursor.copy(f"COPY ({statement}) TO STDOUT (FORMAT csv, FORCE_QUOTE *, ENCODING 'UTF8')") as copy:
+                buffer = bytearray()
+                for data in copy:
+                    buffer += data
+                    if len(buffer) >= 1 << 18:
+                        yield bytes(buffer)
+                        buffer.clear()
+                yield bytes(buffer)
+
+    # --- time ----------------------------------------------------------------------------------------------
+
+    def time_bound(self, instant: datetime) -> Any:
+        if self.table.time_type == "timestamptz":
+            text = instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S+00")
+            return sa.cast(sa.literal(text, sa.Text), sa.TIMESTAMP(timezone=True))
+        text = naive_bound(instant, self.zone).strftime("%Y-%m-%d %H:%M:%S")
+        return sa.cast(sa.literal(text, sa.Text), sa.TIMESTAMP)
+
+    def _instant(self, value: Any) -> datetime | None:
+        if value is None:
+            return None
+        try:
+            parsed = datetime.fromisoformat(value)
+        except ValueError:  # infinity, or a year before 1 or after 9999
+            parsed = datetime.min.replace(year=2) if value.startswith("-") or "BC" in value else None  # type: ignore[assignment]
+            if parsed is None:
+                return None
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=self.zone)).astimezone(UTC)
+
+    def instants(self, order: str) -> datetime | None:
+        pick = sa.func.min if order == "asc" else sa.func.max
+        query = sa.select(sa.cast(pick(self.col(TIME_COLUMN)), sa.Text)).select_from(self.from_)
+        value = self.connection.execute(query).scalar()
+        self.end_read()
+        return self._instant(value)
+
+    def first_instant_from(self, instant: datetime) -> datetime | None:
+        col = self.col(TIME_COLUMN)
+        query = sa.select(sa.cast(sa.func.min(col), sa.Text)).where(col >= self.time_bound(instant))
+        value = self.connection.execute(query.select_from(self.from_)).scalar()
+        self.end_read()
+        return self._instant(value)
+
+    # --- locks and changes ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self, name: str, wait: float) -> Iterator[Callable[[], bool]]:
+        identity = f"saju_ops:{self.table.database}.{self.table.name}:{name}".encode()
+        number = int.from_bytes(hashlib.sha256(identity).digest()[:8], "big", signed=True)
+        deadline = time.monotonic() + wait
+        while not self._scalar("SELECT pg_try_advisory_lock(:number)", number):
+            if time.monotonic() >= deadline:
+                raise Busy(
+                    f"Another run works on {name} of {self.table.name}. Nothing was done; launch again when it has"
+                    " ended."
+                )
+            time.sleep(LOCK_POLL_SECONDS)
+        try:
+            # The lock is the session's: it is held as long as this connection answers.
+            yield lambda: bool(self._scalar("SELECT :number IS NOT NULL", number))
+        finally:
+            if not self.connection.invalidated and not self.connection.closed:
+                self._scalar("SELECT pg_advisory_unlock(:number)", number)
+
+    def _scalar(self, statement: str, number: int) -> Any:
+        in_transaction = self.connection.in_transaction()
+        value = self.connection.execute(
+            sa.text(statement).bindparams(sa.bindparam("number", number, sa.BigInteger))
+        ).scalar()
+        if not in_transaction:
+            self.end_read()
+        return value
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        self.end_read()
+        with self.connection.begin():
+            self.connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            yield
+
+    def replica_lag(self, replicas: Sequence[sa.URL]) -> float | None:
+        query = "SELECT count(*), EXTRACT(EPOCH FROM max(replay_lag)) FROM pg_stat_replication"
+        count, lag = self.connection.execute(sa.text(query)).one()
+        self.end_read()
+        return float(lag or 0) if count else None
+
+    # --- restore -------------------------------------------------------------------------------------------
+
+    def load(self, table: str, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> None:
+        writable = [c for c in columns if not c.generated]
+        quote = self.connection.dialect.identifier_preparer.quote
+        names = ", ".join(quote(c.name) for c in writable)
+        raw: Any = self.connection.connection.driver_connection
+        with raw.cursor() as cursor:
+            statement = f"COPY {quote(table)} ({names}) FROM STDIN (FORMAT csv, ENCODING 'UTF8')"
+            with cursor.copy(statement) as copy:
+                sink: CsvSink | None = None
+                for batch in batches:
+                    prepared = _for_copy(batch, writable)
+                    # Only its CSV writer is wanted: no header, no storage.
+                    sink = sink or CsvSink(_CopyWriter(copy), "none", None)
+                    sink.write_batch(prepared)
+                if sink is not None:
+                    sink.finish()
+
+
+class _CopyWriter:
+    def __init__(self, copy: Any) -> None:
+        self._copy = copy
+
+    def write(self, data: Any) -> int:
+        self._copy.write(bytes(data))
+        return len(data)
+
+    def commit(self) -> None:
+        return
+
+
+class _NamedType(sa.types.UserDefinedType[Any]):
+    """A type by the name that the server's catalogue gives it."""
+
+    cache_ok = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def get_col_spec(self, **_: Any) -> str:
+        return self.name
+
+
+def _for_copy(batch: pa.RecordBatch, columns: Sequence[Column]) -> pa.RecordBatch:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    arrays = []
+    for column in columns:
+        cells = batch.column(column.name).cast(pa.binary()).cast(pa.string())
+        if column.encoding == "hex":
+            cells = pc.binary_join_element_wise(pa.scalar("\\x"), cells, "")
+        arrays.append(cells)
+    return pa.RecordBatch.from_arrays(arrays, names=[c.name for c in columns])
+
+
+def _column(row: Any) -> Column:
+    name, declared, type_name, not_null, generated, base, _length = row
+    family = str(base)
+    encoding: Encoding = "hex" if family == "bytea" else "number" if family in NUMBERS else "text"
+    kind = _str(generated)
+    return Column(name, declared, encoding, family not in PLAIN, not not_null, bool(kind and kind.strip()), family)
+
+
+def _str(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _foreign_keys(rows: Sequence[Any], oid: int) -> tuple[tuple[ForeignKey, ...], tuple[ForeignKey, ...]]:
+    children, parents = [], []
+    for name, schema, table, parent_schema, parent, rule, child_oid, parent_oid, columns, parent_columns in rows:
+        rule = DELETE_RULES.get(_str(rule), _str(rule))
+        key = ForeignKey(
+            name, table, tuple(columns), parent, tuple(parent_columns), rule, schema, parent_schema
+        )
+        if parent_oid == oid:
+            children.append(key)
+        if child_oid == oid:
+            parents.append(key)
+    return tuple(children), tuple(parents)

@@ -1,0 +1,357 @@
+"""SQLite: the database is a file in this process, so what it computes is a second, separate read.
+
+A SQLite cell has a type of its own. A column whose cells all have the one type that its declaration asks for
+is written like any other; where types are mixed, each cell of that column is written as an SQL literal.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from saju_ops.archive.digest import EMPTY, Digest, row_hashes
+from saju_ops.archive.engines.base import (
+    BATCH_ROWS,
+    Key,
+    LogStore,
+    Profile,
+    Selection,
+    require_key,
+    require_table,
+    require_time_column,
+)
+from saju_ops.archive.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
+from saju_ops.archive.window import Day, naive_bound
+from saju_ops.database import SQLiteText
+from saju_ops.errors import Busy, Refused
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LOCK_POLL_SECONDS = 0.2
+ENCODINGS: dict[str, Encoding] = {"text": "text", "integer": "number", "real": "number", "blob": "hex"}
+
+
+class SQLiteLogStore(LogStore):
+    def describe(self, table: str) -> Table:
+        rows = self._all("SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid", table)
+        rows = [r for r in rows if r[4] != 1]
+        require_table(rows, table, self.url)
+        require_time_column(table, [_text(r[0]) for r in rows])
+        key = self._key(table, rows)
+        require_key(table, key)
+        columns = tuple(
+            Column(_text(n), _text(declared), "text", True, not notnull, hidden in (2, 3), "text")
+            for n, declared, notnull, _pk, hidden in rows
+        )
+        index = self._all(
+            "SELECT l.name FROM pragma_index_list(?) l JOIN pragma_index_info(l.name) i"
+            " WHERE i.seqno = 0 AND i.name = ? AND NOT l.partial", table, TIME_COLUMN,
+        )  # fmt: skip
+        version = _text(self._all("SELECT sqlite_version()")[0][0])
+        return Table(
+            engine="sqlite", server_version=version, database=Path(self.url.database or "").name, name=table,
+            columns=self._with_encodings(table, columns), key=key, time_type="text",
+            time_index=_text(index[0][0]) if index else None,
+            children=self._children(table), parents=self._foreign_keys_of(table),
+        )  # fmt: skip
+
+    def _all(self, statement: str, *values: Any) -> list[Any]:
+        return self.connection.connection.driver_connection.execute(statement, values).fetchall()  # type: ignore[union-attr]
+
+    def _key(self, table: str, rows: Sequence[Any]) -> tuple[str, ...]:
+        primary = sorted((r for r in rows if r[3]), key=lambda r: r[3])
+        # A PRIMARY KEY that isn't the rowid may hold NULLs in SQLite, unless it is declared NOT NULL.
+        rowid = len(primary) == 1 and _text(primary[0][1]).upper() == "INTEGER"
+        if primary and (rowid or all(r[2] for r in primary) or not self._has_null(table, primary)):
+            return tuple(_text(r[0]) for r in primary)
+        required = {_text(r[0]) for r in rows if r[2]}
+        for (index,) in self._all(
+            'SELECT name FROM pragma_index_list(?) WHERE "unique" AND NOT partial ORDER BY name', table
+        ):
+            names = [r[0] for r in self._all("SELECT name FROM pragma_index_info(?) ORDER BY seqno", index)]
+            if None not in names and {_text(n) for n in names} <= required:
+                return tuple(_text(n) for n in names)
+        return ()
+
+    def _has_null(self, table: str, primary: Sequence[Any]) -> bool:
+        columns = [sa.column(_text(r[0])) for r in primary]
+        query = sa.select(sa.exists(sa.select(sa.literal(1)).select_from(sa.table(table)).where(
+            sa.or_(*(c.is_(None) for c in columns))
+        )))  # fmt: skip
+        return bool(self.connection.execute(query).scalar())
+
+    def _with_encodings(self, table: str, columns: Sequence[Column]) -> tuple[Column, ...]:
+        """Looks which types the cells of each column have, once for the whole table."""
+        kinds = [sa.func.typeof(sa.column(c.name)).label(f"saju_{i}") for i, c in enumerate(columns)]
+        rows = self.connection.execute(sa.select(*kinds).select_from(sa.table(table)).distinct()).all()
+        self.end_read()
+        return tuple(_encoded(c, {_text(r[i]) for r in rows} - {"null"}) for i, c in enumerate(columns))
+
+    def adopt(self, columns: Sequence[Column]) -> bool:
+        """How a column's cells are written depends on what they are, so a file's own way is taken over."""
+        if sorted(c.name for c in columns) != sorted(self.table.names):
+            return False
+        self.use(columns)
+        return True
+
+    def _children(self, table: str) -> tuple[ForeignKey, ...]:
+        tables = [_text(r[0]) for r in self._all("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        keys = (key for name in tables for key in self._foreign_keys_of(name))
+        return tuple(k for k in keys if k.parent.lower() == table.lower())
+
+    def _foreign_keys_of(self, table: str) -> tuple[ForeignKey, ...]:
+        grouped: dict[int, list[Any]] = {}
+        for row in self._all(
+            'SELECT id, "table", "from", "to", on_delete FROM pragma_foreign_key_list(?) ORDER BY id, seq', table
+        ):
+            grouped.setdefault(row[0], []).append(row)
+        return tuple(
+            ForeignKey(
+                f"{table}_{number}", table, tuple(_text(p[2]) for p in parts), _text(parts[0][1]),
+                tuple(_text(p[3]) for p in parts) if parts[0][3] is not None else self._primary(_text(parts[0][1])),
+                _text(parts[0][4]),
+            )
+            for number, parts in grouped.items()
+        )  # fmt: skip
+
+    def _primary(self, table: str) -> tuple[str, ...]:
+        return tuple(_text(r[0]) for r in self._all("SELECT name FROM pragma_table_info(?) WHERE pk ORDER BY pk", table))
+
+    def sizes(self) -> dict[str, int]:
+        page, pages, free = (
+            self._all("PRAGMA page_size")[0][0], self._all("PRAGMA page_count")[0][0],
+            self._all("PRAGMA freelist_count")[0][0],
+        )  # fmt: skip
+        return {"table_bytes": page * pages, "free_bytes": page * free}
+
+    @property
+    def reclaim_hint(self) -> str:
+        return "SQLite uses the freed pages for new rows; only VACUUM gives them back to the disk."
+
+    # --- text and back -------------------------------------------------------------------------------------
+
+    def text(self, column: Column) -> sa.ColumnElement[Any]:
+        return self.col(column.name)
+
+    def typed(self, column: Column, cell: bytes) -> Any:
+        return sa.literal(decode_cell(column, cell), sa.types.NullType())
+
+    def record_batch(self, rows: Sequence[Any]) -> pa.RecordBatch:
+        import pyarrow as pa
+
+        cells: Any = zip(*rows, strict=True) if rows else ([] for _ in self.table.columns)
+        arrays = []
+        for column, values in zip(self.table.columns, cells, strict=True):
+            array = pa.array([encode_cell(column, v) for v in values], pa.binary())
+            try:
+                arrays.append(array.cast(pa.string()))
+            except pa.ArrowInvalid:
+                raise Refused(
+                    f"The column {self.table.name}.{column.name} holds text that is not UTF-8, which a CSV file"
+                    " can't hold. Nothing was done for this day; correct the text and launch again."
+                ) from None
+        return pa.RecordBatch.from_arrays(arrays, names=self.table.names)
+
+    def _referenced(self, child: ForeignKey, selection: Selection) -> set[Key]:
+        columns = self.table.key_columns
+        query = sa.select(*(self.col(c.name) for c in columns)).select_from(self._child_join(child, selection))
+        rows = self.connection.execute(query.where(*self.conditions(selection)).distinct())
+        return {tuple(encode_cell(c, v) or b"" for c, v in zip(columns, row, strict=True)) for row in rows}
+
+    # --- reads ---------------------------------------------------------------------------------------------
+
+    def digest(self, selection: Selection, *, lock: bool = False) -> Digest:
+        found = EMPTY
+        for batch in self.batches(selection, BATCH_ROWS):
+            found += Digest.of(row_hashes(batch, self.table.columns))
+        return found
+
+    def row_select(self, selection: Selection, *, lock: bool = False) -> sa.Select[Any]:
+        # A transaction that changes anything holds the whole file already: there is no FOR UPDATE.
+        return super().row_select(selection)
+
+    def profile(self, day: Day) -> Profile:
+        width: Any = sa.literal_column("0")
+        for column in self.table.columns:
+            width = width + sa.func.ifnull(sa.func.length(sa.cast(self.col(column.name), sa.LargeBinary)), 0)
+        query = sa.select(sa.func.count(), sa.func.max(width)).select_from(self.from_)
+        rows, widest = self.connection.execute(query.where(*self.day_condition(day))).one()
+        return Profile(int(rows), int(widest or 0))
+
+    # --- time ----------------------------------------------------------------------------------------------
+
+    def time_bound(self, instant: datetime) -> Any:
+        return naive_bound(instant, self.zone).strftime("%Y-%m-%d %H:%M:%S").encode()
+
+    def day_condition(self, day: Day) -> list[sa.ColumnElement[bool]]:
+        # `datetime` reads every way to write a time (a blank or a T, fractions, Z, an offset). The plain
+        # comparison before it only lets an index narrow the search, two days wider than any offset.
+        time = self.col(TIME_COLUMN)
+        seconds = sa.func.datetime(time)
+        early = (day.start - timedelta(days=2)).strftime("%Y-%m-%d")
+        late = (day.end + timedelta(days=2)).strftime("%Y-%m-%d")
+        start, end = (self.time_bound(i).decode() for i in (day.start, day.end))
+        return [time >= early, time < late, seconds >= start, seconds < end]
+
+    def _instant(self, value: Any) -> datetime | None:
+        if value is None:
+            return None
+        parsed = datetime.fromisoformat(_text(value))
+        return parsed.replace(tzinfo=self.zone).astimezone(UTC)
+
+    def instants(self, order: str) -> datetime | None:
+        pick = sa.func.min if order == "asc" else sa.func.max
+        value = self.connection.execute(
+            sa.select(pick(sa.func.datetime(self.col(TIME_COLUMN)))).select_from(self.from_)
+        ).scalar()
+        self.end_read()
+        return self._instant(value)
+
+    def first_instant_from(self, instant: datetime) -> datetime | None:
+        time = self.col(TIME_COLUMN)
+        seconds = sa.func.datetime(time)
+        early = (instant - timedelta(days=2)).strftime("%Y-%m-%d")
+        # The smallest of the next rows in text order is the smallest in time, save for rows written another
+        # way within two days; the exact condition decides among those.
+        query = sa.select(sa.func.min(seconds)).select_from(self.from_)
+        near = (instant + timedelta(days=4)).strftime("%Y-%m-%d")
+        bound = self.time_bound(instant).decode()
+        for extra in ([time < near], []):
+            value = self.connection.execute(query.where(time >= early, seconds >= bound, *extra)).scalar()
+            if value is not None:
+                break
+        self.end_read()
+        return self._instant(value)
+
+    # --- locks and changes ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self, name: str, wait: float) -> Iterator[Callable[[], bool]]:
+        path = Path(self.url.database or "")
+        safe = re.sub(r"[^0-9A-Za-z_-]", "_", f"{self.table.name}-{name}")
+        lock_file = path.with_name(f".{path.name}.{safe}.saju_ops.lock")
+        descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            deadline = time.monotonic() + wait
+            while not _flock(descriptor):
+                if time.monotonic() >= deadline:
+                    raise Busy(
+                        f"Another run works on {name} of {self.table.name}. Nothing was done; launch again when it"
+                        " has ended."
+                    )
+                time.sleep(LOCK_POLL_SECONDS)
+            yield lambda: True
+            lock_file.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        with self._begun("BEGIN IMMEDIATE"):
+            yield
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        with self._begun("BEGIN"):
+            yield
+
+    @contextmanager
+    def _begun(self, statement: str) -> Iterator[None]:
+        self.end_read()
+        with self.connection.begin():
+            self.connection.exec_driver_sql(statement)
+            yield
+
+    # --- restore -------------------------------------------------------------------------------------------
+
+    def load(self, table: str, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> None:
+        writable = [c for c in columns if not c.generated]
+        target = sa.table(table, *(sa.column(c.name) for c in writable))
+        statement = str(
+            sa.insert(target).values({c.name: sa.bindparam(f"c{i}") for i, c in enumerate(writable)}).compile(
+                dialect=self.connection.dialect
+            )
+        )
+        raw: Any = self.connection.connection.driver_connection
+        for batch in batches:
+            cells = [
+                [None if v is None else decode_cell(c, v) for v in batch.column(c.name).to_pylist()] for c in writable
+            ]
+            raw.executemany(statement, list(zip(*cells, strict=True)))
+
+
+def _flock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+def _encoded(column: Column, kinds: set[str]) -> Column:
+    """The column with the encoding for the types that its cells have."""
+    if len(kinds) > 1:
+        return replace(column, encoding="literal", framed=True, family="literal")
+    kind = next(iter(kinds), "text")
+    return replace(column, encoding=ENCODINGS[kind], framed=kind == "text", family=kind)
+
+
+def encode_cell(column: Column, value: Any) -> bytes | None:
+    """A cell as it stands in the file. Python's repr of a float is the shortest that comes back the same."""
+    if value is None:
+        return None
+    if column.encoding == "literal":
+        return _literal(value)
+    if column.encoding == "hex":
+        return value.hex().upper().encode()
+    if isinstance(value, bytes):
+        return value
+    return (repr(value) if isinstance(value, float) else str(value)).encode()
+
+
+def decode_cell(column: Column, cell: bytes) -> Any:
+    """The value that `encode_cell` wrote, in the type that SQLite keeps it in."""
+    if column.encoding == "literal":
+        return _from_literal(cell)
+    if column.encoding == "hex":
+        return bytes.fromhex(cell.decode())
+    if column.encoding == "number":
+        return float(cell) if column.family == "real" else int(cell)
+    return cell.decode()
+
+
+def _literal(value: Any) -> bytes:
+    if isinstance(value, SQLiteText):
+        try:
+            value.decode()
+        except UnicodeDecodeError:
+            return b"CAST(X'" + value.hex().upper().encode() + b"' AS TEXT)"
+        return b"'" + value.replace(b"'", b"''") + b"'"
+    if isinstance(value, bytes):
+        return b"X'" + value.hex().upper().encode() + b"'"
+    return repr(value).encode()
+
+
+def _from_literal(cell: bytes) -> Any:
+    if cell.startswith(b"'"):
+        return cell[1:-1].replace(b"''", b"'").decode()
+    if cell.startswith(b"X'"):
+        return bytes.fromhex(cell[2:-1].decode())
+    if cell.startswith(b"CAST("):
+        raise Refused("A text that is not UTF-8 can't be written back by this version; it is in the file as hex.")
+    return int(cell) if re.fullmatch(rb"-?[0-9]+", cell) else float(cell)

@@ -1,0 +1,156 @@
+"""The manifest: what an archive file holds and how to prove it. It is written last; without it there is no archive."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from saju_ops.archive.csvfile import SUFFIX, Compression
+from saju_ops.archive.digest import ALGORITHM, Digest
+from saju_ops.archive.table import Column
+from saju_ops.archive.window import Day
+from saju_ops.errors import ProofFailed
+from saju_ops.storage import Storage
+
+FORMAT = 1
+FOLDER = "conversation_logs"
+
+
+def base_name(day: Day, part: int) -> str:
+    """The name of a part without its ending: the first has no part number."""
+    suffix = "" if part == 1 else f".part{part}"
+    return f"{FOLDER}/{day.date:%Y/%m}/conversation_log_backup_{day.stamp}{suffix}"
+
+
+def manifest_name(day: Day, part: int) -> str:
+    return f"{base_name(day, part)}.manifest.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    kind: str
+    format: int
+    file: str
+    part: int
+    compression: Compression
+    engine: str
+    server_version: str
+    database: str
+    table: str
+    day: str
+    timezone: str
+    window_start_utc: str
+    window_end_utc: str
+    columns: list[dict[str, Any]]
+    key: list[str]
+    rows: int
+    first_key: list[str | None]
+    last_key: list[str | None]
+    digest_algorithm: str
+    digest: str
+    # What the database held for the whole day when this part was made. The same again means: nothing new.
+    day_rows: int
+    day_digest: str
+    content_sha256: str
+    content_bytes: int
+    stored_sha256: str
+    stored_bytes: int
+    largest_block: int
+    tool: str
+    run_id: str
+    created_at: str
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def content_digest(self) -> Digest:
+        return Digest(self.rows, int(self.digest, 16))
+
+    @property
+    def day_state(self) -> Digest:
+        return Digest(self.day_rows, int(self.day_digest, 16))
+
+    @property
+    def table_columns(self) -> list[Column]:
+        return [Column(**c) for c in self.columns]
+
+    @property
+    def key_columns(self) -> list[Column]:
+        by_name = {c.name: c for c in self.table_columns}
+        return [by_name[name] for name in self.key]
+
+    def to_json(self) -> bytes:
+        return (json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n").encode()
+
+
+def parse_manifest(data: bytes, name: str) -> Manifest:
+    """Raises ProofFailed for anything that isn't a whole manifest of a format that this version knows."""
+    try:
+        raw = json.loads(data)
+        known = {f.name for f in fields(Manifest)}
+        manifest = Manifest(**{k: v for k, v in raw.items() if k in known})
+        valid = manifest.kind == "conversation_log_archive" and manifest.format == FORMAT
+        valid = valid and manifest.digest_algorithm == ALGORITHM
+        int(manifest.digest, 16), int(manifest.day_digest, 16), manifest.table_columns, manifest.key_columns
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ProofFailed(f"{name} is not a whole manifest; what it describes counts as not archived.") from None
+    if not valid:
+        raise ProofFailed(f"{name} is of a kind or format that this version doesn't know.")
+    return manifest
+
+
+@dataclass(frozen=True)
+class DayFiles:
+    """What the storage has of one day: proven parts, and data files that have no manifest."""
+
+    parts: tuple[Manifest, ...]
+    strays: tuple[str, ...]
+    next_part: int
+
+
+def day_files(storage: Storage, day: Day) -> DayFiles:
+    prefix = base_name(day, 1)
+    names = [n for n in storage.names(prefix) if n[len(prefix)] == "."]
+    parts: list[Manifest] = []
+    for name in (n for n in names if n.endswith(".manifest.json")):
+        with storage.open(name) as stream:
+            parts.append(parse_manifest(stream.read(), name))
+    parts.sort(key=lambda m: m.part)
+    described = {m.file for m in parts}
+    strays = tuple(n for n in names if not n.endswith(".manifest.json") and n not in described)
+    taken = {m.part for m in parts} | {_part_number(n, prefix) for n in strays}
+    return DayFiles(tuple(parts), strays, max(taken, default=0) + 1)
+
+
+def _part_number(name: str, prefix: str) -> int:
+    rest = name[len(prefix) + 1 :]
+    if rest.startswith("part"):
+        digits = rest[4:].split(".")[0]
+        return int(digits) if digits.isdigit() else 1
+    return 1
+
+
+def archived_days(storage: Storage) -> Iterator[str]:
+    """YYYYMMDD of every day that has a manifest, without reading any."""
+    seen: set[str] = set()
+    for name in storage.names(f"{FOLDER}/"):
+        file = name.rsplit("/", 1)[-1]
+        if file.endswith(".manifest.json") and file.startswith("conversation_log_backup_"):
+            stamp = file.removeprefix("conversation_log_backup_")[:8]
+            if stamp.isdigit() and stamp not in seen:
+                seen.add(stamp)
+                yield stamp
+
+
+def data_name(day: Day, part: int, compression: Compression) -> str:
+    return base_name(day, part) + SUFFIX[compression]
+
+
+def compression_of(name: str) -> Compression:
+    return cast(Compression, "gzip" if name.endswith(".gz") else "none")
+
+
+def timestamp(now: datetime) -> str:
+    return now.astimezone(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,67 @@
+"""What the archive core knows of a log table: columns and how each is written, key, index, foreign keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+TIME_COLUMN = "created_at"
+
+# How a column's values stand in the file. `text`: as they are. `number`: the server's digits. `hex`: binary
+# as upper-case hexadecimal. `literal`: each cell an SQL literal, for SQLite columns that hold several types.
+Encoding = Literal["text", "number", "hex", "literal"]
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    type: str
+    encoding: Encoding
+    # A framed column's text may hold the digest's separator, so its byte length goes before it.
+    framed: bool
+    nullable: bool = True
+    # Generated columns are archived, so that the file is complete, but can't be written by a restore.
+    generated: bool = False
+    # The engine's own type family, where a dialect needs it to write a value back.
+    family: str = ""
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """`table`.`columns` references `parent`.`parent_columns`."""
+
+    name: str
+    table: str
+    columns: tuple[str, ...]
+    parent: str
+    parent_columns: tuple[str, ...]
+    on_delete: str
+    schema: str | None = None
+    parent_schema: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    engine: str
+    server_version: str
+    database: str
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    time_type: str
+    time_index: str | None
+    children: tuple[ForeignKey, ...] = ()
+    parents: tuple[ForeignKey, ...] = ()
+    schema: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def column(self, name: str) -> Column:
+        return next(c for c in self.columns if c.name == name)
+
+    @property
+    def key_columns(self) -> tuple[Column, ...]:
+        return tuple(self.column(name) for name in self.key)
+
+    @property
+    def names(self) -> list[str]:
+        return [c.name for c in self.columns]

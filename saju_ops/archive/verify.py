@@ -1,0 +1,144 @@
+"""Reads stored archives back and compares them with their manifests; gives their rows to who needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from saju_ops.archive.csvfile import BLOCK, LARGEST_BLOCK, ArchiveReader, Compression, RecordTooLarge
+from saju_ops.archive.digest import EMPTY, Digest, row_hashes
+from saju_ops.archive.manifest import Manifest
+from saju_ops.archive.table import Column
+from saju_ops.errors import ProofFailed
+from saju_ops.storage import Storage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class ReadBack:
+    digest: Digest
+    first_key: tuple[bytes, ...] | None
+    last_key: tuple[bytes, ...] | None
+    content_sha256: str
+    content_bytes: int
+    stored_sha256: str
+    stored_bytes: int
+    block: int
+
+
+def read_back(
+    reopen: Callable[[], BinaryIO],
+    compression: Compression,
+    columns: Sequence[Column],
+    key: Sequence[str],
+    block: int = BLOCK,
+    visit: Callable[[pa.RecordBatch, np.ndarray], None] | None = None,
+) -> ReadBack:
+    """Reads a whole file from where it lies and hashes its rows. Raises ProofFailed, OSError.
+
+    `visit` gets each batch with its row hashes. With a record that doesn't fit a block the file is read
+    again with a larger one, before anything was visited of it twice.
+    """
+    while True:
+        reader = ArchiveReader(reopen(), compression, [c.name for c in columns], block)
+        try:
+            return _read(reader, columns, key, block, visit)
+        except RecordTooLarge:
+            if visit is not None or block >= LARGEST_BLOCK:
+                raise ProofFailed("a row in it is larger than this machine reads at once") from None
+            block *= 4
+        finally:
+            reader.close()
+
+
+def _read(reader: ArchiveReader, columns: Sequence[Column], key: Sequence[str], block: int, visit: Any) -> ReadBack:
+    found, first, last = EMPTY, None, None
+    for batch in reader.batches():
+        hashes = row_hashes(batch, columns)
+        found += Digest.of(hashes)
+        if batch.num_rows:
+            first = first or key_at(batch, key, 0)
+            last = key_at(batch, key, batch.num_rows - 1)
+        if visit is not None:
+            visit(batch, hashes)
+    reader.finish()
+    return ReadBack(
+        found, first, last, reader.content_sha256, reader.content_bytes, reader.stored_sha256, reader.stored_bytes,
+        block,
+    )  # fmt: skip
+
+
+def key_at(batch: pa.RecordBatch, key: Sequence[str], row: int) -> tuple[bytes, ...]:
+    values = (batch.column(name)[row].as_py() for name in key)
+    return tuple(v if isinstance(v, bytes) else str(v).encode() for v in values)
+
+
+def keys_of(batch: pa.RecordBatch, key: Sequence[str]) -> list[tuple[bytes, ...]]:
+    import pyarrow as pa
+
+    return list(zip(*(batch.column(name).cast(pa.binary()).to_pylist() for name in key), strict=True))
+
+
+def verify_part(storage: Storage, manifest: Manifest, visit: Any = None) -> ReadBack:
+    """Reads a stored part back. Raises ProofFailed, naming the file, where it isn't what its manifest says."""
+    where = storage.location(manifest.file)
+    try:
+        found = read_back(
+            lambda: storage.open(manifest.file), manifest.compression, manifest.table_columns, manifest.key,
+            manifest.largest_block, visit,
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise ProofFailed(f"The archive {where} is missing, though its manifest is there.") from None
+    except ProofFailed as error:
+        raise ProofFailed(f"The archive {where} is damaged: {error}.") from None
+    except OSError as error:
+        raise ProofFailed(f"The archive {where} can't be read ({error.strerror}).") from None
+    wrong = [
+        name
+        for name, have, want in (
+            ("size", found.stored_bytes, manifest.stored_bytes),
+            ("SHA-256", found.stored_sha256, manifest.stored_sha256),
+            ("SHA-256 of its content", found.content_sha256, manifest.content_sha256),
+            ("number of rows", found.digest.rows, manifest.rows),
+            ("row digest", found.digest.hex, manifest.digest),
+        )
+        if have != want
+    ]
+    if wrong:
+        raise ProofFailed(f"The archive {where} is damaged: its {' and its '.join(wrong)} differ from the manifest.")
+    return found
+
+
+def verify_stored_bytes(storage: Storage, manifest: Manifest) -> None:
+    """The quick form: only the stored bytes, not the rows. Raises ProofFailed."""
+    from hashlib import sha256
+
+    where = storage.location(manifest.file)
+    content, size = sha256(), 0
+    try:
+        with storage.open(manifest.file) as stream:
+            while data := stream.read(1 << 20):
+                content.update(data)
+                size += len(data)
+    except OSError as error:
+        raise ProofFailed(f"The archive {where} can't be read ({error.strerror}).") from None
+    if (size, content.hexdigest()) != (manifest.stored_bytes, manifest.stored_sha256):
+        raise ProofFailed(f"The archive {where} is damaged: its SHA-256 or size differs from the manifest.")
+
+
+def part_batches(storage: Storage, manifest: Manifest) -> Iterator[pa.RecordBatch]:
+    """The rows of a stored part. The caller checks what it gets: the file may change after it was verified."""
+    reader = ArchiveReader(
+        storage.open(manifest.file), manifest.compression, [c.name for c in manifest.table_columns],
+        manifest.largest_block,
+    )  # fmt: skip
+    try:
+        yield from reader.batches()
+    finally:
+        reader.close()

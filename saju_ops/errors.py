@@ -1,0 +1,19 @@
+"""The errors that reach an operator: each message is a sentence that can be acted on."""
+
+from __future__ import annotations
+
+
+class OperatorError(Exception):
+    """What happened, to what, what was left untouched and what to do. Never a user's message text."""
+
+
+class Busy(OperatorError):
+    """Another run works on the same thing. Nothing was done; launch again when it has ended."""
+
+
+class Refused(OperatorError):
+    """The request itself can't be carried out safely. Nothing was touched."""
+
+
+class ProofFailed(OperatorError):
+    """What was read back differs from what should be there. Nothing relies on it and nothing was deleted."""

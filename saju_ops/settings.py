@@ -1,0 +1,241 @@
+"""Every setting of saju_ops, read from the environment and from a `.env` file, typed and validated.
+
+This is the one list of variables. It promises that a wrong value is refused before anything is touched,
+with a sentence that names the variable, what it holds and what it may hold, and that a secret's value is
+never part of that sentence. It refuses to guess: an unknown engine, time zone or storage is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import UTC, date, datetime
+from functools import cached_property
+from typing import Any, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+import sqlalchemy as sa
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from saju_ops.database import parse_database_url
+
+SUPPORTED_DATABASES = "a mysql+pymysql://, mariadb+pymysql://, postgresql+psycopg:// or sqlite:/// address"
+_URL_FIELDS = {"DATABASE_URL", "JOBS_DATABASE_URL", "ANALYSIS_DATABASE_URL", "REPLICA_URLS", "REDIS_URL"}
+_IDENTIFIER = re.compile(r"[^\x00/\\]{1,64}")
+
+
+class SettingsError(ValueError):
+    """One or more settings hold a value that can't be used. The message is for the operator."""
+
+
+def _allowed(text: str, *, default: Any, alias: str) -> Any:
+    return Field(default=default, validation_alias=alias, description=text)
+
+
+class Settings(BaseSettings):
+    """The validated settings. Field descriptions say what a variable may hold."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", case_sensitive=True, frozen=True,
+        hide_input_in_errors=True,
+    )  # fmt: skip
+
+    database_url_secret: SecretStr = _allowed(
+        SUPPORTED_DATABASES, default=SecretStr("sqlite:///./local.db"), alias="DATABASE_URL"
+    )
+    jobs_database_url_secret: SecretStr | None = _allowed(
+        f"{SUPPORTED_DATABASES}; empty means DATABASE_URL", default=None, alias="JOBS_DATABASE_URL"
+    )
+    analysis_database_url_secret: SecretStr | None = _allowed(
+        f"{SUPPORTED_DATABASES}; empty means DATABASE_URL", default=None, alias="ANALYSIS_DATABASE_URL"
+    )
+    replica_urls_secret: SecretStr | None = _allowed(
+        "addresses of MySQL replicas whose lag a purge heeds, separated by blanks",
+        default=None,
+        alias="REPLICA_URLS",
+    )
+    database_timezone_name: str = _allowed(
+        "the IANA name of the zone in which columns without a zone are kept, such as UTC or Asia/Seoul",
+        default="UTC",
+        alias="DATABASE_TIMEZONE",
+    )
+    timezone_name: str = _allowed(
+        "the IANA name of the zone of days, partitions and schedules, such as Asia/Seoul",
+        default="Asia/Seoul",
+        alias="TIMEZONE",
+    )
+    conversation_log_table: str = _allowed(
+        "the name of the conversation-log table, at most 64 characters",
+        default="conversation_logs",
+        alias="CONVERSATION_LOG_TABLE",
+    )
+    log_retention_days: int = _allowed(
+        "a whole number of days from 1 to 36500", default=30, alias="LOG_RETENTION_DAYS"
+    )
+    archive_start_date: date = _allowed(
+        "a date as YYYY-MM-DD, not in the future", default=date(2024, 1, 1), alias="ARCHIVE_START_DATE"
+    )
+    log_cleanup_cron: str = _allowed(
+        "a cron line of five fields, such as '0 9 * * 1'", default="0 9 * * 1", alias="LOG_CLEANUP_CRON"
+    )
+    backup_uri: str = _allowed(
+        "a folder; s3:// and gdrive:// addresses are not yet supported by this version",
+        default="./backups",
+        alias="BACKUP_URI",
+    )
+    archive_compression: Literal["none", "gzip"] = _allowed(
+        "none or gzip", default="none", alias="ARCHIVE_COMPRESSION"
+    )
+    archive_password: SecretStr | None = _allowed(
+        "nothing: encrypted archives are not yet supported by this version, and archives are never written"
+        " in the clear when a password is set",
+        default=None,
+        alias="ARCHIVE_PASSWORD",
+    )
+    chroma_db_path: str = _allowed("a folder", default="./chroma_db", alias="CHROMA_DB_PATH")
+    slack_bot_token: SecretStr | None = _allowed("a bot token", default=None, alias="SLACK_BOT_TOKEN")
+    slack_channel: str = _allowed("a channel's name or id", default="ai-reports", alias="SLACK_CHANNEL")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, dotenv_settings
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: Any, info: Any) -> Any:
+        """`NAME=` in an environment file means the default, as in the systems this one replaces."""
+        if isinstance(value, str) and not value.strip():
+            return cls.model_fields[info.field_name].default
+        return value
+
+    @field_validator("database_url_secret", "jobs_database_url_secret", "analysis_database_url_secret")
+    @classmethod
+    def _database_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_database_url(value.get_secret_value())
+        return value
+
+    @field_validator("replica_urls_secret")
+    @classmethod
+    def _replica_urls(cls, value: SecretStr | None) -> SecretStr | None:
+        for each in (value.get_secret_value().split() if value else []):
+            if parse_database_url(each).get_backend_name() not in ("mysql", "mariadb"):
+                raise ValueError("only MySQL and MariaDB replicas are asked for their lag")
+        return value
+
+    @field_validator("database_timezone_name", "timezone_name")
+    @classmethod
+    def _zone(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError("no such time zone is known")
+        return value
+
+    @field_validator("conversation_log_table")
+    @classmethod
+    def _table(cls, value: str) -> str:
+        if not _IDENTIFIER.fullmatch(value):
+            raise ValueError("that can't be a table's name")
+        return value
+
+    @field_validator("log_retention_days")
+    @classmethod
+    def _retention(cls, value: int) -> int:
+        if not 1 <= value <= 36500:
+            raise ValueError("out of range")
+        return value
+
+    @field_validator("archive_start_date")
+    @classmethod
+    def _start(cls, value: date) -> date:
+        if value < date(1970, 1, 2) or value > date.today():  # noqa: DTZ011 - a bound, not a reckoning
+            raise ValueError("out of range")
+        return value
+
+    @field_validator("log_cleanup_cron")
+    @classmethod
+    def _cron(cls, value: str) -> str:
+        from cronsim import CronSim, CronSimError
+
+        try:
+            CronSim(value, datetime(2026, 1, 1, tzinfo=UTC))
+        except CronSimError as error:
+            raise ValueError(f"not a cron line: {error}") from None
+        return value
+
+    @field_validator("backup_uri")
+    @classmethod
+    def _backup_uri(cls, value: str) -> str:
+        if "://" in value and not value.startswith("file://"):
+            raise ValueError("not a folder")
+        return value
+
+    @field_validator("archive_password")
+    @classmethod
+    def _password(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and value.get_secret_value():
+            raise ValueError("not supported")
+        return value
+
+    @cached_property
+    def database_url(self) -> sa.URL:
+        return parse_database_url(self.database_url_secret.get_secret_value())
+
+    @cached_property
+    def jobs_database_url(self) -> sa.URL:
+        secret = self.jobs_database_url_secret or self.database_url_secret
+        return parse_database_url(secret.get_secret_value())
+
+    @cached_property
+    def analysis_database_url(self) -> sa.URL:
+        secret = self.analysis_database_url_secret or self.database_url_secret
+        return parse_database_url(secret.get_secret_value())
+
+    @cached_property
+    def replica_urls(self) -> tuple[sa.URL, ...]:
+        secret = self.replica_urls_secret
+        return tuple(parse_database_url(u) for u in secret.get_secret_value().split()) if secret else ()
+
+    @cached_property
+    def timezone(self) -> ZoneInfo:
+        return ZoneInfo(self.timezone_name)
+
+    @cached_property
+    def database_timezone(self) -> ZoneInfo:
+        return ZoneInfo(self.database_timezone_name)
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings of this process. Raises SettingsError with one sentence per wrong variable."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise SettingsError(" ".join(_sentence(item) for item in error.errors())) from None
+
+
+def _sentence(item: Any) -> str:
+    variable = str(item["loc"][0])
+    field = next((f for f in Settings.model_fields.values() if f.validation_alias == variable), None)
+    allowed = field.description if field else "another value"
+    why = str(item["msg"]).removeprefix("Value error, ").rstrip(".")
+    if variable in _URL_FIELDS or (field is not None and "SecretStr" in str(field.annotation)):
+        holds = "a value that is not shown because it may hold a secret"
+    else:
+        holds = repr(_current(variable))
+    return f"{variable} holds {holds} ({why}); it may hold {allowed}."
+
+
+def _current(variable: str) -> str | None:
+    """What the environment or the .env file holds for a variable that is no secret."""
+    if variable in os.environ:
+        return os.environ[variable]
+    from dotenv import dotenv_values
+
+    return dotenv_values(".env").get(variable)

@@ -1,0 +1,112 @@
+"""Databases and a clean environment for every test.
+
+Promises: `mysql_url`, `mariadb_url`, `postgres_url` and `sqlite_url` are new, empty databases, dropped after
+the test; `database_url` runs a test on all four; the servers start when the first test asks for them. No
+setting, `.env` or local file of the developer reaches a test: settings are taken out of the environment
+and the working directory is the test's `tmp_path`.
+
+Refuses: to skip for want of an engine (the test fails and says what to do), and, where CI is set, to let
+any skip pass.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from saju_ops_tests.engines import Engine, MariaDB, MySQL, PostgreSQL
+
+SETTINGS = {
+    *("DATABASE_URL", "JOBS_DATABASE_URL", "ANALYSIS_DATABASE_URL", "DATABASE_TIMEZONE", "TIMEZONE", "TZ"),
+    *("CONVERSATION_LOG_TABLE", "LOG_RETENTION_DAYS", "LOG_CLEANUP_CRON", "STALE_JOB_HOURS"),
+    *("ENCRYPTION_KEY", "REDIS_URL", "CLEANUP_TRIGGER_TOKEN", "S3_ENDPOINT_URL"),
+}
+# TZ is none of them, and the machine's time zone must not decide a test either.
+PREFIXES = ("ARCHIVE_", "BACKUP_", "CHROMA_", "SLACK_", "SMTP_", "ALERT_EMAIL_", "AWS_", "DAGSTER_")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every test sees the defaults and an empty folder."""
+    for name in list(os.environ):
+        if name in SETTINGS or name.startswith(PREFIXES):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def _serve(engine: type[Engine]) -> Iterator[Engine]:
+    if problem := engine.problem():
+        pytest.fail(problem, pytrace=False)
+    with engine() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mysql_server() -> Iterator[Engine]:
+    yield from _serve(MySQL)
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[Engine]:
+    yield from _serve(MariaDB)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Engine]:
+    yield from _serve(PostgreSQL)
+
+
+@pytest.fixture
+def mysql_url(mysql_server: Engine) -> Iterator[str]:
+    with mysql_server.database() as url:
+        yield url
+
+
+@pytest.fixture
+def mariadb_url(mariadb_server: Engine) -> Iterator[str]:
+    with mariadb_server.database() as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Engine) -> Iterator[str]:
+    with postgres_server.database() as url:
+        yield url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'test.db'}"
+
+
+@pytest.fixture(params=["mysql", "mariadb", "postgres", "sqlite"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The test runs once on each engine."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+# --- no skip passes in CI ---------------------------------------------------------------------------------
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"Skipped, which CI does not allow: {report.longrepr}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _refuse_skip(report)
+    return report
