@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -14,10 +14,11 @@ from saju_ops.errors import ProofFailed
 from saju_ops.storage import Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
     import pyarrow as pa
+
+
+Visit = Callable[["pa.RecordBatch", "np.ndarray"], None]
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,19 @@ def read_back(
     columns: Sequence[Column],
     key: Sequence[str],
     block: int = BLOCK,
-    visit: Callable[[pa.RecordBatch, np.ndarray], None] | None = None,
+    start_visit: Callable[[], Visit] | None = None,
 ) -> ReadBack:
     """Reads a whole file from where it lies and hashes its rows. Raises ProofFailed, OSError.
 
-    `visit` gets each batch with its row hashes. With a record that doesn't fit a block the file is read
-    again with a larger one, before anything was visited of it twice.
+    What `start_visit` gives gets each batch with its row hashes. With a record that doesn't fit a block the
+    file is read again from the start with a larger one, and `start_visit` is called again.
     """
     while True:
         reader = ArchiveReader(reopen(), compression, [c.name for c in columns], block)
         try:
-            return _read(reader, columns, key, block, visit)
+            return _read(reader, columns, key, block, start_visit() if start_visit else None)
         except RecordTooLarge:
-            if visit is not None or block >= LARGEST_BLOCK:
+            if block >= LARGEST_BLOCK:
                 raise ProofFailed("a row in it is larger than this machine reads at once") from None
             block *= 4
         finally:
@@ -85,13 +86,15 @@ def keys_of(batch: pa.RecordBatch, key: Sequence[str]) -> list[tuple[bytes, ...]
     return list(zip(*(batch.column(name).cast(pa.binary()).to_pylist() for name in key), strict=True))
 
 
-def verify_part(storage: Storage, manifest: Manifest, visit: Any = None) -> ReadBack:
+def verify_part(
+    storage: Storage, manifest: Manifest, start_visit: Callable[[], Visit] | None = None
+) -> ReadBack:
     """Reads a stored part back. Raises ProofFailed, naming the file, where it isn't what its manifest says."""
     where = storage.location(manifest.file)
     try:
         found = read_back(
             lambda: storage.open(manifest.file), manifest.compression, manifest.table_columns, manifest.key,
-            manifest.largest_block, visit,
+            manifest.largest_block, start_visit,
         )  # fmt: skip
     except FileNotFoundError:
         raise ProofFailed(f"The archive {where} is missing, though its manifest is there.") from None

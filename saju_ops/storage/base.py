@@ -26,6 +26,9 @@ class Writer(Protocol):
 
     def write(self, data: bytes | memoryview) -> int: ...
 
+    def read_back(self) -> BinaryIO:
+        """What has been written, made durable and read again from where it lies. Nothing may be written after."""
+
     def commit(self) -> None:
         """Makes the file durable and gives it its name. Raises AlreadyThere."""
 

@@ -87,9 +87,18 @@ class _LocalWriter:
     def write(self, data: bytes | memoryview) -> int:
         return self._file.write(data)
 
-    def commit(self) -> None:
+    def read_back(self) -> BinaryIO:
+        self._sync()
+        # Drop the cached pages, so that the disk answers and not the memory that the bytes came from.
+        os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return self._temporary.open("rb")
+
+    def _sync(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
+
+    def commit(self) -> None:
+        self._sync()
         try:
             os.link(self._temporary, self._path)
         except FileExistsError:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Key = tuple[bytes, ...]
 # A batch's text stays under this many bytes, so that memory is the same for rows of 300 bytes and of 30 MB.
-BATCH_BYTES = 8 << 20
+BATCH_BYTES = 32 << 20
 BATCH_ROWS = 8192
 # Keys in one statement of a row-by-row delete.
 KEYS_PER_STATEMENT = 500
@@ -139,6 +139,15 @@ class LogStore(abc.ABC):
         """Adds rows. The caller's transaction decides whether they stay."""
 
     @abc.abstractmethod
+    def create_like(self, name: str) -> None:
+        """Makes an empty table with the same columns and key and without foreign keys."""
+
+    def has_table(self, name: str) -> bool:
+        found = sa.inspect(self.connection).has_table(name)
+        self.end_read()
+        return found
+
+    @abc.abstractmethod
     def instants(self, order: str) -> datetime | None:
         """The first (`asc`) or last (`desc`) created_at, UTC; None where there is none."""
 
@@ -153,6 +162,9 @@ class LogStore(abc.ABC):
     @abc.abstractmethod
     def sizes(self) -> dict[str, int]:
         """Bytes that the table takes, by the engine's own estimate: `table_bytes`, `free_bytes`."""
+
+    # Whether `fast_csv` reads on this store's own connection, and so inside its snapshot.
+    fast_in_snapshot = False
 
     def fast_csv(self, day: Day, profile: Profile) -> Iterator[bytes | pa.RecordBatch] | None:
         """The engine's fastest way to the same bytes, or None where it can't read this table."""

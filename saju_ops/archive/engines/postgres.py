@@ -165,6 +165,8 @@ class PostgresLogStore(LogStore):
         rows, widest = self.connection.execute(query.where(*self.day_condition(day))).one()
         return Profile(int(rows), int(widest or 0))
 
+    fast_in_snapshot = True
+
     def fast_csv(self, day: Day, profile: Profile) -> Iterator[bytes | pa.RecordBatch] | None:
         return self._copy(day)
 
@@ -263,6 +265,27 @@ class PostgresLogStore(LogStore):
 
     # --- restore -------------------------------------------------------------------------------------------
 
+    def create_like(self, name: str) -> None:
+        quote = self.connection.dialect.identifier_preparer.quote
+        statement = f"CREATE TABLE {quote(name)} (LIKE {quote(self.table.name)} INCLUDING ALL)"
+        with self.transaction():
+            self.connection.exec_driver_sql(statement.replace("%", "%%"))
+
+    def _catch_up_sequence(self, table: str) -> None:
+        """A key that is numbered by a sequence goes on after the highest restored number."""
+        key = self.table.key_columns
+        if len(key) != 1 or key[0].family not in ("int2", "int4", "int8"):
+            return
+        quote = self.connection.dialect.identifier_preparer.quote
+        sequence = self.connection.execute(
+            sa.text("SELECT pg_get_serial_sequence(:table, :column)"), {"table": quote(table), "column": key[0].name}
+        ).scalar()
+        if sequence:
+            highest = sa.select(sa.func.max(sa.column(key[0].name))).select_from(sa.table(table)).scalar_subquery()
+            current = sa.select(sa.literal_column("last_value")).select_from(sa.text(sequence)).scalar_subquery()
+            named = sa.cast(sa.literal(sequence, sa.Text), _NamedType("regclass"))
+            self.connection.execute(sa.select(sa.func.setval(named, sa.func.greatest(highest, current))))
+
     def load(self, table: str, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> None:
         writable = [c for c in columns if not c.generated]
         quote = self.connection.dialect.identifier_preparer.quote
@@ -279,6 +302,7 @@ class PostgresLogStore(LogStore):
                     sink.write_batch(prepared)
                 if sink is not None:
                     sink.finish()
+        self._catch_up_sequence(table)
 
 
 class _CopyWriter:

@@ -275,6 +275,22 @@ class SQLiteLogStore(LogStore):
 
     # --- restore -------------------------------------------------------------------------------------------
 
+    def create_like(self, name: str) -> None:
+        quote = self.connection.dialect.identifier_preparer.quote_identifier
+        columns = [
+            f"{quote(c.name)} {self._declared(c.name)}{'' if c.nullable else ' NOT NULL'}"
+            for c in self.table.columns
+            if not c.generated
+        ]
+        key = ", ".join(quote(n) for n in self.table.key)
+        with self.transaction():
+            body = ", ".join([*columns, f"PRIMARY KEY ({key})"])
+            self.connection.exec_driver_sql(f"CREATE TABLE {quote(name)} ({body})")
+
+    def _declared(self, name: str) -> str:
+        rows = self._all("SELECT type FROM pragma_table_xinfo(?) WHERE name = ?", self.table.name, name)
+        return _text(rows[0][0])
+
     def load(self, table: str, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> None:
         writable = [c for c in columns if not c.generated]
         target = sa.table(table, *(sa.column(c.name) for c in writable))

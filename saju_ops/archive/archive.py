@@ -1,0 +1,380 @@
+"""Writes one day of the log table to storage, proves it, and never overwrites what is there.
+
+Promises: the data file gets its name only after it was read back and agreed with the database; its manifest
+is written last; a second run of the same day adds what is new as a further part, or does nothing; a kill at
+any instruction leaves nothing that counts as an archive and isn't one. Deletes nothing, in the database or
+in storage, but unfinished temporary files of the same day.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal
+
+from saju_ops.archive.csvfile import Compression, CsvSink
+from saju_ops.archive.digest import ALGORITHM, EMPTY, Digest, row_hashes
+from saju_ops.archive.engines import LogStore, Selection
+from saju_ops.archive.engines.base import Profile, as_bytes
+from saju_ops.archive.held import HeldRows
+from saju_ops.archive.manifest import (
+    FORMAT,
+    DayFiles,
+    Manifest,
+    base_name,
+    compression_of,
+    data_name,
+    day_files,
+    manifest_name,
+    timestamp,
+)
+from saju_ops.archive.shape import RowShape
+from saju_ops.archive.table import Column
+from saju_ops.archive.verify import ReadBack, read_back, verify_part
+from saju_ops.archive.window import Day
+from saju_ops.errors import OperatorError, ProofFailed, Refused
+from saju_ops.storage import Storage, Writer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Outcome = Literal["archived", "unchanged", "purged", "nothing"]
+# Seconds to wait for another run of the same day before stepping back.
+LOCK_WAIT = 10.0
+# Tries of the fast path, whose rows and digest are two statements: a write between them makes them differ.
+FAST_TRIES = 2
+
+
+@dataclass(frozen=True)
+class DayResult:
+    day: Day
+    outcome: Outcome
+    message: str
+    # Rows that the day's archive holds, over all its parts; and the rows that this run added.
+    rows: int = 0
+    rows_written: int = 0
+    bytes_written: int = 0
+    content_bytes: int = 0
+    seconds: float = 0.0
+    file: str | None = None
+    files: tuple[str, ...] = ()
+    proof: dict[str, Any] = field(default_factory=dict)
+    hours: Counter[tuple[str, str]] = field(default_factory=Counter)
+    strays: tuple[str, ...] = ()
+
+
+def archive_day(
+    store: LogStore,
+    storage: Storage,
+    day: Day,
+    *,
+    now: datetime,
+    compression: Compression = "none",
+    run_id: str = "",
+    wait: float = LOCK_WAIT,
+) -> DayResult:
+    """Archives the rows whose created_at falls into the day. `now` tells whether the day is over.
+
+    Raises Refused, Busy, ProofFailed or OperatorError; then no archive was added and nothing was changed.
+    """
+    if not day.is_over(now):
+        raise Refused(f"The day {day} is not over in {day.zone.key}; it can be archived from {day.end:%Y-%m-%d %H:%M} UTC.")
+    started = time.monotonic()
+    task = _Task(store, storage, day, now, compression, run_id)
+    with store.lock(f"day {day}", wait) as held:
+        task.held = held
+        try:
+            storage.clear_unfinished(base_name(day, 1))
+            files = day_files(storage, day)
+            result = task.again(files) if files.parts else task.first(files)
+        except OSError as error:
+            raise OperatorError(
+                f"The day {day} was not archived: {storage.uri} can't be written or read ({error.strerror or error})."
+                " No archive was added and nothing was deleted."
+            ) from error
+    return replace(result, seconds=time.monotonic() - started)
+
+
+@dataclass
+class _Task:
+    store: LogStore
+    storage: Storage
+    day: Day
+    now: datetime
+    compression: Compression
+    run_id: str
+    held: Callable[[], bool] = field(default=lambda: False)
+
+    # --- a day without an archive --------------------------------------------------------------------------
+
+    def first(self, files: DayFiles) -> DayResult:
+        profile = self.store.profile(self.day)
+        self.store.end_read()
+        if profile.rows == 0:
+            return self._nothing(files)
+        for stray in files.strays:
+            adopted = self._adopt(stray, profile)
+            if adopted:
+                return adopted
+        part = self._fast(profile, files.next_part) or self._in_snapshot(profile, files.next_part)
+        return self._archived([part[0]], part, files)
+
+    def _nothing(self, files: DayFiles) -> DayResult:
+        message = f"Nothing to archive: {self.store.table.name} has no row of {self.day}."
+        if files.strays:
+            message += f" {', '.join(files.strays)} lies there without a manifest and is left as it is."
+        return DayResult(self.day, "nothing", message, strays=files.strays)
+
+    def _adopt(self, stray: str, profile: Profile) -> DayResult | None:
+        """A run was killed after the file got its name and before its manifest was there: finish its work."""
+        compression = compression_of(stray)
+        part = next((n for n in range(1, 1000) if data_name(self.day, n, compression) == stray), None)
+        if part is None:
+            return None
+        columns, shape = self.store.table.columns, RowShape(self.day, self.store)
+        try:
+            found = read_back(
+                lambda: self.storage.open(stray), compression, columns, self.store.table.key, start_visit=shape.begin
+            )
+        except ProofFailed:
+            return None
+        with self.store.snapshot():
+            expected = self.store.digest(Selection(self.day))
+        if found.digest != expected or not self.held():
+            return None
+        manifest = self._manifest(part, stray, compression, found, expected)
+        self._write_manifest(manifest)
+        files = DayFiles((), (), part + 1)
+        return self._archived([manifest], (manifest, found, shape), files)
+
+    def _fast(self, profile: Profile, part: int) -> tuple[Manifest, ReadBack, RowShape] | None:
+        """The fast path outside a snapshot: the database computes its digest while the rows stream."""
+        if self.store.fast_in_snapshot:
+            return None
+        selection = Selection(self.day, profile.first, profile.last)
+        for _ in range(FAST_TRIES):
+            chunks = self.store.fast_csv(self.day, profile)
+            if chunks is None:
+                return None
+            with ThreadPoolExecutor(1) as pool:
+                expected = pool.submit(_digest_apart, self.store, selection)
+                try:
+                    return self._write(part, chunks, expected.result)
+                except (ProofFailed, _FastPathFailed):
+                    continue
+        return None
+
+    def _in_snapshot(self, profile: Profile, part: int) -> tuple[Manifest, ReadBack, RowShape]:
+        """One snapshot for rows and digest: agrees whatever is written meanwhile."""
+        with self.store.snapshot():
+            # Rows that came since the profile are in this snapshot, and its widest row may be another.
+            chunks = self.store.fast_csv(self.day, profile) if self.store.fast_in_snapshot else None
+            rows = chunks or self.store.batches(Selection(self.day), profile.batch_rows)
+            return self._write(part, rows, lambda: self.store.digest(Selection(self.day)))
+
+    # --- a day with an archive -----------------------------------------------------------------------------
+
+    def again(self, files: DayFiles) -> DayResult:
+        self._require_same_table(files.parts)
+        held = HeldRows()
+        for part in files.parts:
+            verify_part(self.storage, part, held.collect(part.key_columns))
+        latest = files.parts[-1]
+        altered = not self.store.adopt(latest.table_columns)
+        profile = self.store.profile(self.day)
+        self.store.end_read()
+        if profile.rows == 0:
+            return self._kept(files, "purged", len(held), "was purged; its archive is kept as it is.")
+        with self.store.snapshot():
+            state = self.store.digest(Selection(self.day))
+            if state == latest.day_state and not altered:
+                return self._kept(files, "unchanged", len(held), "is archived and unchanged; nothing was done.", state)
+            return self._add_new(files, held, profile, state)
+
+    def _require_same_table(self, parts: tuple[Manifest, ...]) -> None:
+        mine = (self.store.table.database, self.store.table.name)
+        for part in parts:
+            if (part.database, part.table) != mine:
+                raise Refused(
+                    f"{self.storage.uri} already holds {self.day} of {part.database}.{part.table}, and this is"
+                    f" {mine[0]}.{mine[1]}. Nothing was written; give each database a BACKUP_URI of its own."
+                )
+
+    def _add_new(self, files: DayFiles, held: HeldRows, profile: Profile, state: Digest) -> DayResult:
+        """Rows that came late or changed since, as a further part. Runs inside a snapshot."""
+        new = _NewRows(self.store.batches(Selection(self.day), profile.batch_rows), self.store, held)
+        if new.first is None:
+            message = f"is archived; {profile.rows} of its rows are still in the table, all of them archived."
+            return self._kept(files, "unchanged", len(held), message, state)
+        # The database's digest of the whole day, less the rows that were left out because older parts hold
+        # them, is what it says of the new part: XOR takes away as it adds.
+        written = self._write(
+            files.next_part,
+            iter(new),
+            lambda: Digest(state.rows - new.left_out.rows, state.xor ^ new.left_out.xor),
+            day_state=state,
+        )
+        return self._archived([*files.parts, written[0]], written, files)
+
+    # --- writing -------------------------------------------------------------------------------------------
+
+    def _write(
+        self,
+        part: int,
+        chunks: Iterator[bytes | pa.RecordBatch],
+        expect: Callable[[], Digest],
+        day_state: Digest | None = None,
+    ) -> tuple[Manifest, ReadBack, RowShape]:
+        columns = self.store.table.columns
+        name = data_name(self.day, part, self.compression)
+        shape = RowShape(self.day, self.store)
+        with self.storage.create(name) as writer:
+            self._stream(chunks, CsvSink(writer, self.compression, [c.name for c in columns]))
+            expected = expect()
+            found = read_back(
+                writer.read_back, self.compression, columns, self.store.table.key, start_visit=shape.begin
+            )
+            self._prove(found, expected)
+            manifest = self._manifest(part, name, self.compression, found, day_state or expected)
+            self._commit(writer)
+        self._write_manifest(manifest)
+        return manifest, found, shape
+
+    def _stream(self, chunks: Iterator[bytes | pa.RecordBatch], sink: CsvSink) -> None:
+        source = iter(chunks)
+        while True:
+            try:
+                chunk = next(source, None)
+            except OperatorError:
+                raise
+            except Exception as error:
+                raise _FastPathFailed(type(error).__name__) from error
+            except BaseException as error:
+                # connectorx turns a failure into a panic, which is no Exception.
+                if type(error).__name__ == "PanicException":
+                    raise _FastPathFailed("panic") from error
+                raise
+            if chunk is None:
+                break
+            sink.write(chunk) if isinstance(chunk, bytes) else sink.write_batch(chunk)
+        sink.finish()
+
+    def _prove(self, found: ReadBack, expected: Digest) -> None:
+        if found.digest != expected:
+            raise ProofFailed(
+                f"The day {self.day} was not archived: the file read back holds {found.digest.rows} rows with digest"
+                f" {found.digest.hex}, the database says {expected.rows} with {expected.hex}. Nothing was deleted;"
+                " launch the day again."
+            )
+
+    def _commit(self, writer: Writer) -> None:
+        if not self.store.connection.in_transaction() and not self.held():
+            raise OperatorError(
+                f"The connection that kept other runs away from {self.day} was lost. Nothing was written; launch again."
+            )
+        writer.commit()
+
+    def _manifest(
+        self, part: int, name: str, compression: Compression, found: ReadBack, day_state: Digest
+    ) -> Manifest:
+        table = self.store.table
+        return Manifest(
+            kind="conversation_log_archive", format=FORMAT, file=name, part=part, compression=compression,
+            engine=table.engine, server_version=table.server_version, database=table.database, table=table.name,
+            day=str(self.day), timezone=self.day.zone.key,
+            window_start_utc=timestamp(self.day.start), window_end_utc=timestamp(self.day.end),
+            columns=[asdict(c) for c in table.columns], key=list(table.key), rows=found.digest.rows,
+            first_key=_shown(found.first_key), last_key=_shown(found.last_key),
+            digest_algorithm=ALGORITHM, digest=found.digest.hex, day_rows=day_state.rows, day_digest=day_state.hex,
+            content_sha256=found.content_sha256, content_bytes=found.content_bytes,
+            stored_sha256=found.stored_sha256, stored_bytes=found.stored_bytes, largest_block=found.block,
+            tool=f"saju_ops {version('saju-ops')}", run_id=self.run_id, created_at=timestamp(self.now),
+        )  # fmt: skip
+
+    def _write_manifest(self, manifest: Manifest) -> None:
+        with self.storage.create(manifest_name(self.day, manifest.part)) as writer:
+            writer.write(manifest.to_json())
+            writer.commit()
+
+    # --- results -------------------------------------------------------------------------------------------
+
+    def _archived(
+        self, parts: list[Manifest], written: tuple[Manifest, ReadBack, RowShape], files: DayFiles
+    ) -> DayResult:
+        manifest, found, shape = written
+        kind = "archived" if len(parts) == 1 else f"given a further part ({manifest.rows} late or changed rows)"
+        return DayResult(
+            self.day, "archived", f"The day {self.day} was {kind} and proven.", sum(p.rows for p in parts),
+            manifest.rows, manifest.stored_bytes, manifest.content_bytes, 0.0,
+            self.storage.location(manifest.file), tuple(self.storage.location(p.file) for p in parts),
+            {"rows_in_file": found.digest.rows, "rows_in_database": manifest.rows, "digest": found.digest.hex},
+            shape.hours, files.strays,
+        )  # fmt: skip
+
+    def _kept(
+        self, files: DayFiles, outcome: Outcome, rows: int, message: str, state: Digest | None = None
+    ) -> DayResult:
+        latest = files.parts[-1]
+        proof = {"rows_in_file": sum(p.rows for p in files.parts), "digest": latest.digest}
+        proof["rows_in_database"] = state.rows if state else 0
+        return DayResult(
+            self.day, outcome, f"The day {self.day} {message}", rows, file=self.storage.location(latest.file),
+            files=tuple(self.storage.location(p.file) for p in files.parts), proof=proof, strays=files.strays,
+            content_bytes=sum(p.content_bytes for p in files.parts),
+        )  # fmt: skip
+
+
+class _FastPathFailed(OperatorError):
+    """Streaming broke off; the plain cursor is tried instead."""
+
+
+class _NewRows:
+    """The rows of a stream that no part holds as they are now, and the digest of those it leaves out."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch], store: LogStore, held: HeldRows) -> None:
+        self._batches, self._columns, self._held = batches, store.table.columns, held
+        self._key: tuple[Column, ...] = store.table.key_columns
+        self.left_out = EMPTY
+        self.first: pa.RecordBatch | None = next(self._new(), None)
+
+    def _new(self) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        for batch in self._batches:
+            hashes = row_hashes(batch, self._columns)
+            held = self._held.holds(row_hashes(batch, self._key), hashes)
+            self.left_out += Digest.of(hashes[held])
+            if not held.all():
+                yield batch.filter(pa.array(~held))
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        if self.first is not None:
+            yield self.first
+            yield from self._new()
+
+
+def _digest_apart(store: LogStore, selection: Selection) -> Digest:
+    with store.another() as other:
+        other.adopt(store.table.columns)
+        return other.digest(selection)
+
+
+def _shown(key: tuple[bytes, ...] | None) -> list[str | None]:
+    return [as_bytes(v).decode("utf-8", "replace") for v in key] if key else []
+
+
+def due_days(store: LogStore, first: Day, cutoff: Day) -> Iterator[Day]:
+    """The days from `first` to before `cutoff` of which the table has rows, by one look at its index each."""
+    instant = first.start
+    while instant < cutoff.start:
+        found = store.first_instant_from(instant)
+        if found is None or found >= cutoff.start:
+            return
+        day = Day(found.astimezone(first.zone).date(), first.zone)
+        yield day
+        instant = max(day.end, instant + timedelta(hours=1))

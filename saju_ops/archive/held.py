@@ -1,0 +1,71 @@
+"""Which rows the stored parts of a day hold, by key, the latest part first.
+
+A row that changed after it was archived stands in two parts. Only the latest one counts: a purge compares
+with it, and a restore writes it. Sixteen bytes a row are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from saju_ops.archive.digest import row_hashes
+from saju_ops.archive.table import Column
+from saju_ops.archive.verify import Visit
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class HeldRows:
+    def __init__(self) -> None:
+        self._keys: list[np.ndarray] = []
+        self._rows: list[np.ndarray] = []
+        self._sorted: tuple[np.ndarray, np.ndarray] | None = None
+
+    def collect(self, key_columns: Sequence[Column]) -> Callable[[], Visit]:
+        """A visitor that adds a part. Parts are added in their order."""
+        keys, rows = self._keys, self._rows
+        start = len(keys)
+
+        def begin() -> Visit:
+            del keys[start:], rows[start:]
+            return visit
+
+        def visit(batch: pa.RecordBatch, hashes: np.ndarray) -> None:
+            keys.append(row_hashes(batch, key_columns))
+            rows.append(hashes)
+
+        self._sorted = None
+        return begin
+
+    def _index(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._sorted is None:
+            keys = np.concatenate(self._keys) if self._keys else np.empty(0, np.uint64)
+            rows = np.concatenate(self._rows) if self._rows else np.empty(0, np.uint64)
+            # Reversed, so that of several with the same key the last one added is found first.
+            unique, first = np.unique(keys[::-1], return_index=True)
+            self._sorted = (unique, rows[::-1][first])
+        return self._sorted
+
+    def __len__(self) -> int:
+        return len(self._index()[0])
+
+    def has_keys(self, keys: np.ndarray) -> np.ndarray:
+        """Per key, whether any part holds a row with it."""
+        return self._find(keys)[1]
+
+    def holds(self, keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Per row, whether the latest part that has its key holds exactly this row."""
+        place, found = self._find(keys)
+        held = self._index()[1]
+        return found & (held[place] == rows) if len(held) else found
+
+    def _find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        known = self._index()[0]
+        if not len(known):
+            return np.zeros(len(keys), np.int64), np.zeros(len(keys), bool)
+        place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+        return place, known[place] == keys

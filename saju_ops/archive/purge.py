@@ -1,0 +1,430 @@
+"""Deletes archived rows: the only code that removes rows of the conversation log.
+
+What it promises of every row that it deletes: the row's day lies wholly beyond the retention; a part of that
+day, whose stored bytes were read back in this very run and agree with its manifest, holds the row; and the
+row was compared with what was read back under a lock that the deleting transaction still held. Rows that
+came late, changed since, or have rows of other tables hanging on them stay and are counted.
+
+It works in chunks of the archive's own order, each one short transaction, and may be killed at any
+instruction: what was committed is gone and archived, what was not is still there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from saju_ops.archive.archive import due_days
+from saju_ops.archive.digest import Digest, row_hashes
+from saju_ops.archive.engines import LogStore, Selection
+from saju_ops.archive.engines.base import Key
+from saju_ops.archive.held import HeldRows
+from saju_ops.archive.manifest import Manifest, day_files
+from saju_ops.archive.verify import key_at, keys_of, part_batches, verify_part, verify_stored_bytes
+from saju_ops.archive.window import Day, cutoff_day, day_of
+from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
+from saju_ops.storage import Storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LOCK_WAIT = 10.0
+# A transaction of 5,000 rows takes some 50 ms: short for those who wait for its locks, and for a replica.
+DEFAULT_CHUNK = 5_000
+LARGEST_CHUNK = 100_000
+# Seconds between two looks at a replica that is behind.
+LAG_POLL = 1.0
+# Times that a chunk is tried again after a deadlock or a lock wait time-out.
+CHUNK_TRIES = 5
+
+
+@dataclass(frozen=True)
+class PurgePlan:
+    """What a purge may do. Raises Refused for values that make no sense, before anything is touched."""
+
+    retention_days: int
+    dry_run: bool = True
+    from_day: Day | None = None
+    to_day: Day | None = None
+    chunk_size: int = DEFAULT_CHUNK
+    pause_seconds: float = 0.0
+    max_rows: int | None = None
+    max_runtime_seconds: float | None = None
+    max_replica_lag_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        _require("retention_days", self.retention_days, 1, 36_500)
+        _require("chunk_size", self.chunk_size, 1, LARGEST_CHUNK)
+        _require("pause_seconds", self.pause_seconds, 0, 3_600)
+        _require("max_rows", self.max_rows, 1, None)
+        _require("max_runtime_seconds", self.max_runtime_seconds, 1, None)
+        _require("max_replica_lag_seconds", self.max_replica_lag_seconds, 0, None)
+        if self.from_day and self.to_day and self.to_day < self.from_day:
+            raise Refused(f"to_day is {self.to_day}, before from_day {self.from_day}. Nothing was touched.")
+
+
+def _require(name: str, value: float | None, least: float, most: float | None) -> None:
+    if value is not None and not (least <= value and (most is None or value <= most)):
+        bounds = f"from {least:g} to {most:g}" if most is not None else f"at least {least:g}"
+        raise Refused(f"{name} is {value:g}; it may be {bounds}. Nothing was touched.")
+
+
+@dataclass
+class PurgeResult:
+    cutoff: Day
+    dry_run: bool
+    days: int = 0
+    deleted: int = 0
+    # With dry_run: rows that would be deleted, compared just the same but without a lock.
+    deletable: int = 0
+    kept_late: int = 0
+    kept_changed: int = 0
+    kept_referenced: Counter[str] = field(default_factory=Counter)
+    unarchived_days: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    per_day: Counter[str] = field(default_factory=Counter)
+    chunks: int = 0
+    row_by_row_chunks: int = 0
+    seconds: float = 0.0
+    lag_wait_seconds: float = 0.0
+    stopped: str = "finished"
+    freed_bytes: int = 0
+    table_bytes: int = 0
+    reclaim_hint: str = ""
+
+    @property
+    def finished(self) -> bool:
+        return self.stopped == "finished"
+
+    @property
+    def kept(self) -> int:
+        return self.kept_late + self.kept_changed + sum(self.kept_referenced.values())
+
+
+class _Stop(Exception):
+    """A limit was reached or the run was told to stop; raised only between two transactions."""
+
+
+def purge(
+    store: LogStore,
+    storage: Storage,
+    plan: PurgePlan,
+    *,
+    now: datetime,
+    first_day: Day,
+    replicas: Sequence[sa.URL] = (),
+    should_stop: Callable[[], str | None] = lambda: None,
+    progress: Callable[[PurgeResult, Day], None] = lambda result, day: None,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+    wait: float = LOCK_WAIT,
+) -> PurgeResult:
+    """Purges the days that `plan` allows, oldest first. `should_stop` is asked between chunks.
+
+    Raises Refused or Busy before anything is touched. A day whose archive can't be proven is left whole and
+    named in `problems`; the other days go on.
+    """
+    cutoff = cutoff_day(now, plan.retention_days, first_day.zone)
+    work = _Purge(store, storage, plan, cutoff, now, replicas, should_stop, progress, sleep, clock, wait)
+    work.require_lag_can_be_told()
+    with store.lock("purge", wait):
+        return work.run(first_day)
+
+
+@dataclass
+class _Purge:
+    store: LogStore
+    storage: Storage
+    plan: PurgePlan
+    cutoff: Day
+    now: datetime
+    replicas: Sequence[sa.URL]
+    should_stop: Callable[[], str | None]
+    progress: Callable[[PurgeResult, Day], None]
+    sleep: Callable[[float], None]
+    clock: Callable[[], float]
+    wait: float
+
+    def __post_init__(self) -> None:
+        self.result = PurgeResult(self.cutoff, self.plan.dry_run)
+        self.started = self.clock()
+
+    def require_lag_can_be_told(self) -> None:
+        if self.plan.max_replica_lag_seconds is not None and self.store.replica_lag(self.replicas) is None:
+            raise Refused(
+                "max_replica_lag_seconds is set, but no replica can be asked for its lag; name the replicas in"
+                " REPLICA_URLS or leave the limit out. Nothing was touched."
+            )
+
+    # --- days ----------------------------------------------------------------------------------------------
+
+    def run(self, first_day: Day) -> PurgeResult:
+        before = self.store.sizes()
+        try:
+            for day in list(self._days(first_day)):
+                self._check_limits()
+                self._day(day)
+        except _Stop as stop:
+            self.result.stopped = str(stop)
+        self.result.seconds = self.clock() - self.started
+        self._tell_space(before)
+        return self.result
+
+    def _days(self, first_day: Day) -> Iterator[Day]:
+        first = max(self.plan.from_day or first_day, _earliest(self.store, first_day))
+        for day in due_days(self.store, first, self.cutoff):
+            if self.plan.to_day is None or day <= self.plan.to_day:
+                yield day
+
+    def _day(self, day: Day) -> None:
+        """One day: its parts verified, then chunk by chunk."""
+        try:
+            with self.store.lock(f"day {day}", self.wait):
+                self._purge_day(day)
+        except (ProofFailed, Busy, Refused) as problem:
+            self.store.end_read()
+            self.result.problems.append(str(problem))
+
+    def _purge_day(self, day: Day) -> None:
+        if not day.end <= self.cutoff.start:
+            raise RuntimeError(f"{day} is not wholly beyond the retention")
+        files = day_files(self.storage, day)
+        if not files.parts:
+            self.result.unarchived_days.append(str(day))
+            return
+        # Every stored byte of every part is read back before the first row of the day is deleted; the rows in
+        # them are read again, and compared, chunk by chunk.
+        for part in files.parts:
+            verify_stored_bytes(self.storage, part)
+        self.result.days += 1
+        for number, part in enumerate(files.parts):
+            later = self._keys_of_parts(files.parts[number + 1 :])
+            if self.store.adopt(part.table_columns):
+                self._part(day, part, later)
+        self._count_kept(day, files.parts)
+        self.progress(self.result, day)
+
+    def _keys_of_parts(self, parts: Sequence[Manifest]) -> HeldRows:
+        """Rows that a later part has in a newer form: the older form is no reason to delete anything."""
+        later = HeldRows()
+        for part in parts:
+            verify_part(self.storage, part, later.collect(part.key_columns))
+        return later
+
+    # --- chunks --------------------------------------------------------------------------------------------
+
+    def _part(self, day: Day, part: Manifest, later: HeldRows) -> None:
+        chunks = rechunk(part_batches(self.storage, part), self.plan.chunk_size)
+        for chunk in chunks:
+            self._check_limits()
+            allowed = chunk if self._rows_left() is None else chunk.slice(0, self._rows_left())
+            self._chunk(day, part, allowed, later)
+            self.progress(self.result, day)
+            if self.plan.pause_seconds and not self.plan.dry_run:
+                self.sleep(self.plan.pause_seconds)
+
+    def _rows_left(self) -> int | None:
+        if self.plan.max_rows is None:
+            return None
+        return self.plan.max_rows - (self.result.deletable if self.plan.dry_run else self.result.deleted)
+
+    def _chunk(self, day: Day, part: Manifest, chunk: pa.RecordBatch, later: HeldRows) -> None:
+        columns = self.store.table.columns
+        hashes = row_hashes(chunk, columns)
+        superseded = later.has_keys(row_hashes(chunk, self.store.table.key_columns))
+        expected = Digest.of(hashes)
+        selection = Selection(
+            day, key_at(chunk, part.key, 0), key_at(chunk, part.key, chunk.num_rows - 1)
+        )
+        if self.plan.dry_run:
+            self._compare_only(selection, part, chunk, hashes, superseded, expected)
+            return
+        for attempt in range(CHUNK_TRIES):
+            try:
+                deleted = 0 if superseded.any() else self._whole(selection, expected)
+                if deleted is None or superseded.any():
+                    deleted = self._row_by_row(selection, part, chunk, hashes, superseded)
+                break
+            except sa.exc.DBAPIError as error:
+                self._step_back(error, attempt)
+        self.result.deleted += deleted
+        self.result.per_day[str(day)] += deleted
+        self.result.chunks += 1
+
+    def _whole(self, selection: Selection, expected: Digest) -> int | None:
+        """Deletes the whole range if, under lock, it is exactly what the archive holds. None if it is not."""
+        with _rollback_on(_Mismatch), self.store.transaction():
+            found = self.store.digest(selection, lock=True)
+            if found.rows == 0:
+                return 0
+            if found != expected or self._has_children(selection):
+                raise _Mismatch
+            # No row can have changed since, being locked; a row that slipped in makes the count differ.
+            if self.store.delete(selection) != expected.rows:
+                raise _Mismatch
+            return expected.rows
+        return None
+
+    def _has_children(self, selection: Selection) -> bool:
+        return any(self.store.child_rows(child, selection) for child in self.store.table.children)
+
+    def _row_by_row(
+        self, selection: Selection, part: Manifest, chunk: pa.RecordBatch, hashes: object, superseded: object
+    ) -> int:
+        """Deletes those rows of the range that the archive holds unchanged and on which nothing hangs."""
+        self.result.row_by_row_chunks += 1
+        archived = _by_key(chunk, part.key, hashes, superseded)
+        with self.store.transaction():
+            same = [key for key, row in self._rows(selection, part, lock=True) if archived.get(key) == row]
+            referenced = self.store.referenced_keys(selection)
+            hanging = set().union(*referenced.values()) if referenced else set()
+            doomed = tuple(key for key in same if key not in hanging)
+            deleted = self.store.delete(Selection(selection.day, keys=doomed)) if doomed else 0
+            if deleted != len(doomed):
+                raise OperatorError(
+                    f"The server deleted {deleted} rows where {len(doomed)} were locked and compared; this chunk was"
+                    " rolled back. Nothing of it was deleted."
+                )
+        return deleted
+
+    def _rows(self, selection: Selection, part: Manifest, *, lock: bool) -> Iterator[tuple[Key, int]]:
+        for batch in self.store.batches(selection, lock=lock):
+            yield from zip(keys_of(batch, part.key), row_hashes(batch, self.store.table.columns).tolist(), strict=True)
+
+    def _compare_only(
+        self, selection: Selection, part: Manifest, chunk: pa.RecordBatch, hashes: object, superseded: object,
+        expected: Digest,
+    ) -> None:  # fmt: skip
+        archived = _by_key(chunk, part.key, hashes, superseded)
+        with self.store.snapshot():
+            if len(archived) == expected.rows and self.store.digest(selection) == expected:
+                found = expected.rows
+            else:
+                rows = self._rows(selection, part, lock=False)
+                found = sum(1 for key, row in rows if archived.get(key) == row)
+            referenced = self.store.referenced_keys(selection)
+        found -= len(set().union(*referenced.values()) if referenced else set())
+        self.result.deletable += found
+        self.result.per_day[str(selection.day)] += found
+        self.result.chunks += 1
+
+    def _step_back(self, error: sa.exc.DBAPIError, attempt: int) -> None:
+        """A deadlock or a lock that others hold: the transaction was rolled back, try again in a moment."""
+        if error.connection_invalidated or not _is_lock_conflict(error) or attempt == CHUNK_TRIES - 1:
+            raise OperatorError(
+                f"The database ended a chunk ({str(error.orig).splitlines()[0] if error.orig else error}). That chunk"
+                f" was rolled back; {self.result.deleted} rows deleted before it are archived. Launch again to go on."
+            ) from None
+        self.store.end_read()
+        self.sleep(0.2 * 2**attempt)
+
+    # --- limits --------------------------------------------------------------------------------------------
+
+    def _check_limits(self) -> None:
+        reason = self.should_stop()
+        if reason:
+            raise _Stop(reason)
+        left = self._rows_left()
+        if left is not None and left <= 0:
+            raise _Stop(f"max_rows ({self.plan.max_rows}) reached")
+        self._check_runtime()
+        limit = self.plan.max_replica_lag_seconds
+        while limit is not None and (self.store.replica_lag(self.replicas) or 0) > limit:
+            self.sleep(LAG_POLL)
+            self.result.lag_wait_seconds += LAG_POLL
+            if reason := self.should_stop():
+                raise _Stop(reason)
+            self._check_runtime()
+
+    def _check_runtime(self) -> None:
+        limit = self.plan.max_runtime_seconds
+        if limit is not None and self.clock() - self.started >= limit:
+            raise _Stop(f"max_runtime_seconds ({limit:g}) reached")
+
+    # --- the report ----------------------------------------------------------------------------------------
+
+    def _count_kept(self, day: Day, parts: Sequence[Manifest]) -> None:
+        """Why rows of a worked-off day are still there. Reads only; and only where some are."""
+        remaining = self.store.count(Selection(day))
+        self.store.end_read()
+        if not remaining or (self.plan.dry_run and remaining == self.result.per_day[str(day)]):
+            return
+        held = HeldRows()
+        for part in parts:
+            verify_part(self.storage, part, held.collect(part.key_columns))
+        with self.store.snapshot():
+            for batch in self.store.batches(Selection(day)):
+                keys = row_hashes(batch, self.store.table.key_columns)
+                same = held.holds(keys, row_hashes(batch, self.store.table.columns))
+                known = held.has_keys(keys)
+                self.result.kept_late += int((~known).sum())
+                self.result.kept_changed += int((known & ~same).sum())
+            for table, referenced in self.store.referenced_keys(Selection(day)).items():
+                self.result.kept_referenced[table] += len(referenced)
+
+    def _tell_space(self, before: dict[str, int]) -> None:
+        self.result.table_bytes = before["table_bytes"]
+        after = self.store.sizes()
+        self.result.freed_bytes = max(0, after["free_bytes"] - before["free_bytes"])
+        self.result.reclaim_hint = self.store.reclaim_hint
+
+
+class _Mismatch(Exception):
+    """The rows under lock are not what the archive holds; the transaction is rolled back."""
+
+
+class _rollback_on:
+    """Swallows `kind` after the transaction inside has rolled back."""
+
+    def __init__(self, kind: type[Exception]) -> None:
+        self._kind = kind
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        return kind is not None and issubclass(kind, self._kind)
+
+
+def _earliest(store: LogStore, first_day: Day) -> Day:
+    instant = store.instants("asc")
+    return max(first_day, day_of(instant, first_day.zone)) if instant else first_day
+
+
+def _by_key(chunk: pa.RecordBatch, key: Sequence[str], hashes: object, superseded: object) -> dict[Key, int]:
+    rows = zip(keys_of(chunk, key), hashes.tolist(), superseded.tolist(), strict=True)  # type: ignore[attr-defined]
+    return {k: h for k, h, old in rows if not old}
+
+
+def _is_lock_conflict(error: sa.exc.DBAPIError) -> bool:
+    code = getattr(error.orig, "args", (None,))[0]
+    state = getattr(error.orig, "sqlstate", None)
+    # MySQL: lock wait time-out, deadlock. PostgreSQL: serialization, deadlock, lock not available. SQLite: busy.
+    return code in (1205, 1213) or state in ("40001", "40P01", "55P03") or "locked" in str(error.orig).lower()
+
+
+def rechunk(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of exactly `size`, the last one smaller."""
+    import pyarrow as pa
+
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        waiting.append(batch)
+        rows += batch.num_rows
+        if rows < size:
+            continue
+        whole = pa.concat_batches(waiting)
+        start = 0
+        while rows - start >= size:
+            yield whole.slice(start, size)
+            start += size
+        waiting, rows = [whole.slice(start)], rows - start
+    if rows:
+        yield pa.concat_batches(waiting)

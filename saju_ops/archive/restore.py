@@ -1,0 +1,333 @@
+"""Puts archived days back.
+
+It reads every file back and compares every row before it writes the first one. Rows that are there and equal
+are left alone; one row that is there and differs stops it, with nothing written. Each part goes in by one
+transaction, which is committed only after the database itself computed the digest of what arrived. Started
+again after a kill, it skips what is there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from saju_ops.archive.digest import EMPTY, Digest, row_hashes
+from saju_ops.archive.engines import LogStore, Selection, open_log_store
+from saju_ops.archive.engines.base import Key
+from saju_ops.archive.held import HeldRows
+from saju_ops.archive.manifest import DayFiles, Manifest, archived_days, day_files
+from saju_ops.archive.table import Column
+from saju_ops.archive.verify import keys_of, part_batches, verify_part
+from saju_ops.archive.window import Day, parse_day
+from saju_ops.database import redacted
+from saju_ops.errors import OperatorError, ProofFailed, Refused
+from saju_ops.storage import Storage
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+# Differing keys and missing parents named in a message; the counts are whole.
+NAMED = 20
+FAMILIES = {"mysql": "mysql", "mariadb": "mysql"}
+
+
+@dataclass
+class RestorePlan:
+    """What a restore would do, or did."""
+
+    source: str
+    target: str
+    first: Day
+    last: Day
+    days: list[str] = field(default_factory=list)
+    empty_days: int = 0
+    files: int = 0
+    rows_archived: int = 0
+    superseded: int = 0
+    to_write: int = 0
+    already_there: int = 0
+    conflicts: int = 0
+    conflict_keys: list[str] = field(default_factory=list)
+    missing_parents: int = 0
+    missing_parent_keys: list[str] = field(default_factory=list)
+    creates_table: bool = False
+    compared_by: str = "row digests"
+    written: int = 0
+    dry_run: bool = True
+    seconds: float = 0.0
+
+    def sentences(self) -> list[str]:
+        """For the operator, before and after."""
+        lines = [
+            f"From {self.source}: {len(self.days)} archived days from {self.first} to {self.last},"
+            f" {self.files} files, all read back and proven; {self.rows_archived} rows.",
+            f"Into {self.target}{' (a new table without foreign keys)' if self.creates_table else ''}.",
+            f"{self.already_there} rows are there already and equal; they are skipped.",
+            f"{self.to_write} rows {'would be' if self.dry_run else 'are to be'} written.",
+        ]
+        if self.superseded:
+            lines.append(f"{self.superseded} rows stand in an older part too; the later part counts.")
+        if self.compared_by != "row digests":
+            lines.append(f"The target is another kind of database: what arrives is compared by {self.compared_by}.")
+        return lines
+
+
+@dataclass(frozen=True)
+class _PartWork:
+    manifest: Manifest
+    later: HeldRows
+    there: HeldRows
+    first: Key
+    last: Key
+    to_write: int
+
+
+def restore(
+    storage: Storage,
+    url: sa.URL | str,
+    first: Day,
+    last: Day,
+    *,
+    zone_of_database: object,
+    table: str | None = None,
+    source_table: str = "conversation_logs",
+    dry_run: bool = True,
+    announce: Callable[[RestorePlan], None] = lambda plan: None,
+    progress: Callable[[RestorePlan], None] = lambda plan: None,
+) -> RestorePlan:
+    """Restores the days from first to last into `table` (default: the table they came from) at `url`.
+
+    Raises ProofFailed for a damaged archive, Refused for rows that differ, missing parents or other columns;
+    then nothing was written. A table that doesn't exist is made when the source table is there to copy.
+    """
+    started = time.monotonic()
+    if last < first:
+        raise Refused(f"The last day {last} is before the first {first}. Nothing was written.")
+    files = list(_files(storage, first, last))
+    plan = RestorePlan(storage.uri, f"{redacted(url)}, table {table or source_table}", first, last, dry_run=dry_run)
+    if not files:
+        raise Refused(f"{storage.uri} holds no archive of any day from {first} to {last}. Nothing was written.")
+    plan.days = [f.parts[0].day for f in files]
+    store, created = _target(url, table or source_table, source_table, zone_of_database, dry_run)
+    plan.creates_table = created
+    with store:
+        work = _Restore(storage, store, plan, created and dry_run)
+        parts = [w for f in files for w in work.examine(f)]
+        work.refuse_if_unsafe()
+        announce(plan)
+        if not dry_run:
+            with store.lock("purge", 10.0):
+                for part in parts:
+                    work.write(part)
+                    progress(plan)
+    plan.seconds = time.monotonic() - started
+    return plan
+
+
+def _files(storage: Storage, first: Day, last: Day) -> Iterator[DayFiles]:
+    for stamp in archived_days(storage):
+        day = parse_day(f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:]}", first.zone)
+        if first <= day <= last:
+            yield day_files(storage, day)
+
+
+def _target(
+    url: sa.URL | str, table: str, source: str, zone: object, dry_run: bool
+) -> tuple[LogStore, bool]:
+    """The table to write to; made like the source table if it isn't there. In a dry run the source stands in."""
+    try:
+        return open_log_store(url, table, zone), False  # type: ignore[arg-type]
+    except Refused:
+        if table == source:
+            raise
+        store = open_log_store(url, source, zone)  # type: ignore[arg-type]
+        if store.has_table(table):
+            store.close()
+            raise
+    if dry_run:
+        return store, True
+    with store:
+        store.create_like(table)
+    return open_log_store(url, table, zone), True  # type: ignore[arg-type]
+
+
+@dataclass
+class _Restore:
+    storage: Storage
+    store: LogStore
+    plan: RestorePlan
+    # A dry run into a table that isn't there yet: nothing can be in the way.
+    nothing_there: bool
+
+    def examine(self, files: DayFiles) -> list[_PartWork]:
+        """Reads a day's parts back and compares them with the target. Writes nothing."""
+        work = []
+        for number, part in enumerate(files.parts):
+            self._take_columns(part)
+            found = verify_part(self.storage, part)
+            self.plan.files += 1
+            self.plan.rows_archived += part.rows
+            if found.first_key is None or found.last_key is None:
+                continue
+            later = HeldRows()
+            for newer in files.parts[number + 1 :]:
+                verify_part(self.storage, newer, later.collect(newer.key_columns))
+            work.append(self._compare(part, later, found.first_key, found.last_key))
+        self.store.end_read()
+        return work
+
+    def _take_columns(self, part: Manifest) -> None:
+        mine = {c.name for c in self.store.table.columns}
+        missing = [c.name for c in part.table_columns if c.name not in mine]
+        if missing:
+            raise Refused(
+                f"{self.plan.target} has no column {', '.join(missing)}, which the archive of {part.day} has."
+                " Nothing was written; restore into a table with the archive's columns."
+            )
+        if self._same_family(part) and self.store.table.engine == "sqlite":
+            self.store.use(part.table_columns)
+        else:
+            self.store.use([self.store.table.column(c.name) for c in part.table_columns])
+
+    def _same_family(self, part: Manifest) -> bool:
+        mine = self.store.table.engine
+        same = FAMILIES.get(mine, mine) == FAMILIES.get(part.engine, part.engine)
+        alike = all(self.store.table.column(c.name).encoding == c.encoding for c in part.table_columns)
+        return same and (alike or mine == "sqlite")
+
+    def _compare(self, part: Manifest, later: HeldRows, first: Key, last: Key) -> _PartWork:
+        selection = Selection(first=first, last=last)
+        there = HeldRows()
+        comparable = self._same_family(part)
+        if not comparable:
+            self.plan.compared_by = "number of rows"
+        if not self.nothing_there and self.store.count(selection):
+            visit = there.collect(self.store.table.key_columns)()
+            for batch in self.store.batches(selection):
+                visit(batch, row_hashes(batch, self.store.table.columns))
+        to_write = 0
+        parents: list[set[Key]] = [set() for _ in self.store.table.parents]
+        for batch in part_batches(self.storage, part):
+            new = self._new_rows(batch, later, there, part, comparable)
+            to_write += new.num_rows
+            for values, parent in zip(parents, self.store.table.parents, strict=True):
+                values.update(k for k in keys_of(new, parent.columns) if None not in k)
+        self.plan.to_write += to_write
+        if not self.nothing_there:
+            self._look_for_parents(parents)
+        self.store.end_read()
+        return _PartWork(part, later, there, first, last, to_write)
+
+    def _look_for_parents(self, parents: Sequence[set[Key]]) -> None:
+        for values, parent in zip(parents, self.store.table.parents, strict=True):
+            missing = sorted(self.store.missing_parents(parent, values))
+            self.plan.missing_parents += len(missing)
+            names = [f"{parent.parent} {', '.join(v.decode('utf-8', 'replace') for v in key)}" for key in missing]
+            self.plan.missing_parent_keys += names[: NAMED - len(self.plan.missing_parent_keys)]
+
+    def _new_rows(
+        self, batch: pa.RecordBatch, later: HeldRows, there: HeldRows, part: Manifest, comparable: bool
+    ) -> pa.RecordBatch:
+        """The rows of a part that count and aren't there yet. Notes those that are there and differ."""
+        import pyarrow as pa
+
+        keys = row_hashes(batch, self.store.table.key_columns)
+        old, present = later.has_keys(keys), there.has_keys(keys)
+        same = there.holds(keys, row_hashes(batch, self.store.table.columns)) if comparable else present & False
+        differs = present & ~same & ~old
+        self.plan.superseded += int(old.sum())
+        self.plan.already_there += int((same & ~old).sum())
+        self.plan.conflicts += int(differs.sum())
+        if differs.any():
+            self._name_conflicts(batch, part, differs)
+        return batch.filter(pa.array(~old & ~present))
+
+    def _name_conflicts(self, batch: pa.RecordBatch, part: Manifest, differs: np.ndarray) -> None:
+        import pyarrow as pa
+
+        for key in keys_of(batch.filter(pa.array(differs)), part.key)[: NAMED - len(self.plan.conflict_keys)]:
+            self.plan.conflict_keys.append(", ".join(v.decode("utf-8", "replace") for v in key))
+
+    def refuse_if_unsafe(self) -> None:
+        if self.plan.conflicts:
+            raise Refused(
+                f"{self.plan.conflicts} rows are in {self.plan.target} and differ from the archive; their keys:"
+                f" {_listed(self.plan.conflict_keys, self.plan.conflicts)}. Nothing was written; look at them, or"
+                " restore into another table with --into-table."
+            )
+        if self.plan.missing_parents:
+            raise Refused(
+                f"{self.plan.missing_parents} parent rows are missing:"
+                f" {_listed(self.plan.missing_parent_keys, self.plan.missing_parents)}. Nothing was written; restore"
+                f" into a table without the foreign key with --into-table {self.store.table.name}_restored."
+            )
+
+    # --- writing -------------------------------------------------------------------------------------------
+
+    def write(self, work: _PartWork) -> None:
+        if not work.to_write:
+            return
+        part = work.manifest
+        self._take_columns(part)
+        loaded = _Counted(self._rows_to_write(work), self.store.table.columns)
+        with self.store.transaction():
+            before = self._state(work)
+            try:
+                self.store.load(self.store.table.name, iter(loaded), part.table_columns)
+            except sa.exc.DBAPIError as error:
+                first = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
+                raise OperatorError(
+                    f"The database refused rows of {part.day} ({first}). Nothing of {part.file} was written;"
+                    f" {self.plan.written} rows before it were."
+                ) from None
+            self._prove(work, loaded, before)
+        self.plan.written += loaded.digest.rows
+
+    def _rows_to_write(self, work: _PartWork) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        for batch in part_batches(self.storage, work.manifest):
+            keys = row_hashes(batch, self.store.table.key_columns)
+            wanted = ~(work.later.has_keys(keys) | work.there.has_keys(keys))
+            if wanted.any():
+                yield batch if wanted.all() else batch.filter(pa.array(wanted))
+
+    def _state(self, work: _PartWork) -> Digest:
+        """What the database says of the part's range of keys."""
+        selection = Selection(first=work.first, last=work.last)
+        if self._same_family(work.manifest):
+            return self.store.digest(selection)
+        return Digest(self.store.count(selection), 0)
+
+    def _prove(self, work: _PartWork, loaded: _Counted, before: Digest) -> None:
+        found, arrived = self._state(work), loaded.digest
+        expected = before + (arrived if self._same_family(work.manifest) else Digest(arrived.rows, 0))
+        if found != expected or loaded.digest.rows != work.to_write:
+            raise ProofFailed(
+                f"After writing {work.manifest.file} the database has {found.rows} rows in its range where"
+                f" {expected.rows} were expected, or their contents differ; this file was rolled back."
+                f" {self.plan.written} rows before it are written. Look for triggers, generated columns or a writer on"
+                " the target."
+            )
+
+
+class _Counted:
+    """Passes batches on and adds up what passed."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> None:
+        self._batches, self._columns = batches, columns
+        self.digest = EMPTY
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        for batch in self._batches:
+            self.digest += Digest.of(row_hashes(batch, self._columns))
+            yield batch
+
+
+def _listed(names: Sequence[str], count: int) -> str:
+    return "; ".join(names) + (f" and {count - len(names)} more" if count > len(names) else "")

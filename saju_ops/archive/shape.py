@@ -1,0 +1,60 @@
+"""Rows per hour and role of a day: what may be shown of it. Never content."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from saju_ops.archive.table import TIME_COLUMN
+from saju_ops.archive.window import Day
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from saju_ops.archive.engines import LogStore
+    from saju_ops.archive.verify import Visit
+
+ROLE = "role"
+# A role column holds a handful of words. Anything else in it might be somebody's text, so it isn't shown.
+KNOWN_ROLES = {"user", "assistant", "tool", "system"}
+
+
+class RowShape:
+    def __init__(self, day: Day, store: LogStore) -> None:
+        self._day = day
+        self._zone = UTC if store.table.time_type in ("timestamp", "timestamptz") and store.table.engine in (
+            "mysql", "mariadb", "postgresql") and not _is_naive(store) else store.zone  # fmt: skip
+        self.hours: Counter[tuple[str, str]] = Counter()
+
+    def begin(self) -> Visit:
+        self.hours.clear()
+        return self._visit
+
+    def _visit(self, batch: pa.RecordBatch, _hashes: np.ndarray) -> None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        hour = pc.binary_slice(batch.column(TIME_COLUMN).cast(pa.binary()), 0, 13)
+        has_role = ROLE in batch.schema.names
+        role = batch.column(ROLE).cast(pa.binary()) if has_role else pa.array([b"rows"] * len(hour), pa.binary())
+        counts = pa.table({"hour": hour, "role": role}).group_by(["hour", "role"]).aggregate([([], "count_all")])
+        for row in counts.to_pylist():
+            self.hours[self._hour(row["hour"]), _role(row["role"], has_role)] += row["count_all"]
+
+    def _hour(self, text: bytes | None) -> str:
+        try:
+            value = datetime.fromisoformat((text or b"").decode().strip("'") + ":00")
+        except ValueError:
+            return "?"
+        return f"{value.replace(tzinfo=self._zone).astimezone(self._day.zone):%H}"
+
+
+def _is_naive(store: LogStore) -> bool:
+    return store.table.engine == "postgresql" and store.table.time_type == "timestamp"
+
+
+def _role(value: bytes | None, has_role: bool) -> str:
+    name = (value or b"").decode("utf-8", "replace")
+    return name if name in KNOWN_ROLES or not has_role else "other"
