@@ -41,6 +41,7 @@ POSTGRES_SESSION = {
 # Seconds; a web application's own writes are short, ours wait for them.
 SQLITE_BUSY_TIMEOUT = 30
 
+SUPPORTED = "a mysql+pymysql://, mariadb+pymysql://, postgresql+psycopg:// or sqlite:/// address"
 DRIVERS = {
     "mysql": "mysql+pymysql",
     "mariadb": "mariadb+pymysql",

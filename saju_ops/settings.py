@@ -18,9 +18,9 @@ import sqlalchemy as sa
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from saju_ops.database import SUPPORTED as SUPPORTED_DATABASES
 from saju_ops.database import parse_database_url
 
-SUPPORTED_DATABASES = "a mysql+pymysql://, mariadb+pymysql://, postgresql+psycopg:// or sqlite:/// address"
 _URL_FIELDS = {"DATABASE_URL", "JOBS_DATABASE_URL", "ANALYSIS_DATABASE_URL", "REPLICA_URLS", "REDIS_URL"}
 _IDENTIFIER = re.compile(r"[^\x00/\\]{1,64}")
 

@@ -1,0 +1,38 @@
+# Every target sets up what it needs: Python 3.11 and make are enough.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+export PYTHONWARNINGS ?= ignore::UserWarning
+
+.PHONY: install demo test dev lint bench
+install: $(READY)
+
+# Built beside and stamped last, so that an interrupted installation is done again.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "saju_ops needs Python 3.11 or newer")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the pinned packages into $(VENV) (a minute or two, once) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install
+	@$(BIN)/saju-ops demo
+
+test: install
+	@$(BIN)/python -m saju_ops_tests.engines install
+	$(BIN)/python -m pytest
+
+# The UI and the daemon on 127.0.0.1:3000. History lives in .dagster_home and survives restarts.
+dev: install
+	@mkdir -p -m 700 .dagster_home && test -e .dagster_home/dagster.yaml || cp deploy/dagster.yaml .dagster_home/
+	@PATH="$(CURDIR)/$(BIN):$$PATH" DAGSTER_HOME="$(CURDIR)/.dagster_home" VIRTUAL_ENV="$(CURDIR)/$(VENV)" \
+		$(BIN)/dg dev --host 127.0.0.1 --port 3000
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: install
+	@$(BIN)/python -m saju_ops_tests.engines install
+	$(BIN)/python -m benchmarks

@@ -1,0 +1,33 @@
+"""What happened, as the Korean text that operators know. Labels and lines are the SPEC's; never message text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from pathlib import PurePosixPath
+
+FILES_NAMED = 3
+
+
+def cleanup_report(
+    files: Sequence[str], rows: int, cutoff: date, at: datetime, deleted: int | None = None, kept: int = 0
+) -> str:
+    """The report of a clean-up: archived files, rows, cutoff date and time (UTC)."""
+    if not files and not rows and not deleted:
+        return f"✅ 백업할 오래된 로그가 없습니다. (기준: {cutoff:%Y-%m-%d})"
+    names = [PurePosixPath(f).name for f in files]
+    shown = ", ".join(f"`{n}`" for n in names[:FILES_NAMED]) or "-"
+    if len(names) > FILES_NAMED:
+        shown = f"`{names[0]}` … `{names[-1]}` ({len(names)}개)"
+    lines = [
+        "💾 *DB Cleanup Report*",
+        f"- 백업 파일: {shown}",
+        f"- 백업 수: {rows} rows",
+        f"- 삭제 기준일: {cutoff:%Y-%m-%d}",
+        f"- 실행 시간: {at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
+    ]
+    if deleted is not None:
+        lines.insert(3, f"- 삭제 수: {deleted} rows")
+    if kept:
+        lines.append(f"- 남겨 둔 수: {kept} rows (늦게 들어왔거나 변경된 행; 다음 실행에서 백업)")
+    return "\n".join(lines)

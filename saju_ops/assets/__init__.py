@@ -1,0 +1,1 @@
+"""The assets: what the archives hold. Materializing one never deletes or changes production data."""

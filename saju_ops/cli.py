@@ -1,0 +1,122 @@
+"""saju-ops: for the night when Dagster itself is down. It calls the same functions as the jobs.
+
+Exit status: 0 done, 1 refused or failed (one sentence on standard error, nothing half-done), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from saju_ops.errors import OperatorError
+from saju_ops.settings import Settings, SettingsError, load_settings
+
+if TYPE_CHECKING:
+    from saju_ops.archive.restore import RestorePlan
+    from saju_ops.archive.window import Day
+
+
+class _Sentences(click.Group):
+    """Errors that are meant for the operator are printed as their sentence, without a stack trace."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (OperatorError, SettingsError) as error:
+            click.secho(str(error), fg="red", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Sentences, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Archives, backups and restores of the chatbot's data, without Dagster."""
+
+
+@main.command()
+@click.option("--folder", default=".demo", show_default=True, help="Where the demo lives; made if it isn't there.")
+@click.option("--ui", is_flag=True, help="Open the Dagster UI on the demo, on 127.0.0.1:3000, after it ran.")
+def demo(folder: str, ui: bool) -> None:
+    """Makes a small realistic service and runs the main job on it. Touches nothing else."""
+    from saju_ops.demo.run import open_ui, run_demo
+
+    run_demo(Path(folder), echo=click.echo)
+    if ui:
+        open_ui(Path(folder))
+
+
+@main.command()
+def status() -> None:
+    """Says for each setting, database and folder whether it is usable, and why not."""
+    from saju_ops.status import report
+
+    lines, usable = report()
+    for line in lines:
+        click.echo(line)
+    sys.exit(0 if usable else 1)
+
+
+@main.command("restore-logs")
+@click.option("--from", "first", required=True, metavar="YYYY-MM-DD", help="First archived day to put back.")
+@click.option("--to", "last", required=True, metavar="YYYY-MM-DD", help="Last archived day to put back.")
+@click.option("--into-table", default=None, help="Another table; made, without foreign keys, if it isn't there.")
+@click.option("--into-url", default=None, help="Another database's address. Default: DATABASE_URL.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+def restore_logs(first: str, last: str, into_table: str | None, into_url: str | None, dry_run: bool) -> None:
+    """Puts archived days of the conversation log back."""
+    from saju_ops.archive.restore import restore
+    from saju_ops.storage import open_storage
+
+    settings = load_settings()
+    plan = restore(
+        open_storage(settings.backup_uri),
+        _address(into_url, settings),
+        _day(first, "--from", settings),
+        _day(last, "--to", settings),
+        zone_of_database=settings.database_timezone,
+        table=into_table,
+        source_table=settings.conversation_log_table,
+        dry_run=dry_run,
+        announce=_announce,
+        progress=lambda plan: click.echo(f"  {plan.written:,} of {plan.to_write:,} rows written"),
+    )
+    if dry_run:
+        click.echo("Nothing was written (--dry-run).")
+        return
+    click.echo(f"Done: {plan.written:,} rows written and proven in {plan.seconds:.1f} s.")
+    if into_table is None and into_url is None:
+        click.echo(
+            "These days are archived and beyond the retention, so the next purge deletes them again;"
+            " use --into-table to keep them."
+        )
+
+
+def _announce(plan: RestorePlan) -> None:
+    for sentence in plan.sentences():
+        click.echo(sentence)
+
+
+def _address(into_url: str | None, settings: Settings) -> Any:
+    from saju_ops.database import SUPPORTED, parse_database_url
+
+    if into_url is None:
+        return settings.database_url
+    try:
+        return parse_database_url(into_url)
+    except ValueError as error:
+        raise OperatorError(f"--into-url can't be used ({error}); it may hold {SUPPORTED}.") from None
+
+
+def _day(text: str, option: str, settings: Settings) -> Day:
+    from saju_ops.archive.window import parse_day
+
+    try:
+        return parse_day(text, settings.timezone)
+    except ValueError:
+        raise OperatorError(f"{option} is {text!r}; it may be a date as YYYY-MM-DD.") from None
+
+
+if __name__ == "__main__":
+    main()

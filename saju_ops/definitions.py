@@ -1,0 +1,66 @@
+"""Everything wired together, in one place. Loads without a database; a wrong setting is refused here."""
+
+from __future__ import annotations
+
+import warnings
+from datetime import timedelta
+
+import dagster as dg
+
+# Dagster marks as beta some parameters that it passes to itself; nobody here can act on that.
+warnings.filterwarnings("ignore", category=dg.BetaWarning, module=r"dagster\..*")
+
+from saju_ops.assets import conversation_logs
+from saju_ops.jobs.conversation_logs import (
+    archive_job,
+    purge_conversation_logs_job,
+    restore_conversation_logs_job,
+)
+from saju_ops.resources import BackupStorage, LogDatabase
+from saju_ops.schedules import cleanup_schedule
+from saju_ops.sensors.purge_after_archive import purge_after_archive
+from saju_ops.settings import Settings, load_settings
+
+OWNER = "team:operations"
+# The clean-up is weekly: a day of grace, then the badge turns.
+ARCHIVE_FRESHNESS = dg.FreshnessPolicy.time_window(
+    fail_window=timedelta(days=8), warn_window=timedelta(days=7, hours=6)
+)
+
+
+def _policies(settings: Settings) -> dict[dg.AssetKey, dict[str, object]]:
+    """Group, kinds and freshness of every asset, so that none can be forgotten."""
+    engine = settings.database_url.get_backend_name()
+    kind = {"postgresql": "postgres"}.get(engine, engine)
+    return {
+        conversation_logs.LOGS: {"group_name": "chatbot", "kinds": {kind, "table"}},
+        conversation_logs.ARCHIVE: {
+            "group_name": "archives",
+            "kinds": {"csv", kind},
+            "freshness_policy": ARCHIVE_FRESHNESS,
+        },
+    }
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    settings = load_settings()
+    policies = _policies(settings)
+
+    def with_policies(spec: dg.AssetSpec) -> dg.AssetSpec:
+        return spec.replace_attributes(owners=[OWNER], **policies[spec.key])  # type: ignore[arg-type]
+
+    archive = archive_job()
+    return dg.Definitions(
+        assets=dg.map_asset_specs(
+            with_policies,
+            [conversation_logs.source_asset(settings), conversation_logs.archive_asset(settings)],
+        ),
+        asset_checks=conversation_logs.checks(settings),
+        jobs=[archive, purge_conversation_logs_job, restore_conversation_logs_job],
+        schedules=[cleanup_schedule(settings, archive)],
+        sensors=[purge_after_archive(archive.name, purge_conversation_logs_job)],
+        resources={"log_database": LogDatabase(), "backup_storage": BackupStorage()},
+        # One process per run: the work is one step, and a process per step would import everything again.
+        executor=dg.in_process_executor,
+    )

@@ -1,0 +1,15 @@
+"""One way for a run to say how far it is: its Dagster log, and whoever else listens in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+LISTENERS: list[Callable[[str], None]] = []
+
+
+def tell(log: Any, message: str) -> None:
+    """Never message text, never a secret: it is kept in the event log and shown in the UI."""
+    log.info(message)
+    for listener in LISTENERS:
+        listener(message)

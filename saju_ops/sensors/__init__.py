@@ -1,0 +1,1 @@
+"""The sensors: what follows from what happened."""

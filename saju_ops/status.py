@@ -1,0 +1,130 @@
+"""What `saju-ops status` says: each setting, and whether what it names can be used. Looks only, changes nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from pydantic import SecretStr
+
+from saju_ops.database import connect, redacted
+from saju_ops.errors import OperatorError
+from saju_ops.settings import Settings, SettingsError, load_settings
+
+
+@dataclass(frozen=True)
+class Line:
+    name: str
+    # True usable, False not, None nothing to try.
+    usable: bool | None
+    text: str
+
+    def __str__(self) -> str:
+        mark = {True: "ok  ", False: "FAIL", None: "    "}[self.usable]
+        return f"{mark} {self.name:<24} {self.text}"
+
+
+def report() -> tuple[list[str], bool]:
+    """The lines to print, and whether everything that was tried is usable."""
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        return [f"FAIL {error}"], False
+    lines = [*_settings(settings), *_databases(settings), _storage(settings), _chroma(settings), *_rest(settings)]
+    return [str(line) for line in lines], all(line.usable is not False for line in lines)
+
+
+def _settings(settings: Settings) -> Iterator[Line]:
+    for name, field in type(settings).model_fields.items():
+        alias = str(field.validation_alias)
+        value = getattr(settings, name)
+        if alias in ("DATABASE_URL", "BACKUP_URI", "CHROMA_DB_PATH") or alias.endswith("_DATABASE_URL"):
+            continue  # tried below
+        if isinstance(value, SecretStr):
+            value = "set (not shown)"
+        source = "" if name in settings.model_fields_set else "  (default)"
+        yield Line(alias, None, f"{'not set' if value is None else value}{source}")
+
+
+def _databases(settings: Settings) -> Iterator[Line]:
+    yield _log_table(settings)
+    for name, url in (
+        ("JOBS_DATABASE_URL", settings.jobs_database_url),
+        ("ANALYSIS_DATABASE_URL", settings.analysis_database_url),
+    ):
+        yield _reachable(name, url)
+
+
+def _log_table(settings: Settings) -> Line:
+    from saju_ops.archive.engines import open_log_store
+
+    url = settings.database_url
+    missing = _missing_file(url)
+    if missing:
+        return Line("DATABASE_URL", False, missing)
+    try:
+        with open_log_store(url, settings.conversation_log_table, settings.database_timezone) as store:
+            table = store.table
+            oldest = store.instants("asc")
+    except OperatorError as error:
+        return Line("DATABASE_URL", False, str(error))
+    index = "created_at is indexed" if table.time_index else "created_at has NO index: archives will be slow"
+    text = (
+        f"{redacted(url)}: {table.engine} {table.server_version}, table {table.name} with {len(table.columns)}"
+        f" columns, key {', '.join(table.key)}, {index}, oldest row {oldest or 'none'}"
+    )
+    return Line("DATABASE_URL", True, text)
+
+
+def _reachable(name: str, url: sa.URL) -> Line:
+    missing = _missing_file(url)
+    if missing:
+        return Line(name, False, missing)
+    try:
+        with connect(url).connect() as connection:
+            connection.execute(sa.text("SELECT 1"))
+    except sa.exc.DBAPIError as error:
+        first = str(error.orig).strip().splitlines()[0]
+        return Line(name, False, f"{redacted(url)} can't be reached ({first})")
+    return Line(name, True, redacted(url))
+
+
+def _missing_file(url: sa.URL) -> str | None:
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        return f"there is no SQLite file {url.database}; name the database in DATABASE_URL, or try `make demo`"
+    return None
+
+
+def _storage(settings: Settings) -> Line:
+    from saju_ops.storage import open_storage
+
+    root = Path(open_storage(settings.backup_uri).location("x")).parent
+    existing = root
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        return Line("BACKUP_URI", False, f"{existing} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return Line("BACKUP_URI", False, f"{existing} can't be written by this user")
+    space = os.statvfs(existing)
+    free = space.f_bavail * space.f_frsize / 1e9
+    state = "" if existing == root else " (made at the first archive)"
+    return Line("BACKUP_URI", True, f"{root}{state}, {free:.1f} GB free")
+
+
+def _chroma(settings: Settings) -> Line:
+    path = Path(settings.chroma_db_path)
+    if not path.is_dir():
+        return Line("CHROMA_DB_PATH", None, f"there is no folder {path.absolute()}; this version does not use it yet")
+    return Line("CHROMA_DB_PATH", os.access(path, os.R_OK), str(path.absolute()))
+
+
+def _rest(settings: Settings) -> Iterator[Line]:
+    home = os.environ.get("DAGSTER_HOME")
+    if home:
+        yield Line("DAGSTER_HOME", os.access(home, os.W_OK), home)
+    else:
+        yield Line("DAGSTER_HOME", None, "not set (`make dev` sets it to .dagster_home)")
