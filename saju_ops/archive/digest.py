@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 ALGORITHM = "xor64-sha256-v1"
 SEPARATOR = "\x1f"
 NULL = "N"
+# Bytes of cells from which on a batch's row strings might not fit 32-bit offsets (2 GiB).
+LARGE = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -61,31 +63,28 @@ def row_hashes(batch: pa.RecordBatch, columns: Sequence[Column]) -> np.ndarray:
 
     if batch.num_rows == 0:
         return np.empty(0, dtype=np.uint64)
-    strings = _row_strings(batch, columns)
-    _, offsets_buffer, data_buffer = strings.buffers()
-    offsets = np.frombuffer(offsets_buffer, dtype=np.int64)
-    offsets = offsets[strings.offset : strings.offset + len(strings) + 1].tolist()
-    data = memoryview(data_buffer)
-    joined = b"".join(
-        [sha256(data[a:b]).digest()[:8] for a, b in zip(offsets, offsets[1:], strict=False)]
-    )
-    return np.frombuffer(joined, dtype=">u8").astype(np.uint64)
+    # Bytes objects and whole digests, cut by numpy: slicing each cost 0.3 µs more a row.
+    strings = _row_strings(batch, columns).to_numpy(zero_copy_only=False)
+    joined = b"".join([sha256(row).digest() for row in strings])
+    return np.frombuffer(joined, dtype=">u8")[::4].astype(np.uint64)
 
 
 def _row_strings(batch: pa.RecordBatch, columns: Sequence[Column]) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    null = pa.scalar(NULL.encode(), pa.large_binary())
+    # 32-bit offsets, which is what the batches have, save a copy; a batch too large for them gets 64-bit ones.
+    kind = pa.binary() if batch.nbytes < LARGE else pa.large_binary()
+    null = pa.scalar(NULL.encode(), kind)
     pieces: list[Any] = []
     for column in columns:
-        cells = batch.column(column.name).cast(pa.large_binary())
+        cells = batch.column(column.name).cast(kind)
         if column.framed:
-            lengths = pc.binary_length(cells).cast(pa.large_string()).cast(pa.large_binary())
+            lengths = pc.binary_length(cells).cast(pa.string()).cast(kind)
             pieces += [lengths.fill_null(null), cells]
         else:
             pieces.append(cells.fill_null(null))
-    separator = pa.scalar(SEPARATOR.encode(), pa.large_binary())
+    separator = pa.scalar(SEPARATOR.encode(), kind)
     # `skip` leaves out a NULL framed cell whose length already said NULL, as CONCAT_WS does on the servers.
     joined = pc.binary_join_element_wise(*pieces, separator, null_handling="skip")
     return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined

@@ -254,7 +254,7 @@ def checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
             metadata={
                 "index": index or "none",
                 "indexed": 1 if index else 0,
-                "advice": "" if index else f"CREATE INDEX created_at ON {name} (created_at)",
+                "advice": "none" if index else f"CREATE INDEX created_at ON {name} (created_at)",
             },
         )
 

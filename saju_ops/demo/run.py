@@ -21,6 +21,7 @@ from saju_ops.settings import Settings, load_settings
 Echo = Callable[[str], None]
 HOME = "dagster_home"
 BACKUPS = "backups"
+WORKSPACE = Path(__file__).resolve().parents[2] / "workspace.yaml"
 DAGSTER_YAML = Path(__file__).resolve().parents[2] / "deploy" / "dagster.yaml"
 
 
@@ -197,5 +198,6 @@ def open_ui(folder: Path) -> None:
     binaries = Path(sys.executable).parent
     os.environ["PATH"] = f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ["PYTHONWARNINGS"] = "ignore"
-    arguments = [str(binaries / "dagster"), "dev", "-m", "saju_ops.definitions", "-h", "127.0.0.1", "-p", "3000"]
+    where = ["-w", str(WORKSPACE)] if WORKSPACE.exists() else ["-m", "saju_ops.definitions"]
+    arguments = [str(binaries / "dagster"), "dev", *where, "-h", "127.0.0.1", "-p", "3000"]
     os.execv(arguments[0], arguments)

@@ -219,8 +219,8 @@ def _mysql_cells(connection: sa.Connection, name: str) -> str:
         elif kind.startswith("bit"):
             cells.append(f"HEX({column} + 0)")
         else:
-            cells.append(f"HEX({column})" if "int" not in kind else f"CAST({column} AS CHAR)")
-            cells.append(f"LENGTH({column})")
+            raw = any(word in kind for word in ("char", "text", "binary", "blob", "geometry", "point", "vector"))
+            cells.append(f"HEX({column})" if raw else f"CAST({column} AS CHAR)")
     return f"SELECT {', '.join(cells)} FROM {name}"  # noqa: S608
 
 
