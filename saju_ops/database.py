@@ -79,12 +79,12 @@ def redacted(url: sa.URL | str) -> str:
     return parsed.set(query={}).render_as_string(hide_password=True)
 
 
-def connect(url: sa.URL | str) -> sa.Engine:
+def connect(url: sa.URL | str, *, bulk_load: bool = False) -> sa.Engine:
     """An engine whose every connection has its session pinned; nothing is opened yet."""
     parsed = sa.make_url(url) if isinstance(url, str) else url
     backend = parsed.get_backend_name()
     if backend in ("mysql", "mariadb"):
-        return _mysql(parsed)
+        return _mysql(parsed, bulk_load)
     if backend == "postgresql":
         options = " ".join(f"-c {name}={_escaped(value)}" for name, value in POSTGRES_SESSION.items())
         args = {"options": options, "connect_timeout": 10, "client_encoding": "UTF8", "application_name": "saju_ops"}
@@ -96,9 +96,10 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
-def _mysql(url: sa.URL) -> sa.Engine:
-    # local_infile lets a restore use LOAD DATA; the server can still refuse it.
-    args = {"charset": "utf8mb4", "connect_timeout": 10, "local_infile": True}
+def _mysql(url: sa.URL, bulk_load: bool) -> sa.Engine:
+    # local_infile lets a server ask this client for any file it can read, so only a restore, which needs LOAD
+    # DATA, allows it.
+    args = {"charset": "utf8mb4", "connect_timeout": 10, "local_infile": bulk_load}
     engine = sa.create_engine(url, poolclass=NullPool, connect_args=args, hide_parameters=True)
 
     @event.listens_for(engine, "connect")

@@ -13,7 +13,7 @@ def cleanup_report(
     files: Sequence[str], rows: int, cutoff: date, at: datetime, deleted: int | None = None, kept: int = 0
 ) -> str:
     """The report of a clean-up: archived files, rows, cutoff date and time (UTC)."""
-    if not files and not rows and not deleted:
+    if not files and not rows and not deleted and not kept:
         return f"✅ 백업할 오래된 로그가 없습니다. (기준: {cutoff:%Y-%m-%d})"
     names = [PurePosixPath(f).name for f in files]
     shown = ", ".join(f"`{n}`" for n in names[:FILES_NAMED]) or "-"

@@ -185,7 +185,7 @@ class _Task:
         for part in files.parts:
             verify_part(self.storage, part, held.collect(part.key_columns))
         latest = files.parts[-1]
-        altered = not self.store.adopt(latest.table_columns)
+        altered = not self.store.adopt(latest.table_columns, writing=self.day)
         profile = self.store.profile(self.day)
         self.store.end_read()
         if profile.rows == 0:

@@ -141,7 +141,7 @@ def _target(
 ) -> tuple[LogStore, bool]:
     """The table to write to; made like the source table if it isn't there. In a dry run the source stands in."""
     try:
-        return open_log_store(url, table, zone), False  # type: ignore[arg-type]
+        return open_log_store(url, table, zone, bulk_load=True), False  # type: ignore[arg-type]
     except Refused:
         if table == source:
             raise
@@ -153,7 +153,7 @@ def _target(
         return store, True
     with store:
         store.create_like(table)
-    return open_log_store(url, table, zone), True  # type: ignore[arg-type]
+    return open_log_store(url, table, zone, bulk_load=True), True  # type: ignore[arg-type]
 
 
 @dataclass

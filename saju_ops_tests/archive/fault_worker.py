@@ -44,8 +44,8 @@ from saju_ops.storage import open_storage
 
 KST = ZoneInfo("Asia/Seoul")
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
-# Three days beyond the retention of 30 days, and one that is over but stays.
-OLD_DAYS = tuple(Day(date(2026, 10, d), KST) for d in (1, 2, 3))
+# Two days beyond the retention of 30 days, and one that is over but stays.
+OLD_DAYS = tuple(Day(date(2026, 10, d), KST) for d in (1, 2))
 RECENT_DAY = Day(date(2026, 11, 10), KST)
 DAYS = (*OLD_DAYS, RECENT_DAY)
 ROWS_A_DAY = 800
@@ -108,12 +108,14 @@ def create(url: str) -> None:
             connection.exec_driver_sql("PRAGMA journal_mode = WAL")
 
 
-def fill(url: str, days: Iterable[Day] = DAYS, rows_a_day: int = ROWS_A_DAY, width: int = 0) -> Truth:
+def fill(
+    url: str, days: Iterable[Day] = DAYS, rows_a_day: int = ROWS_A_DAY, width: int = 0, first_key: int = 1
+) -> Truth:
     """Makes the table with rows spread evenly over the days, and says what is in it."""
     dice = random.Random(5)
     spread = timedelta(days=1) / rows_a_day
     times = [day.start + spread * i for day in days for i in range(rows_a_day)]
-    rows = [some_row(i, at.replace(microsecond=0), dice, width) for i, at in enumerate(times, 1)]
+    rows = [some_row(i, at.replace(microsecond=0), dice, width) for i, at in enumerate(times, first_key)]
     create(url)
     engine = sa.create_engine(url, poolclass=NullPool)
     with engine.begin() as connection:
@@ -370,9 +372,10 @@ def _child(job: Job, pipe: Connection) -> None:
 
 
 PRELOAD = [
-    *("connectorx", "numpy", "psycopg", "pymysql", "pymysql._auth", "pyarrow.compute", "pyarrow.csv", "pytest"),
-    *("isal.isal_zlib", "isal.igzip", "sqlalchemy.dialects.mysql.pymysql", "sqlalchemy.dialects.sqlite.pysqlite"),
-    *("sqlalchemy.dialects.postgresql.psycopg", "saju_ops.archive.engines.mysql", "importlib.metadata"),
+    # pandas, since pyarrow imports it at the first conversion of a list.
+    *("connectorx", "numpy", "pandas", "psycopg", "pymysql", "pymysql._auth", "pyarrow.compute", "pyarrow.csv"),
+    *("pytest", "sqlalchemy.dialects.mysql.pymysql", "sqlalchemy.dialects.postgresql.psycopg"),
+    *("isal.isal_zlib", "isal.igzip", "sqlalchemy.dialects.sqlite.pysqlite", "saju_ops.archive.engines.mysql"),
     *("saju_ops.archive.engines.postgres", "saju_ops.archive.engines.sqlite", __name__),
 ]
 FORK = multiprocessing.get_context("forkserver")

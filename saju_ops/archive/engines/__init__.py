@@ -12,7 +12,7 @@ from saju_ops.errors import Refused
 __all__ = ["LogStore", "Selection", "open_log_store"]
 
 
-def open_log_store(url: sa.URL | str, table: str, zone: ZoneInfo) -> LogStore:
+def open_log_store(url: sa.URL | str, table: str, zone: ZoneInfo, *, bulk_load: bool = False) -> LogStore:
     """Connects and looks at the table.
 
     `zone` is the zone of time columns that have none. Raises Refused where the table can't be archived (no
@@ -24,13 +24,13 @@ def open_log_store(url: sa.URL | str, table: str, zone: ZoneInfo) -> LogStore:
     if backend in ("mysql", "mariadb"):
         from saju_ops.archive.engines.mysql import MySQLLogStore
 
-        return MySQLLogStore(parsed, table, zone)
+        return MySQLLogStore(parsed, table, zone, bulk_load)
     if backend == "postgresql":
         from saju_ops.archive.engines.postgres import PostgresLogStore
 
-        return PostgresLogStore(parsed, table, zone)
+        return PostgresLogStore(parsed, table, zone, bulk_load)
     if backend == "sqlite":
         from saju_ops.archive.engines.sqlite import SQLiteLogStore
 
-        return SQLiteLogStore(parsed, table, zone)
+        return SQLiteLogStore(parsed, table, zone, bulk_load)
     raise Refused(f"The engine {backend!r} is not one that saju_ops can archive.")

@@ -62,10 +62,11 @@ class Profile:
 class LogStore(abc.ABC):
     """One connection and one table. Not shared between threads; `another` gives a second one."""
 
-    def __init__(self, url: sa.URL, table: str, zone: ZoneInfo) -> None:
+    def __init__(self, url: sa.URL, table: str, zone: ZoneInfo, bulk_load: bool = False) -> None:
         self.url = url
         self.zone = zone
-        self._engine = connect(url)
+        self.bulk_load = bulk_load
+        self._engine = connect(url, bulk_load=bulk_load)
         try:
             self.connection = self._engine.connect()
         except sa.exc.DBAPIError as error:
@@ -83,9 +84,10 @@ class LogStore(abc.ABC):
         self.table = replace(self.table, columns=tuple(columns))
         self.from_ = sa.table(self.table.name, *map(sa.column, self.table.names), schema=self.table.schema)
 
-    def adopt(self, columns: Sequence[Column]) -> bool:
+    def adopt(self, columns: Sequence[Column], writing: Day | None = None) -> bool:
         """Reads rows as a file with these columns has them. False, and nothing changed, where the table has
-        since been altered so that a row is no longer the same thing."""
+        since been altered so that a row is no longer the same thing, or where rows of the day that are to be
+        written so can't be."""
         mine = {c.name: (c.encoding, c.framed) for c in self.table.columns}
         if {c.name: (c.encoding, c.framed) for c in columns} != mine:
             return False
@@ -201,7 +203,7 @@ class LogStore(abc.ABC):
         """Keys at or beyond `key`, written so that an index on a composite key can be used."""
         columns = self.table.key_columns
         values = [self.typed(c, v) for c, v in zip(columns, key, strict=True)]
-        cols = [self.col(c.name) for c in columns]
+        cols = [self.ordered(c) for c in columns]
         if len(cols) == 1:
             return inclusive(cols[0], values[0])
         steps = []
@@ -221,8 +223,12 @@ class LogStore(abc.ABC):
         )
         return sa.or_(sa.false(), *each)
 
+    def ordered(self, column: Column) -> sa.ColumnElement[Any]:
+        """A key column as it is sorted by and compared with: both must give the same order."""
+        return self.col(column.name)
+
     def order(self) -> list[sa.ColumnElement[Any]]:
-        return [self.col(name) for name in self.table.key]
+        return [self.ordered(column) for column in self.table.key_columns]
 
     def text_columns(self) -> list[sa.ColumnElement[Any]]:
         # The label must not be the column's own name: MySQL would sort by the label, that is, as text.

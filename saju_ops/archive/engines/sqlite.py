@@ -33,12 +33,13 @@ from saju_ops.archive.engines.base import (
 from saju_ops.archive.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
 from saju_ops.archive.window import Day, naive_bound
 from saju_ops.database import SQLiteText
-from saju_ops.errors import Busy, Refused
+from saju_ops.errors import Busy, OperatorError, Refused
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 LOCK_POLL_SECONDS = 0.2
+KINDS: dict[str, type] = {"text": SQLiteText, "integer": int, "real": float, "blob": bytes}
 ENCODINGS: dict[str, Encoding] = {"text": "text", "integer": "number", "real": "number", "blob": "hex"}
 
 
@@ -98,12 +99,30 @@ class SQLiteLogStore(LogStore):
         self.end_read()
         return tuple(_encoded(c, {_text(r[i]) for r in rows} - {"null"}) for i, c in enumerate(columns))
 
-    def adopt(self, columns: Sequence[Column]) -> bool:
-        """How a column's cells are written depends on what they are, so a file's own way is taken over."""
+    def adopt(self, columns: Sequence[Column], writing: Day | None = None) -> bool:
+        """How a column's cells are written depends on what they are, so a file's own way is taken over; but not
+        to write rows of other types than the file's columns have."""
         if sorted(c.name for c in columns) != sorted(self.table.names):
             return False
+        own = self.table.columns
         self.use(columns)
+        if writing is not None and not self._fits(writing):
+            self.use(own)
+            return False
         return True
+
+    def _fits(self, day: Day) -> bool:
+        odd = [
+            sa.func.typeof(self.col(c.name)).not_in(["null", c.family])
+            for c in self.table.columns
+            if c.encoding != "literal"
+        ]
+        query = sa.select(sa.exists(sa.select(sa.literal(1)).select_from(self.from_).where(
+            *self.day_condition(day), sa.or_(sa.false(), *odd)
+        )))  # fmt: skip
+        found = self.connection.execute(query).scalar()
+        self.end_read()
+        return not found
 
     def _children(self, table: str) -> tuple[ForeignKey, ...]:
         tables = [_text(r[0]) for r in self._all("SELECT name FROM sqlite_schema WHERE type = 'table'")]
@@ -222,12 +241,12 @@ class SQLiteLogStore(LogStore):
         time = self.col(TIME_COLUMN)
         seconds = sa.func.datetime(time)
         early = (instant - timedelta(days=2)).strftime("%Y-%m-%d")
-        # The smallest of the next rows in text order is the smallest in time, save for rows written another
-        # way within two days; the exact condition decides among those.
+        # Rows of the next three days lie within the next four in text order, whatever their offset.
         query = sa.select(sa.func.min(seconds)).select_from(self.from_)
         near = (instant + timedelta(days=4)).strftime("%Y-%m-%d")
         bound = self.time_bound(instant).decode()
-        for extra in ([time < near], []):
+        sure = (instant + timedelta(days=3)).strftime("%Y-%m-%d")
+        for extra in ([time < near, seconds < sure], []):
             value = self.connection.execute(query.where(time >= early, seconds >= bound, *extra)).scalar()
             if value is not None:
                 break
@@ -238,22 +257,22 @@ class SQLiteLogStore(LogStore):
 
     @contextmanager
     def lock(self, name: str, wait: float) -> Iterator[Callable[[], bool]]:
-        path = Path(self.url.database or "")
-        safe = re.sub(r"[^0-9A-Za-z_-]", "_", f"{self.table.name}-{name}")
+        # Resolved, so that two ways to the same file meet at the same lock.
+        path = Path(self.url.database or "").resolve()
+        safe = re.sub(r"[^0-9A-Za-z_-]", lambda c: f"%{ord(c[0]):x}", f"{self.table.name.lower()}-{name}")
         lock_file = path.with_name(f".{path.name}.{safe}.saju_ops.lock")
-        descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o600)
+        deadline = time.monotonic() + wait
+        while (descriptor := _locked(lock_file)) is None:
+            if time.monotonic() >= deadline:
+                raise Busy(
+                    f"Another run works on {name} of {self.table.name}. Nothing was done; launch again when it has"
+                    " ended."
+                )
+            time.sleep(LOCK_POLL_SECONDS)
         try:
-            deadline = time.monotonic() + wait
-            while not _flock(descriptor):
-                if time.monotonic() >= deadline:
-                    raise Busy(
-                        f"Another run works on {name} of {self.table.name}. Nothing was done; launch again when it"
-                        " has ended."
-                    )
-                time.sleep(LOCK_POLL_SECONDS)
             yield lambda: True
-            lock_file.unlink(missing_ok=True)
         finally:
+            lock_file.unlink(missing_ok=True)
             os.close(descriptor)
 
     @contextmanager
@@ -307,12 +326,24 @@ class SQLiteLogStore(LogStore):
             raw.executemany(statement, list(zip(*cells, strict=True)))
 
 
-def _flock(descriptor: int) -> bool:
+def _locked(path: Path) -> int | None:
+    """The open file, locked; None while another holds it."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise OperatorError(
+            f"The lock file {path} can't be made ({error.strerror}). Nothing was done; saju_ops keeps it beside the"
+            " database."
+        ) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Its last holder removed the file after we had opened it: a lock on it keeps nobody out.
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
     except BlockingIOError:
-        return False
-    return True
+        pass
+    os.close(descriptor)
+    return None
 
 
 def _text(value: Any) -> str:
@@ -333,6 +364,10 @@ def encode_cell(column: Column, value: Any) -> bytes | None:
         return None
     if column.encoding == "literal":
         return _literal(value)
+    if type(value) is not KINDS[column.family]:
+        # The integer 12 and the text '12' look alike in a file. A cell of another type than the file's column
+        # has is different from everything: no archive holds it, and none that has it can be proven.
+        return b"another type " + os.urandom(16).hex().encode()
     if column.encoding == "hex":
         return value.hex().upper().encode()
     if isinstance(value, bytes):

@@ -1,0 +1,176 @@
+"""Settings: a wrong value is refused with a sentence for the operator, and no secret is ever part of it."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from saju_ops.settings import Settings, SettingsError, load_settings
+
+SECRET = "hunter2"
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> str:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    return str(refused.value)
+
+
+def test_without_any_setting_the_defaults_of_the_specification_hold(tmp_path: Path) -> None:
+    settings = load_settings()
+    assert settings.database_url.render_as_string() == f"sqlite:///{tmp_path}/local.db"
+    assert settings.jobs_database_url == settings.analysis_database_url == settings.database_url
+    assert settings.conversation_log_table == "conversation_logs"
+    assert settings.log_retention_days == 30
+    assert settings.archive_start_date == date(2024, 1, 1)
+    assert settings.log_cleanup_cron == "0 9 * * 1"
+    assert settings.timezone.key == "Asia/Seoul"
+    assert settings.database_timezone.key == "UTC"
+    assert settings.backup_uri == "./backups"
+    assert settings.archive_compression == "none"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("LOG_RETENTION_DAYS", "0", "a whole number of days from 1 to 36500"),
+        ("LOG_RETENTION_DAYS", "-3", "a whole number of days from 1 to 36500"),
+        ("LOG_RETENTION_DAYS", "36501", "a whole number of days from 1 to 36500"),
+        ("LOG_RETENTION_DAYS", "30 days", "a whole number of days from 1 to 36500"),
+        ("LOG_RETENTION_DAYS", "1.5", "a whole number of days from 1 to 36500"),
+        ("TIMEZONE", "KST", "IANA name of the zone"),
+        ("DATABASE_TIMEZONE", "+09:00", "IANA name of the zone"),
+        ("ARCHIVE_START_DATE", "2024/01/01", "a date as YYYY-MM-DD"),
+        ("ARCHIVE_START_DATE", "2999-01-01", "not in the future"),
+        ("ARCHIVE_START_DATE", "1969-12-31", "a date as YYYY-MM-DD"),
+        ("LOG_CLEANUP_CRON", "weekly", "a cron line of five fields"),
+        ("LOG_CLEANUP_CRON", "@weekly", "a cron line of five fields"),
+        ("LOG_CLEANUP_CRON", "61 9 * * 1", "a cron line of five fields"),
+        ("LOG_CLEANUP_CRON", "* * * * * *", "a cron line of five fields"),
+        ("ARCHIVE_COMPRESSION", "zip", "none or gzip"),
+        ("BACKUP_URI", "s3://bucket/prefix", "s3:// and gdrive:// addresses are not yet supported"),
+        ("BACKUP_URI", "gdrive://folder", "s3:// and gdrive:// addresses are not yet supported"),
+        ("CONVERSATION_LOG_TABLE", "a/b", "at most 64 characters"),
+        ("CONVERSATION_LOG_TABLE", "x" * 65, "at most 64 characters"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name_value_and_what_it_may_hold(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, allowed: str
+) -> None:
+    sentence = refusal(monkeypatch, name, value)
+    assert sentence.startswith(f"{name} holds {value!r} (")
+    assert "; it may hold " in sentence
+    assert allowed in sentence
+    assert sentence.endswith(".")
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "JOBS_DATABASE_URL", "ANALYSIS_DATABASE_URL"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"mssql+pyodbc://sa:{SECRET}@host/db",
+        f"mysql://root:{SECRET}@host",
+        f"mysql://root:{SECRET}@host/",
+        "sqlite://",
+        "sqlite:///:memory:",
+        SECRET,
+        f"root:{SECRET}@host/db",
+    ],
+)
+def test_a_database_address_that_cannot_be_used_is_refused_without_showing_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    sentence = refusal(monkeypatch, name, value)
+    assert sentence.startswith(f"{name} holds a value that is not shown")
+    assert "mysql+pymysql://, mariadb+pymysql://, postgresql+psycopg:// or sqlite:///" in sentence
+    assert SECRET not in sentence
+
+
+def test_a_password_with_an_unescaped_at_sign_is_not_shown_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLAlchemy takes what follows the first `@` for host and port, and names the port in its error."""
+    sentence = refusal(monkeypatch, "DATABASE_URL", f"mysql://root:pa@ss:{SECRET}@host/db")
+    assert SECRET not in sentence
+
+
+def test_an_archive_password_is_refused_rather_than_ignored_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence = refusal(monkeypatch, "ARCHIVE_PASSWORD", SECRET)
+    assert sentence.startswith("ARCHIVE_PASSWORD holds a value that is not shown")
+    assert "encrypted archives are not yet supported" in sentence
+    assert SECRET not in sentence
+
+
+def test_replicas_must_be_mysql_and_their_passwords_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence = refusal(monkeypatch, "REPLICA_URLS", f"mysql://u:{SECRET}@a/db postgresql://u:{SECRET}@b/db")
+    assert sentence.startswith("REPLICA_URLS holds a value that is not shown")
+    assert SECRET not in sentence
+
+
+def test_no_secret_is_in_the_printed_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"mysql://root:{SECRET}@host/db")
+    monkeypatch.setenv("SLACK_BOT_TOKEN", SECRET)
+    monkeypatch.setenv("REPLICA_URLS", f"mysql://u:{SECRET}@a/db")
+    settings = load_settings()
+    assert SECRET not in repr(settings)
+    assert SECRET not in str(settings.database_url)
+    assert SECRET not in repr(settings.replica_urls)
+
+
+def test_every_wrong_variable_gets_a_sentence_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_RETENTION_DAYS", "0")
+    sentences = refusal(monkeypatch, "TIMEZONE", "Mars/Olympus")
+    assert "LOG_RETENTION_DAYS holds '0'" in sentences
+    assert "TIMEZONE holds 'Mars/Olympus'" in sentences
+
+
+def test_a_dotenv_file_in_the_working_folder_is_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("LOG_RETENTION_DAYS=90\nCONVERSATION_LOG_TABLE=대화_기록\n", encoding="utf-8")
+    settings = load_settings()
+    assert settings.log_retention_days == 90
+    assert settings.conversation_log_table == "대화_기록"
+
+
+def test_a_wrong_value_in_the_dotenv_file_is_named_too(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("LOG_RETENTION_DAYS=thirty\n")
+    with pytest.raises(SettingsError, match="LOG_RETENTION_DAYS holds 'thirty'"):
+        load_settings()
+
+
+def test_the_environment_wins_over_the_dotenv_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("LOG_RETENTION_DAYS=90\n")
+    monkeypatch.setenv("LOG_RETENTION_DAYS", "60")
+    assert load_settings().log_retention_days == 60
+
+
+def test_an_empty_value_means_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for field in Settings.model_fields.values():
+        monkeypatch.setenv(str(field.validation_alias), " ")
+    assert load_settings().model_dump() == Settings.model_construct().model_dump()
+
+
+@pytest.mark.parametrize(
+    ("given", "driver"),
+    [
+        ("mysql://u:p@h:3307/db", "mysql+pymysql"),
+        ("mysql+mysqlconnector://u:p@h:3307/db", "mysql+pymysql"),
+        ("mariadb://u:p@h:3307/db", "mariadb+pymysql"),
+        ("postgres://u:p@h:3307/db", "postgresql+psycopg"),
+        ("postgresql://u:p@h:3307/db", "postgresql+psycopg"),
+        ("postgresql+psycopg2://u:p@h:3307/db", "postgresql+psycopg"),
+    ],
+)
+def test_an_address_gets_the_driver_that_is_installed(
+    monkeypatch: pytest.MonkeyPatch, given: str, driver: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", given)
+    url = load_settings().database_url
+    assert (url.drivername, url.username, url.password, url.host, url.port, url.database) == (
+        driver, "u", "p", "h", 3307, "db",
+    )  # fmt: skip
+
+
+def test_a_relative_sqlite_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///data/logs.db")
+    assert load_settings().database_url.database == str(tmp_path / "data" / "logs.db")
