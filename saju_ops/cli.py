@@ -5,11 +5,13 @@ Exit status: 0 done, 1 refused or failed (one sentence on standard error, nothin
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from sqlalchemy.exc import DBAPIError
 
 from saju_ops.errors import OperatorError
 from saju_ops.settings import Settings, SettingsError, load_settings
@@ -27,6 +29,15 @@ class _Sentences(click.Group):
             return super().invoke(ctx)
         except (OperatorError, SettingsError) as error:
             click.secho(str(error), fg="red", err=True)
+            ctx.exit(1)
+        except (DBAPIError, sqlite3.Error) as error:
+            said = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
+            click.secho(
+                f"The database ended the work ({said.splitlines()[0]}). What was not committed was rolled back; look at"
+                " the database and start again: what is there already is skipped.",
+                fg="red",
+                err=True,
+            )
             ctx.exit(1)
 
 

@@ -71,6 +71,9 @@ def _log_table(settings: Settings) -> Line:
             oldest = store.instants("asc")
     except OperatorError as error:
         return Line("DATABASE_URL", False, str(error))
+    except Exception as error:
+        # What nobody foresaw, such as a file that is no database: this command is for finding that out.
+        return Line("DATABASE_URL", False, f"{redacted(url)} can't be used ({_first_line(error)})")
     index = "created_at is indexed" if table.time_index else "created_at has NO index: archives will be slow"
     text = (
         f"{redacted(url)}: {table.engine} {table.server_version}, table {table.name} with {len(table.columns)}"
@@ -86,10 +89,14 @@ def _reachable(name: str, url: sa.URL) -> Line:
     try:
         with connect(url).connect() as connection:
             connection.execute(sa.text("SELECT 1"))
-    except sa.exc.DBAPIError as error:
-        first = str(error.orig).strip().splitlines()[0]
-        return Line(name, False, f"{redacted(url)} can't be reached ({first})")
+    except Exception as error:
+        return Line(name, False, f"{redacted(url)} can't be reached ({_first_line(error)})")
     return Line(name, True, redacted(url))
+
+
+def _first_line(error: Exception) -> str:
+    said = str(getattr(error, "orig", None) or error).strip()
+    return said.splitlines()[0] if said else type(error).__name__
 
 
 def _missing_file(url: sa.URL) -> str | None:

@@ -105,6 +105,13 @@ class HashingReader(io.RawIOBase):
         self.bytes += len(data)
         return data
 
+    def readinto(self, buffer: Any) -> int:
+        # What the gzip reader calls.
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
     @property
     def sha256(self) -> str:
         return self._hash.hexdigest()

@@ -88,6 +88,8 @@ class PurgeResult:
     kept_referenced: Counter[str] = field(default_factory=Counter)
     unarchived_days: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    # The archives that hold the rows of the purged days.
+    files: list[str] = field(default_factory=list)
     per_day: Counter[str] = field(default_factory=Counter)
     chunks: int = 0
     row_by_row_chunks: int = 0
@@ -203,6 +205,7 @@ class _Purge:
         for part in files.parts:
             verify_stored_bytes(self.storage, part)
         self.result.days += 1
+        self.result.files += [self.storage.location(part.file) for part in files.parts]
         for number, part in enumerate(files.parts):
             later = self._keys_of_parts(files.parts[number + 1 :])
             if self.store.adopt(part.table_columns):

@@ -123,8 +123,9 @@ def restore(
         if not dry_run:
             with store.lock("purge", 10.0):
                 for part in parts:
-                    work.write(part)
-                    progress(plan)
+                    if part.to_write:
+                        work.write(part)
+                        progress(plan)
     plan.seconds = time.monotonic() - started
     return plan
 

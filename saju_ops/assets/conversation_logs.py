@@ -126,7 +126,7 @@ def _archive_days(
         for number, key in enumerate(keys, 1):
             result = archive_day(
                 store, storage, parse_day(key, settings.timezone), now=datetime.now(UTC),
-                compression=settings.archive_compression, run_id=context.run_id,
+                compression=settings.archive_compression, run_id=context.run.run_id,
             )  # fmt: skip
             rows_per_day[key] = result.rows
             tell(context.log, f"[{number}/{len(keys)}] {result.message} {result.rows_written:,} rows written.")

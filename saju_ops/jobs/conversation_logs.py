@@ -181,7 +181,7 @@ def _tell(context: dg.OpExecutionContext, result: "PurgeResult") -> None:
 
 def purge_metadata(result: "PurgeResult") -> dict[str, Any]:
     """The same plain numbers in every run, zeros included."""
-    report = cleanup_report([], result.deleted, result.cutoff.date, datetime.now(UTC), result.deleted, result.kept)
+    report = cleanup_report(result.files if result.deleted else [], result.deleted, result.cutoff.date, datetime.now(UTC), result.deleted, result.kept)
     return {
         "dry_run": result.dry_run,
         "rows_deleted": result.deleted,

@@ -31,6 +31,8 @@ def purge_after_archive(archive_job: str, purge_job: dg.JobDefinition) -> dg.Sen
         runs = context.instance.get_runs(dg.RunsFilter(job_name=archive_job, created_after=since))
         requests, waiting = [], []
         for tick, latest in sorted(latest_runs(runs).items()):
+            if context.instance.get_runs_count(dg.RunsFilter(job_name=purge_job.name, tags={CLEANUP: tick})):
+                continue
             verdict = why_not_yet(latest)
             if verdict:
                 waiting.append(f"{tick}: {verdict}")

@@ -240,7 +240,8 @@ def _postgres_cells(connection: sa.Connection, name: str) -> str:
 def _sqlite_cells(connection: sa.Connection, name: str) -> str:
     raw: Any = connection.connection.driver_connection
     rows = raw.execute(f"SELECT name FROM pragma_table_xinfo({_sqlite_literal(name)})").fetchall()
-    cells = [f'typeof("{n}"), "{n}"' for (n,) in ((r[0].replace('"', '""'),) for r in rows)]
+    names = [r[0].decode().replace('"', '""') for r in rows]
+    cells = [f'typeof("{n}"), "{n}"' for n in names]
     return f"SELECT {', '.join(cells)} FROM {name}"  # noqa: S608
 
 

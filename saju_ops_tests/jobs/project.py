@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +136,3 @@ class Run:
 def plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value.value for key, value in metadata.items()}
 
-
-def last_date(days: int) -> date:
-    return ago(days).date
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)

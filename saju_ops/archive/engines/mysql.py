@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +52,8 @@ HUGE = {
     "mediumtext", "longtext", "mediumblob", "longblob", "json", "geometry", "linestring", "polygon", "multipoint",
     "multilinestring", "multipolygon", "geomcollection", "geometrycollection",
 }  # fmt: skip
+# Integer types that can be printed in one way only: no ZEROFILL, and none that may stand for a boolean.
+PLAIN_INTEGER = re.compile(r"(int|bigint)(\(\d+\))?")
 # Rows in one INSERT where LOAD DATA isn't allowed.
 ROWS_PER_INSERT = 1000
 # Below this share of the rows in a key range, reading the range costs more than sorting the day.
@@ -113,6 +116,9 @@ class MySQLLogStore(LogStore):
         )  # fmt: skip
 
     def sizes(self) -> dict[str, int]:
+        if self.table.engine == "mysql":
+            # The catalogue's sizes may otherwise be a day old.
+            self.connection.exec_driver_sql("SET SESSION information_schema_stats_expiry = 0")
         row = self.connection.execute(SIZES, {"name": self.table.name}).one()
         self.end_read()
         return {"table_bytes": int(row[0] or 0), "free_bytes": int(row[1] or 0)}
@@ -131,18 +137,29 @@ class MySQLLogStore(LogStore):
         family = column.family
         if column.encoding == "hex":
             return sa.func.hex(col)
-        if family in FLOATS:
-            # A FLOAT prints six digits; the double it equals prints as many as it needs to come back.
+        if family == "float":
+            # A FLOAT prints six digits; the double it equals prints 15 at least. A DOUBLE must not be cast to
+            # its own type: MySQL then cuts its text to 22 characters, and -2.2250738585072014e-308 has 24.
             return sa.cast(sa.cast(col, mysql_dialect.DOUBLE()), sa.CHAR)
         if family == "bit":
             return sa.cast(col + sa.literal_column("0"), sa.CHAR)
-        if family in ("enum", "set"):
+        if family in ("enum", "set") and not column.type.endswith("|utf8mb4"):
             return sa.func.convert(sa.cast(col, sa.CHAR).op("USING")(sa.literal_column("utf8mb4")))
         if family in TEXTS:
             if column.type.endswith("|utf8mb4"):
                 return col
             return sa.func.convert(col.op("USING")(sa.literal_column("utf8mb4")))
         return sa.cast(col, sa.CHAR)
+
+    def _native(self, column: Column) -> bool:
+        """Whether connectorx reads the column's own type and arrow prints it as the server does.
+
+        Saves a fifth of the CPU time of the server's and the client's part in the stream. A time only where
+        it can't be a zero date, being inside a day. The proof would find any difference, and the plain
+        cursor be used.
+        """
+        in_day = column.name == TIME_COLUMN and column.type == "timestamp"
+        return in_day or PLAIN_INTEGER.fullmatch(column.type) is not None
 
     def typed(self, column: Column, cell: bytes) -> Any:
         if column.encoding == "hex":
@@ -175,12 +192,20 @@ class MySQLLogStore(LogStore):
             pieces.append(sa.func.ifnull(first, null) if column.nullable else first)
             if column.framed:
                 pieces.append(text)
-        # The unit separator, as a string of the connection's character set.
-        separator = sa.func.char(sa.literal_column(f"{ord(SEPARATOR)} USING utf8mb4"))
+        # The pieces are UTF-8 already: with a binary separator the server joins them without looking for a
+        # common character set (7% of the digest).
+        separator = sa.literal_column(f"BINARY x'{ord(SEPARATOR):02x}'")
         return sa.func.concat_ws(separator, *pieces)
+
+    @property
+    def _xors_bytes(self) -> bool:
+        """MySQL's BIT_XOR takes binary strings since 8.0, which saves a conversion (10% of the digest)."""
+        return self.table.engine == "mysql" and int(self.table.server_version.split(".")[0]) >= 8
 
     def _row_hash(self) -> sa.ColumnElement[Any]:
         digits = sa.func.left(sa.func.sha2(self._row_string(), sa.literal_column("256")), sa.literal_column("16"))
+        if self._xors_bytes:
+            return sa.func.unhex(digits)
         number = sa.func.conv(digits, sa.literal_column("16"), sa.literal_column("10"))
         return sa.cast(number, mysql_dialect.INTEGER(unsigned=True))
 
@@ -199,7 +224,7 @@ class MySQLLogStore(LogStore):
         # A second aggregate over the hash would compute it twice; the warning costs nothing.
         if self.connection.exec_driver_sql("SELECT @@warning_count").scalar():
             self._refuse_oversized(selection)
-        return Digest(int(rows), int(xor))
+        return Digest(int(rows), int.from_bytes(xor, "big") if isinstance(xor, bytes) else int(xor))
 
     def _refuse_oversized(self, selection: Selection) -> None:
         hashed = sa.func.count() - sa.func.count(self._row_hash())
@@ -241,7 +266,12 @@ class MySQLLogStore(LogStore):
 
     def _archive_select(self, day: Day, profile: Profile) -> sa.Select[Any]:
         selection = Selection(day, profile.first, profile.last)
-        return self._hinted(self.row_select(selection), selection)
+        columns = (
+            (self.col(c.name) if self._native(c) else self.text(c)).label(f"saju_{i}")
+            for i, c in enumerate(self.table.columns)
+        )
+        query = sa.select(*columns).select_from(self.from_).where(*self.conditions(selection))
+        return self._hinted(query.order_by(*self.order()), selection)
 
     def fast_csv(self, day: Day, profile: Profile) -> Iterator[bytes | pa.RecordBatch] | None:
         # An address with options (TLS files, sockets) means something to PyMySQL that connectorx may not know.
@@ -254,9 +284,9 @@ class MySQLLogStore(LogStore):
         import pyarrow as pa
 
         dialect = mysql_dialect.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
-        # By the version SQLAlchemy knows whether CAST(… AS DOUBLE) exists; without one it leaves the cast out.
+        # A dialect that never met a server leaves CAST(… AS DOUBLE) out, and a FLOAT then prints six digits.
         connected: Any = self.connection.dialect
-        dialect.server_version_info, dialect.is_mariadb = connected.server_version_info, connected.is_mariadb
+        dialect._support_float_cast, dialect.is_mariadb = connected._support_float_cast, connected.is_mariadb
         query = self._archive_select(day, profile)
         statement = str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
         address = self.url.set(drivername="mysql", port=self.url.port or 3306)
@@ -269,7 +299,7 @@ class MySQLLogStore(LogStore):
             pre_execution_query=mysql_session_statements(self.table.engine == "mariadb"),
         )
         for batch in reader:
-            yield pa.RecordBatch.from_arrays(batch.columns, names=self.table.names)
+            yield pa.RecordBatch.from_arrays([_printed(c) for c in batch.columns], names=self.table.names)
 
     # --- time ----------------------------------------------------------------------------------------------
 
@@ -417,6 +447,15 @@ class MySQLLogStore(LogStore):
             ]
             for start in range(0, len(rows), ROWS_PER_INSERT):
                 self.connection.execute(statement, rows[start : start + ROWS_PER_INSERT])
+
+
+def _printed(cells: pa.Array) -> pa.Array:
+    """Integers and times as the server prints them; text as it is."""
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(cells.type):
+        cells = cells.cast(pa.timestamp("s"))
+    return cells.cast(pa.string())
 
 
 class _Feeder(threading.Thread):
