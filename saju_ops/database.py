@@ -117,6 +117,26 @@ def mysql_session_statements(mariadb: bool) -> list[str]:
     return [MYSQL_SESSION, MARIADB_NO_TIME_LIMIT if mariadb else MYSQL_NO_TIME_LIMIT]
 
 
+# Errors about the connection, rights, locks and limits, whose text quotes names and never a row.
+MYSQL_PLAIN_ERRORS = {1040, 1044, 1045, 1049, 1053, 1142, 1146, 1203, 1205, 1213, 1226, 1290, 1317, 1836, 1927, 3024}
+
+
+def error_text(error: BaseException) -> str:
+    """What the server said, in one line, without any value of a row that it may have quoted."""
+    origin = getattr(error, "orig", None) or error
+    arguments = getattr(origin, "args", ())
+    code = arguments[0] if arguments and isinstance(arguments[0], int) else None
+    state = getattr(origin, "sqlstate", None)
+    text = str(arguments[1] if code is not None and len(arguments) > 1 else origin).strip()
+    line = text.splitlines()[0] if text else type(origin).__name__
+    plain = code is None or code in MYSQL_PLAIN_ERRORS or 2000 <= code < 3000
+    if plain and str(state or "")[:2] not in ("22", "23"):
+        return line
+    # "Incorrect string value: '…' for column": what is quoted may be somebody's message.
+    kept = line[: min((line.find(q) for q in "'\"" if q in line), default=len(line))].strip()
+    return f"{kept} … (error {code or state})"
+
+
 class SQLiteText(bytes):
     """A SQLite text as its bytes; a blob is plain `bytes`."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from saju_ops.database import connect, redacted
+from saju_ops.database import connect, error_text, redacted
 from saju_ops.errors import OperatorError
 from saju_ops.settings import Settings, SettingsError, load_settings
 
@@ -73,7 +73,7 @@ def _log_table(settings: Settings) -> Line:
         return Line("DATABASE_URL", False, str(error))
     except Exception as error:
         # What nobody foresaw, such as a file that is no database: this command is for finding that out.
-        return Line("DATABASE_URL", False, f"{redacted(url)} can't be used ({_first_line(error)})")
+        return Line("DATABASE_URL", False, f"{redacted(url)} can't be used ({error_text(error)})")
     index = "created_at is indexed" if table.time_index else "created_at has NO index: archives will be slow"
     text = (
         f"{redacted(url)}: {table.engine} {table.server_version}, table {table.name} with {len(table.columns)}"
@@ -90,13 +90,8 @@ def _reachable(name: str, url: sa.URL) -> Line:
         with connect(url).connect() as connection:
             connection.execute(sa.text("SELECT 1"))
     except Exception as error:
-        return Line(name, False, f"{redacted(url)} can't be reached ({_first_line(error)})")
+        return Line(name, False, f"{redacted(url)} can't be reached ({error_text(error)})")
     return Line(name, True, redacted(url))
-
-
-def _first_line(error: Exception) -> str:
-    said = str(getattr(error, "orig", None) or error).strip()
-    return said.splitlines()[0] if said else type(error).__name__
 
 
 def _missing_file(url: sa.URL) -> str | None:

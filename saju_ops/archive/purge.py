@@ -28,6 +28,7 @@ from saju_ops.archive.held import HeldRows
 from saju_ops.archive.manifest import Manifest, day_files
 from saju_ops.archive.verify import key_at, keys_of, part_batches, verify_part, verify_stored_bytes
 from saju_ops.archive.window import Day, cutoff_day, day_of
+from saju_ops.database import error_text
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
 from saju_ops.storage import Storage
 
@@ -321,7 +322,7 @@ class _Purge:
         """A deadlock or a lock that others hold: the transaction was rolled back, try again in a moment."""
         if error.connection_invalidated or not _is_lock_conflict(error) or attempt == CHUNK_TRIES - 1:
             raise OperatorError(
-                f"The database ended a chunk ({str(error.orig).splitlines()[0] if error.orig else error}). That chunk"
+                f"The database ended a chunk ({error_text(error)}). That chunk"
                 f" was rolled back; {self.result.deleted} rows deleted before it are archived. Launch again to go on."
             ) from None
         self.store.end_read()

@@ -23,7 +23,7 @@ from saju_ops.archive.manifest import DayFiles, Manifest, archived_days, day_fil
 from saju_ops.archive.table import Column
 from saju_ops.archive.verify import keys_of, part_batches, verify_part
 from saju_ops.archive.window import Day, parse_day
-from saju_ops.database import redacted
+from saju_ops.database import error_text, redacted
 from saju_ops.errors import OperatorError, ProofFailed, Refused
 from saju_ops.storage import Storage
 
@@ -281,9 +281,8 @@ class _Restore:
             try:
                 self.store.load(self.store.table.name, iter(loaded), part.table_columns)
             except sa.exc.DBAPIError as error:
-                first = str(error.orig).strip().splitlines()[0] if error.orig else type(error).__name__
                 raise OperatorError(
-                    f"The database refused rows of {part.day} ({first}). Nothing of {part.file} was written;"
+                    f"The database refused rows of {part.day} ({error_text(error)}). Nothing of {part.file} was written;"
                     f" {self.plan.written} rows before it were."
                 ) from None
             self._prove(work, loaded, before)
