@@ -7,9 +7,6 @@ from datetime import timedelta
 
 import dagster as dg
 
-# Dagster marks as beta some parameters that it passes to itself; nobody here can act on that.
-warnings.filterwarnings("ignore", category=dg.BetaWarning, module=r"dagster\..*")
-
 from saju_ops.assets import conversation_logs
 from saju_ops.jobs.conversation_logs import (
     archive_job,
@@ -20,6 +17,9 @@ from saju_ops.resources import BackupStorage, LogDatabase
 from saju_ops.schedules import cleanup_schedule
 from saju_ops.sensors.purge_after_archive import purge_after_archive
 from saju_ops.settings import Settings, load_settings
+
+# Dagster marks as beta some parameters that it passes to itself; nobody here can act on that.
+warnings.filterwarnings("ignore", category=dg.BetaWarning, module=r"dagster\..*")
 
 OWNER = "team:operations"
 # The clean-up is weekly: a day of grace, then the badge turns.

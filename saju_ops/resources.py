@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from saju_ops.storage import Storage
 
 
-class LogDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
+class LogDatabase(dg.ConfigurableResource):
     """The conversation log's table at DATABASE_URL."""
 
     def open(self) -> LogStore:
@@ -23,7 +23,7 @@ class LogDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         return open_log_store(settings.database_url, settings.conversation_log_table, settings.database_timezone)
 
 
-class BackupStorage(dg.ConfigurableResource):  # type: ignore[type-arg]
+class BackupStorage(dg.ConfigurableResource):
     """Where backups live: BACKUP_URI."""
 
     def open(self) -> Storage:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
 from saju_ops.errors import ProofFailed
 from saju_ops.storage import Writer
@@ -38,7 +38,7 @@ class CsvSink(io.RawIOBase):
     It doesn't hash: only what is read back from storage counts, and that is hashed there.
     """
 
-    def __init__(self, writer: Writer, compression: Compression, names: Sequence[str] | None) -> None:
+    def __init__(self, writer: Writer, compression: Compression, names: Sequence[str]) -> None:
         self._writer = writer
         self.content_bytes = 0
         self.stored_bytes = 0
@@ -49,8 +49,7 @@ class CsvSink(io.RawIOBase):
             # wbits 31 is the gzip format, without a time stamp: the same rows must give the same file.
             self._gzip = isal_zlib.compressobj(level=GZIP_LEVEL, wbits=31)
         self._arrow: Any = None
-        if names is not None:
-            self.write(BOM + header(names))
+        self.write(BOM + header(names))
 
     def writable(self) -> bool:
         return True
@@ -66,12 +65,8 @@ class CsvSink(io.RawIOBase):
             self._writer.write(data)
 
     def write_batch(self, batch: pa.RecordBatch) -> None:
-        import pyarrow as pa
-        import pyarrow.csv as pc
-
         if self._arrow is None:
-            options = pc.WriteOptions(include_header=False, batch_size=8192, quoting_style="needed")
-            self._arrow = pc.CSVWriter(pa.PythonFile(self, "w"), batch.schema, write_options=options)
+            self._arrow = _row_writer(self, batch)
         self._arrow.write_batch(batch)
 
     def finish(self) -> None:
@@ -84,6 +79,24 @@ class CsvSink(io.RawIOBase):
     def close(self) -> None:
         # pyarrow closes its file; the storage writer's end is not pyarrow's to decide.
         return
+
+
+def write_rows(batches: Iterator[pa.RecordBatch], sink: Any) -> None:
+    """Rows alone, in the archive's format, for a server that loads them."""
+    writer: Any = None
+    for batch in batches:
+        writer = writer or _row_writer(sink, batch)
+        writer.write_batch(batch)
+    if writer is not None:
+        writer.close()
+
+
+def _row_writer(sink: Any, batch: pa.RecordBatch) -> Any:
+    import pyarrow as pa
+    import pyarrow.csv as pc
+
+    options = pc.WriteOptions(include_header=False, batch_size=8192, quoting_style="needed")
+    return pc.CSVWriter(pa.PythonFile(sink, "w"), batch.schema, write_options=options)
 
 
 class HashingReader(io.RawIOBase):
@@ -155,7 +168,7 @@ class ArchiveReader:
         if compression == "gzip":
             from isal import igzip
 
-            stored: IO[bytes] = igzip.IGzipFile(fileobj=cast(BinaryIO, self._stored), mode="rb")
+            stored: Any = igzip.IGzipFile(fileobj=cast(BinaryIO, self._stored), mode="rb")
             self._content = HashingReader(cast(BinaryIO, stored))
         self._names = list(names)
         self._block = block

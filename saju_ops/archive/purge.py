@@ -249,11 +249,11 @@ class _Purge:
         if self.plan.dry_run:
             self._compare_only(selection, part, chunk, hashes, superseded, expected)
             return
+        deleted = 0
         for attempt in range(CHUNK_TRIES):
             try:
-                deleted = 0 if superseded.any() else self._whole(selection, expected)
-                if deleted is None or superseded.any():
-                    deleted = self._row_by_row(selection, part, chunk, hashes, superseded)
+                whole = None if superseded.any() else self._whole(selection, expected)
+                deleted = self._row_by_row(selection, part, chunk, hashes, superseded) if whole is None else whole
                 break
             except sa.exc.DBAPIError as error:
                 self._step_back(error, attempt)

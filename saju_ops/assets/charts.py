@@ -6,7 +6,6 @@ import base64
 from collections import Counter
 from collections.abc import Mapping
 
-
 # Markdown of a thousand characters or more is folded away behind a link (read in the UI of Dagster 1.13.27).
 SHOWN_INLINE = 1000
 BARS = 31

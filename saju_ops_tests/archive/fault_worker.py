@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import ctypes
+import gzip
 import hashlib
 import importlib
 import io
@@ -120,7 +121,8 @@ def fill(
     engine = sa.create_engine(url, poolclass=NullPool)
     with engine.begin() as connection:
         LOGS.metadata.create_all(connection)
-        connection.execute(LOGS.insert(), rows)
+        if rows:
+            connection.execute(LOGS.insert(), rows)
     return {str(r["log_id"]): as_row(r.values()) for r in rows}
 
 
@@ -196,8 +198,10 @@ def row_hash(row: Row, columns: list[dict[str, Any]]) -> int:
 def read_part(manifest_path: Path) -> tuple[dict[str, Any], list[Row]]:
     """One part, proven: the stored bytes, the content, the digest, the keys and the window are as told."""
     told = json.loads(manifest_path.read_text())
-    content = (manifest_path.parent / Path(told["file"]).name).read_bytes()
-    assert (len(content), hashlib.sha256(content).hexdigest()) == (told["stored_bytes"], told["stored_sha256"])
+    stored = (manifest_path.parent / Path(told["file"]).name).read_bytes()
+    assert (len(stored), hashlib.sha256(stored).hexdigest()) == (told["stored_bytes"], told["stored_sha256"])
+    content = gzip.decompress(stored) if told["compression"] == "gzip" else stored
+    assert (len(content), hashlib.sha256(content).hexdigest()) == (told["content_bytes"], told["content_sha256"])
     head, *rows = parse(content)
     assert list(head) == [c["name"] for c in told["columns"]] == list(COLUMNS)
     digest = 0
@@ -374,9 +378,10 @@ def _child(job: Job, pipe: Connection) -> None:
 PRELOAD = [
     # pandas, since pyarrow imports it at the first conversion of a list.
     *("connectorx", "numpy", "pandas", "psycopg", "pymysql", "pymysql._auth", "pyarrow.compute", "pyarrow.csv"),
-    *("pytest", "sqlalchemy.dialects.mysql.pymysql", "sqlalchemy.dialects.postgresql.psycopg"),
-    *("isal.isal_zlib", "isal.igzip", "sqlalchemy.dialects.sqlite.pysqlite", "saju_ops.archive.engines.mysql"),
-    *("saju_ops.archive.engines.postgres", "saju_ops.archive.engines.sqlite", __name__),
+    *("isal.isal_zlib", "isal.igzip", "pytest", "saju_ops.archive.purge", "saju_ops.archive.restore"),
+    *(f"saju_ops.archive.engines.{name}" for name in ("mysql", "postgres", "sqlite")),
+    *("sqlalchemy.dialects.mysql.pymysql", "sqlalchemy.dialects.sqlite.pysqlite"),
+    "sqlalchemy.dialects.postgresql.psycopg",
 ]
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(PRELOAD)

@@ -135,9 +135,13 @@ def test_archives_are_compressed_when_the_settings_say_so(sqlite: Project, monke
 
 def test_the_preview_shows_rows_per_hour_and_role(sqlite: Project) -> None:
     metadata = sqlite.archive(ago(42)).materialized()[str(ago(42))]
-    assert metadata["rows_per_hour_and_role"] == (
-        "| hour | assistant | user | all |\n|---|---:|---:|---:|\n| 00 | 15 | 15 | 30 |\n| **all** | **15** | **15** | **30** |"
-    )
+    table = [
+        [cell.strip(" *") for cell in line.strip("|").split("|")]
+        for line in metadata["rows_per_hour_and_role"].splitlines()
+    ]
+    assert [table[0], *table[2:]] == [
+        ["hour", "assistant", "user", "all"], ["00", "15", "15", "30"], ["all", "15", "15", "30"],
+    ]  # fmt: skip
     assert metadata["rows_per_day"].startswith("![rows archived per day](data:image/svg+xml;base64,")
 
 

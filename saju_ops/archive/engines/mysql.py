@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql as mysql_dialect
 
+from saju_ops.archive.csvfile import write_rows
 from saju_ops.archive.digest import NULL, SEPARATOR, Digest
 from saju_ops.archive.engines.base import (
     LogStore,
@@ -192,7 +193,7 @@ class MySQLLogStore(LogStore):
 
     def _row_string(self) -> sa.ColumnElement[Any]:
         pieces: list[Any] = []
-        null = sa.literal_column("'N'")
+        null: Any = sa.literal_column("'N'")
         for column in self.table.columns:
             text = self._digest_text(column)
             first = sa.func.length(text) if column.framed else text
@@ -201,7 +202,7 @@ class MySQLLogStore(LogStore):
                 pieces.append(text)
         # The pieces are UTF-8 already: with a binary separator the server joins them without looking for a
         # common character set (7% of the digest).
-        separator = sa.literal_column(f"BINARY x'{ord(SEPARATOR):02x}'")
+        separator: Any = sa.literal_column(f"BINARY x'{ord(SEPARATOR):02x}'")
         return sa.func.concat_ws(separator, *pieces)
 
     @property
@@ -290,7 +291,7 @@ class MySQLLogStore(LogStore):
         import connectorx
         import pyarrow as pa
 
-        dialect = mysql_dialect.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+        dialect = mysql_dialect.dialect(paramstyle="named")
         # A dialect that never met a server leaves CAST(… AS DOUBLE) out, and a FLOAT then prints six digits.
         connected: Any = self.connection.dialect
         dialect._support_float_cast, dialect.is_mariadb = connected._support_float_cast, connected.is_mariadb
@@ -484,18 +485,14 @@ class _Feeder(threading.Thread):
 
     def _feed(self, sink: Any) -> None:
         import pyarrow as pa
-        import pyarrow.csv as pc
 
         null = pa.scalar(self._null.encode(), pa.binary())
-        options = pc.WriteOptions(include_header=False, quoting_style="needed")
-        writer: Any = None
-        for batch in self._batches:
-            arrays = [batch.column(n).cast(pa.binary()).fill_null(null).cast(pa.string()) for n in self._names]
-            filled = pa.RecordBatch.from_arrays(arrays, names=list(self._names))
-            writer = writer or pc.CSVWriter(pa.PythonFile(sink, "w"), filled.schema, write_options=options)
-            writer.write_batch(filled)
-        if writer is not None:
-            writer.close()
+
+        def filled(batch: pa.RecordBatch) -> pa.RecordBatch:
+            cells = (batch.column(n).cast(pa.binary()).fill_null(null).cast(pa.string()) for n in self._names)
+            return pa.RecordBatch.from_arrays(list(cells), names=list(self._names))
+
+        write_rows(map(filled, self._batches), sink)
 
     def stop(self) -> None:
         if self.is_alive():

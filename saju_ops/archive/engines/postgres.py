@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from saju_ops.archive.csvfile import CsvSink
+from saju_ops.archive.csvfile import write_rows
 from saju_ops.archive.digest import NULL, SEPARATOR, Digest
 from saju_ops.archive.engines.base import (
     LogStore,
@@ -128,7 +129,7 @@ class PostgresLogStore(LogStore):
 
     def _row_string(self) -> sa.ColumnElement[Any]:
         pieces: list[Any] = []
-        null = sa.literal_column(f"'{NULL}'")
+        null: Any = sa.literal_column(f"'{NULL}'")
         for column in self.table.columns:
             text = self.text(column)
             if column.framed:
@@ -172,7 +173,7 @@ class PostgresLogStore(LogStore):
 
     def _copy(self, day: Day) -> Iterator[bytes]:
         """COPY gives the file's own format: quotes around all but NULL, doubled inside, line feeds."""
-        dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+        dialect = postgresql.dialect(paramstyle="named")
         query = self.row_select(Selection(day))
         statement = str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
         raw: Any = self.connection.connection.driver_connection
@@ -294,27 +295,20 @@ class PostgresLogStore(LogStore):
         with raw.cursor() as cursor:
             statement = f"COPY {quote(table)} ({names}) FROM STDIN (FORMAT csv, ENCODING 'UTF8')"
             with cursor.copy(statement) as copy:
-                sink: CsvSink | None = None
-                for batch in batches:
-                    prepared = _for_copy(batch, writable)
-                    # Only its CSV writer is wanted: no header, no storage.
-                    sink = sink or CsvSink(_CopyWriter(copy), "none", None)
-                    sink.write_batch(prepared)
-                if sink is not None:
-                    sink.finish()
+                write_rows((_for_copy(batch, writable) for batch in batches), _CopySink(copy))
         self._catch_up_sequence(table)
 
 
-class _CopyWriter:
+class _CopySink(io.RawIOBase):
     def __init__(self, copy: Any) -> None:
         self._copy = copy
+
+    def writable(self) -> bool:
+        return True
 
     def write(self, data: Any) -> int:
         self._copy.write(bytes(data))
         return len(data)
-
-    def commit(self) -> None:
-        return
 
 
 class _NamedType(sa.types.UserDefinedType[Any]):
