@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from sqlalchemy.exc import DBAPIError
 
+from saju_ops.database import error_text
 from saju_ops.errors import OperatorError
 from saju_ops.settings import Settings, SettingsError, load_settings
 
@@ -31,9 +32,8 @@ class _Sentences(click.Group):
             click.secho(str(error), fg="red", err=True)
             ctx.exit(1)
         except (DBAPIError, sqlite3.Error) as error:
-            said = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
             click.secho(
-                f"The database ended the work ({said.splitlines()[0]}). What was not committed was rolled back; look at"
+                f"The database ended the work ({error_text(error)}). What was not committed was rolled back; look at"
                 " the database and start again: what is there already is skipped.",
                 fg="red",
                 err=True,

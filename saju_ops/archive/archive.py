@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
@@ -83,7 +83,9 @@ def archive_day(
     Raises Refused, Busy, ProofFailed or OperatorError; then no archive was added and nothing was changed.
     """
     if not day.is_over(now):
-        raise Refused(f"The day {day} is not over in {day.zone.key}; it can be archived from {day.end:%Y-%m-%d %H:%M} UTC.")
+        raise Refused(
+            f"The day {day} is not over in {day.zone.key}; it can be archived from {day.end:%Y-%m-%d %H:%M} UTC."
+        )
     started = time.monotonic()
     task = _Task(store, storage, day, now, compression, run_id)
     with store.lock(f"day {day}", wait) as held:
@@ -180,7 +182,7 @@ class _Task:
     # --- a day with an archive -----------------------------------------------------------------------------
 
     def again(self, files: DayFiles) -> DayResult:
-        self._require_same_table(files.parts)
+        require_same_table(self.storage, self.day, files.parts, self.store)
         held = HeldRows()
         for part in files.parts:
             verify_part(self.storage, part, held.collect(part.key_columns))
@@ -195,15 +197,6 @@ class _Task:
             if state == latest.day_state and not altered:
                 return self._kept(files, "unchanged", len(held), "is archived and unchanged; nothing was done.", state)
             return self._add_new(files, held, profile, state)
-
-    def _require_same_table(self, parts: tuple[Manifest, ...]) -> None:
-        mine = (self.store.table.database, self.store.table.name)
-        for part in parts:
-            if (part.database, part.table) != mine:
-                raise Refused(
-                    f"{self.storage.uri} already holds {self.day} of {part.database}.{part.table}, and this is"
-                    f" {mine[0]}.{mine[1]}. Nothing was written; give each database a BACKUP_URI of its own."
-                )
 
     def _add_new(self, files: DayFiles, held: HeldRows, profile: Profile, state: Digest) -> DayResult:
         """Rows that came late or changed since, as a further part. Runs inside a snapshot."""
@@ -328,6 +321,17 @@ class _Task:
             files=tuple(self.storage.location(p.file) for p in files.parts), proof=proof, strays=files.strays,
             content_bytes=sum(p.content_bytes for p in files.parts),
         )  # fmt: skip
+
+
+def require_same_table(storage: Storage, day: Day, parts: Sequence[Manifest], store: LogStore) -> None:
+    """Raises Refused where a part was made of another table or database: its rows prove nothing about this one."""
+    mine = (store.table.database, store.table.name)
+    for part in parts:
+        if (part.database, part.table) != mine:
+            raise Refused(
+                f"{storage.uri} already holds {day} of {part.database}.{part.table}, and this is {mine[0]}.{mine[1]}."
+                " Nothing was written or deleted; give each database a BACKUP_URI of its own."
+            )
 
 
 class _FastPathFailed(OperatorError):

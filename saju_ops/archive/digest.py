@@ -1,9 +1,10 @@
 """The digest that a database and a file agree on when, and only when, they hold the same rows.
 
 Each row becomes one byte string, its cells joined by the unit separator (0x1F): a plain cell as it is, a framed
-one as its length in bytes, the separator and the text, NULL as `N`. So no two different rows give the same string, and NULL is not the
-empty string. A row's hash is the first 64 bits of that string's SHA-256; the digest of many rows is their
-count and the XOR of their hashes, which needs no order and which every engine can compute itself.
+one as its length in bytes, the separator and the text, NULL as `N`. So no two different rows give the same
+string, and NULL is not the empty string. A row's hash is the first 64 bits of that string's SHA-256; the digest
+of many rows is their count and the XOR of their hashes, which needs no order and which every engine can compute
+itself.
 
 CRC32, which is what checksumming tools commonly XOR, is not enough here: it is linear, so the same change
 made to two rows of the same shape (`UPDATE … SET tokens_used = 7`) cancels itself out. SHA-256 costs MariaDB

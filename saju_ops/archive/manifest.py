@@ -112,11 +112,17 @@ class DayFiles:
 
 def day_files(storage: Storage, day: Day) -> DayFiles:
     prefix = base_name(day, 1)
-    names = [n for n in storage.names(prefix) if n[len(prefix)] == "."]
+    names = [n for n in storage.names(prefix) if n[len(prefix) :].startswith(".")]
     parts: list[Manifest] = []
     for name in (n for n in names if n.endswith(".manifest.json")):
         with storage.open(name) as stream:
-            parts.append(parse_manifest(stream.read(), name))
+            manifest = parse_manifest(stream.read(), name)
+        if (manifest.day, manifest_name(day, manifest.part)) != (str(day), name):
+            raise ProofFailed(
+                f"{name} describes part {manifest.part} of {manifest.day}, which its name doesn't say; what it describes"
+                " counts as not archived. Nothing was changed; put the file back to its own name."
+            )
+        parts.append(manifest)
     parts.sort(key=lambda m: m.part)
     described = {m.file for m in parts}
     strays = tuple(n for n in names if not n.endswith(".manifest.json") and n not in described)

@@ -282,8 +282,8 @@ class _Restore:
                 self.store.load(self.store.table.name, iter(loaded), part.table_columns)
             except sa.exc.DBAPIError as error:
                 raise OperatorError(
-                    f"The database refused rows of {part.day} ({error_text(error)}). Nothing of {part.file} was written;"
-                    f" {self.plan.written} rows before it were."
+                    f"The database refused rows of {part.day} ({error_text(error)}). Nothing of {part.file} was"
+                    f" written; {self.plan.written} rows before it were."
                 ) from None
             self._prove(work, loaded, before)
         self.plan.written += loaded.digest.rows

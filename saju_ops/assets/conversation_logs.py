@@ -77,7 +77,8 @@ def _archive_asset(settings: Settings) -> dg.AssetsDefinition:
                 asset=ARCHIVE,
                 blocking=True,
                 description="Each stored file, read back from where it lies, has the row count and the digest that the"
-                " database itself computes for the day. Blocking: without it the run fails and nothing relies on the day.",
+                " database itself computes for the day. Blocking: without it the run fails and nothing relies on the"
+                " day.",
             )
         ],
     )

@@ -45,7 +45,8 @@ class PurgeConfig(dg.Config):
     )
     retention_days: int | None = Field(
         default=None,
-        description="Days that stay, counted back from now; at least 1. Empty: LOG_RETENTION_DAYS. Smaller deletes more.",
+        description="Days that stay, counted back from now; at least 1. Empty: LOG_RETENTION_DAYS. Smaller deletes"
+        " more.",
     )
     from_day: str | None = Field(default=None, description="First day to purge, YYYY-MM-DD. Empty: the oldest.")
     to_day: str | None = Field(
@@ -181,7 +182,6 @@ def _tell(context: dg.OpExecutionContext, result: "PurgeResult") -> None:
 
 def purge_metadata(result: "PurgeResult") -> dict[str, Any]:
     """The same plain numbers in every run, zeros included."""
-    report = cleanup_report(result.files if result.deleted else [], result.deleted, result.cutoff.date, datetime.now(UTC), result.deleted, result.kept)
     return {
         "dry_run": result.dry_run,
         "rows_deleted": result.deleted,
@@ -205,8 +205,17 @@ def purge_metadata(result: "PurgeResult") -> dict[str, Any]:
         "freed_bytes": result.freed_bytes,
         "freed_space": result.reclaim_hint,
         "rows_per_day": dg.MetadataValue.md(bar_chart(dict(sorted(result.per_day.items())), "rows per day")),
-        "report": dg.MetadataValue.md(report.replace("\n", "\n\n")),
+        "report": dg.MetadataValue.md(_report(result).replace("\n", "\n\n")),
     }
+
+
+def _report(result: "PurgeResult") -> str:
+    if result.dry_run:
+        return f"dry_run: {result.deletable} rows would be deleted, {result.kept} kept. Nothing was deleted."
+    files = result.files if result.deleted else []
+    return cleanup_report(
+        files, result.deleted, result.cutoff.date, datetime.now(UTC), deleted=result.deleted, kept=result.kept
+    )
 
 
 @dg.job(

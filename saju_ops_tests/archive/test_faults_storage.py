@@ -99,16 +99,17 @@ def test_a_full_disk_leaves_nothing_behind_and_the_next_run_works(
 def test_a_disk_that_fills_up_at_the_second_day_leaves_the_first_day_whole(database_url: str, tmp_path: Path) -> None:
     truth = fill(database_url, days=OLD_DAYS[:1], rows_a_day=100)
     fill_more(database_url, truth)
-    job = Job("archive", database_url, str(tmp_path), file_limit=ROOM)
+    folder = tmp_path / "backups"
+    job = Job("archive", database_url, str(folder), file_limit=ROOM)
     told = run(job)
     assert f"The day {OLD_DAYS[1]} was not archived" in told.refused
-    archive = require_all_held(database_url, tmp_path, truth)
+    archive = require_all_held(database_url, folder, truth)
     assert (archive.days, archive.strays, archive.unfinished) == ({str(OLD_DAYS[0])}, [], [])
     told = run(replace(job, what="purge"))
     assert told.deleted == 100
-    require_all_held(database_url, tmp_path, truth)
+    require_all_held(database_url, folder, truth)
     assert run(replace(job, file_limit=None)).outcomes == ["purged", "archived", "nothing"]
-    assert read_archive(tmp_path).latest == truth
+    assert read_archive(folder).latest == truth
 
 
 def fill_more(url: str, truth: dict[str, tuple[str | None, ...]]) -> None:

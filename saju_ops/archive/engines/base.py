@@ -184,6 +184,10 @@ class LogStore(abc.ABC):
         self.end_read()
         return found
 
+    def require_transactions(self) -> None:
+        """Raises Refused where a change of the table can't be rolled back."""
+        return
+
     @abc.abstractmethod
     def instants(self, order: str) -> datetime | None:
         """The first (`asc`) or last (`desc`) created_at, UTC; None where there is none."""

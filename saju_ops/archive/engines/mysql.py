@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -65,8 +65,9 @@ COLUMNS = sa.text(
     " FROM information_schema.COLUMNS"
     " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name ORDER BY ORDINAL_POSITION"
 )
+# The star, because what tells an index that may not be used is IS_VISIBLE in MySQL and IGNORED in MariaDB.
 INDEXES = sa.text(
-    "SELECT INDEX_NAME, NON_UNIQUE, COLUMN_NAME, NULLABLE, SUB_PART FROM information_schema.STATISTICS"
+    "SELECT INDEX_NAME, NON_UNIQUE, COLUMN_NAME, NULLABLE, s.* FROM information_schema.STATISTICS s"
     " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name ORDER BY INDEX_NAME = 'PRIMARY' DESC,"
     " INDEX_NAME, SEQ_IN_INDEX"
 )
@@ -79,6 +80,11 @@ FOREIGN_KEYS = sa.text(
     " WHERE (k.REFERENCED_TABLE_SCHEMA = DATABASE() AND k.REFERENCED_TABLE_NAME = :name)"
     " OR (k.TABLE_SCHEMA = DATABASE() AND k.TABLE_NAME = :name AND k.REFERENCED_TABLE_NAME IS NOT NULL)"
     " ORDER BY k.CONSTRAINT_SCHEMA, k.CONSTRAINT_NAME, k.ORDINAL_POSITION"
+)
+STORAGE_ENGINE = sa.text(
+    "SELECT t.ENGINE, e.TRANSACTIONS FROM information_schema.TABLES t"
+    " LEFT JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE"
+    " WHERE t.TABLE_SCHEMA = DATABASE() AND t.TABLE_NAME = :name"
 )
 SIZES = sa.text(
     "SELECT DATA_LENGTH + INDEX_LENGTH, DATA_FREE FROM information_schema.TABLES"
@@ -202,7 +208,8 @@ class MySQLLogStore(LogStore):
                 pieces.append(text)
         # The pieces are UTF-8 already: with a binary separator the server joins them without looking for a
         # common character set (7% of the digest).
-        separator: Any = sa.literal_column(f"BINARY x'{ord(SEPARATOR):02x}'")
+        # Not BINARY x'1f': MySQL warns of that, and a warning here costs a second look.
+        separator: Any = sa.literal_column(f"CAST(x'{ord(SEPARATOR):02x}' AS BINARY)")
         return sa.func.concat_ws(separator, *pieces)
 
     @property
@@ -318,8 +325,8 @@ class MySQLLogStore(LogStore):
     def _instant(self, text: Any) -> datetime | None:
         try:
             value = datetime.fromisoformat(as_bytes(text).decode()) if text is not None else None
-        except ValueError:  # a zero date
-            value = datetime(1, 1, 2)  # noqa: DTZ001
+        except ValueError:
+            value = _nearest(as_bytes(text).decode())
         if value is None:
             return None
         return value.replace(tzinfo=UTC if self.table.time_type == "timestamp" else self.zone).astimezone(UTC)
@@ -337,6 +344,16 @@ class MySQLLogStore(LogStore):
         value = self.connection.execute(query.select_from(self.from_)).scalar()
         self.end_read()
         return self._instant(value)
+
+    def require_transactions(self) -> None:
+        kind, transactions = self.connection.execute(STORAGE_ENGINE, {"name": self.table.name}).one()
+        self.end_read()
+        if transactions != "YES":
+            raise Refused(
+                f"The table {self.table.name} is of the storage engine {kind}, which has no transactions: what is"
+                " compared could change before it is deleted, and nothing could be rolled back. Nothing was changed;"
+                " convert it with ALTER TABLE … ENGINE = InnoDB."
+            )
 
     # --- locks and changes ---------------------------------------------------------------------------------
 
@@ -376,6 +393,7 @@ class MySQLLogStore(LogStore):
         # log is by statement the server refuses it, and the default level is as safe, only more in the way.
         self.end_read()
         if self._level is None:
+            self.require_transactions()
             logging = self.connection.execute(sa.text("SELECT @@log_bin, @@binlog_format")).one()
             by_statement = logging[0] and str(logging[1]).upper() == "STATEMENT"
             self._level = "REPEATABLE READ" if by_statement else "READ COMMITTED"
@@ -402,7 +420,8 @@ class MySQLLogStore(LogStore):
     def create_like(self, name: str) -> None:
         # LIKE takes columns and indexes and leaves out foreign keys, which is what is wanted here.
         source, target = self._quote(self.table.name), self._quote(name)
-        self.connection.exec_driver_sql(f"CREATE TABLE {target} LIKE {source}".replace("%", "%%"))
+        # The driver's own quoting has doubled a percent sign already.
+        self.connection.exec_driver_sql(f"CREATE TABLE {target} LIKE {source}")
         self.end_read()
 
     def load(self, table: str, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> None:
@@ -504,6 +523,16 @@ class _Feeder(threading.Thread):
         self.join(timeout=60)
 
 
+def _nearest(text: str) -> datetime:
+    """The last real moment before a date that no calendar has, such as 2026-10-00 or 2026-02-31."""
+    year, month, day = (int(part) for part in text[:10].split("-"))
+    if not year:
+        return datetime(1, 1, 2)  # noqa: DTZ001
+    # The first day of the month after the one that the date lies in, or of its own month for day 0.
+    after = datetime(year + month // 12, month % 12 + 1, 1) if day and month else datetime(year, month or 1, 1)  # noqa: DTZ001
+    return after - timedelta(microseconds=1)
+
+
 def _literal(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
@@ -570,7 +599,10 @@ def _key(indexes: Sequence[Any]) -> tuple[str, ...]:
 def _time_index(indexes: Sequence[Any]) -> str | None:
     seen: set[str] = set()
     for row in indexes:
-        if row[0] not in seen and row[2] == TIME_COLUMN:
+        # FORCE INDEX with an index that the server may not use is an error, and SQLAlchemy formats a hint.
+        usable = row._mapping.get("IS_VISIBLE", "YES") == "YES" and row._mapping.get("IGNORED", "NO") == "NO"
+        usable = usable and "%" not in row[0]
+        if row[0] not in seen and row[2] == TIME_COLUMN and usable:
             return str(row[0])
         seen.add(row[0])
     return None

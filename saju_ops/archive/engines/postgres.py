@@ -201,10 +201,9 @@ class PostgresLogStore(LogStore):
             return None
         try:
             parsed = datetime.fromisoformat(value)
-        except ValueError:  # infinity, or a year before 1 or after 9999
-            parsed = datetime.min.replace(year=2) if value.startswith("-") or "BC" in value else None  # type: ignore[assignment]
-            if parsed is None:
-                return None
+        except ValueError:
+            # Infinity, or a year that Python doesn't have: before everything, or beyond any day that is due.
+            return datetime(1, 1, 2, tzinfo=UTC) if value.startswith("-") or "BC" in value else None
         return (parsed if parsed.tzinfo else parsed.replace(tzinfo=self.zone)).astimezone(UTC)
 
     def instants(self, order: str) -> datetime | None:
@@ -337,7 +336,7 @@ def _for_copy(batch: pa.RecordBatch, columns: Sequence[Column]) -> pa.RecordBatc
 
 
 def _column(row: Any) -> Column:
-    name, declared, type_name, not_null, generated, base, _length = row
+    name, declared, _type_name, not_null, generated, base, _length = row
     family = str(base)
     encoding: Encoding = "hex" if family == "bytea" else "number" if family in NUMBERS else "text"
     kind = _str(generated)

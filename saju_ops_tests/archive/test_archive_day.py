@@ -1,0 +1,614 @@
+"""One day into one file: what is written, what is left alone, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from saju_ops.archive.archive import due_days
+from saju_ops.archive.engines import open_log_store
+from saju_ops.archive.engines.mysql import MySQLLogStore
+from saju_ops.archive.window import parse_day
+from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
+from saju_ops_tests.archive.scene import DAY, NEXT_DAY, NOW, SECRET, SEOUL, TABLES, UTC_ZONE, Scene
+from saju_ops_tests.engines import MySQL
+
+
+@pytest.fixture
+def scene(database_url: str, tmp_path: Path) -> Scene:
+    return Scene(database_url, tmp_path / "backups").create_table()
+
+
+@pytest.fixture(params=["mysql", "mariadb"])
+def mysql_scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
+    return Scene(request.getfixturevalue(f"{request.param}_url"), tmp_path / "backups").create_table()
+
+
+# --- a day for the first time ---------------------------------------------------------------------------------
+
+
+def test_a_day_is_archived_with_a_manifest_and_a_proof(scene: Scene) -> None:
+    scene.add(20)
+    result = scene.archive()
+    assert (result.outcome, result.rows, result.rows_written) == ("archived", 20, 20)
+    assert result.proof["rows_in_file"] == result.proof["rows_in_database"] == 20
+    names = sorted(p.name for p in scene.folder.rglob("*") if p.is_file())
+    assert names == ["conversation_log_backup_20261001.csv", "conversation_log_backup_20261001.manifest.json"]
+    assert scene.count() == 20
+
+
+def test_a_day_that_is_not_over_is_refused(scene: Scene) -> None:
+    scene.add(1)
+    with pytest.raises(Refused, match="not over"):
+        scene.archive(now=DAY.end - timedelta(microseconds=1))
+    assert scene.snapshot_of_files() == {}
+    assert scene.archive(now=DAY.end).outcome == "archived"
+
+
+def test_a_day_without_rows_is_nothing_to_archive(scene: Scene) -> None:
+    scene.add(1, day=NEXT_DAY)
+    result = scene.archive()
+    assert (result.outcome, result.rows) == ("nothing", 0)
+    assert "Nothing to archive" in result.message
+    assert scene.snapshot_of_files() == {}
+
+
+def test_gzip_gives_the_same_bytes_each_time(scene: Scene) -> None:
+    scene.add(500)
+    scene.archive(compression="gzip")
+    first = scene.data_file().read_bytes()
+    assert scene.data_file().name == "conversation_log_backup_20261001.csv.gz"
+    shutil.rmtree(scene.folder)
+    scene.archive(compression="gzip")
+    assert scene.data_file().read_bytes() == first
+
+
+def test_files_and_folders_are_for_their_owner_alone(scene: Scene) -> None:
+    scene.add(1)
+    scene.archive()
+    for path in scene.folder.rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_the_table_may_be_called_conversation_log(database_url: str, tmp_path: Path) -> None:
+    scene = Scene(database_url, tmp_path / "backups", "conversation_log").create_table()
+    scene.add(3)
+    assert scene.archive().rows == 3
+    assert scene.purge().deleted == 3
+    assert scene.restore().written == 3
+
+
+ODD_NAMES = ["대화 기록 100%", 'a "quoted" `name\'s', "select", "semi;colon:x %s", "Mixed.Case\\x"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_names_with_quotes_blanks_and_reserved_words_work(database_url: str, tmp_path: Path, name: str) -> None:
+    scene = Scene(database_url, tmp_path / "backups", name)
+    quote = scene.engine.dialect.identifier_preparer.quote_identifier
+    column, index = quote(f"col {name}").replace("%%", "%"), quote(f"ix {name}").replace("%%", "%")
+    ddl = TABLES[scene.family].format(name=scene.name)
+    if scene.family == "mysql":
+        ddl = ddl.replace("ix_created", index)
+    escaped = ddl.replace("content text", f"content text, {column} varchar(20)").replace(":", "\\:")
+    with scene.connected() as connection:
+        connection.execute(sa.text(escaped))
+    scene.add(5)
+    original = scene.state()
+    assert scene.archive().rows == 5
+    assert scene.purge(chunk_size=2).deleted == 5
+    assert scene.restore().written == 5
+    assert scene.state() == original
+    assert scene.restore(table=f"{name} 2").written == 5
+    assert scene.state(f"{name} 2") == original
+
+
+# --- one content, whatever the way ------------------------------------------------------------------------------
+
+
+def fast_paths(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts the rows that came by the fast path."""
+    rows: list[int] = []
+    original = MySQLLogStore._connectorx
+
+    def counted(self: MySQLLogStore, *args: Any) -> Iterator[Any]:
+        for batch in original(self, *args):
+            rows.append(batch.num_rows)
+            yield batch
+
+    monkeypatch.setattr(MySQLLogStore, "_connectorx", counted)
+    return rows
+
+
+MYSQL_COLUMNS = (
+    "t time(6), f float, d double, n decimal(65,30), u bigint unsigned, z int(8) zerofill, b bit(64), e enum('Y','N'),"
+    " s set('a','b'), j json, bin varbinary(20), bl longblob, y year, dt datetime(6), da date, l varchar(20) CHARACTER"
+    " SET latin1, k varchar(20) CHARACTER SET euckr, m mediumtext, g point"
+)
+MYSQL_VALUES = (
+    "t = IF(log_id = 5, NULL, '-838:59:59'), f = 0.1, d = -2.2250738585072014e-308,"
+    " n = -99999999999999999999999999999999999.000000000000000000000000000001, u = 18446744073709551615, z = 42,"
+    " b = 18446744073709551615, e = 'N', s = 'a,b', j = '{\"가\": 1.5, \"b\": [null]}', bin = x'00FF0A22', bl = x'',"
+    " y = 2026, dt = '0000-00-00 00:00:00', da = '2026-02-31', l = 'é', k = '가', m = '\"\r\n,', g = POINT(1, 2)"
+)
+
+
+def test_the_fast_path_and_the_plain_cursor_give_the_same_bytes(
+    mysql_scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = mysql_scene
+    columns = ", ".join(f"ADD {c}" for c in MYSQL_COLUMNS.replace(",30)", ";30)").split(", ")).replace(";", ",")
+    scene.run(f"ALTER TABLE {scene.name} {columns}")
+    scene.add(9, content='한글 "🙂"\r\n')
+    scene.update(MYSQL_VALUES.replace(":", "\\:"), "log_id > 1")
+    rows = fast_paths(scene, monkeypatch)
+    scene.archive()
+    assert sum(rows) == 9
+    fast = scene.data_file().read_bytes()
+    shutil.rmtree(scene.folder)
+    monkeypatch.setattr(MySQLLogStore, "fast_csv", lambda *_: None)
+    scene.archive()
+    assert sum(rows) == 9
+    assert scene.data_file().read_bytes() == fast
+
+
+def test_copy_and_the_plain_cursor_give_the_same_bytes(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from saju_ops.archive.engines.postgres import PostgresLogStore
+
+    scene = Scene(postgres_url, tmp_path / "backups").create_table()
+    scene.run(f"ALTER TABLE {scene.name} ADD f float8, ADD b bytea, ADD n numeric, ADD ok bool, ADD j jsonb")
+    scene.add(9, content='한글 "🙂"\r\n\\.')
+    scene.update("f = 0.1, b = '\\x00ff0a', n = 'NaN', ok = true, j = '{}'", "log_id > 1")
+    scene.archive()
+    copied = scene.data_file().read_bytes()
+    shutil.rmtree(scene.folder)
+    monkeypatch.setattr(PostgresLogStore, "fast_csv", lambda *_: None)
+    scene.archive()
+    assert scene.data_file().read_bytes() == copied
+
+
+@pytest.fixture(scope="module")
+def servers_in_two_zones() -> Iterator[tuple[MySQL, MySQL]]:
+    with (
+        MySQL(["--default-time-zone=+09:00", "--sql-mode=ANSI_QUOTES,PAD_CHAR_TO_FULL_LENGTH"]) as seoul,
+        MySQL(["--default-time-zone=+00:00"]) as utc,
+    ):
+        yield seoul, utc
+
+
+def test_a_server_in_seoul_and_one_in_utc_give_the_same_file(
+    servers_in_two_zones: tuple[MySQL, MySQL], tmp_path: Path
+) -> None:
+    files = []
+    for number, server in enumerate(servers_in_two_zones):
+        server.create_database("service")
+        scene = Scene(server.database_url("service"), tmp_path / str(number))
+        scene.run(TABLES["mysql"].format(name=scene.name).replace("varchar(10)", "char(10)"))
+        scene.add(50)
+        scene.insert([{"log_id": 900, "created_at": scene.time(DAY.end - timedelta(microseconds=1))}])
+        assert scene.archive().rows == 51
+        files.append(scene.data_file().read_bytes())
+        assert scene.purge().deleted == 51
+        server.drop_database("service")
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres", "sqlite"])
+def test_columns_without_a_zone_are_read_in_the_zone_of_the_database(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    scene = Scene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups", zone=SEOUL)
+    kind = {"mysql": "datetime", "postgresql": "timestamp", "sqlite": "text"}[scene.family]
+    scene.run(f"CREATE TABLE {scene.name} (log_id int PRIMARY KEY, created_at {kind} NOT NULL)")
+    times = ["2026-09-30 23:59:59", "2026-10-01 00:00:00", "2026-10-01 23:59:59", "2026-10-02 00:00:00"]
+    scene.insert([{"log_id": i, "created_at": datetime.fromisoformat(t) if engine == "postgres" else t} for i, t in enumerate(times)])  # fmt: skip
+    assert scene.archive().rows == 2
+    assert scene.purge().deleted == 2
+    assert scene.ids() == [0, 3]
+
+
+def test_a_row_of_the_last_microsecond_belongs_to_its_own_day(scene: Scene) -> None:
+    times = [DAY.start, DAY.end - timedelta(microseconds=1), DAY.end, DAY.start - timedelta(microseconds=1)]
+    scene.insert([{"log_id": i, "created_at": scene.time(t)} for i, t in enumerate(times, 1)])
+    assert scene.archive().rows == 2
+    assert scene.archive(NEXT_DAY).rows == 1
+
+
+# --- a day again --------------------------------------------------------------------------------------------------
+
+
+def test_an_unchanged_day_is_left_alone(scene: Scene) -> None:
+    scene.add(20)
+    scene.archive()
+    files = scene.snapshot_of_files()
+    result = scene.archive()
+    assert (result.outcome, result.rows, result.rows_written) == ("unchanged", 20, 0)
+    assert scene.snapshot_of_files() == files
+
+
+def test_late_and_changed_rows_go_to_part_two_and_then_to_part_three(scene: Scene) -> None:
+    scene.add(20)
+    scene.archive()
+    files = scene.snapshot_of_files()
+    scene.add(2, first=100)
+    scene.update("tokens = 7", "log_id IN (3, 4)")
+    assert scene.archive().rows_written == 4
+    scene.update("tokens = 8", "log_id = 4")
+    assert scene.archive().rows_written == 1
+    assert scene.archive().outcome == "unchanged"
+    assert scene.parts() == [20, 4, 1]
+    assert files.items() <= scene.snapshot_of_files().items()
+
+
+def test_a_row_changed_and_changed_back_is_archived_each_time(scene: Scene) -> None:
+    scene.add(5)
+    original = scene.state()
+    scene.archive()
+    scene.update("tokens = 99", "log_id = 2")
+    scene.archive()
+    scene.update("tokens = 1", "log_id = 2")
+    scene.archive()
+    assert scene.parts() == [5, 1, 1]
+    assert scene.purge().deleted == 5
+    assert scene.restore().written == 5
+    assert scene.state() == original
+
+
+def test_a_purged_day_keeps_its_archive_and_says_so(scene: Scene) -> None:
+    scene.add(5)
+    scene.archive()
+    files = scene.snapshot_of_files()
+    scene.purge()
+    result = scene.archive()
+    assert (result.outcome, result.rows) == ("purged", 5)
+    assert "purged" in result.message
+    assert scene.snapshot_of_files() == files
+
+
+def test_a_partly_purged_day_keeps_its_archive(scene: Scene) -> None:
+    scene.add(10)
+    scene.archive()
+    files = scene.snapshot_of_files()
+    scene.purge(max_rows=4)
+    result = scene.archive()
+    assert (result.outcome, result.rows) == ("unchanged", 10)
+    assert scene.snapshot_of_files() == files
+
+
+# --- what a killed run left ----------------------------------------------------------------------------------------
+
+
+def test_a_data_file_without_a_manifest_is_adopted_where_it_equals_the_database(scene: Scene) -> None:
+    scene.add(10)
+    scene.archive()
+    manifest = scene.manifest_file()
+    before = json.loads(manifest.read_text())
+    manifest.unlink()
+    assert scene.archive().outcome == "archived"
+    after = json.loads(manifest.read_text())
+    assert after["stored_sha256"] == before["stored_sha256"]
+    assert scene.parts() == [10]
+    assert scene.purge().deleted == 10
+
+
+def test_a_data_file_without_a_manifest_that_differs_is_left_alone(scene: Scene) -> None:
+    scene.add(10)
+    scene.archive()
+    stray = scene.data_file()
+    scene.manifest_file().unlink()
+    kept = stray.read_bytes()
+    scene.add(1, first=50)
+    result = scene.archive()
+    assert result.outcome == "archived"
+    assert stray.read_bytes() == kept
+    assert [p.part for p in scene.files().parts] == [2]
+    assert scene.parts() == [11]
+    assert result.strays
+
+
+def test_a_data_file_cut_short_without_a_manifest_is_left_alone(scene: Scene) -> None:
+    scene.add(10)
+    scene.archive()
+    stray = scene.data_file()
+    scene.manifest_file().unlink()
+    stray.write_bytes(stray.read_bytes()[:-20])
+    kept = stray.read_bytes()
+    assert scene.archive().outcome == "archived"
+    assert stray.read_bytes() == kept
+    assert scene.parts() == [10]
+
+
+def test_unfinished_files_of_the_same_day_are_cleared(scene: Scene) -> None:
+    scene.add(1)
+    scene.archive()
+    leftover = scene.data_file().with_name(".conversation_log_backup_20261001.csv.0f.unfinished")
+    leftover.write_bytes(b"half")
+    scene.archive()
+    assert not leftover.exists()
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "gone", "manifest"])
+def test_a_damaged_archive_is_noticed_and_nothing_is_written(scene: Scene, damage: str) -> None:
+    scene.add(10)
+    scene.archive()
+    data, manifest = scene.data_file(), scene.manifest_file()
+    content = bytearray(data.read_bytes())
+    match damage:
+        case "cut":
+            data.write_bytes(content[:-15])
+        case "flip":
+            content[len(content) // 2] ^= 1
+            data.write_bytes(content)
+        case "gone":
+            data.unlink()
+        case "manifest":
+            manifest.write_text(manifest.read_text()[:100])
+    before = scene.snapshot_of_files()
+    scene.add(1, first=50)
+    with pytest.raises(ProofFailed):
+        scene.archive()
+    assert scene.snapshot_of_files() == before
+
+
+@pytest.mark.parametrize("field", ["table", "database"])
+def test_an_archive_of_another_table_or_database_is_refused(scene: Scene, field: str) -> None:
+    scene.add(5)
+    scene.archive()
+    path = scene.manifest_file()
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: "another"}))
+    with pytest.raises(Refused, match="another"):
+        scene.archive()
+    assert scene.purge().deleted == 0
+    assert scene.count() == 5
+
+
+def test_an_archive_of_another_day_under_this_days_name_is_refused(scene: Scene) -> None:
+    scene.add(5)
+    scene.archive()
+    path = scene.manifest_file()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "day": "2026-10-02"}))
+    with pytest.raises(OperatorError, match="2026-10-02"):
+        scene.archive()
+    assert scene.purge().deleted == 0
+
+
+def test_a_second_archive_of_the_same_day_steps_back(scene: Scene) -> None:
+    scene.add(5)
+    with scene.store() as store, store.lock(f"day {DAY}", 1):
+        with pytest.raises(Busy, match=r"Another run works on day 2026-10-01.*Nothing was done"):
+            scene.archive(wait=0.1)
+        assert scene.archive(NEXT_DAY, wait=0.1).outcome == "nothing"
+    assert scene.archive(wait=0.1).outcome == "archived"
+
+
+def test_many_archives_of_a_day_at_once_write_it_once(scene: Scene) -> None:
+    scene.add(300)
+    outcomes: list[str] = []
+
+    def work() -> None:
+        try:
+            outcomes.append(scene.archive(wait=20).outcome)
+        except Exception as error:  # shown by the assertion
+            outcomes.append(repr(error))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["archived", "unchanged", "unchanged", "unchanged"]
+    assert scene.parts() == [300]
+
+
+def test_a_lock_is_held_by_one_alone_through_many_changes_of_hands(sqlite_url: str, tmp_path: Path) -> None:
+    scene = Scene(sqlite_url, tmp_path / "backups").create_table()
+    inside, overlaps = [], []
+
+    def work() -> None:
+        with scene.store() as store:
+            for _ in range(40):
+                try:
+                    with store.lock("day x", 0):
+                        inside.append(1)
+                        overlaps.append(len(inside))
+                        inside.pop()
+                except Busy:
+                    continue
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(overlaps) == {1}
+    assert not list(tmp_path.glob(".*.lock"))
+
+
+def test_a_table_without_a_key_is_refused_with_the_reason(database_url: str, tmp_path: Path) -> None:
+    scene = Scene(database_url, tmp_path / "backups")
+    scene.run(f"CREATE TABLE {scene.name} (log_id int, created_at timestamp NULL)")
+    with pytest.raises(Refused, match="no primary key"):
+        scene.archive()
+
+
+def test_a_table_without_created_at_is_refused(database_url: str, tmp_path: Path) -> None:
+    scene = Scene(database_url, tmp_path / "backups")
+    scene.run(f"CREATE TABLE {scene.name} (log_id int PRIMARY KEY)")
+    with pytest.raises(Refused, match="created_at"):
+        scene.archive()
+
+
+def test_a_missing_table_is_refused_by_its_setting(database_url: str, tmp_path: Path) -> None:
+    Scene(database_url, tmp_path / "backups", "another").create_table()
+    with pytest.raises(Refused, match="CONVERSATION_LOG_TABLE"):
+        Scene(database_url, tmp_path / "backups").archive()
+
+
+# --- a table that was altered ----------------------------------------------------------------------------------------
+
+ALTERATIONS = {
+    "added": "ADD COLUMN mood varchar(20)",
+    "dropped": "DROP COLUMN tokens",
+    "renamed": "RENAME COLUMN tokens TO used",
+}
+
+
+@pytest.mark.parametrize("alteration", list(ALTERATIONS))
+def test_an_altered_table_is_archived_anew_and_purged_only_by_the_new_part(scene: Scene, alteration: str) -> None:
+    scene.add(6)
+    scene.archive()
+    scene.run(f"ALTER TABLE {scene.name} {ALTERATIONS[alteration]}")
+    original = scene.state()
+    kept = scene.purge()
+    assert (kept.deleted, kept.kept_changed) == (0, 6)
+    assert scene.count() == 6
+    assert scene.archive().rows_written == 6
+    assert scene.archive().outcome == "unchanged"
+    assert scene.purge().deleted == 6
+    if alteration == "added":
+        scene.restore()
+        assert scene.state() == original
+
+
+# --- privacy ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_message_text_leaves_the_file(
+    scene: Scene, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    scene.add(20, content=SECRET)
+    told = [scene.archive(), scene.purge(dry_run=True)]
+    scene.update("tokens = 5", "log_id = 2")
+    told += [scene.archive(), scene.archive(), scene.purge(max_rows=5), scene.restore(dry_run=True)]
+    scene.update("tokens = 6", "log_id > 15")
+    with pytest.raises(Refused) as refused:
+        scene.restore()
+    data = scene.data_file()
+    data.write_bytes(data.read_bytes().replace("내용".encode(), b'"'))
+    with pytest.raises(ProofFailed) as damaged:
+        scene.archive()
+    printed = capfd.readouterr()
+    for shown in (*map(repr, told), str(refused.value), str(damaged.value), caplog.text, *printed):
+        assert "secret-4711" not in shown
+    manifest = scene.manifest_file().read_text()
+    assert "secret-4711" not in manifest
+
+
+# --- live writers ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres", "sqlite"])
+def test_rows_written_during_the_archive_are_in_a_part_or_still_to_come(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    scene = Scene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups").create_table()
+    scene.add(3000)
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 10_000
+        while not stop.is_set():
+            scene.add(1, first=number)
+            scene.update("tokens = tokens + 1", f"log_id = {number % 3000 + 1}")
+            number += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(4):
+            assert scene.archive().outcome in ("archived", "unchanged")
+    finally:
+        stop.set()
+        writer.join()
+    scene.archive()
+    original = scene.state()
+    assert scene.archive().outcome == "unchanged"
+    assert scene.purge().deleted == len(original)
+    scene.restore()
+    assert scene.state() == original
+
+
+# --- odd catalogues ----------------------------------------------------------------------------------------------------
+
+
+def test_an_index_that_the_server_may_not_use_does_not_stop_the_archive(mysql_scene: Scene) -> None:
+    scene = mysql_scene
+    with scene.store() as store:
+        word = "IGNORED" if store.table.engine == "mariadb" else "INVISIBLE"
+    scene.run(f"ALTER TABLE {scene.name} ALTER INDEX ix_created {word}")
+    scene.add(5)
+    assert scene.archive().rows == 5
+
+
+def test_dates_that_no_calendar_has_are_archived_with_their_neighbours(mysql_url: str, tmp_path: Path) -> None:
+    scene = Scene(mysql_url, tmp_path / "backups")
+    scene.run(f"CREATE TABLE {scene.name} (log_id int PRIMARY KEY, created_at datetime NOT NULL, KEY (created_at))")
+    times = ["0000-00-00 00:00:00", "2026-02-31 10:00:00", "2026-10-00 05:00:00", "2026-10-01 05:00:00"]
+    scene.insert([{"log_id": i, "created_at": t} for i, t in enumerate(times)])
+    with scene.store() as store:
+        found = [str(d) for d in due_days(store, parse_day("2026-01-01", SEOUL), parse_day("2026-11-01", SEOUL))]
+    assert found == ["2026-03-01", "2026-10-01"]
+    for day in found:
+        scene.archive(parse_day(day, SEOUL))
+    assert scene.purge().deleted == 3
+    assert scene.ids() == [0]
+
+
+def test_sqlite_times_written_in_many_ways_fall_on_their_days(sqlite_url: str, tmp_path: Path) -> None:
+    scene = Scene(sqlite_url, tmp_path / "backups").create_table()
+    inside = [
+        "2026-09-30 15:00:00", "2026-09-30T15:00:00", "2026-09-30T15:00:00Z", "2026-10-01T00:00:00+09:00",
+        "2026-10-01 23:59:59.999999+09:00", "2026-10-01 14:59:59.9999", "2026-10-01T14:59",
+    ]  # fmt: skip
+    outside = ["2026-09-30 14:59:59.999999", "2026-10-01T15:00:00", "2026-10-02T00:00:00+09:00", "nonsense", ""]
+    scene.insert([{"log_id": i, "created_at": t} for i, t in enumerate([*inside, *outside])])
+    assert scene.archive().rows == len(inside)
+    assert scene.purge().deleted == len(inside)
+    assert scene.count() == len(outside)
+
+
+def test_a_cell_of_a_new_type_in_sqlite_is_archived_as_it_is(sqlite_url: str, tmp_path: Path) -> None:
+    scene = Scene(sqlite_url, tmp_path / "backups")
+    scene.run(f"CREATE TABLE {scene.name} (log_id integer PRIMARY KEY, x, created_at text)")
+    scene.insert([{"log_id": i, "x": i, "created_at": "2026-10-01 00:00:00"} for i in range(5)])
+    scene.archive()
+    scene.update("x = '3'", "log_id = 3")
+    scene.insert([{"log_id": 9, "x": b"9", "created_at": "2026-10-01 00:00:00"}])
+    original = scene.state()
+    assert scene.purge(dry_run=True).deletable == 4
+    scene.archive()
+    assert scene.archive().outcome == "unchanged"
+    assert scene.purge().deleted == 6
+    scene.restore()
+    assert scene.state() == original
+
+
+def test_a_store_that_cannot_be_opened_leaves_no_connection(mysql_url: str) -> None:
+    with pytest.raises(Refused):
+        open_log_store(mysql_url, "missing", UTC_ZONE)
+    engine = sa.create_engine(mysql_url)
+    with closing(engine.raw_connection()) as raw, raw.cursor() as cursor:
+        cursor.execute("SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE()")
+        assert cursor.fetchone() == (1,)
+    engine.dispose()
+
+
+def test_now_is_what_decides_and_not_the_clock(scene: Scene) -> None:
+    scene.add(1)
+    assert json.loads(scene.manifest_file().read_text())["created_at"] if scene.archive(now=NOW) else None

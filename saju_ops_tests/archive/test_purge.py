@@ -1,0 +1,533 @@
+"""The purge deletes what a proven archive holds unchanged, beyond the retention, and nothing else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from saju_ops.archive.engines.base import LogStore
+from saju_ops.archive.purge import PurgePlan, PurgeResult
+from saju_ops.archive.window import Day, parse_day
+from saju_ops.errors import Busy, OperatorError, Refused
+from saju_ops_tests.archive.scene import DAY, NEXT_DAY, NOW, SEOUL, Scene
+from saju_ops_tests.engines import MariaDB, MySQL
+
+LAST_EXPIRED = parse_day("2026-10-20", SEOUL)  # 30 days before NOW lie within the 21st
+
+
+@pytest.fixture
+def scene(database_url: str, tmp_path: Path) -> Scene:
+    return Scene(database_url, tmp_path / "backups").create_table()
+
+
+def day_after(day: Day) -> Day:
+    return Day(day.date + timedelta(days=1), day.zone)
+
+
+# --- which rows -----------------------------------------------------------------------------------------------------
+
+
+def test_only_days_wholly_beyond_the_retention_are_purged(scene: Scene) -> None:
+    kept = day_after(LAST_EXPIRED)
+    instants = [
+        LAST_EXPIRED.start, LAST_EXPIRED.end - timedelta(microseconds=1), kept.start, kept.start + timedelta(hours=3),
+    ]  # fmt: skip
+    scene.insert([{"log_id": i, "created_at": scene.time(t)} for i, t in enumerate(instants, 1)])
+    for day in (LAST_EXPIRED, kept):
+        scene.archive(day)
+    result = scene.purge()
+    assert (str(result.cutoff), result.deleted) == ("2026-10-21", 2)
+    assert scene.ids() == [3, 4]
+
+
+def test_a_day_expires_at_midnight_in_seoul_to_the_microsecond(scene: Scene) -> None:
+    scene.add(2)
+    scene.archive()
+    expires = DAY.end + timedelta(days=30)
+    assert scene.purge(now=expires - timedelta(microseconds=1)).deleted == 0
+    assert scene.purge(now=expires).deleted == 2
+
+
+def test_a_day_without_an_archive_is_left_whole_and_named(scene: Scene) -> None:
+    scene.add(3)
+    scene.add(3, first=50, day=NEXT_DAY)
+    scene.archive(NEXT_DAY)
+    result = scene.purge()
+    assert (result.deleted, result.unarchived_days) == (3, ["2026-10-01"])
+    assert scene.ids() == [1, 2, 3]
+
+
+def test_the_days_can_be_narrowed(scene: Scene) -> None:
+    days = [parse_day(f"2026-10-0{n}", SEOUL) for n in (1, 2, 3)]
+    for number, day in enumerate(days):
+        scene.add(1, first=number + 1, day=day)
+        scene.archive(day)
+    assert scene.purge(from_day=days[1], to_day=days[1]).deleted == 1
+    assert scene.ids() == [1, 3]
+
+
+def test_a_dry_run_changes_nothing_and_says_the_numbers(scene: Scene) -> None:
+    scene.add(20)
+    scene.archive()
+    scene.add(2, first=100)
+    scene.update("tokens = 7", "log_id IN (3, 4, 5)")
+    before, files = scene.state(), scene.snapshot_of_files()
+    result = scene.purge(dry_run=True, chunk_size=7)
+    told = (result.deletable, result.deleted, result.kept_late, result.kept_changed)
+    assert told == (17, 0, 2, 3)
+    assert result.per_day == {"2026-10-01": 17}
+    assert scene.state() == before
+    assert scene.snapshot_of_files() == files
+    assert scene.purge().deleted == 17
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 5000])
+def test_late_and_changed_rows_stay_and_are_counted(scene: Scene, chunk_size: int) -> None:
+    scene.add(30)
+    scene.archive()
+    scene.add(1, first=100)
+    scene.update("tokens = 7", "log_id = 5")
+    scene.update("content = NULL", "log_id = 17")
+    result = scene.purge(chunk_size=chunk_size)
+    assert (result.deleted, result.kept_late, result.kept_changed) == (28, 1, 2)
+    assert scene.ids() == [5, 17, 100]
+    assert scene.archive().rows_written == 3
+    assert scene.purge(chunk_size=chunk_size).deleted == 3
+
+
+def test_a_row_that_moved_to_another_day_stays(scene: Scene) -> None:
+    scene.add(3)
+    scene.archive()
+    scene.update("created_at = :t", "log_id = 2", t=scene.time(NEXT_DAY.start))
+    assert scene.purge().deleted == 2
+    assert scene.ids() == [2]
+
+
+def test_an_older_form_of_a_row_is_no_reason_to_delete_it(scene: Scene) -> None:
+    scene.add(3)
+    scene.archive()
+    scene.update("tokens = 2", "log_id = 2")
+    scene.archive()
+    scene.update("tokens = 1", "log_id = 2")  # part 1 holds this, but part 2 is what a restore would write
+    result = scene.purge()
+    assert (result.deleted, result.kept_changed) == (2, 1)
+    assert scene.ids() == [2]
+
+
+def test_rows_in_a_differing_letter_case_are_different(mysql_url: str, tmp_path: Path) -> None:
+    scene = Scene(mysql_url, tmp_path / "backups")
+    scene.run(
+        f"CREATE TABLE {scene.name} (log_id varchar(20) COLLATE utf8mb4_0900_ai_ci PRIMARY KEY,"
+        " content text COLLATE utf8mb4_0900_ai_ci, created_at timestamp NOT NULL)"
+    )
+    scene.insert([{"log_id": k, "content": "abc", "created_at": scene.time(DAY.start)} for k in ("a", "B", "c")])
+    scene.archive()
+    scene.update("content = 'ABC'", "log_id = 'a'")
+    scene.update("log_id = 'b'", "log_id = 'B'")
+    assert scene.purge().deleted == 1
+    assert [r[0] for r in scene.run(f"SELECT log_id FROM {scene.name} ORDER BY 1")] == ["a", "b"]
+
+
+# --- while others write -----------------------------------------------------------------------------------------------
+
+
+def interposed(monkeypatch: pytest.MonkeyPatch, action: Callable[[], None], before: str) -> None:
+    """Runs `action` once, just before the store's method of that name is first called inside a chunk."""
+    original = getattr(LogStore, before)
+    done: list[bool] = []
+
+    def method(self: LogStore, *args: Any, **kwargs: Any) -> Any:
+        if not done:
+            done.append(True)
+            action()
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(LogStore, before, method)
+
+
+@pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres"])
+def test_a_row_that_comes_between_the_comparison_and_the_delete_stays(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups").create_table()
+    scene.add(10)
+    scene.remove("log_id = 5")
+    scene.archive()
+    interposed(monkeypatch, lambda: scene.add(1, first=5), "delete")
+    result = scene.purge()
+    assert (result.deleted, result.kept_late) == (9, 1)
+    assert scene.ids() == [5]
+
+
+@pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres"])
+def test_a_writer_waits_for_a_row_that_is_being_compared(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups").create_table()
+    scene.add(10)
+    scene.archive()
+    changed: list[int] = []
+
+    def change() -> None:
+        with scene.connected() as connection:
+            changed.append(connection.execute(sa.text(f"UPDATE {scene.name} SET tokens = 9 WHERE log_id = 5")).rowcount)
+
+    writer = threading.Thread(target=change)
+
+    def start() -> None:
+        writer.start()
+        writer.join(0.5)
+        assert writer.is_alive()
+
+    interposed(monkeypatch, start, "delete")
+    assert scene.purge().deleted == 10
+    writer.join()
+    assert changed == [0]
+
+
+@pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres", "sqlite"])
+def test_a_live_writer_loses_nothing(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    scene = Scene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups").create_table()
+    scene.add(2000)
+    scene.archive()
+    stop, written = threading.Event(), []
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            scene.add(1, first=100_000 + number)
+            written.append(100_000 + number)
+            scene.update("tokens = 5", f"log_id = {2001 - number}")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        result = scene.purge(chunk_size=50)
+    finally:
+        stop.set()
+        writer.join()
+    left = scene.ids()
+    assert set(written) <= set(left)
+    changed = scene.run(f"SELECT COUNT(*) FROM {scene.name} WHERE tokens = 5 AND log_id < 100000")[0][0]
+    assert result.deleted == 2000 - changed
+    assert len(left) == len(written) + changed
+    scene.archive()
+    assert scene.purge().deleted == len(left)
+    assert scene.restore().written == 2000 + len(written)
+
+
+# --- limits --------------------------------------------------------------------------------------------------------------
+
+
+def test_max_rows_stops_it_and_the_next_run_goes_on(scene: Scene) -> None:
+    scene.add(20)
+    scene.archive()
+    assert scene.purge(dry_run=True, max_rows=12, chunk_size=5).deletable == 12
+    first = scene.purge(max_rows=12, chunk_size=5)
+    assert (first.deleted, first.stopped, first.finished) == (12, "max_rows (12) reached", False)
+    second = scene.purge(chunk_size=5)
+    assert (second.deleted, second.finished) == (8, True)
+
+
+def test_max_runtime_stops_it_at_a_chunks_end(scene: Scene) -> None:
+    scene.add(20)
+    scene.archive()
+    ticks = iter(range(0, 1000, 2))
+    result = scene.purge(max_runtime_seconds=8, chunk_size=5, clock=lambda: float(next(ticks)))
+    assert "max_runtime_seconds (8) reached" in result.stopped
+    assert 0 < result.deleted < 20
+    assert scene.count() == 20 - result.deleted
+
+
+def test_it_pauses_between_chunks(scene: Scene) -> None:
+    scene.add(20)
+    scene.archive()
+    slept: list[float] = []
+    scene.purge(chunk_size=7, pause_seconds=0.25, sleep=slept.append)
+    assert slept == [0.25] * 3
+
+
+def test_it_stops_when_told_at_a_chunks_end_and_says_why(scene: Scene) -> None:
+    scene.add(20)
+    scene.archive()
+    seen: list[int] = []
+
+    def progress(result: PurgeResult, _day: Day) -> None:
+        seen.append(result.deleted)
+
+    result = scene.purge(chunk_size=5, progress=progress, should_stop=lambda: "canceled" if 10 in seen else None)
+    assert (result.deleted, result.stopped) == (10, "canceled")
+    assert scene.ids() == list(range(11, 21))
+    assert scene.purge(chunk_size=5).deleted == 10
+
+
+BAD = [
+    {"retention_days": 0}, {"retention_days": -1}, {"retention_days": float("nan")}, {"chunk_size": 0},
+    {"chunk_size": -5}, {"chunk_size": 10**9}, {"pause_seconds": -1}, {"max_rows": 0}, {"max_rows": -1},
+    {"max_runtime_seconds": 0}, {"max_replica_lag_seconds": -1}, {"from_day": NEXT_DAY, "to_day": DAY},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", BAD, ids=str)
+def test_values_that_make_no_sense_are_refused_before_anything(options: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match="Nothing was touched"):
+        PurgePlan(**{"retention_days": 30, **options})
+
+
+def test_a_lag_limit_without_a_replica_to_ask_is_refused(scene: Scene) -> None:
+    scene.add(2)
+    scene.archive()
+    with pytest.raises(Refused, match=r"no replica.*Nothing was touched"):
+        scene.purge(max_replica_lag_seconds=5)
+    assert scene.count() == 2
+
+
+# --- two at once ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_purge_steps_back(scene: Scene) -> None:
+    scene.add(2)
+    scene.archive()
+    with scene.store() as store, store.lock("purge", 1):
+        with pytest.raises(Busy, match="Another run works on purge"):
+            scene.purge(wait=0.1)
+    assert scene.count() == 2
+    assert scene.purge(wait=0.1).deleted == 2
+
+
+def test_a_purge_leaves_a_day_alone_that_is_being_archived(scene: Scene) -> None:
+    scene.add(2)
+    scene.add(2, first=10, day=NEXT_DAY)
+    scene.archive()
+    scene.archive(NEXT_DAY)
+    with scene.store() as store, store.lock(f"day {DAY}", 1):
+        result = scene.purge(wait=0.1)
+    assert result.deleted == 2
+    assert len(result.problems) == 1
+    assert "2026-10-01" in result.problems[0]
+    assert scene.ids() == [1, 2]
+
+
+# --- other tables ----------------------------------------------------------------------------------------------------------
+
+RULES = ["CASCADE", "SET NULL", "RESTRICT", "NO ACTION"]
+
+
+def reference(scene: Scene, table: str, rule: str, key: str = "log_id") -> None:
+    kind = "bigint" if scene.family != "sqlite" else "integer"
+    scene.run(
+        f"CREATE TABLE {table} (id int PRIMARY KEY, {key} {kind} NULL, FOREIGN KEY ({key})"
+        f" REFERENCES {scene.name} (log_id) ON DELETE {rule})"
+    )
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_row_that_another_table_references_stays_and_its_children_too(scene: Scene, rule: str) -> None:
+    scene.add(10)
+    reference(scene, "feedback", rule)
+    scene.run("INSERT INTO feedback VALUES (1, 3), (2, 3), (3, 8), (4, NULL)")
+    scene.archive()
+    assert scene.purge(dry_run=True).deletable == 8
+    result = scene.purge(chunk_size=4)
+    assert (result.deleted, dict(result.kept_referenced)) == (8, {"feedback": 2})
+    assert (result.kept_late, result.kept_changed) == (0, 0)
+    assert scene.ids() == [3, 8]
+    assert scene.run("SELECT id, log_id FROM feedback ORDER BY id") == [(1, 3), (2, 3), (3, 8), (4, None)]
+
+
+def test_references_are_counted_by_table(scene: Scene) -> None:
+    scene.add(10)
+    reference(scene, "feedback", "CASCADE")
+    reference(scene, "reports", "CASCADE", "about")
+    scene.run("INSERT INTO feedback VALUES (1, 3)", "INSERT INTO reports VALUES (1, 3), (2, 4)")
+    scene.archive()
+    result = scene.purge()
+    assert (result.deleted, dict(result.kept_referenced)) == (8, {"feedback": 1, "reports": 2})
+
+
+def test_references_over_two_columns_hold_a_row(database_url: str, tmp_path: Path) -> None:
+    scene = Scene(database_url, tmp_path / "backups")
+    when = {"mysql": "timestamp", "postgresql": "timestamptz", "sqlite": "text"}[scene.family]
+    scene.run(
+        f"CREATE TABLE {scene.name} (a int NOT NULL, b varchar(10) NOT NULL, created_at {when} NOT NULL,"
+        " PRIMARY KEY (a, b))",
+        f"CREATE TABLE child (id int PRIMARY KEY, pa int, pb varchar(10), FOREIGN KEY (pa, pb) REFERENCES {scene.name}"
+        " (a, b) ON DELETE CASCADE)",
+    )
+    scene.insert([{"a": a, "b": b, "created_at": scene.time(DAY.start)} for a in (1, 2) for b in ("x", "y")])
+    scene.run("INSERT INTO child VALUES (1, 1, 'y'), (2, 2, NULL)")
+    scene.archive()
+    result = scene.purge()
+    assert (result.deleted, dict(result.kept_referenced)) == (3, {"child": 1})
+    assert scene.run("SELECT COUNT(*) FROM child") == [(2,)]
+
+
+def test_a_row_on_which_an_answer_of_its_own_table_hangs_stays_until_the_answer_is_gone(scene: Scene) -> None:
+    kind = "bigint" if scene.family != "sqlite" else "integer"
+    scene.run(f"ALTER TABLE {scene.name} ADD answers {kind} NULL REFERENCES {scene.name} (log_id) ON DELETE CASCADE")
+    if scene.family == "mysql":  # which reads and forgets a reference written beside the column
+        scene.run(f"ALTER TABLE {scene.name} ADD FOREIGN KEY (answers) REFERENCES {scene.name} (log_id) ON DELETE CASCADE")
+    scene.add(4)
+    scene.update("answers = 1", "log_id = 4")
+    original = scene.state()
+    scene.archive()
+    assert scene.purge().deleted == 3
+    assert scene.purge().deleted == 1
+    assert scene.restore().written == 4
+    assert scene.state() == original
+
+
+# --- archives that can't be trusted ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "empty", "manifest"])
+def test_no_row_of_a_day_with_a_damaged_archive_is_deleted_and_other_days_go_on(scene: Scene, damage: str) -> None:
+    scene.add(10)
+    scene.add(10, first=50, day=NEXT_DAY)
+    scene.archive()
+    scene.archive(NEXT_DAY)
+    data, manifest = scene.data_file(), scene.manifest_file()
+    content = bytearray(data.read_bytes())
+    match damage:
+        case "flip":
+            content[-3] ^= 1
+            data.write_bytes(content)
+        case "cut":
+            data.write_bytes(content[: len(content) // 2])
+        case "gone":
+            data.unlink()
+        case "empty":
+            data.write_bytes(b"")
+        case "manifest":
+            manifest.write_text("{")
+    result = scene.purge(chunk_size=3)
+    assert result.deleted == 10
+    assert len(result.problems) == 1
+    assert "20261001" in result.problems[0]
+    assert scene.ids() == list(range(1, 11))
+
+
+def test_a_damaged_later_part_protects_the_whole_day(scene: Scene) -> None:
+    scene.add(10)
+    scene.archive()
+    scene.add(1, first=50)
+    scene.archive()
+    scene.data_file(part=2).write_bytes(b"x")
+    result = scene.purge()
+    assert (result.deleted, len(result.problems)) == (0, 1)
+
+
+def test_an_archive_exchanged_while_the_purge_runs_deletes_nothing_that_it_does_not_hold(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from saju_ops.archive import purge as module
+
+    scene.add(10)
+    scene.archive()
+    data = scene.data_file()
+    original = module.verify_stored_bytes
+
+    def verified(*args: Any) -> None:
+        original(*args)
+        data.write_bytes(data.read_bytes().replace("안녕".encode(), "바뀜".encode()))
+
+    monkeypatch.setattr(module, "verify_stored_bytes", verified)
+    assert scene.purge().deleted == 0
+    assert scene.count() == 10
+
+
+def test_an_archive_that_vanishes_while_the_purge_runs_is_a_problem_of_that_day(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from saju_ops.archive import purge as module
+
+    scene.add(10)
+    scene.add(3, first=50, day=NEXT_DAY)
+    scene.archive()
+    scene.archive(NEXT_DAY)
+    data = scene.data_file()
+    original = module.verify_stored_bytes
+
+    def verified(*args: Any) -> None:
+        original(*args)
+        data.unlink(missing_ok=True)
+
+    monkeypatch.setattr(module, "verify_stored_bytes", verified)
+    result = scene.purge()
+    assert (result.deleted, len(result.problems)) == (3, 1)
+
+
+# --- MySQL and MariaDB ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["mysql", "mariadb"])
+def test_a_table_without_transactions_is_refused(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    scene = Scene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups").create_table()
+    scene.run(f"ALTER TABLE {scene.name} ENGINE = MyISAM")
+    scene.add(5)
+    scene.archive()
+    with pytest.raises(Refused, match="MyISAM"):
+        scene.purge()
+    assert scene.count() == 5
+    scene.remove("log_id = 1")
+    with pytest.raises(Refused, match="MyISAM"):
+        scene.restore()
+    assert scene.count() == 4
+
+
+def test_the_space_and_how_to_get_it_back_are_told(scene: Scene) -> None:
+    scene.add(5)
+    scene.archive()
+    hints = {"mysql": "OPTIMIZE TABLE", "postgresql": "VACUUM FULL", "sqlite": "VACUUM"}
+    result = scene.purge()
+    assert hints[scene.family] in result.reclaim_hint
+    assert result.table_bytes > 0
+
+
+@pytest.mark.parametrize("server", [MySQL, MariaDB])
+def test_it_works_where_the_binary_log_is_by_statement(server: Any, tmp_path: Path) -> None:
+    args = ["--server-id=1", "--binlog-format=STATEMENT"]
+    args += ["--log-bin=binlog"]
+    with server(args) as running, running.database() as url:
+        scene = Scene(url, tmp_path / "backups").create_table()
+        scene.add(20)
+        scene.archive()
+        scene.update("tokens = 3", "log_id = 3")
+        assert scene.purge(chunk_size=7).deleted == 19
+        assert scene.restore().already_there == 0 if scene.archive().rows_written == 0 else True
+
+
+def test_it_waits_for_a_replica_that_is_behind(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.add(20)
+    scene.archive()
+    lags = iter([0.0, 9.0, 9.0, 0.0])
+    monkeypatch.setattr(type(scene.store()), "replica_lag", lambda *_: next(lags, 0.0))
+    slept: list[float] = []
+    result = scene.purge(chunk_size=5, max_replica_lag_seconds=5, sleep=slept.append)
+    assert (result.deleted, len(slept), result.lag_wait_seconds) == (20, 2, 2.0)
+
+
+def test_a_replica_that_does_not_replicate_holds_the_purge_back(mysql_url: str, tmp_path: Path) -> None:
+    scene = Scene(mysql_url, tmp_path / "backups").create_table()
+    scene.add(5)
+    scene.archive()
+    asked = iter([None, None, None, "canceled"])
+    result = scene.purge(
+        max_replica_lag_seconds=5, replicas=[sa.make_url(mysql_url)], sleep=lambda _: None,
+        should_stop=lambda: next(asked, "canceled"),
+    )  # fmt: skip
+    assert (result.deleted, result.stopped) == (0, "canceled")
+
+
+def test_now_is_an_argument() -> None:
+    assert NOW == datetime(2026, 11, 20, 3, tzinfo=UTC)
+    assert issubclass(Refused, OperatorError)
