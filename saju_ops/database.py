@@ -102,7 +102,8 @@ def _mysql(url: sa.URL, bulk_load: bool) -> sa.Engine:
     args = {"charset": "utf8mb4", "connect_timeout": 10, "local_infile": bulk_load}
     engine = sa.create_engine(url, poolclass=NullPool, connect_args=args, hide_parameters=True)
 
-    @event.listens_for(engine, "connect")
+    # First of all: SQLAlchemy then looks at the session that we have made, not at a server's ANSI_QUOTES.
+    @event.listens_for(engine, "connect", insert=True)
     def pin(connection: Any, _record: Any) -> None:
         with connection.cursor() as cursor:
             cursor.execute(MYSQL_SESSION)

@@ -43,8 +43,8 @@ def cleanup_schedule(settings: Settings, job: "UnresolvedAssetJobDefinition") ->
     )
     def log_cleanup(context: dg.ScheduleEvaluationContext, log_database: LogDatabase) -> list[dg.RunRequest]:
         now = context.scheduled_execution_time.astimezone(UTC)
-        wanted = sorted(_due(settings, log_database, context.instance, now))
-        ranges = list(contiguous(d for d in wanted if d not in _active_days(context.instance)))
+        due = _due(settings, log_database, context.instance, now)
+        ranges = list(contiguous(sorted(due - _active_days(context.instance))))
         return [_request(first, last, now, len(ranges)) for first, last in ranges]
 
     return log_cleanup

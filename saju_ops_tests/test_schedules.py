@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from uuid import uuid4
 
 import dagster as dg
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from saju_ops.errors import OperatorError
 from saju_ops.resources import LogDatabase
 from saju_ops.schedules import contiguous
-from saju_ops_tests.jobs.project import RANGE_END, RANGE_START, Project, ago
+from saju_ops_tests.jobs.project import RANGE_END, RANGE_START, Project, ago, recorded_run
 
 ARCHIVE = dg.AssetKey("conversation_log_archive")
 
@@ -24,6 +23,7 @@ def project(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Days from 40 days ago on; 31 days ago is the last that is due."""
     project = Project(sqlite_url, tmp_path, monkeypatch, ARCHIVE_START_DATE=str(ago(40)))
     # A schedule's context opens the instance by its reference, which one in memory doesn't have.
+    (tmp_path / "dagster").mkdir()
     with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as project.instance:
         yield project
 
@@ -57,11 +57,7 @@ def materialized(project: Project, first: int, last: int) -> None:
 def works_on(
     project: Project, tags: dict[str, str], status: dg.DagsterRunStatus, selection: frozenset[dg.AssetKey] | None = None
 ) -> None:
-    project.instance.add_run(
-        dg.DagsterRun(
-            job_name="any", run_id=str(uuid4()), status=status, tags=tags, asset_selection=selection
-        )
-    )
+    recorded_run(project.instance, "any", status, tags, selection)
 
 
 # --- what is due ------------------------------------------------------------------------------------------

@@ -17,10 +17,12 @@ from datetime import datetime, timedelta
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
+import sqlalchemy as sa
+
 from saju_ops.archive.csvfile import Compression, CsvSink
 from saju_ops.archive.digest import ALGORITHM, EMPTY, Digest, row_hashes
 from saju_ops.archive.engines import LogStore, Selection
-from saju_ops.archive.engines.base import Profile, as_bytes
+from saju_ops.archive.engines.base import Profile, as_bytes, broken_off
 from saju_ops.archive.held import HeldRows
 from saju_ops.archive.manifest import (
     FORMAT,
@@ -88,7 +90,7 @@ def archive_day(
         )
     started = time.monotonic()
     task = _Task(store, storage, day, now, compression, run_id)
-    with store.lock(f"day {day}", wait) as held:
+    with broken_off(task.broken_off), store.lock(f"day {day}", wait) as held:
         task.held = held
         try:
             storage.clear_unfinished(base_name(day, 1))
@@ -111,6 +113,12 @@ class _Task:
     compression: Compression
     run_id: str
     held: Callable[[], bool] = field(default=lambda: False)
+
+    def broken_off(self, text: str) -> str:
+        return (
+            f"The database broke off the archiving of {self.day} ({text}). Nothing was deleted, and what has no"
+            " manifest counts as not archived; launch the day again."
+        )
 
     # --- a day without an archive --------------------------------------------------------------------------
 
@@ -183,10 +191,12 @@ class _Task:
 
     def again(self, files: DayFiles) -> DayResult:
         require_same_table(self.storage, self.day, files.parts, self.store)
-        held = HeldRows()
+        held, own = HeldRows(), self.store.table.columns
         for part in files.parts:
-            verify_part(self.storage, part, held.collect(part.key_columns))
+            altered = not self.store.adopt(part.table_columns)
+            verify_part(self.storage, part, held.collect(part.key_columns, altered=altered))
         latest = files.parts[-1]
+        self.store.use(own)
         altered = not self.store.adopt(latest.table_columns, writing=self.day)
         profile = self.store.profile(self.day)
         self.store.end_read()
@@ -244,19 +254,26 @@ class _Task:
         while True:
             try:
                 chunk = next(source, None)
-            except OperatorError:
+            except (OperatorError, sa.exc.DBAPIError):
                 raise
             except Exception as error:
-                raise _FastPathFailed(type(error).__name__) from error
+                raise self._reading_failed(error) from error
             except BaseException as error:
                 # connectorx turns a failure into a panic, which is no Exception.
                 if type(error).__name__ == "PanicException":
-                    raise _FastPathFailed("panic") from error
+                    raise self._reading_failed(error) from error
                 raise
             if chunk is None:
                 break
             sink.write(chunk) if isinstance(chunk, bytes) else sink.write_batch(chunk)
         sink.finish()
+
+    def _reading_failed(self, error: BaseException) -> _FastPathFailed:
+        # Its text may quote a row.
+        return _FastPathFailed(
+            f"The day {self.day} was not archived: its rows can't be read ({type(error).__name__}). No archive was"
+            " added and nothing was deleted."
+        )
 
     def _prove(self, found: ReadBack, expected: Digest) -> None:
         if found.digest != expected:

@@ -25,8 +25,9 @@ class HeldRows:
         self._rows: list[np.ndarray] = []
         self._sorted: tuple[np.ndarray, np.ndarray] | None = None
 
-    def collect(self, key_columns: Sequence[Column]) -> Callable[[], Visit]:
-        """A visitor that adds a part. Parts are added in their order."""
+    def collect(self, key_columns: Sequence[Column], *, altered: bool = False) -> Callable[[], Visit]:
+        """A visitor that adds a part. Parts are added in their order. Of a part with other columns than the
+        table has now, only the keys count: no row of the table is what it holds."""
         keys, rows = self._keys, self._rows
         start = len(keys)
 
@@ -36,7 +37,7 @@ class HeldRows:
 
         def visit(batch: pa.RecordBatch, hashes: np.ndarray) -> None:
             keys.append(row_hashes(batch, key_columns))
-            rows.append(hashes)
+            rows.append(~hashes if altered else hashes)
 
         self._sorted = None
         return begin
@@ -49,6 +50,9 @@ class HeldRows:
             unique, first = np.unique(keys[::-1], return_index=True)
             self._sorted = (unique, rows[::-1][first])
         return self._sorted
+
+    def keys(self) -> np.ndarray:
+        return self._index()[0]
 
     def __len__(self) -> int:
         return len(self._index()[0])

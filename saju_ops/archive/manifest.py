@@ -119,8 +119,8 @@ def day_files(storage: Storage, day: Day) -> DayFiles:
             manifest = parse_manifest(stream.read(), name)
         if (manifest.day, manifest_name(day, manifest.part)) != (str(day), name):
             raise ProofFailed(
-                f"{name} describes part {manifest.part} of {manifest.day}, which its name doesn't say; what it describes"
-                " counts as not archived. Nothing was changed; put the file back to its own name."
+                f"{name} describes part {manifest.part} of {manifest.day}, which its name doesn't say; what it"
+                " describes counts as not archived. Nothing was changed; put the file back to its own name."
             )
         parts.append(manifest)
     parts.sort(key=lambda m: m.part)

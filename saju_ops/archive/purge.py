@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from saju_ops.archive.archive import due_days, require_same_table
 from saju_ops.archive.digest import Digest, row_hashes
 from saju_ops.archive.engines import LogStore, Selection
-from saju_ops.archive.engines.base import Key
+from saju_ops.archive.engines.base import Key, broken_off
 from saju_ops.archive.held import HeldRows
 from saju_ops.archive.manifest import Manifest, day_files
 from saju_ops.archive.verify import key_at, keys_of, part_batches, verify_part, verify_stored_bytes
@@ -138,10 +138,12 @@ def purge(
     """
     cutoff = cutoff_day(now, plan.retention_days, first_day.zone)
     work = _Purge(store, storage, plan, cutoff, now, replicas, should_stop, progress, sleep, clock, wait)
-    work.require_lag_can_be_told()
-    store.require_transactions()
-    with store.lock("purge", wait):
-        return work.run(first_day)
+    with broken_off(work.broken_off):
+        work.require_lag_can_be_told()
+        store.require_transactions()
+        store.wait_briefly()
+        with store.lock("purge", wait):
+            return work.run(first_day)
 
 
 @dataclass
@@ -161,6 +163,12 @@ class _Purge:
     def __post_init__(self) -> None:
         self.result = PurgeResult(self.cutoff, self.plan.dry_run)
         self.started = self.clock()
+
+    def broken_off(self, text: str) -> str:
+        return (
+            f"The database broke off the purge ({text}). {self.result.deleted} rows were deleted before, all of them"
+            " archived; launch again to go on."
+        )
 
     def require_lag_can_be_told(self) -> None:
         if self.plan.max_replica_lag_seconds is not None and self.store.replica_lag(self.replicas) is None:
@@ -215,11 +223,14 @@ class _Purge:
             verify_stored_bytes(self.storage, part)
         self.result.days += 1
         self.result.files += [self.storage.location(part.file) for part in files.parts]
+        altered = []
         for number, part in enumerate(files.parts):
             later = self._keys_of_parts(files.parts[number + 1 :])
             if self.store.adopt(part.table_columns):
                 self._part(day, part, later)
-        self._count_kept(day, files.parts)
+            else:
+                altered.append(part.part)
+        self._count_kept(day, files.parts, altered)
         self.progress(self.result, day)
 
     def _keys_of_parts(self, parts: Sequence[Manifest]) -> HeldRows:
@@ -337,8 +348,10 @@ class _Purge:
         """A deadlock or a lock that others hold: the transaction was rolled back, try again in a moment."""
         if error.connection_invalidated or not _is_lock_conflict(error) or attempt == CHUNK_TRIES - 1:
             raise OperatorError(
-                f"The database ended a chunk ({error_text(error)}). That chunk"
-                f" was rolled back; {self.result.deleted} rows deleted before it are archived. Launch again to go on."
+                # Where the connection broke in the commit itself, nobody here knows whether it took effect.
+                f"The database ended a chunk ({error_text(error)}). {self.result.deleted} rows were deleted before it;"
+                " the chunk itself is there as a whole or gone as a whole, and all of it is archived. Launch again to"
+                " go on."
             ) from None
         self.store.end_read()
         self.sleep(0.2 * 2**attempt)
@@ -368,7 +381,7 @@ class _Purge:
 
     # --- the report ----------------------------------------------------------------------------------------
 
-    def _count_kept(self, day: Day, parts: Sequence[Manifest]) -> None:
+    def _count_kept(self, day: Day, parts: Sequence[Manifest], altered: Sequence[int]) -> None:
         """Why rows of a worked-off day are still there. Reads only; and only where some are."""
         remaining = self.store.count(Selection(day))
         self.store.end_read()
@@ -376,7 +389,7 @@ class _Purge:
             return
         held = HeldRows()
         for part in parts:
-            verify_part(self.storage, part, held.collect(part.key_columns))
+            verify_part(self.storage, part, held.collect(part.key_columns, altered=part.part in altered))
         with self.store.snapshot():
             for batch in self.store.batches(Selection(day)):
                 keys = row_hashes(batch, self.store.table.key_columns)

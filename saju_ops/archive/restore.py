@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from saju_ops.archive.digest import EMPTY, Digest, row_hashes
 from saju_ops.archive.engines import LogStore, Selection, open_log_store
-from saju_ops.archive.engines.base import Key
+from saju_ops.archive.engines.base import Key, broken_off
 from saju_ops.archive.held import HeldRows
 from saju_ops.archive.manifest import DayFiles, Manifest, archived_days, day_files
-from saju_ops.archive.table import Column
+from saju_ops.archive.table import TIME_COLUMN, Column
 from saju_ops.archive.verify import keys_of, part_batches, verify_part
 from saju_ops.archive.window import Day, parse_day
 from saju_ops.database import error_text, redacted
@@ -60,6 +60,12 @@ class RestorePlan:
     written: int = 0
     dry_run: bool = True
     seconds: float = 0.0
+
+    def broken_off(self, text: str) -> str:
+        return (
+            f"The database broke off the restore ({text}). {self.written} rows were written, each file as a whole or"
+            " not at all; launch again: what is there is skipped."
+        )
 
     def sentences(self) -> list[str]:
         """For the operator, before and after."""
@@ -115,7 +121,7 @@ def restore(
     plan.days = [f.parts[0].day for f in files]
     store, created = _target(url, table or source_table, source_table, zone_of_database, dry_run)
     plan.creates_table = created
-    with store:
+    with broken_off(plan.broken_off), store:
         work = _Restore(storage, store, plan, created and dry_run)
         parts = [w for f in files for w in work.examine(f)]
         work.refuse_if_unsafe()
@@ -165,25 +171,49 @@ class _Restore:
     # A dry run into a table that isn't there yet: nothing can be in the way.
     nothing_there: bool
 
+    def __post_init__(self) -> None:
+        self.columns = self.store.table.columns
+        # Parents that were found missing: several files may lack the same one.
+        self.examined: list[tuple[str, HeldRows]] = []
+        self.orphaned: set[tuple[str, Key]] = set()
+
     def examine(self, files: DayFiles) -> list[_PartWork]:
         """Reads a day's parts back and compares them with the target. Writes nothing."""
         work = []
         for number, part in enumerate(files.parts):
-            self._take_columns(part)
-            found = verify_part(self.storage, part)
+            later, own = HeldRows(), HeldRows()
+            for newer in files.parts[number + 1 :]:
+                verify_part(self.storage, newer, later.collect(newer.key_columns))
+            found = verify_part(self.storage, part, own.collect(part.key_columns))
             self.plan.files += 1
             self.plan.rows_archived += part.rows
             if found.first_key is None or found.last_key is None:
                 continue
-            later = HeldRows()
-            for newer in files.parts[number + 1 :]:
-                verify_part(self.storage, newer, later.collect(newer.key_columns))
+            if later.has_keys(own.keys()).all():
+                # Such as a part from before the table was altered: its columns needn't be there any more.
+                self.plan.superseded += part.rows
+                continue
+            self._take_columns(part)
+            self._refuse_second_day(part, own)
             work.append(self._compare(part, later, found.first_key, found.last_key))
         self.store.end_read()
         return work
 
+    def _refuse_second_day(self, part: Manifest, own: HeldRows) -> None:
+        """A row whose created_at was changed after its day was archived stands in two days' archives."""
+        for day, keys in self.examined:
+            again = int(keys.has_keys(own.keys()).sum()) if day != part.day else 0
+            if again:
+                raise Refused(
+                    f"{again} rows are in the archives of both {day} and {part.day}: their created_at was changed"
+                    " in between. Nothing was written; restore the two days one by one, the right one first, the"
+                    " other into another table with --into-table."
+                )
+        self.examined.append((part.day, own))
+
     def _take_columns(self, part: Manifest) -> None:
-        mine = {c.name for c in self.store.table.columns}
+        self.store.use(self.columns)
+        mine = {c.name for c in self.columns}
         missing = [c.name for c in part.table_columns if c.name not in mine]
         if missing:
             raise Refused(
@@ -191,9 +221,29 @@ class _Restore:
                 " Nothing was written; restore into a table with the archive's columns."
             )
         if self._same_family(part) and self.store.table.engine == "sqlite":
-            self.store.use(part.table_columns)
-        else:
-            self.store.use([self.store.table.column(c.name) for c in part.table_columns])
+            generated = {c.name: c.generated for c in self.columns}
+            self.store.use([replace(c, generated=generated[c.name]) for c in part.table_columns])
+            return
+        literal = [c.name for c in part.table_columns if c.encoding == "literal"]
+        if literal:
+            raise Refused(
+                f"The archive of {part.day} has several types in the column {', '.join(literal)}, as only SQLite can"
+                " hold them. Nothing was written; restore into a SQLite database."
+            )
+        self.store.use([self.store.table.column(c.name) for c in part.table_columns])
+        self._refuse_shifted_time(part)
+
+    def _refuse_shifted_time(self, part: Manifest) -> None:
+        """An archive of another engine is written as its text; with another meaning of time it would shift."""
+        if self._same_family(part):
+            return
+        theirs = next(c.family for c in part.table_columns if c.name == TIME_COLUMN)
+        instants = [_is_instant(part.engine, theirs), _is_instant(self.store.table.engine, self.store.table.time_type)]
+        if instants[0] != instants[1] and self.store.zone.key != "UTC":
+            raise Refused(
+                f"{TIME_COLUMN} is in UTC in the archive or in {self.plan.target}, and in {self.store.zone.key} in the"
+                " other. Nothing was written; restore into a database of the same kind."
+            )
 
     def _same_family(self, part: Manifest) -> bool:
         mine = self.store.table.engine
@@ -226,7 +276,12 @@ class _Restore:
 
     def _look_for_parents(self, parents: Sequence[set[Key]]) -> None:
         for values, parent in zip(parents, self.store.table.parents, strict=True):
-            missing = sorted(self.store.missing_parents(parent, values))
+            if (parent.parent, parent.parent_schema) == (parent.table, parent.schema):
+                # A row that another one answers comes back with it; if not, the database refuses the file.
+                continue
+            known = {key for table, key in self.orphaned if table == parent.parent}
+            missing = sorted(self.store.missing_parents(parent, values - known))
+            self.orphaned |= {(parent.parent, key) for key in missing}
             self.plan.missing_parents += len(missing)
             names = [f"{parent.parent} {', '.join(v.decode('utf-8', 'replace') for v in key)}" for key in missing]
             self.plan.missing_parent_keys += names[: NAMED - len(self.plan.missing_parent_keys)]
@@ -276,10 +331,10 @@ class _Restore:
         part = work.manifest
         self._take_columns(part)
         loaded = _Counted(self._rows_to_write(work), self.store.table.columns)
-        with self.store.transaction():
+        with self.store.restoring():
             before = self._state(work)
             try:
-                self.store.load(self.store.table.name, iter(loaded), part.table_columns)
+                self.store.load(self.store.table.name, iter(loaded), self._writable(part))
             except sa.exc.DBAPIError as error:
                 raise OperatorError(
                     f"The database refused rows of {part.day} ({error_text(error)}). Nothing of {part.file} was"
@@ -288,10 +343,16 @@ class _Restore:
             self._prove(work, loaded, before)
         self.plan.written += loaded.digest.rows
 
+    def _writable(self, part: Manifest) -> list[Column]:
+        """The columns as the file writes them; what is generated, the target decides."""
+        return [replace(c, generated=self.store.table.column(c.name).generated) for c in part.table_columns]
+
     def _rows_to_write(self, work: _PartWork) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
+        foreign = not self._same_family(work.manifest)
         for batch in part_batches(self.storage, work.manifest):
+            batch = _without_offsets(batch, work.manifest) if foreign else batch
             keys = row_hashes(batch, self.store.table.key_columns)
             wanted = ~(work.later.has_keys(keys) | work.there.has_keys(keys))
             if wanted.any():
@@ -327,6 +388,24 @@ class _Counted:
         for batch in self._batches:
             self.digest += Digest.of(row_hashes(batch, self._columns))
             yield batch
+
+
+def _is_instant(engine: str, kind: str) -> bool:
+    return kind == "timestamptz" or (engine in ("mysql", "mariadb") and kind == "timestamp")
+
+
+def _without_offsets(batch: pa.RecordBatch, part: Manifest) -> pa.RecordBatch:
+    """PostgreSQL writes an instant with +00, always: its session is in UTC. Other engines can't read that."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    arrays = [
+        pc.replace_substring_regex(batch.column(c.name).cast(pa.string()), r"\+00$", "").cast(pa.binary())
+        if c.family == "timestamptz"
+        else batch.column(c.name)
+        for c in part.table_columns
+    ]
+    return pa.RecordBatch.from_arrays(arrays, names=[c.name for c in part.table_columns])
 
 
 def _listed(names: Sequence[str], count: int) -> str:

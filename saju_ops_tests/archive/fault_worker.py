@@ -23,7 +23,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -441,6 +441,34 @@ def dies_at(job: Job) -> bool:
             return True
     assert not answer.error, answer.error
     return False
+
+
+def together(jobs: Iterable[Job]) -> list[Answer]:
+    """All jobs at once, each to its end."""
+    with ExitStack() as stack:
+        processes = [stack.enter_context(start(job)) for job in jobs]
+        answers: list[Answer] = [process.receive() for process in processes]
+    for answer in answers:
+        assert not answer.error, answer.error
+        assert not answer.refused, answer.refused
+    return answers
+
+
+def _take_turns(url: str, counter: Path, turns: int, pipe: Connection) -> None:
+    _die_with_the_parent()
+    pipe.send("started")
+    with opened(url) as store:
+        for _ in range(turns):
+            with store.lock("purge", 60.0):
+                value = int(counter.read_text())
+                time.sleep(0.002)
+                counter.write_text(str(value + 1))
+    pipe.send("done")
+
+
+def take_turns(url: str, counter: Path, turns: int) -> Process:
+    """Adds to a number in a file under a lock, which goes wrong as soon as two do it at once."""
+    return Process(_take_turns, url, counter, turns)
 
 
 # --- a service that goes on -------------------------------------------------------------------------------

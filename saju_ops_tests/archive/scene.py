@@ -15,6 +15,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.pool import NullPool
 
 from saju_ops.archive.archive import DayResult, archive_day
@@ -36,9 +37,7 @@ FIRST_DAY = parse_day("2026-01-01", SEOUL)
 # A message that must never show up in an exception, a result or a log.
 SECRET = "비밀 상담 내용 secret-4711"
 
-MYSQL_TEST_SESSION = (
-    "SET SESSION time_zone = '+00:00', sql_mode = 'NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES'"
-)
+MYSQL_TEST_SESSION = "SET SESSION time_zone = '+00:00', sql_mode = 'NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES'"
 # What the tests' table is on each engine; `{name}` is its quoted name.
 TABLES = {
     "mysql": (
@@ -62,14 +61,14 @@ def family(url: str) -> str:
 
 
 class Scene:
-    def __init__(
-        self, url: str, folder: Path, table: str = "conversation_logs", zone: ZoneInfo = UTC_ZONE
-    ) -> None:
+    def __init__(self, url: str, folder: Path, table: str = "conversation_logs", zone: ZoneInfo = UTC_ZONE) -> None:
         self.url, self.table, self.zone = url, table, zone
         self.folder = folder
         self.storage: Storage = open_storage(str(folder))
         self.family = family(url)
         self.engine = sa.create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        if self.family == "mysql":
+            event.listen(self.engine, "connect", _pin_mysql, insert=True)
         self.name = self.engine.dialect.identifier_preparer.quote_identifier(table).replace("%%", "%")
 
     # --- the database, seen by the test ---------------------------------------------------------------------
@@ -86,11 +85,9 @@ class Scene:
     @contextmanager
     def connected(self) -> Iterator[sa.Connection]:
         with self.engine.connect() as connection:
-            if self.family == "mysql":
-                connection.exec_driver_sql(MYSQL_TEST_SESSION)
-            elif self.family == "postgresql":
+            if self.family == "postgresql":
                 connection.exec_driver_sql("SET timezone = 'UTC'")
-            else:
+            elif self.family == "sqlite":
                 connection.exec_driver_sql("PRAGMA foreign_keys = ON")
             yield connection
 
@@ -201,6 +198,11 @@ class Scene:
         return {str(p.relative_to(self.folder)): p.read_bytes() for p in self.folder.rglob("*") if p.is_file()}
 
 
+def _pin_mysql(connection: Any, _record: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(MYSQL_TEST_SESSION)
+
+
 def _exact(value: Any) -> Any:
     # A float by its bits, so that -0 isn't 0 and NaN is itself.
     return struct.pack(">d", value).hex() if isinstance(value, float) else value
@@ -239,7 +241,7 @@ def _postgres_cells(connection: sa.Connection, name: str) -> str:
 
 def _sqlite_cells(connection: sa.Connection, name: str) -> str:
     raw: Any = connection.connection.driver_connection
-    rows = raw.execute(f"SELECT name FROM pragma_table_xinfo({_sqlite_literal(name)})").fetchall()
+    rows = raw.execute(f"SELECT name FROM pragma_table_xinfo({_sqlite_literal(name)})").fetchall()  # noqa: S608
     names = [r[0].decode().replace('"', '""') for r in rows]
     cells = [f'typeof("{n}"), "{n}"' for n in names]
     return f"SELECT {', '.join(cells)} FROM {name}"  # noqa: S608

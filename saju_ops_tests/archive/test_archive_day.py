@@ -21,7 +21,7 @@ from saju_ops.archive.engines import open_log_store
 from saju_ops.archive.engines.mysql import MySQLLogStore
 from saju_ops.archive.window import parse_day
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
-from saju_ops_tests.archive.scene import DAY, NEXT_DAY, NOW, SECRET, SEOUL, TABLES, UTC_ZONE, Scene
+from saju_ops_tests.archive.scene import DAY, NEXT_DAY, SECRET, SEOUL, TABLES, UTC_ZONE, Scene
 from saju_ops_tests.engines import MySQL
 
 
@@ -607,8 +607,3 @@ def test_a_store_that_cannot_be_opened_leaves_no_connection(mysql_url: str) -> N
         cursor.execute("SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE()")
         assert cursor.fetchone() == (1,)
     engine.dispose()
-
-
-def test_now_is_what_decides_and_not_the_clock(scene: Scene) -> None:
-    scene.add(1)
-    assert json.loads(scene.manifest_file().read_text())["created_at"] if scene.archive(now=NOW) else None

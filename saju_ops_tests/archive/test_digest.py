@@ -129,9 +129,9 @@ def test_a_day_begins_and_ends_at_midnight_in_seoul() -> None:
 
 def test_a_day_of_a_zone_with_summer_time_has_its_own_length() -> None:
     berlin = ZoneInfo("Europe/Berlin")
-    assert Day(datetime(2026, 3, 29, tzinfo=UTC).date(), berlin).end - parse_day("2026-03-29", berlin).start == timedelta(
-        hours=23
-    )
+    assert Day(datetime(2026, 3, 29, tzinfo=UTC).date(), berlin).end - parse_day(
+        "2026-03-29", berlin
+    ).start == timedelta(hours=23)
 
 
 def test_the_cutoff_is_the_day_that_is_only_partly_beyond_the_retention() -> None:

@@ -41,7 +41,11 @@ from saju_ops_tests.archive.fault_worker import (
 )
 from saju_ops_tests.engines import Engine, MySQL, free_port
 
+# What is lost with the connections are cursors, about which their driver complains when it collects them.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 SERVERS = pytest.mark.parametrize("url_fixture", ["mysql_url", "mariadb_url", "postgres_url"])
+# One per driver: MariaDB's connections are PyMySQL's too.
+DRIVERS = pytest.mark.parametrize("url_fixture", ["mysql_url", "postgres_url"])
 
 
 @pytest.fixture
@@ -111,32 +115,46 @@ def require_finished_by_the_next(job: Job, truth: Truth) -> None:
 
 
 @SERVERS
-@pytest.mark.parametrize("moment", ["streaming", "_prove", "_commit", "_write_manifest"])
-def test_an_archive_that_loses_its_connections(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+def test_an_archive_that_loses_its_connections_while_streaming(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All connections, at different moments of the first day; wide rows, so that the server still sends some."""
+    """Wide rows, so that the server hasn't sent all of them when the connections end."""
     truth = fill(url, days=DAYS[:1], rows_a_day=600, width=20_000)
     job = Job("archive", url, str(tmp_path))
     with monkeypatch.context() as patch:
-        if moment == "streaming":
-            _cut_in_the_stream(patch, url)
-        else:
-            call(patch, _Task, moment, partial(cut, url))
+        _cut_in_the_stream(patch, url)
         told = safely(job)
-    if told.refused or moment == "streaming":
-        require_clear(told)
-        assert f"The day {DAYS[0]} was not archived" in told.refused
-        assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
-    assert not told.error, told.error
-    require_all_held(url, tmp_path, truth)
+    require_clear(told)
+    assert f"The database broke off the archiving of {DAYS[0]}" in told.refused
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+    require_no_lock(url)
+    run(job)
+    assert require_all_held(url, tmp_path, truth).latest == truth
+
+
+@DRIVERS
+@pytest.mark.parametrize("moment", ["_prove", "_commit", "_write_manifest"])
+def test_an_archive_that_loses_its_connections_at_the_end(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """What it wrote is whole or not there, or lies there without a manifest for the next run to adopt."""
+    truth = fill(url, days=DAYS[:1], rows_a_day=100)
+    job = Job("archive", url, str(tmp_path))
+    with monkeypatch.context() as patch:
+        call(patch, _Task, moment, partial(cut, url))
+        told = safely(job)
+    require_clear(told)
+    assert f"The database broke off the archiving of {DAYS[0]}" in told.refused
+    assert require_all_held(url, tmp_path, truth).unfinished == []
     require_no_lock(url)
     run(job)
     archive = require_all_held(url, tmp_path, truth)
     assert (archive.latest, archive.parts, archive.strays, archive.unfinished) == (truth, 1, [], [])
 
 
-def _cut_in_the_stream(patch: pytest.MonkeyPatch, url: str, spare: Callable[[_Task], int | None] = lambda _: None) -> None:
+def _cut_in_the_stream(
+    patch: pytest.MonkeyPatch, url: str, spare: Callable[[_Task], int | None] = lambda _: None
+) -> None:
     original = _Task._stream
 
     def stream(task: _Task, chunks: Iterator[Any], sink: Any) -> None:
@@ -162,7 +180,8 @@ def test_a_further_part_that_loses_its_connection(url: str, tmp_path: Path, monk
         _cut_in_the_stream(patch, url)
         told = safely(job)
     require_clear(told)
-    assert require_all_held(url, tmp_path, truth).parts == 1
+    # The rest of the rows may have been on its way already.
+    assert require_all_held(url, tmp_path, truth).parts in (1, 2)
     run(job)
     archive = require_all_held(url, tmp_path, truth)
     assert (archive.latest, archive.parts, archive.unfinished) == (truth, 2, [])
@@ -214,7 +233,7 @@ PURGE_MOMENTS: dict[str, Callable[[pytest.MonkeyPatch, str], object]] = {
 }
 
 
-@SERVERS
+@DRIVERS
 @pytest.mark.parametrize("moment", PURGE_MOMENTS)
 def test_a_purge_that_loses_its_connection(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
@@ -229,7 +248,7 @@ def test_a_purge_that_loses_its_connection(
     require_finished_by_the_next(job, truth)
 
 
-@SERVERS
+@DRIVERS
 def test_a_purge_whose_statement_is_cancelled(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed by an administrator, who leaves the connection: the run ends and nothing else is deleted."""
     job, truth = purge_ready(url, tmp_path)
@@ -274,7 +293,7 @@ RESTORE_MOMENTS: dict[str, Callable[[pytest.MonkeyPatch, str], object]] = {
 }
 
 
-@SERVERS
+@DRIVERS
 @pytest.mark.parametrize("moment", RESTORE_MOMENTS)
 def test_a_restore_that_loses_its_connection(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str

@@ -10,9 +10,15 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
 
 from saju_ops.archive.window import Day
 from saju_ops.definitions import defs
@@ -136,3 +142,17 @@ class Run:
 def plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value.value for key, value in metadata.items()}
 
+
+
+def recorded_run(
+    instance: dg.DagsterInstance, job: str, status: dg.DagsterRunStatus, tags: Mapping[str, str],
+    selection: frozenset[dg.AssetKey] | None = None,
+) -> dg.DagsterRun:  # fmt: skip
+    """A run in this state, as the instance would have it from an earlier hour; nothing is executed."""
+    origin = RemoteJobOrigin(RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("saju_ops"), "__repository__"), job)
+    return instance.add_run(
+        dg.DagsterRun(
+            job_name=job, run_id=str(uuid4()), status=status, tags=tags, asset_selection=selection,
+            remote_job_origin=origin,
+        )  # fmt: skip
+    )

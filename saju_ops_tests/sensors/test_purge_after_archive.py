@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
+from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 
 from saju_ops.definitions import defs
-from saju_ops_tests.jobs.project import RANGE_END, RANGE_START
+from saju_ops_tests.jobs.project import RANGE_END, RANGE_START, recorded_run
 
 TICK = "2026-11-16T00:00Z"
 NEXT_TICK = "2026-11-23T00:00Z"
@@ -35,8 +36,14 @@ def ran(
     tags = {RANGE_START: days[0], RANGE_END: days[1]}
     if tick:
         tags |= {"saju_ops/cleanup": tick, "saju_ops/cleanup_runs": str(of)}
-    run = dg.DagsterRun(job_name=job, run_id=str(uuid4()), status=status, tags=tags)
-    return instance.run_storage.add_run(run, run_creation_time=datetime.now(UTC) - age)
+    run = recorded_run(instance, job, status, tags)
+    if age:
+        storage = instance.run_storage
+        assert isinstance(storage, SqlRunStorage)
+        with storage.connect() as connection:
+            when = {"at": (datetime.now(UTC) - age).replace(tzinfo=None), "run": run.run_id}
+            connection.execute(sa.text("UPDATE runs SET create_timestamp = :at WHERE run_id = :run"), when)
+    return run
 
 
 def look(instance: dg.DagsterInstance, cursor: str | None = None) -> tuple[list[dg.RunRequest], str]:
@@ -58,9 +65,7 @@ def test_without_a_clean_up_it_says_that_none_is_waiting(instance: dg.DagsterIns
 def test_it_purges_for_real_when_the_archive_run_succeeded(instance: dg.DagsterInstance) -> None:
     ran(instance, SUCCESS)
     ((request,), _) = look(instance)
-    assert request.run_config == {"ops": {"purge_conversation_logs": {"config": {"dry_run": False}}}} or (
-        request.run_config["ops"]["purge_conversation_logs"]["config"]["dry_run"] is False
-    )
+    assert request.run_config["ops"]["purge_conversation_logs"]["config"]["dry_run"] is False
     assert request.tags["saju_ops/cleanup"] == TICK
 
 

@@ -67,9 +67,13 @@ def test_nothing_is_seen_before_the_commit(storage: LocalStorage) -> None:
 
 
 def test_an_exception_leaves_no_temporary_file(storage: LocalStorage) -> None:
-    with pytest.raises(RuntimeError), storage.create(NAME) as writer:
-        writer.write(b"half")
-        raise RuntimeError
+    def break_off() -> None:
+        with storage.create(NAME) as writer:
+            writer.write(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        break_off()
     assert all_files(storage) == []
 
 

@@ -31,6 +31,9 @@ Key = tuple[bytes, ...]
 # A batch's text stays under this many bytes, so that memory is the same for rows of 300 bytes and of 30 MB.
 BATCH_BYTES = 32 << 20
 BATCH_ROWS = 8192
+# A purge that waits for one row of a chunk holds the others; measured with the sessions' usual ten seconds, the
+# service's updates of those stood still for ten seconds too.
+LOCK_WAIT_SECONDS = 1
 # Keys in one statement of a row-by-row delete.
 KEYS_PER_STATEMENT = 500
 
@@ -78,8 +81,12 @@ class LogStore(abc.ABC):
         try:
             self.table = self.describe(table)
             self.from_ = sa.table(table, *map(sa.column, self.table.names), schema=self.table.schema)
-        except BaseException:
+        except BaseException as error:
             self.connection.close()
+            if isinstance(error, sa.exc.DBAPIError):
+                raise OperatorError(
+                    f"The database {redacted(url)} didn't describe {table} ({error_text(error)}). Nothing was done."
+                ) from None
             raise
 
     def use(self, columns: Sequence[Column]) -> None:
@@ -368,6 +375,10 @@ class LogStore(abc.ABC):
             found |= {(as_bytes(row[0]),) for row in rows}
         return cells - found
 
+    def wait_briefly(self) -> None:
+        """From now on a row that somebody else holds is waited for LOCK_WAIT_SECONDS only."""
+        return
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """A short transaction for changes: committed at the end, rolled back on any error."""
@@ -382,9 +393,39 @@ class LogStore(abc.ABC):
         with self.connection.begin():
             yield
 
+    @contextmanager
+    def driver(self) -> Iterator[Any]:
+        """The driver's own connection. Its errors come out as SQLAlchemy's, so that one kind has to be handled,
+        and a lost connection is noted, so that nothing more is asked of it."""
+        raw: Any = self.connection.connection.driver_connection
+        dialect = self.connection.dialect
+        try:
+            yield raw
+        except dialect.loaded_dbapi.Error as error:
+            lost = dialect.is_disconnect(error, raw, None)
+            if lost:
+                self.connection.invalidate(error)
+            raise sa.exc.DBAPIError("(driver)", None, error, True, lost) from None
+
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """A transaction that adds rows and sees, besides its own, none that others add meanwhile."""
+        self.require_transactions()
+        with self.snapshot():
+            yield
+
     def end_read(self) -> None:
         if self.connection.in_transaction():
             self.connection.rollback()
+
+
+@contextmanager
+def broken_off(sentence: Callable[[str], str]) -> Iterator[None]:
+    """Turns a database error into the sentence for an operator that is made of what the server said."""
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        raise OperatorError(sentence(error_text(error))) from None
 
 
 def as_bytes(value: Any) -> bytes:

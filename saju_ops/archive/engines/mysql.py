@@ -8,7 +8,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +21,7 @@ from sqlalchemy.dialects import mysql as mysql_dialect
 from saju_ops.archive.csvfile import write_rows
 from saju_ops.archive.digest import NULL, SEPARATOR, Digest
 from saju_ops.archive.engines.base import (
+    LOCK_WAIT_SECONDS,
     LogStore,
     Profile,
     Selection,
@@ -96,12 +97,15 @@ class MySQLLogStore(LogStore):
     def __init__(self, url: sa.URL, table: str, zone: ZoneInfo, bulk_load: bool = False) -> None:
         super().__init__(url, table, zone, bulk_load)
         self._level: str | None = None
-        self._quote = self.connection.dialect.identifier_preparer.quote
 
     def _another(self) -> LogStore:
         other = super()._another()
         cast(MySQLLogStore, other)._level = None  # a new session has the server's isolation level
         return other
+
+    def _quote(self, name: str) -> str:
+        # SQLAlchemy doubles a percent sign for the driver; here statements are put together before that.
+        return self.connection.dialect.identifier_preparer.quote(name).replace("%%", "%")
 
     # --- catalogue -----------------------------------------------------------------------------------------
 
@@ -387,6 +391,10 @@ class MySQLLogStore(LogStore):
                 execute(sa.text("SELECT RELEASE_LOCK(:lock)"), {"lock": lock})
                 self.end_read()
 
+    def wait_briefly(self) -> None:
+        self.connection.exec_driver_sql(f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}")
+        self.end_read()
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         # READ COMMITTED takes no gap locks, so live inserts next to the purged rows go on. Where the binary
@@ -420,8 +428,7 @@ class MySQLLogStore(LogStore):
     def create_like(self, name: str) -> None:
         # LIKE takes columns and indexes and leaves out foreign keys, which is what is wanted here.
         source, target = self._quote(self.table.name), self._quote(name)
-        # The driver's own quoting has doubled a percent sign already.
-        self.connection.exec_driver_sql(f"CREATE TABLE {target} LIKE {source}")
+        self.connection.exec_driver_sql(f"CREATE TABLE {target} LIKE {source}".replace("%", "%%"))
         self.end_read()
 
     def load(self, table: str, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> None:
@@ -446,11 +453,20 @@ class MySQLLogStore(LogStore):
                 feeder.stop()
         if feeder.error is not None:
             raise feeder.error
+        # With LOCAL the server turns its errors into warnings, cuts what is too long and leaves out duplicates.
+        # The list is asked for first: a SELECT of their number would empty it.
+        if codes := {row[1] for row in self.connection.exec_driver_sql("SHOW WARNINGS LIMIT 100")}:
+            warnings = self.connection.exec_driver_sql("SHOW COUNT(*) WARNINGS").scalar()
+            raise OperatorError(
+                f"The server would have changed or left out values of {warnings} rows on their way into {table}"
+                f" (its errors {', '.join(map(str, sorted(codes)))}). This file was rolled back; restore into a table"
+                " like the one that the archive was made of."
+            )
 
     def _load_statement(self, table: str, columns: Sequence[Column], pipe: Path, null: str) -> str:
         variables = ", ".join(f"@c{i}" for i in range(len(columns)))
         assignments = ", ".join(
-            f"{self._quote(c.name)} = {_converted(c, f'NULLIF(@c{i}, BINARY {_literal(null)})')}"
+            f"{self._quote(c.name)} = {_converted(c, f'NULLIF(@c{i}, CAST({_literal(null)} AS BINARY))')}"
             for i, c in enumerate(columns)
         )
         return (
@@ -516,10 +532,8 @@ class _Feeder(threading.Thread):
     def stop(self) -> None:
         if self.is_alive():
             # The statement failed before it opened the pipe: open the other end, so that the thread goes on.
-            try:
+            with suppress(OSError):
                 os.close(os.open(self._pipe, os.O_RDONLY | os.O_NONBLOCK))
-            except OSError:
-                pass
         self.join(timeout=60)
 
 

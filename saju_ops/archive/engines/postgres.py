@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql
 from saju_ops.archive.csvfile import write_rows
 from saju_ops.archive.digest import NULL, SEPARATOR, Digest
 from saju_ops.archive.engines.base import (
+    LOCK_WAIT_SECONDS,
     LogStore,
     Profile,
     Selection,
@@ -71,6 +72,10 @@ SIGN_BIT = 1 << 63
 
 
 class PostgresLogStore(LogStore):
+    def _quote(self, name: str) -> str:
+        # SQLAlchemy doubles a percent sign for the driver; here statements are put together before that.
+        return self.connection.dialect.identifier_preparer.quote(name).replace("%%", "%")
+
     def describe(self, table: str) -> Table:
         found = self.connection.execute(TABLE, {"name": table}).first()
         require_table(found, table, self.url)
@@ -97,7 +102,7 @@ class PostgresLogStore(LogStore):
         )  # fmt: skip
 
     def sizes(self) -> dict[str, int]:
-        name = self.connection.dialect.identifier_preparer.quote(self.table.name)
+        name = self._quote(self.table.name)
         query = sa.text("SELECT pg_total_relation_size(CAST(:name AS regclass))")
         size = int(self.connection.execute(query, {"name": name}).scalar_one())
         self.end_read()
@@ -176,8 +181,7 @@ class PostgresLogStore(LogStore):
         dialect = postgresql.dialect(paramstyle="named")
         query = self.row_select(Selection(day))
         statement = str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
-        raw: Any = self.connection.connection.driver_connection
-        with raw.cursor() as cursor:
+        with self.driver() as raw, raw.cursor() as cursor:
             with cursor.copy(f"COPY ({statement}) TO STDOUT (FORMAT csv, FORCE_QUOTE *, ENCODING 'UTF8')") as copy:
                 buffer = bytearray()
                 for data in copy:
@@ -250,6 +254,11 @@ class PostgresLogStore(LogStore):
             self.end_read()
         return value
 
+    def wait_briefly(self) -> None:
+        # Committed: a rollback would take the setting back.
+        with self.transaction():
+            self.connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_WAIT_SECONDS}s'")
+
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         self.end_read()
@@ -266,36 +275,36 @@ class PostgresLogStore(LogStore):
     # --- restore -------------------------------------------------------------------------------------------
 
     def create_like(self, name: str) -> None:
-        quote = self.connection.dialect.identifier_preparer.quote
+        quote = self._quote
         statement = f"CREATE TABLE {quote(name)} (LIKE {quote(self.table.name)} INCLUDING ALL)"
         with self.transaction():
             self.connection.exec_driver_sql(statement.replace("%", "%%"))
 
-    def _catch_up_sequence(self, table: str) -> None:
-        """A key that is numbered by a sequence goes on after the highest restored number."""
-        key = self.table.key_columns
-        if len(key) != 1 or key[0].family not in ("int2", "int4", "int8"):
-            return
-        quote = self.connection.dialect.identifier_preparer.quote
-        sequence = self.connection.execute(
-            sa.text("SELECT pg_get_serial_sequence(:table, :column)"), {"table": quote(table), "column": key[0].name}
-        ).scalar()
-        if sequence:
-            highest = sa.select(sa.func.max(sa.column(key[0].name))).select_from(sa.table(table)).scalar_subquery()
+    def _catch_up_sequences(self, table: str, columns: Sequence[Column]) -> None:
+        """Numbers that a sequence gives go on after the highest restored one; a sequence never goes back."""
+        for column in columns:
+            if column.family not in ("int2", "int4", "int8"):
+                continue
+            sequence = self.connection.execute(
+                sa.text("SELECT pg_get_serial_sequence(:table, :column)"),
+                {"table": self._quote(table), "column": column.name},
+            ).scalar()
+            if not sequence:
+                continue
+            highest = sa.select(sa.func.max(sa.column(column.name))).select_from(sa.table(table)).scalar_subquery()
             current = sa.select(sa.literal_column("last_value")).select_from(sa.text(sequence)).scalar_subquery()
             named = sa.cast(sa.literal(sequence, sa.Text), _NamedType("regclass"))
-            self.connection.execute(sa.select(sa.func.setval(named, sa.func.greatest(highest, current))))
+            self.connection.execute(sa.select(sa.func.setval(named, highest)).where(highest > current))
 
     def load(self, table: str, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> None:
         writable = [c for c in columns if not c.generated]
-        quote = self.connection.dialect.identifier_preparer.quote
+        quote = self._quote
         names = ", ".join(quote(c.name) for c in writable)
-        raw: Any = self.connection.connection.driver_connection
-        with raw.cursor() as cursor:
+        with self.driver() as raw, raw.cursor() as cursor:
             statement = f"COPY {quote(table)} ({names}) FROM STDIN (FORMAT csv, ENCODING 'UTF8')"
             with cursor.copy(statement) as copy:
                 write_rows((_for_copy(batch, writable) for batch in batches), _CopySink(copy))
-        self._catch_up_sequence(table)
+        self._catch_up_sequences(table, writable)
 
 
 class _CopySink(io.RawIOBase):

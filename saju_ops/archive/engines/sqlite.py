@@ -68,7 +68,9 @@ class SQLiteLogStore(LogStore):
         )  # fmt: skip
 
     def _all(self, statement: str, *values: Any) -> list[Any]:
-        return self.connection.connection.driver_connection.execute(statement, values).fetchall()  # type: ignore[union-attr]
+        with self.driver() as raw:
+            found: list[Any] = raw.execute(statement, values).fetchall()
+        return found
 
     def _key(self, table: str, rows: Sequence[Any]) -> tuple[str, ...]:
         primary = sorted((r for r in rows if r[3]), key=lambda r: r[3])
@@ -86,7 +88,7 @@ class SQLiteLogStore(LogStore):
         return ()
 
     def _has_null(self, table: str, primary: Sequence[Any]) -> bool:
-        columns = [sa.column(_text(r[0])) for r in primary]
+        columns: list[sa.ColumnElement[Any]] = [sa.column(_text(r[0])) for r in primary]
         query = sa.select(sa.exists(sa.select(sa.literal(1)).select_from(sa.table(table)).where(
             sa.or_(*(c.is_(None) for c in columns))
         )))  # fmt: skip
@@ -145,7 +147,8 @@ class SQLiteLogStore(LogStore):
         )  # fmt: skip
 
     def _primary(self, table: str) -> tuple[str, ...]:
-        return tuple(_text(r[0]) for r in self._all("SELECT name FROM pragma_table_info(?) WHERE pk ORDER BY pk", table))
+        rows = self._all("SELECT name FROM pragma_table_info(?) WHERE pk ORDER BY pk", table)
+        return tuple(_text(r[0]) for r in rows)
 
     def sizes(self) -> dict[str, int]:
         page, pages, free = (
@@ -217,7 +220,7 @@ class SQLiteLogStore(LogStore):
         # `datetime` reads every way to write a time (a blank or a T, fractions, Z, an offset). The plain
         # comparison before it only lets an index narrow the search, two days wider than any offset.
         time = self.col(TIME_COLUMN)
-        seconds = sa.func.datetime(time)
+        seconds = _seconds(time)
         early = (day.start - timedelta(days=2)).strftime("%Y-%m-%d")
         late = (day.end + timedelta(days=2)).strftime("%Y-%m-%d")
         start, end = (self.time_bound(i).decode() for i in (day.start, day.end))
@@ -232,14 +235,14 @@ class SQLiteLogStore(LogStore):
     def instants(self, order: str) -> datetime | None:
         pick = sa.func.min if order == "asc" else sa.func.max
         value = self.connection.execute(
-            sa.select(pick(sa.func.datetime(self.col(TIME_COLUMN)))).select_from(self.from_)
+            sa.select(pick(_seconds(self.col(TIME_COLUMN)))).select_from(self.from_)
         ).scalar()
         self.end_read()
         return self._instant(value)
 
     def first_instant_from(self, instant: datetime) -> datetime | None:
         time = self.col(TIME_COLUMN)
-        seconds = sa.func.datetime(time)
+        seconds = _seconds(time)
         early = (instant - timedelta(days=2)).strftime("%Y-%m-%d")
         # Rows of the next three days lie within the next four in text order, whatever their offset.
         query = sa.select(sa.func.min(seconds)).select_from(self.from_)
@@ -281,6 +284,12 @@ class SQLiteLogStore(LogStore):
             yield
 
     @contextmanager
+    def restoring(self) -> Iterator[None]:
+        # A read that becomes a write would fail where somebody wrote in between.
+        with self.transaction():
+            yield
+
+    @contextmanager
     def snapshot(self) -> Iterator[None]:
         with self._begun("BEGIN"):
             yield
@@ -298,8 +307,8 @@ class SQLiteLogStore(LogStore):
         quote = self.connection.dialect.identifier_preparer.quote_identifier
         columns = [
             f"{quote(c.name)} {self._declared(c.name)}{'' if c.nullable else ' NOT NULL'}"
+            # What is generated here is an ordinary column there: SQLite doesn't tell by what expression.
             for c in self.table.columns
-            if not c.generated
         ]
         key = ", ".join(quote(n) for n in self.table.key)
         with self.transaction():
@@ -318,12 +327,19 @@ class SQLiteLogStore(LogStore):
                 dialect=self.connection.dialect
             )
         )
-        raw: Any = self.connection.connection.driver_connection
         for batch in batches:
             cells = [
                 [None if v is None else decode_cell(c, v) for v in batch.column(c.name).to_pylist()] for c in writable
             ]
-            raw.executemany(statement, list(zip(*cells, strict=True)))
+            with self.driver() as raw:
+                raw.executemany(statement, list(zip(*cells, strict=True)))
+
+
+def _seconds(time: sa.ColumnElement[Any]) -> Any:
+    """The second that a time lies in, UTC. `datetime` alone rounds: 23:59:59.9996 would be of the next day."""
+    piece, zone = sa.func.substr(time, 1, 19), sa.func.ltrim(sa.func.substr(time, 21), "0123456789")
+    whole = sa.func.datetime(piece.op("||")(zone))
+    return sa.case((sa.func.substr(time, 20, 1) == ".", whole), else_=sa.func.datetime(time))
 
 
 def _locked(path: Path) -> int | None:
@@ -364,7 +380,8 @@ def encode_cell(column: Column, value: Any) -> bytes | None:
         return None
     if column.encoding == "literal":
         return _literal(value)
-    if type(value) is not KINDS[column.family]:
+    kind: Any = type(value)
+    if kind is not KINDS[column.family]:
         # The integer 12 and the text '12' look alike in a file. A cell of another type than the file's column
         # has is different from everything: no archive holds it, and none that has it can be proven.
         return b"another type " + os.urandom(16).hex().encode()
@@ -382,7 +399,8 @@ def decode_cell(column: Column, cell: bytes) -> Any:
     if column.encoding == "hex":
         return bytes.fromhex(cell.decode())
     if column.encoding == "number":
-        return float(cell) if column.family == "real" else int(cell)
+        # An archive of another engine has numbers of other families.
+        return int(cell) if column.family == "integer" or re.fullmatch(rb"-?[0-9]+", cell) else float(cell)
     return cell.decode()
 
 

@@ -1,0 +1,336 @@
+"""A restore says what it would do, refuses what isn't safe before its first write, and gives back what was."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from saju_ops.archive.engines.base import LogStore
+from saju_ops.archive.window import parse_day
+from saju_ops.errors import OperatorError, ProofFailed, Refused
+from saju_ops_tests.archive.scene import DAY, NEXT_DAY, SEOUL, Scene
+from saju_ops_tests.engines import Engine
+
+THIRD_DAY = parse_day("2026-10-03", SEOUL)
+
+
+@pytest.fixture
+def scene(database_url: str, tmp_path: Path) -> Scene:
+    return Scene(database_url, tmp_path / "backups").create_table()
+
+
+def purged(scene: Scene, rows: int = 20) -> list[tuple[object, ...]]:
+    """Archives and purges a day; what it was."""
+    scene.add(rows)
+    original = scene.state()
+    scene.archive()
+    assert scene.purge().deleted == rows
+    return original
+
+
+def test_purged_rows_come_back_and_a_second_restore_finds_them(scene: Scene) -> None:
+    original = purged(scene)
+    result = scene.restore()
+    assert (result.to_write, result.written, result.already_there) == (20, 20, 0)
+    assert scene.state() == original
+    again = scene.restore()
+    assert (again.to_write, again.written, again.already_there) == (0, 0, 20)
+    assert scene.state() == original
+
+
+def test_a_dry_run_says_it_and_writes_nothing(scene: Scene) -> None:
+    purged(scene)
+    result = scene.restore(dry_run=True)
+    assert (result.to_write, result.written, scene.count()) == (20, 0, 0)
+    assert any("20 rows would be written" in s for s in result.sentences())
+    other = scene.restore(table="copy_of_logs", dry_run=True)
+    assert (other.creates_table, other.to_write) == (True, 20)
+    with pytest.raises(Refused), Scene(scene.url, scene.folder, "copy_of_logs").store():
+        pass
+
+
+def test_rows_that_are_there_and_equal_are_skipped(scene: Scene) -> None:
+    scene.add(20)
+    original = scene.state()
+    scene.archive()
+    scene.remove("log_id > 15")
+    result = scene.restore()
+    assert (result.already_there, result.written) == (15, 5)
+    assert scene.state() == original
+
+
+def test_a_row_that_differs_stops_it_before_the_first_write_and_is_named(scene: Scene) -> None:
+    scene.add(20)
+    scene.archive()
+    scene.remove("log_id > 15")
+    scene.update("tokens = 9", "log_id IN (3, 7)")
+    before = scene.state()
+    with pytest.raises(Refused, match=r"2 rows are in .* differ .*keys: 3; 7\. Nothing was written"):
+        scene.restore()
+    assert scene.state() == before
+
+
+def test_a_row_that_differs_on_a_later_day_stops_the_first_day_too(scene: Scene) -> None:
+    for number, day in enumerate((DAY, NEXT_DAY)):
+        scene.add(5, first=1 + 100 * number, day=day)
+        scene.archive(day)
+    scene.remove("log_id < 100")
+    scene.update("tokens = 9", "log_id = 101")
+    with pytest.raises(Refused, match="101"):
+        scene.restore(DAY, NEXT_DAY)
+    assert scene.count() == 5
+
+
+def test_a_row_that_two_days_archives_hold_stops_it_before_the_first_write(scene: Scene) -> None:
+    scene.add(3)
+    scene.archive()
+    scene.update("created_at = :t", "log_id = 2", t=scene.time(NEXT_DAY.start))
+    scene.archive(NEXT_DAY)
+    assert scene.purge().deleted == 3
+    with pytest.raises(Refused, match=r"2.*Nothing was written"):
+        scene.restore(DAY, NEXT_DAY)
+    assert scene.count() == 0
+    assert scene.restore(NEXT_DAY).written == 1
+
+
+def test_a_new_table_is_made_without_foreign_keys_and_takes_the_rows(scene: Scene) -> None:
+    original = purged(scene)
+    result = scene.restore(table="copy_of_logs")
+    assert (result.creates_table, result.written, scene.count()) == (True, 20, 0)
+    assert scene.state("copy_of_logs") == original
+
+
+def test_the_rows_go_to_another_database(scene: Scene, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    original = purged(scene)
+    if scene.family == "sqlite":
+        other = Scene(f"sqlite:///{tmp_path / 'other.db'}", scene.folder).create_table()
+        check_other(scene, other, original)
+        return
+    server: Engine = next(
+        s for s in (request.getfixturevalue(f"{n}_server") for n in ("mysql", "mariadb", "postgres"))
+        if f":{s.port}/" in scene.url
+    )  # fmt: skip
+    with server.database() as url:
+        check_other(scene, Scene(url, scene.folder).create_table(), original)
+
+
+def check_other(scene: Scene, other: Scene, original: list[tuple[object, ...]]) -> None:
+    assert scene.restore(url=other.url).written == 20
+    assert other.state() == original
+    assert scene.count() == 0
+
+
+def test_missing_parents_are_reported_and_the_way_out_works(scene: Scene) -> None:
+    kind = "varchar(64)"
+    scene.run(f"CREATE TABLE user_sessions (session_id {kind} PRIMARY KEY)")
+    table = scene.name
+    scene.run(f"DROP TABLE {table}")
+    when = {"mysql": "timestamp(6)", "postgresql": "timestamptz", "sqlite": "text"}[scene.family]
+    number = "integer" if scene.family == "sqlite" else "bigint"
+    scene.run(
+        f"CREATE TABLE {table} (log_id {number} PRIMARY KEY, session_id {kind}, created_at {when} NOT NULL,"
+        " FOREIGN KEY (session_id) REFERENCES user_sessions (session_id) ON DELETE CASCADE)"
+    )
+    scene.run("INSERT INTO user_sessions VALUES ('s1'), ('s2'), ('s3')")
+    for number_of_day, day in enumerate((DAY, NEXT_DAY)):
+        scene.insert(
+            [
+                {"log_id": 10 * number_of_day + i, "session_id": f"s{i}", "created_at": scene.time(day.start)}
+                for i in (1, 2, 3)
+            ]
+        )
+        scene.archive(day)
+    original = scene.state()
+    assert scene.purge().deleted == 6
+    scene.run("DELETE FROM user_sessions WHERE session_id <> 's1'")
+    with pytest.raises(Refused, match=r"2 parent rows are missing.*user_sessions s2; user_sessions s3.*--into-table"):
+        scene.restore(DAY, NEXT_DAY)
+    assert scene.count() == 0
+    assert scene.restore(DAY, NEXT_DAY, table="conversation_logs_restored").written == 6
+    assert scene.state("conversation_logs_restored") == original
+
+
+def test_of_two_parts_the_later_one_counts(scene: Scene) -> None:
+    scene.add(10)
+    scene.archive()
+    scene.update("tokens = 9", "log_id = 4")
+    original = scene.state()
+    scene.archive()
+    scene.purge()
+    result = scene.restore()
+    assert (result.written, result.superseded) == (10, 1)
+    assert scene.state() == original
+
+
+def test_days_that_were_restored_before_a_kill_are_skipped(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, day in enumerate((DAY, NEXT_DAY, THIRD_DAY)):
+        scene.add(5, first=1 + 100 * number, day=day)
+        scene.archive(day)
+    original = scene.state()
+    assert scene.purge().deleted == 15
+    with scene.store() as store:
+        owner = type(store)
+    loads: list[str] = []
+    load = owner.restoring
+
+    def killed(self: LogStore) -> AbstractContextManager[None]:
+        loads.append("day")
+        if len(loads) == 3:
+            raise KeyboardInterrupt
+        return load(self)
+
+    monkeypatch.setattr(owner, "restoring", killed)
+    with pytest.raises(KeyboardInterrupt):
+        scene.restore(DAY, THIRD_DAY)
+    monkeypatch.undo()
+    assert scene.count() == 10
+    result = scene.restore(DAY, THIRD_DAY)
+    assert (result.already_there, result.written) == (10, 5)
+    assert scene.state() == original
+
+
+def test_a_damaged_archive_of_any_day_stops_it_before_the_first_write(scene: Scene) -> None:
+    for number, day in enumerate((DAY, NEXT_DAY)):
+        scene.add(5, first=1 + 100 * number, day=day)
+        scene.archive(day)
+    scene.purge()
+    data = scene.data_file(NEXT_DAY)
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(ProofFailed, match="20261002"):
+        scene.restore(DAY, NEXT_DAY)
+    assert scene.count() == 0
+    assert scene.restore(DAY).written == 5
+
+
+def test_new_rows_are_numbered_after_the_highest_restored_one(scene: Scene, request: pytest.FixtureRequest) -> None:
+    scene.add(5, first=1000)
+    scene.archive()
+    scene.run(f"DROP TABLE {scene.name}")
+    scene.create_table()
+    assert scene.restore().written == 5
+    scene.insert([{"content": "new", "created_at": scene.time(NEXT_DAY.start)}])
+    assert scene.ids()[-1] == 1005
+
+
+def test_a_sequence_never_goes_back(postgres_url: str, tmp_path: Path) -> None:
+    scene = Scene(postgres_url, tmp_path / "backups").create_table()
+    purged(scene)
+    scene.run("SELECT setval('conversation_logs_log_id_seq', 5000)")
+    scene.restore()
+    scene.insert([{"content": "new", "created_at": scene.time(NEXT_DAY.start)}])
+    assert scene.ids()[-1] == 5001
+
+
+@pytest.mark.parametrize("engine", ["mysql", "mariadb"])
+def test_where_load_data_is_not_allowed_inserts_give_the_same(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    server = request.getfixturevalue(f"{engine}_server")
+    scene = Scene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups").create_table()
+    scene.add(5, content='가 "b"\r\n\\N\0🙂')
+    scene.add(1, first=50, content=None)
+    scene.add(1, first=51, content="")
+    original = scene.state()
+    scene.archive()
+    scene.purge()
+    server.execute("SET GLOBAL local_infile = OFF")
+    try:
+        assert scene.restore().written == 7
+    finally:
+        server.execute("SET GLOBAL local_infile = ON")
+    assert scene.state() == original
+
+
+def test_a_live_writer_on_the_target_does_not_disturb_a_restore(database_url: str, tmp_path: Path) -> None:
+    scene = Scene(database_url, tmp_path / "backups")
+    when = {"mysql": "timestamp(6)", "postgresql": "timestamptz", "sqlite": "text"}[scene.family]
+    scene.run(f"CREATE TABLE {scene.name} (log_id varchar(40) PRIMARY KEY, created_at {when} NOT NULL)")
+    rows = [{"log_id": f"{i * 7919 % 10007:06}", "created_at": scene.time(DAY.start)} for i in range(3000)]
+    scene.insert(rows)
+    scene.archive()
+    scene.purge()
+    stop = threading.Event()
+    written: list[str] = []
+
+    def write() -> None:
+        while not stop.is_set():
+            written.append(f"{len(written) * 3 % 10007:06}-live")
+            scene.insert([{"log_id": written[-1], "created_at": scene.time(NEXT_DAY.start)}])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert scene.restore().written == 3000
+    finally:
+        stop.set()
+        writer.join()
+    assert scene.count() == 3000 + len(written)
+
+
+def test_a_table_with_a_column_less_is_refused(scene: Scene) -> None:
+    purged(scene)
+    scene.run(f"ALTER TABLE {scene.name} DROP COLUMN tokens")
+    with pytest.raises(Refused, match=r"no column tokens.*Nothing was written"):
+        scene.restore()
+
+
+def test_a_day_range_without_any_archive_is_refused(scene: Scene) -> None:
+    with pytest.raises(Refused, match="no archive of any day"):
+        scene.restore()
+    purged(scene)
+    with pytest.raises(Refused, match="before the first"):
+        scene.restore(NEXT_DAY, DAY)
+
+
+def test_a_generated_column_comes_back_in_a_new_table_too(database_url: str, tmp_path: Path) -> None:
+    scene = Scene(database_url, tmp_path / "backups")
+    when = {"mysql": "timestamp(6)", "postgresql": "timestamptz", "sqlite": "text"}[scene.family]
+    scene.run(
+        f"CREATE TABLE {scene.name} (log_id int NOT NULL PRIMARY KEY, twice int GENERATED ALWAYS AS (log_id * 2) STORED,"
+        f" created_at {when} NOT NULL)"
+    )
+    scene.insert([{"log_id": i, "created_at": scene.time(DAY.start)} for i in range(1, 6)])
+    original = scene.state()
+    scene.archive()
+    assert scene.purge().deleted == 5
+    assert scene.restore(table="copy_of_logs").written == 5
+    assert scene.state("copy_of_logs") == original
+
+
+PAIRS = [(a, b) for a in ("mysql", "postgres", "sqlite") for b in ("mysql", "mariadb", "postgres", "sqlite") if a != b]
+
+
+@pytest.mark.parametrize(("source", "target"), PAIRS)
+def test_simple_columns_can_be_restored_into_another_kind_of_database(
+    source: str, target: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    one = Scene(request.getfixturevalue(f"{source}_url"), tmp_path / "backups").create_table()
+    one.add(20, content='한글 "🙂"\r\n')
+    one.update("content = NULL, tokens = NULL", "log_id = 3")
+    one.archive()
+    if target == "sqlite":
+        two = Scene(f"sqlite:///{tmp_path / 'target.db'}", one.folder).create_table()
+    else:
+        two = Scene(request.getfixturevalue(f"{target}_url"), one.folder).create_table()
+    assert one.restore(url=two.url).written == 20
+    columns = "log_id, session_id, role, content, tokens"
+    query = f"SELECT {columns} FROM {one.name} ORDER BY log_id".replace("`", "").replace('"', "")  # noqa: S608
+    assert [tuple(r) for r in two.run(query)] == [tuple(r) for r in one.run(query)]
+    # The instants too: the target's own archive of the day holds all of them.
+    assert Scene(two.url, tmp_path / "second").archive().rows == 20
+
+
+def test_values_that_do_not_fit_another_kind_of_database_stop_it(
+    postgres_url: str, mysql_url: str, tmp_path: Path
+) -> None:
+    one = Scene(postgres_url, tmp_path / "backups").create_table()
+    one.run(f"ALTER TABLE {one.name} ALTER tokens TYPE bigint")
+    one.add(3, tokens=2**40)
+    one.archive()
+    two = Scene(mysql_url, tmp_path / "backups").create_table()
+    with pytest.raises(OperatorError):
+        one.restore(url=mysql_url)
+    assert two.count() == 0
