@@ -200,4 +200,7 @@ def open_ui(folder: Path) -> None:
     os.environ["PYTHONWARNINGS"] = "ignore"
     where = ["-w", str(WORKSPACE)] if WORKSPACE.exists() else ["-m", "saju_ops.definitions"]
     arguments = [str(binaries / "dagster"), "dev", *where, "-h", "127.0.0.1", "-p", "3000"]
+    # Dagster's commands let the .env file of their working folder win over the environment (tried with 1.13.27):
+    # one beside the project would turn this UI, with its schedule and its purge, to production.
+    os.chdir(service.folder)
     os.execv(arguments[0], arguments)

@@ -41,7 +41,8 @@ def test_a_time_in_another_zone_is_told_in_utc() -> None:
 def test_deleted_and_kept_rows_have_lines_of_their_own() -> None:
     lines = cleanup_report([FILE], 124, CUTOFF, AT, deleted=120, kept=4).splitlines()
     assert [line.split(":")[0] for line in lines] == [
-        "💾 *DB Cleanup Report*", "- 백업 파일", "- 백업 수", "- 삭제 수", "- 삭제 기준일", "- 실행 시간", "- 남겨 둔 수",
+        "💾 *DB Cleanup Report*", "- 백업 파일", "- 백업 수", "- 삭제 수", "- 삭제 기준일", "- 실행 시간",
+        "- 남겨 둔 수",
     ]  # fmt: skip
     assert lines[3] == "- 삭제 수: 120 rows"
     assert lines[6].startswith("- 남겨 둔 수: 4 rows")

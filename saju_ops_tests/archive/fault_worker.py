@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -49,7 +49,7 @@ NOW = datetime(2026, 11, 20, tzinfo=UTC)
 OLD_DAYS = tuple(Day(date(2026, 10, d), KST) for d in (1, 2))
 RECENT_DAY = Day(date(2026, 11, 10), KST)
 DAYS = (*OLD_DAYS, RECENT_DAY)
-ROWS_A_DAY = 800
+ROWS_A_DAY = 400
 TABLE = "conversation_logs"
 SEED = "seed_rows"
 COLUMNS = ("log_id", "session_id", "role", "content", "tokens", "created_at")
@@ -79,12 +79,18 @@ def log_table(name: str = TABLE) -> sa.Table:
 LOGS = log_table()
 
 
+@cache
+def engine(url: str, isolation_level: Literal["AUTOCOMMIT"] | None = None) -> sa.Engine:
+    """Kept for its compiled statements, not for its connections. It waits for SQLite's lock like a service."""
+    args = {"timeout": 30} if url.startswith("sqlite") else {}
+    options = {"isolation_level": isolation_level} if isolation_level else {}
+    return sa.create_engine(url, poolclass=NullPool, connect_args=args, **options)
+
+
 @contextmanager
 def connected(url: str) -> Iterator[sa.Connection]:
-    """A connection that commits each statement at once; it waits for SQLite's lock like the service does."""
-    args = {"timeout": 30} if url.startswith("sqlite") else {}
-    engine = sa.create_engine(url, poolclass=NullPool, connect_args=args, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
+    """A connection that commits each statement at once."""
+    with engine(url, "AUTOCOMMIT").connect() as connection:
         yield connection
 
 
@@ -118,8 +124,7 @@ def fill(
     times = [day.start + spread * i for day in days for i in range(rows_a_day)]
     rows = [some_row(i, at.replace(microsecond=0), dice, width) for i, at in enumerate(times, first_key)]
     create(url)
-    engine = sa.create_engine(url, poolclass=NullPool)
-    with engine.begin() as connection:
+    with engine(url).begin() as connection:
         LOGS.metadata.create_all(connection)
         if rows:
             connection.execute(LOGS.insert(), rows)

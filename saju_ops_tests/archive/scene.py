@@ -71,7 +71,7 @@ class Scene:
             event.listen(self.engine, "connect", _pin_mysql, insert=True)
         self.name = self.engine.dialect.identifier_preparer.quote_identifier(table).replace("%%", "%")
 
-    # --- the database, seen by the test ---------------------------------------------------------------------
+    # --- the database, seen by the test -------------------------------------------------------------------
 
     def run(self, *statements: str, **values: Any) -> list[Any]:
         """Runs statements with :names; the rows of the last one."""
@@ -152,7 +152,7 @@ class Scene:
             result = connection.exec_driver_sql(columns(connection, name).replace("%", "%%"))
             return [tuple(_exact(v) for v in row) for row in result]
 
-    # --- the project's operations ---------------------------------------------------------------------------
+    # --- the project's operations -------------------------------------------------------------------------
 
     def store(self) -> LogStore:
         return open_log_store(self.url, self.table, self.zone)
@@ -178,7 +178,7 @@ class Scene:
             dry_run=dry_run, **more,
         )  # fmt: skip
 
-    # --- the backup folder ----------------------------------------------------------------------------------
+    # --- the backup folder --------------------------------------------------------------------------------
 
     def files(self, day: Day = DAY) -> DayFiles:
         return day_files(self.storage, day)

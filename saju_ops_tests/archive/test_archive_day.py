@@ -35,7 +35,7 @@ def mysql_scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
     return Scene(request.getfixturevalue(f"{request.param}_url"), tmp_path / "backups").create_table()
 
 
-# --- a day for the first time ---------------------------------------------------------------------------------
+# --- a day for the first time -----------------------------------------------------------------------------
 
 
 def test_a_day_is_archived_with_a_manifest_and_a_proof(scene: Scene) -> None:
@@ -113,7 +113,7 @@ def test_names_with_quotes_blanks_and_reserved_words_work(database_url: str, tmp
     assert scene.state(f"{name} 2") == original
 
 
-# --- one content, whatever the way ------------------------------------------------------------------------------
+# --- one content, whatever the way ------------------------------------------------------------------------
 
 
 def fast_paths(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -213,7 +213,8 @@ def test_columns_without_a_zone_are_read_in_the_zone_of_the_database(
     kind = {"mysql": "datetime", "postgresql": "timestamp", "sqlite": "text"}[scene.family]
     scene.run(f"CREATE TABLE {scene.name} (log_id int PRIMARY KEY, created_at {kind} NOT NULL)")
     times = ["2026-09-30 23:59:59", "2026-10-01 00:00:00", "2026-10-01 23:59:59", "2026-10-02 00:00:00"]
-    scene.insert([{"log_id": i, "created_at": datetime.fromisoformat(t) if engine == "postgres" else t} for i, t in enumerate(times)])  # fmt: skip
+    written = [datetime.fromisoformat(t) if engine == "postgres" else t for t in times]
+    scene.insert([{"log_id": i, "created_at": t} for i, t in enumerate(written)])
     assert scene.archive().rows == 2
     assert scene.purge().deleted == 2
     assert scene.ids() == [0, 3]
@@ -226,7 +227,7 @@ def test_a_row_of_the_last_microsecond_belongs_to_its_own_day(scene: Scene) -> N
     assert scene.archive(NEXT_DAY).rows == 1
 
 
-# --- a day again --------------------------------------------------------------------------------------------------
+# --- a day again ------------------------------------------------------------------------------------------
 
 
 def test_an_unchanged_day_is_left_alone(scene: Scene) -> None:
@@ -287,7 +288,7 @@ def test_a_partly_purged_day_keeps_its_archive(scene: Scene) -> None:
     assert scene.snapshot_of_files() == files
 
 
-# --- what a killed run left ----------------------------------------------------------------------------------------
+# --- what a killed run left -------------------------------------------------------------------------------
 
 
 def test_a_data_file_without_a_manifest_is_adopted_where_it_equals_the_database(scene: Scene) -> None:
@@ -339,7 +340,7 @@ def test_unfinished_files_of_the_same_day_are_cleared(scene: Scene) -> None:
     assert not leftover.exists()
 
 
-# --- what is refused -----------------------------------------------------------------------------------------------
+# --- what is refused --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone", "manifest"])
@@ -459,7 +460,7 @@ def test_a_missing_table_is_refused_by_its_setting(database_url: str, tmp_path: 
         Scene(database_url, tmp_path / "backups").archive()
 
 
-# --- a table that was altered ----------------------------------------------------------------------------------------
+# --- a table that was altered -----------------------------------------------------------------------------
 
 ALTERATIONS = {
     "added": "ADD COLUMN mood varchar(20)",
@@ -485,7 +486,7 @@ def test_an_altered_table_is_archived_anew_and_purged_only_by_the_new_part(scene
         assert scene.state() == original
 
 
-# --- privacy ---------------------------------------------------------------------------------------------------------
+# --- privacy ----------------------------------------------------------------------------------------------
 
 
 def test_no_message_text_leaves_the_file(
@@ -510,7 +511,7 @@ def test_no_message_text_leaves_the_file(
     assert "secret-4711" not in manifest
 
 
-# --- live writers ----------------------------------------------------------------------------------------------------
+# --- live writers -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres", "sqlite"])
@@ -544,7 +545,7 @@ def test_rows_written_during_the_archive_are_in_a_part_or_still_to_come(
     assert scene.state() == original
 
 
-# --- odd catalogues ----------------------------------------------------------------------------------------------------
+# --- odd catalogues ---------------------------------------------------------------------------------------
 
 
 def test_an_index_that_the_server_may_not_use_does_not_stop_the_archive(mysql_scene: Scene) -> None:

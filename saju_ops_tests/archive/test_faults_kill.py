@@ -177,7 +177,7 @@ def test_purges_killed_at_random_moments_lose_nothing_and_the_next_run_finishes(
 ) -> None:
     truth = fill(database_url)
     keep_seed(database_url)
-    job = Job("purge", database_url, str(tmp_path / "backups"), chunk_size=100, wait=3.0)
+    job = Job("purge", database_url, str(tmp_path / "backups"), chunk_size=50, wait=3.0)
     run(replace(job, what="archive"))
     strikes, cut_short = Kills(kills, run(job).seconds, seed=12), 0
     for _ in strikes:
@@ -239,7 +239,7 @@ def purged(url: str, folder: Path, rows_a_day: int) -> tuple[Job, Truth]:
 def test_restores_killed_at_random_moments_are_completed_by_the_next_run(
     database_url: str, tmp_path: Path
 ) -> None:
-    job, truth = purged(database_url, tmp_path / "backups", 800)
+    job, truth = purged(database_url, tmp_path / "backups", ROWS_A_DAY)
     strikes = Kills(4, run(job).seconds, seed=14)
     assert table_rows(database_url) == truth
     for _ in strikes:

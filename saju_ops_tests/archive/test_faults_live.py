@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
-
 from saju_ops_tests.archive.fault_worker import (
     DAYS,
     LOGS,
@@ -19,6 +17,7 @@ from saju_ops_tests.archive.fault_worker import (
     LiveWriter,
     Point,
     connected,
+    engine,
     fill,
     perform,
     read_archive,
@@ -70,8 +69,7 @@ def test_late_rows_and_changes_during_archive_and_purge_are_never_lost(
 @contextmanager
 def row_held(url: str, key: int) -> Iterator[None]:
     """Another transaction of the service holds one row, and takes its time."""
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    with engine.connect() as connection, connection.begin():
+    with engine(url).connect() as connection, connection.begin():
         connection.execute(LOGS.update().where(LOGS.c.log_id == key).values(tokens=1))
         yield
 

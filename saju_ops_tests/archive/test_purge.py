@@ -30,7 +30,7 @@ def day_after(day: Day) -> Day:
     return Day(day.date + timedelta(days=1), day.zone)
 
 
-# --- which rows -----------------------------------------------------------------------------------------------------
+# --- which rows -------------------------------------------------------------------------------------------
 
 
 def test_only_days_wholly_beyond_the_retention_are_purged(scene: Scene) -> None:
@@ -134,7 +134,7 @@ def test_rows_in_a_differing_letter_case_are_different(mysql_url: str, tmp_path:
     assert scene.ids() == ["a", "b"]
 
 
-# --- while others write -----------------------------------------------------------------------------------------------
+# --- while others write -----------------------------------------------------------------------------------
 
 
 def interposed(monkeypatch: pytest.MonkeyPatch, action: Callable[[], None], before: str) -> None:
@@ -224,7 +224,7 @@ def test_a_live_writer_loses_nothing(engine: str, request: pytest.FixtureRequest
     assert scene.restore().written == 2000 + len(written)
 
 
-# --- limits --------------------------------------------------------------------------------------------------------------
+# --- limits -----------------------------------------------------------------------------------------------
 
 
 def test_max_rows_stops_it_and_the_next_run_goes_on(scene: Scene) -> None:
@@ -290,7 +290,7 @@ def test_a_lag_limit_without_a_replica_to_ask_is_refused(scene: Scene) -> None:
     assert scene.count() == 2
 
 
-# --- two at once ---------------------------------------------------------------------------------------------------------
+# --- two at once ------------------------------------------------------------------------------------------
 
 
 def test_a_second_purge_steps_back(scene: Scene) -> None:
@@ -316,7 +316,7 @@ def test_a_purge_leaves_a_day_alone_that_is_being_archived(scene: Scene) -> None
     assert scene.ids() == [1, 2]
 
 
-# --- other tables ----------------------------------------------------------------------------------------------------------
+# --- other tables -----------------------------------------------------------------------------------------
 
 RULES = ["CASCADE", "SET NULL", "RESTRICT", "NO ACTION"]
 
@@ -387,7 +387,7 @@ def test_a_row_on_which_an_answer_of_its_own_table_hangs_stays_until_the_answer_
     assert scene.state() == original
 
 
-# --- archives that can't be trusted ------------------------------------------------------------------------------------------
+# --- archives that can't be trusted -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone", "empty", "manifest"])
@@ -467,7 +467,7 @@ def test_an_archive_that_vanishes_while_the_purge_runs_is_a_problem_of_that_day(
     assert (result.deleted, len(result.problems)) == (3, 1)
 
 
-# --- MySQL and MariaDB ---------------------------------------------------------------------------------------------------------
+# --- MySQL and MariaDB ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("engine", ["mysql", "mariadb"])

@@ -289,7 +289,8 @@ def test_a_generated_column_comes_back_in_a_new_table_too(database_url: str, tmp
     scene = Scene(database_url, tmp_path / "backups")
     when = {"mysql": "timestamp(6)", "postgresql": "timestamptz", "sqlite": "text"}[scene.family]
     scene.run(
-        f"CREATE TABLE {scene.name} (log_id int NOT NULL PRIMARY KEY, twice int GENERATED ALWAYS AS (log_id * 2) STORED,"
+        f"CREATE TABLE {scene.name} (log_id int NOT NULL PRIMARY KEY,"
+        " twice int GENERATED ALWAYS AS (log_id * 2) STORED,"
         f" created_at {when} NOT NULL)"
     )
     scene.insert([{"log_id": i, "created_at": scene.time(DAY.start)} for i in range(1, 6)])
@@ -316,8 +317,7 @@ def test_simple_columns_can_be_restored_into_another_kind_of_database(
     else:
         two = Scene(request.getfixturevalue(f"{target}_url"), one.folder).create_table()
     assert one.restore(url=two.url).written == 20
-    columns = "log_id, session_id, role, content, tokens"
-    query = f"SELECT {columns} FROM {one.name} ORDER BY log_id".replace("`", "").replace('"', "")  # noqa: S608
+    query = f"SELECT log_id, session_id, role, content, tokens FROM {one.table} ORDER BY log_id"  # noqa: S608
     assert [tuple(r) for r in two.run(query)] == [tuple(r) for r in one.run(query)]
     # The instants too: the target's own archive of the day holds all of them.
     assert Scene(two.url, tmp_path / "second").archive().rows == 20

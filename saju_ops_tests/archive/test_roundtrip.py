@@ -23,10 +23,41 @@ from saju_ops_tests.archive.scene import DAY, NOW, Scene, family
 csv.field_size_limit(sys.maxsize)
 
 NASTY = [
-    "", " ", "N", "NULL", "\\N", "\\.", "a\n\\.\nb", "\\", "a\\", '"', '""', '"",""', "'", "a,b", "\n", "\r", "\r\n", "\n\n",
-    "trailing \n", "\x1f", "1\x1fN", "\t", "🙂", "👩‍👩‍👧", "한글", "가\r\n나", "=1+1", "%s %(x)s %%", ":bind", "\ufeffBOM",
-    "\x01\x02\x7f\x85\u2028", "é", "X'00'", "0",
-]  # fmt: skip
+    "",
+    " ",
+    "N",
+    "NULL",
+    "\\N",
+    "\\.",
+    "a\n\\.\nb",
+    "\\",
+    "a\\",
+    '"',
+    '""',
+    '"",""',
+    "'",
+    "a,b",
+    "\n",
+    "\r",
+    "\r\n",
+    "\n\n",
+    "trailing \n",
+    "\x1f",
+    "1\x1fN",
+    "\t",
+    "🙂",
+    "👩‍👩‍👧",
+    "한글",
+    "가\r\n나",
+    "=1+1",
+    "%s %(x)s %%",
+    ":bind",
+    "\ufeffBOM",
+    "\x01\x02\x7f\x85\u2028",
+    "é",
+    "X'00'",
+    "0",
+]
 EXAMPLES = 12
 # A failure is told as it was found: shrinking it would run servers for minutes.
 PHASES = [Phase.explicit, Phase.reuse, Phase.generate]
@@ -155,17 +186,29 @@ MYSQL_KEYS = [
     {"log_id": Kind("varchar(40) CHARACTER SET latin1", texts(LATIN1))},
     {"log_id": Kind("varbinary(40)", st.binary(max_size=40))},
     {"log_id": Kind("decimal(20,5)", decimals(20, 5))},
-    {"log_id": Kind(f"enum({ENUM})", st.sampled_from(["Y", "N", "한 글", "it's", "a,b"])), "n": Kind("int", integers(32))},
+    {
+        "log_id": Kind(f"enum({ENUM})", st.sampled_from(["Y", "N", "한 글", "it's", "a,b"])),
+        "n": Kind("int", integers(32)),
+    },
     {"log_id": Kind("varchar(10)", texts(most=10)), "n": Kind("smallint", st.integers(0, 3))},
-    {"log_id": Kind("date", st.dates().map(str)), "n": Kind("time(6)", TIMES), "m": Kind("bit(9)", st.integers(0, 511))},
+    {
+        "log_id": Kind("date", st.dates().map(str)),
+        "n": Kind("time(6)", TIMES),
+        "m": Kind("bit(9)", st.integers(0, 511)),
+    },
     {"log_id": Kind("double", floats(64))},
-    {"log_id": Kind("year", st.sampled_from([0, 1901, 2026, 2155])), "n": Kind(f"set({SET})", st.sampled_from(["", "a,N", "N"]))},
-]  # fmt: skip
+    {
+        "log_id": Kind("year", st.sampled_from([0, 1901, 2026, 2155])),
+        "n": Kind(f"set({SET})", st.sampled_from(["", "a,N", "N"])),
+    },
+]
 
 PG_TEXT = texts(nul=False)
 POSTGRES_KINDS = [
     *(Kind(name, integers(bits)) for name, bits in (("int2", 16), ("int4", 32), ("int8", 64))),
-    Kind("numeric", decimals(60, 40) | st.sampled_from(["NaN", "Infinity", "-Infinity", "1e-300"]), "CAST({} AS numeric)"),
+    Kind(
+        "numeric", decimals(60, 40) | st.sampled_from(["NaN", "Infinity", "-Infinity", "1e-300"]), "CAST({} AS numeric)"
+    ),
     Kind("numeric(12,4)", decimals(12, 4), "CAST({} AS numeric)"),
     Kind("float4", st.floats(width=32)),
     Kind("float8", st.floats() | st.sampled_from([-0.0, 5e-324])),
@@ -177,12 +220,28 @@ POSTGRES_KINDS = [
     Kind("json", DOCUMENTS.map(lambda d: json.dumps(d, ensure_ascii=False, indent=1)), "CAST({} AS json)"),
     Kind("jsonb", DOCUMENTS.map(lambda d: json.dumps(d, ensure_ascii=False)), "CAST({} AS jsonb)"),
     Kind("uuid", st.uuids()),
-    Kind("date", st.sampled_from(["infinity", "-infinity", "0044-03-15 BC", "2026-10-01", "5874897-12-31"]), "CAST({} AS date)"),
+    Kind(
+        "date",
+        st.sampled_from(["infinity", "-infinity", "0044-03-15 BC", "2026-10-01", "5874897-12-31"]),
+        "CAST({} AS date)",
+    ),
     Kind("time", st.sampled_from(["00:00:00", "24:00:00", "12:34:56.789012"]), "CAST({} AS time)"),
     Kind("timetz", st.sampled_from(["00:00:00+09", "12:34:56.7-03:30"]), "CAST({} AS timetz)"),
-    Kind("timestamp", st.sampled_from(["infinity", "0001-01-01 00:00:00 BC", "2026-10-01 00:00:00.000001"]), "CAST({} AS timestamp)"),
-    Kind("timestamptz", st.sampled_from(["-infinity", "294276-12-31 23:59:59+00", "1908-04-01 00:00:00+08:27:52"]), "CAST({} AS timestamptz)"),
-    Kind("interval", st.sampled_from(["-1 year -2 mons +3 days -04:05:06.789", "178000000 years", "0"]), "CAST({} AS interval)"),
+    Kind(
+        "timestamp",
+        st.sampled_from(["infinity", "0001-01-01 00:00:00 BC", "2026-10-01 00:00:00.000001"]),
+        "CAST({} AS timestamp)",
+    ),
+    Kind(
+        "timestamptz",
+        st.sampled_from(["-infinity", "294276-12-31 23:59:59+00", "1908-04-01 00:00:00+08:27:52"]),
+        "CAST({} AS timestamptz)",
+    ),
+    Kind(
+        "interval",
+        st.sampled_from(["-1 year -2 mons +3 days -04:05:06.789", "178000000 years", "0"]),
+        "CAST({} AS interval)",
+    ),
     Kind("text[]", st.lists(st.none() | PG_TEXT, max_size=3)),
     Kind("int4[]", st.lists(integers(32), max_size=3), "CAST({} AS int4[])"),
     Kind("mood", st.sampled_from(["N", "기쁨", "it's", "a,b"]), "CAST({} AS mood)"),
@@ -194,7 +253,7 @@ POSTGRES_KINDS = [
     Kind("point", st.sampled_from(["(0.1,-2)"]), "CAST({} AS point)"),
     Kind("text GENERATED ALWAYS AS (coalesce(content, 'nothing')) STORED", st.nothing()),
     Kind("int4 GENERATED ALWAYS AS IDENTITY", st.nothing()),
-]  # fmt: skip
+]
 POSTGRES_KEYS = [
     {"log_id": Kind("bigserial", integers(64))},
     {"log_id": Kind("text", PG_TEXT)},
@@ -202,10 +261,13 @@ POSTGRES_KEYS = [
     {"log_id": Kind("uuid", st.uuids())},
     {"log_id": Kind("bytea", st.binary(max_size=40))},
     {"log_id": Kind("numeric", decimals(40, 20) | st.just("NaN"), "CAST({} AS numeric)")},
-    {"log_id": Kind("mood", st.sampled_from(["N", "기쁨", "it's"]), "CAST({} AS mood)"), "n": Kind("int4", integers(32))},
+    {
+        "log_id": Kind("mood", st.sampled_from(["N", "기쁨", "it's"]), "CAST({} AS mood)"),
+        "n": Kind("int4", integers(32)),
+    },
     {"log_id": Kind("char(10)", texts(most=10, nul=False)), "n": Kind("int2", st.integers(0, 3))},
     {"log_id": Kind("float8", st.floats())},
-]  # fmt: skip
+]
 
 CELLS = st.one_of(
     st.none(), integers(64), st.floats(allow_nan=False), texts(), st.binary(max_size=30), st.just(2**53 + 1)
@@ -389,7 +451,7 @@ def test_any_sqlite_table_comes_back(sqlite_url: str, tmp_path: Path, content: C
     comes_back(sqlite_url, tmp_path / "backups", content)
 
 
-# --- every type at once, with each value of a list --------------------------------------------------------------
+# --- every type at once, with each value of a list --------------------------------------------------------
 
 
 def every_type(keys: dict[str, Kind], kinds: list[Kind], values: list[list[Any]]) -> Content:

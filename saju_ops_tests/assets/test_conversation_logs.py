@@ -298,9 +298,8 @@ def test_a_range_works_from_dagsters_own_command_line(project: Project, tmp_path
         str(Path(sys.executable).parent / "dagster"), "asset", "materialize", "--select", "conversation_log_archive",
         "--partition-range", f"{ago(42)}...{ago(39)}", "-m", "saju_ops.definitions",
     ]  # fmt: skip
-    done = subprocess.run(
-        command, env=project.environment(DAGSTER_HOME=str(tmp_path / "home")), capture_output=True, text=True, check=False
-    )
+    environment = project.environment(DAGSTER_HOME=str(tmp_path / "home"))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "canary-4711" not in done.stdout + done.stderr
     assert {n: project.scene.parts(ago(n)) for n in (42, 41, 40, 39)} == {42: [30], 41: [], 40: [20], 39: [10]}

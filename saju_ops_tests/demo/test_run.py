@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -103,7 +104,8 @@ def test_it_prints_the_report_with_the_labels_that_operators_know(done: Demo) ->
 
 def test_it_prints_files_sizes_rows_left_and_how_to_go_on(done: Demo) -> None:
     said = done.first.stdout
-    assert re.search(r"/\.demo/backups/conversation_logs/\d{4}/\d\d/conversation_log_backup_\d{8}\.csv +[\d,]+ bytes", said)
+    name = r"conversation_logs/\d{4}/\d\d/conversation_log_backup_\d{8}\.csv"
+    assert re.search(rf"/\.demo/backups/{name} +[\d,]+ bytes", said)
     assert re.search(r"^\d+ files, [\d,]+ bytes\. Rows left in the database: [\d,]+ of 24,000\.$", said, re.M)
     assert re.search(r"^Open the UI: +\S*saju-ops demo --ui +\(then http://127\.0\.0\.1:3000\)$", said, re.M)
     assert "restore-logs --from" in said
@@ -172,3 +174,33 @@ def test_the_ui_of_a_folder_without_a_demo_is_refused(done: Demo, monkeypatch: p
 
     with pytest.raises(OperatorError, match="holds no demo; run `make demo` first"):
         open_ui(done.folder / "production_home")
+
+
+def test_a_dotenv_file_beside_it_does_not_turn_the_demos_ui_to_production(done: Demo) -> None:
+    """Dagster's commands let the .env file of their working folder win over the environment.
+
+    The command that would become the UI is replaced by one that loads the same way and ends: with the folder's
+    .env in force it would refuse the BACKUP_URI there.
+    """
+    (done.folder / "another").mkdir()
+    (done.folder / "another" / ".env").write_text("BACKUP_URI=s3://production/logs\n")
+    code = """
+import os, subprocess, sys
+from pathlib import Path
+def instead(command, arguments):
+    assert arguments[1] == "dev" and arguments[-4:-1] == ["-h", "127.0.0.1", "-p"]
+    print(os.environ["DATABASE_URL"], os.environ["DAGSTER_HOME"], flush=True)
+    sys.exit(subprocess.run([command, "definitions", "validate", *arguments[2:-4]]).returncode)
+os.execv = instead
+from saju_ops.demo.run import open_ui
+open_ui(Path("../.demo"))
+"""
+    try:
+        said = subprocess.run(
+            [sys.executable, "-c", code], cwd=done.folder / "another", capture_output=True, text=True, check=False
+        )
+    finally:
+        shutil.rmtree(done.folder / "another")
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert said.stdout.startswith(f"sqlite:///{done.folder}/.demo/service.db {done.folder}/.demo/dagster_home")
+    assert "BACKUP_URI" not in said.stdout + said.stderr

@@ -114,10 +114,10 @@ class DevServer:
 
     def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
         body = json.dumps({"query": query, "variables": variables}).encode()
-        request = Request(  # noqa: S310 - our own server on loopback
+        request = Request(
             f"http://127.0.0.1:{self.port}/graphql", data=body, headers={"Content-Type": "application/json"}
         )
-        with urlopen(request, timeout=30) as response:  # noqa: S310
+        with urlopen(request, timeout=30) as response:
             answer = json.load(response)
         assert "errors" not in answer, answer
         data: dict[str, Any] = answer["data"]

@@ -150,9 +150,8 @@ def recorded_run(
 ) -> dg.DagsterRun:  # fmt: skip
     """A run in this state, as the instance would have it from an earlier hour; nothing is executed."""
     origin = RemoteJobOrigin(RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("saju_ops"), "__repository__"), job)
-    return instance.add_run(
-        dg.DagsterRun(
-            job_name=job, run_id=str(uuid4()), status=status, tags=tags, asset_selection=selection,
-            remote_job_origin=origin,
-        )  # fmt: skip
-    )
+    run = dg.DagsterRun(
+        job_name=job, run_id=str(uuid4()), status=status, tags=tags, asset_selection=selection,
+        remote_job_origin=origin,
+    )  # fmt: skip
+    return instance.add_run(run)

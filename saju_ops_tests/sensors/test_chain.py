@@ -7,7 +7,12 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.scheduler.instigation import InstigatorType, ScheduleInstigatorData
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorType,
+    ScheduleInstigatorData,
+    SensorInstigatorData,
+)
 
 from saju_ops_tests.jobs.dev_server import DevServer, ended, until
 from saju_ops_tests.jobs.project import RANGE_END, RANGE_START, Project, Run, ago
@@ -19,18 +24,27 @@ def runs_of(instance: dg.DagsterInstance, job: str) -> list[dg.DagsterRun]:
     return list(instance.get_runs(dg.RunsFilter(job_name=job)))
 
 
-def run_since(instance: dg.DagsterInstance, days: int) -> None:
-    """Lets the schedule believe that it runs since then: the daemon was down when its last tick was due."""
+def schedule_state(instance: dg.DagsterInstance) -> InstigatorState | None:
+    found = instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)
+    return found[0] if found else None
 
-    def state() -> object:
-        found = instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)
-        return found[0] if found else None
 
-    until(lambda: state() is not None, 60, "the schedule's state")
-    (found,) = instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)
-    assert isinstance(found.instigator_data, ScheduleInstigatorData)
-    cron = found.instigator_data.cron_schedule
-    instance.update_instigator_state(found.with_data(ScheduleInstigatorData(cron, time.time() - days * 86400)))
+def set_back(instance: dg.DagsterInstance, days: int) -> None:
+    """As if the daemon had been down for so long: it last looked at the schedule then."""
+    state = schedule_state(instance)
+    assert state is not None
+    assert isinstance(state.instigator_data, ScheduleInstigatorData)
+    data = ScheduleInstigatorData(state.instigator_data.cron_schedule, time.time() - days * 86400)
+    instance.update_instigator_state(state.with_data(data))
+
+
+def forget(instance: dg.DagsterInstance) -> None:
+    """The sensor loses its cursor and when it looked last, so that it looks at once."""
+    (state,) = instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+    assert isinstance(state.instigator_data, SensorInstigatorData)
+    instance.update_instigator_state(
+        state.with_data(SensorInstigatorData(sensor_type=state.instigator_data.sensor_type))
+    )
 
 
 def test_a_missed_clean_up_is_made_up_for_and_survives_a_crash_between_archive_and_purge(
@@ -43,7 +57,10 @@ def test_a_missed_clean_up_is_made_up_for_and_survives_a_crash_between_archive_a
     project.add(100, ago(3), first=2001)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     with DevServer(tmp_path / "home", project.environment()) as dev, dg.DagsterInstance.get() as instance:
-        run_since(instance, days=8)
+        until(lambda: schedule_state(instance), 60, "the schedule's first look")
+        dev.kill()
+        set_back(instance, days=8)
+        dev.start()
         until(lambda: runs_of(instance, "archive_conversation_logs"), 60, "the missed tick's archive run")
         (archive,) = runs_of(instance, "archive_conversation_logs")
         assert ended(instance, archive.run_id).status is dg.DagsterRunStatus.SUCCESS
@@ -56,6 +73,7 @@ def test_a_missed_clean_up_is_made_up_for_and_survives_a_crash_between_archive_a
         assert not runs_of(instance, "purge_conversation_logs"), "the crash came too late to be between the two"
         assert project.scene.count() == 600
 
+        forget(instance)
         dev.start()
         until(lambda: runs_of(instance, "purge_conversation_logs"), 90, "the purge after the restart")
         (purge,) = runs_of(instance, "purge_conversation_logs")
@@ -64,8 +82,9 @@ def test_a_missed_clean_up_is_made_up_for_and_survives_a_crash_between_archive_a
         assert Run(instance, purge.run_id).outputs()["rows_deleted"] == 500
         assert project.scene.count() == 100
 
-        # The sensor looks again, more than once, and asks for nothing more.
+        # The sensor looks again, without a cursor, and nothing more is launched.
         seen = len(sensor_ticks(instance))
+        forget(instance)
         until(lambda: len(sensor_ticks(instance)) > seen, 60, "another look of the sensor")
         assert len(runs_of(instance, "purge_conversation_logs")) == 1
         assert len(runs_of(instance, "archive_conversation_logs")) == 1
