@@ -125,7 +125,7 @@ MYSQL_PLAIN_ERRORS = {1040, 1044, 1045, 1049, 1053, 1142, 1146, 1203, 1205, 1213
 def error_text(error: BaseException) -> str:
     """What the server said, in one line, without any value of a row that it may have quoted."""
     origin = getattr(error, "orig", None) or error
-    arguments = getattr(origin, "args", ())
+    arguments: tuple[Any, ...] = getattr(origin, "args", ())
     code = arguments[0] if arguments and isinstance(arguments[0], int) else None
     state = getattr(origin, "sqlstate", None)
     text = str(arguments[1] if code is not None and len(arguments) > 1 else origin).strip()

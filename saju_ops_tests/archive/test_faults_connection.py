@@ -231,10 +231,10 @@ PURGE_MOMENTS: dict[str, Callable[[pytest.MonkeyPatch, str], object]] = {
     "while counting": lambda patch, url: call(patch, _Purge, "_count_kept", partial(cut, url)),
     "at the report": lambda patch, url: call(patch, _Purge, "_tell_space", partial(cut, url)),
 }
+POSTGRES_MOMENTS = [("postgres_url", m) for m in list(PURGE_MOMENTS)[2:6]]
 
 
-@DRIVERS
-@pytest.mark.parametrize("moment", PURGE_MOMENTS)
+@pytest.mark.parametrize(("url_fixture", "moment"), [("mysql_url", m) for m in PURGE_MOMENTS] + POSTGRES_MOMENTS)
 def test_a_purge_that_loses_its_connection(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:

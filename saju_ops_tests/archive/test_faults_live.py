@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from saju_ops_tests.archive.fault_worker import (
     DAYS,
     LOGS,

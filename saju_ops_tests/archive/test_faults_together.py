@@ -24,9 +24,17 @@ from saju_ops_tests.archive.fault_worker import (
     together,
 )
 
+# One per kind of lock: MariaDB's is MySQL's.
+pytestmark = pytest.mark.parametrize("url_fixture", ["mysql_url", "postgres_url", "sqlite_url"])
 IN_A_CHUNK = Point("saju_ops.archive.purge", "_Purge._chunk", "before", nth=2, action="hold")
 BEFORE_THE_FILE = Point("saju_ops.archive.archive", "_Task._prove", "before", action="hold")
 BEFORE_THE_MANIFEST = Point("saju_ops.archive.archive", "_Task._write_manifest", "before", action="hold")
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, url_fixture: str) -> str:
+    found: str = request.getfixturevalue(url_fixture)
+    return found
 
 
 def beside(held: Job, other: Job) -> tuple[Answer, Answer]:
@@ -40,55 +48,55 @@ def beside(held: Job, other: Job) -> tuple[Answer, Answer]:
     return first, second
 
 
-def test_two_purges_at_once(database_url: str, tmp_path: Path) -> None:
-    truth = fill(database_url, rows_a_day=100)
+def test_two_purges_at_once(url: str, tmp_path: Path) -> None:
+    truth = fill(url, rows_a_day=100)
     folder = tmp_path / "backups"
-    job = Job("purge", database_url, str(folder), chunk_size=20, wait=0.3)
+    job = Job("purge", url, str(folder), chunk_size=20, wait=0.3)
     run(replace(job, what="archive"))
     first, second = beside(replace(job, point=IN_A_CHUNK), job)
     assert second.refused.startswith("Busy: Another run works on purge of conversation_logs")
     assert "Nothing was done" in second.refused
     assert (first.deleted, first.outcomes, first.problems) == (200, ["finished"], [])
-    require_all_held(database_url, folder, truth)
-    require_no_lock(database_url)
+    require_all_held(url, folder, truth)
+    require_no_lock(url)
 
 
 @pytest.mark.parametrize("point", [BEFORE_THE_FILE, BEFORE_THE_MANIFEST], ids=str)
-def test_two_archives_of_the_same_day_at_once(database_url: str, tmp_path: Path, point: Point) -> None:
-    truth = fill(database_url, rows_a_day=100)
+def test_two_archives_of_the_same_day_at_once(url: str, tmp_path: Path, point: Point) -> None:
+    truth = fill(url, rows_a_day=100)
     folder = tmp_path / "backups"
-    job = Job("archive", database_url, str(folder), wait=0.3)
+    job = Job("archive", url, str(folder), wait=0.3)
     first, second = beside(replace(job, point=point), job)
     assert second.refused.startswith(f"Busy: Another run works on day {DAYS[0]} of conversation_logs")
     assert first.outcomes == ["archived"] * 3
-    found = require_all_held(database_url, folder, truth)
+    found = require_all_held(url, folder, truth)
     assert (found.latest, found.parts, found.strays, found.unfinished) == (truth, 3, [], [])
 
 
-def test_an_archive_of_another_day_goes_on_meanwhile(database_url: str, tmp_path: Path) -> None:
-    truth = fill(database_url, rows_a_day=100)
+def test_an_archive_of_another_day_goes_on_meanwhile(url: str, tmp_path: Path) -> None:
+    truth = fill(url, rows_a_day=100)
     folder = tmp_path / "backups"
-    job = Job("archive", database_url, str(folder), wait=0.3, days=DAYS[:1])
+    job = Job("archive", url, str(folder), wait=0.3, days=DAYS[:1])
     first, second = beside(replace(job, point=BEFORE_THE_MANIFEST), replace(job, days=DAYS[1:]))
     assert (first.outcomes, second.outcomes) == (["archived"], ["archived"] * 2)
-    assert require_all_held(database_url, folder, truth).latest == truth
+    assert require_all_held(url, folder, truth).latest == truth
 
 
-def test_an_archive_while_its_day_is_purged_steps_back(database_url: str, tmp_path: Path) -> None:
-    truth = fill(database_url, rows_a_day=100)
+def test_an_archive_while_its_day_is_purged_steps_back(url: str, tmp_path: Path) -> None:
+    truth = fill(url, rows_a_day=100)
     folder = tmp_path / "backups"
-    archive = Job("archive", database_url, str(folder), chunk_size=20, wait=0.3)
+    archive = Job("archive", url, str(folder), chunk_size=20, wait=0.3)
     run(archive)
     first, second = beside(replace(archive, what="purge", point=IN_A_CHUNK), archive)
     assert second.refused.startswith(f"Busy: Another run works on day {DAYS[0]}")
     assert first.deleted == 200
-    require_all_held(database_url, folder, truth)
+    require_all_held(url, folder, truth)
 
 
-def test_a_purge_while_a_day_is_archived_leaves_that_day_and_says_so(database_url: str, tmp_path: Path) -> None:
-    truth = fill(database_url, rows_a_day=100)
+def test_a_purge_while_a_day_is_archived_leaves_that_day_and_says_so(url: str, tmp_path: Path) -> None:
+    truth = fill(url, rows_a_day=100)
     folder = tmp_path / "backups"
-    purge = Job("purge", database_url, str(folder), wait=0.3)
+    purge = Job("purge", url, str(folder), wait=0.3)
     run(replace(purge, what="archive", days=OLD_DAYS[1:]))
     archive = replace(purge, what="archive", days=OLD_DAYS[:1], point=BEFORE_THE_MANIFEST)
     first, second = beside(archive, purge)
@@ -96,14 +104,14 @@ def test_a_purge_while_a_day_is_archived_leaves_that_day_and_says_so(database_ur
     assert second.deleted == 100
     assert len(second.problems) == 1
     assert f"Another run works on day {DAYS[0]}" in second.problems[0]
-    require_all_held(database_url, folder, truth)
+    require_all_held(url, folder, truth)
     assert run(purge).deleted == 100
 
 
-def test_the_second_waits_where_the_first_is_soon_done(database_url: str, tmp_path: Path) -> None:
-    truth = fill(database_url, rows_a_day=100)
+def test_the_second_waits_where_the_first_is_soon_done(url: str, tmp_path: Path) -> None:
+    truth = fill(url, rows_a_day=100)
     folder = tmp_path / "backups"
-    job = Job("archive", database_url, str(folder), wait=20.0)
+    job = Job("archive", url, str(folder), wait=20.0)
     with start(replace(job, point=BEFORE_THE_FILE)) as first:
         assert first.receive() == "held"
         with start(job) as second:
@@ -111,31 +119,31 @@ def test_the_second_waits_where_the_first_is_soon_done(database_url: str, tmp_pa
             first.pipe.send("go on")
             answers = [first.receive(), second.receive()]
     assert [a.outcomes for a in answers] == [["archived"] * 3, ["unchanged"] * 3]
-    assert require_all_held(database_url, folder, truth).parts == 3
+    assert require_all_held(url, folder, truth).parts == 3
 
 
-def test_processes_that_start_together_do_the_work_once(database_url: str, tmp_path: Path) -> None:
+def test_processes_that_start_together_do_the_work_once(url: str, tmp_path: Path) -> None:
     """Four archives of the same days, then four purges, none of them arranged: each waits for its turn."""
-    truth = fill(database_url, rows_a_day=200)
+    truth = fill(url, rows_a_day=200)
     folder = tmp_path / "backups"
-    archive = Job("archive", database_url, str(folder), wait=30.0, chunk_size=40)
+    archive = Job("archive", url, str(folder), wait=30.0, chunk_size=40)
     answers = together([archive] * 4)
     assert sum(a.written for a in answers) == len(truth)
-    found = require_all_held(database_url, folder, truth)
+    found = require_all_held(url, folder, truth)
     assert (found.latest, found.parts, found.strays, found.unfinished) == (truth, 3, [], [])
     answers = together([replace(archive, what="purge")] * 4)
     assert sum(a.deleted for a in answers) == 400
-    require_all_held(database_url, folder, truth)
-    assert len(table_rows(database_url)) == 200
+    require_all_held(url, folder, truth)
+    assert len(table_rows(url)) == 200
 
 
-def test_a_lock_keeps_out_all_others_however_many_come_and_go(database_url: str, tmp_path: Path) -> None:
+def test_a_lock_keeps_out_all_others_however_many_come_and_go(url: str, tmp_path: Path) -> None:
     """In particular SQLite's, which is a file that its holder removes."""
-    fill(database_url, days=())
+    fill(url, days=())
     counter = tmp_path / "counter"
     counter.write_text("0")
     with ExitStack() as stack:
-        processes = [stack.enter_context(take_turns(database_url, counter, 10)) for _ in range(4)]
+        processes = [stack.enter_context(take_turns(url, counter, 10)) for _ in range(4)]
         for process in processes:
             assert process.receive() == "done"
     assert counter.read_text() == "40"
