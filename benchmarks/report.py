@@ -56,7 +56,8 @@ def machine() -> dict[str, Any]:
     pt = subprocess.run(["pt-archiver", "--version"], capture_output=True, text=True, check=True).stdout
     return {
         "processor": model, "cores": os.cpu_count(), "memory_bytes": memory,
-        "python": platform.python_version(), "kernel": platform.release(), "pt-archiver": pt.split()[-1], **{x: version(x) for x in libraries},
+        "python": platform.python_version(), "kernel": platform.release(), "pt-archiver": pt.split()[-1],
+        **{x: version(x) for x in libraries},
     }  # fmt: skip
 
 

@@ -31,12 +31,12 @@ def project(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def tick(project: Project, at: datetime | None = None) -> list[dg.RunRequest]:
     (schedule,) = project.definitions.schedules or []
     assert isinstance(schedule, dg.ScheduleDefinition)
-    context = dg.build_schedule_context(
+    with dg.build_schedule_context(
         instance=project.instance,
         scheduled_execution_time=at or datetime.now(UTC),
         resources={"log_database": LogDatabase()},
-    )
-    requests = schedule(context)
+    ) as context:
+        requests = schedule(context)
     assert isinstance(requests, list)
     return requests
 

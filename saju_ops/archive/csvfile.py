@@ -22,9 +22,9 @@ Compression = Literal["none", "gzip"]
 SUFFIX = {"none": ".csv", "gzip": ".csv.gz"}
 # Level 1 of Intel's implementation: some 400 MB/s a core and a third of the size.
 GZIP_LEVEL = 1
-# Bytes a reader takes at once: a block that fits the processor's cache is parsed twice as fast as one of
-# 4 MiB. pyarrow needs a whole record in one block, so it grows where one is larger.
-BLOCK = 1 << 20
+# Bytes a reader takes at once: what fits the processor's cache is parsed twice as fast as 4 MiB. pyarrow needs
+# a whole record in one block, so it grows where one is larger.
+BLOCK = 1 << 19
 LARGEST_BLOCK = 1 << 30
 
 

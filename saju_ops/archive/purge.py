@@ -14,10 +14,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import sqlalchemy as sa
@@ -28,7 +27,7 @@ from saju_ops.archive.engines import LogStore, Selection
 from saju_ops.archive.engines.base import Key, broken_off
 from saju_ops.archive.held import HeldRows
 from saju_ops.archive.manifest import Manifest, day_files
-from saju_ops.archive.verify import key_at, keys_of, part_batches, verify_part, verify_stored_bytes
+from saju_ops.archive.verify import key_at, keys_of, one_ahead, part_batches, verify_part, verify_stored_bytes
 from saju_ops.archive.window import Day, cutoff_day, day_of
 from saju_ops.database import error_text
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
@@ -37,7 +36,6 @@ from saju_ops.storage import Storage, StorageError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-T = TypeVar("T")
 LOCK_WAIT = 10.0
 # A transaction of 5,000 rows takes some 50 ms: short for those who wait for its locks, and for a replica.
 DEFAULT_CHUNK = 5_000
@@ -246,6 +244,7 @@ class _Purge:
         columns = self.store.table.columns
         rows = rechunk(part_batches(self.storage, part), self.plan.chunk_size)
         hashed = ((chunk, row_hashes(chunk, columns)) for chunk in rows)
+        # Reading and hashing a chunk (1.7 µs a row) costs no time beside the server's work on the one before.
         for chunk, hashes in one_ahead(hashed):
             self._check_limits()
             left = self._rows_left()
@@ -439,18 +438,6 @@ def _is_lock_conflict(error: sa.exc.DBAPIError) -> bool:
     state = getattr(error.orig, "sqlstate", None)
     # MySQL: lock wait time-out, deadlock. PostgreSQL: serialization, deadlock, lock not available. SQLite: busy.
     return code in (1205, 1213) or state in ("40001", "40P01", "55P03") or "locked" in str(error.orig).lower()
-
-
-def one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items; the next one is made in a thread while the caller works on this one.
-
-    Reading and hashing a chunk (1.7 µs a row) then costs no time beside the server's work on the one before.
-    """
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = thread.submit(next, items, None)
-            yield item
 
 
 def rechunk(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:

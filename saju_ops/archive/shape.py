@@ -6,6 +6,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from saju_ops.archive.digest import constant
 from saju_ops.archive.table import TIME_COLUMN
 from saju_ops.archive.window import Day
 
@@ -38,10 +39,13 @@ class RowShape:
 
         hour = pc.binary_slice(batch.column(TIME_COLUMN).cast(pa.binary()), 0, 13)
         has_role = ROLE in batch.schema.names
-        role = batch.column(ROLE).cast(pa.binary()) if has_role else pa.array([b"rows"] * len(hour), pa.binary())
-        counts = pa.table({"hour": hour, "role": role}).group_by(["hour", "role"]).aggregate([([], "count_all")])
-        for row in counts.to_pylist():
-            self.hours[self._hour(row["hour"]), _role(row["role"], has_role)] += row["count_all"]
+        role = batch.column(ROLE).cast(pa.binary()) if has_role else constant(b"rows", pa.binary())
+        both = pc.binary_join_element_wise(
+            hour, role, constant(b"|", pa.binary()), null_handling="replace", null_replacement=""
+        )
+        for pair in both.value_counts():
+            at, _, who = pair["values"].as_py().partition(b"|")
+            self.hours[self._hour(at), _role(who, has_role)] += pair["counts"].as_py()
 
     def _hour(self, text: bytes | None) -> str:
         try:

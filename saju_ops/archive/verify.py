@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from saju_ops.archive.csvfile import BLOCK, LARGEST_BLOCK, ArchiveReader, Compression, RecordTooLarge
 from saju_ops.archive.digest import EMPTY, Digest, row_hashes
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+T = TypeVar("T")
 Visit = Callable[["pa.RecordBatch", "np.ndarray"], None]
 
 
@@ -60,7 +62,8 @@ def read_back(
 
 def _read(reader: ArchiveReader, columns: Sequence[Column], key: Sequence[str], block: int, visit: Any) -> ReadBack:
     found, first, last = EMPTY, None, None
-    for batch in reader.batches():
+    # A batch is parsed (0.6 µs a row, without Python's lock) while the one before is hashed (1.1 µs).
+    for batch in one_ahead(reader.batches()):
         hashes = row_hashes(batch, columns)
         found += Digest.of(hashes)
         if batch.num_rows:
@@ -73,6 +76,15 @@ def _read(reader: ArchiveReader, columns: Sequence[Column], key: Sequence[str], 
         found, first, last, reader.content_sha256, reader.content_bytes, reader.stored_sha256, reader.stored_bytes,
         block,
     )  # fmt: skip
+
+
+def one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; the next one is made in a thread while the caller works on this one."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 def key_at(batch: pa.RecordBatch, key: Sequence[str], row: int) -> tuple[bytes, ...]:

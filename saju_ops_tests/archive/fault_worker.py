@@ -20,6 +20,7 @@ import random
 import re
 import resource
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -369,8 +370,15 @@ def _die_with_the_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
+def temporary_folder(job: Job) -> Path:
+    """Where the job's process makes its temporary files."""
+    return Path(f"{job.folder}.tmp")
+
+
 def _child(job: Job, pipe: Connection) -> None:
     _die_with_the_parent()
+    temporary_folder(job).mkdir(exist_ok=True)
+    tempfile.tempdir = str(temporary_folder(job))
     # A panic of the fast path prints to stderr; the answer says all that counts.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     if job.point:

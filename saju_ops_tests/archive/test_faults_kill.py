@@ -28,6 +28,7 @@ from saju_ops_tests.archive.fault_worker import (
     require_no_lock,
     run,
     table_rows,
+    temporary_folder,
 )
 from saju_ops_tests.engines import Engine
 
@@ -187,7 +188,8 @@ def test_purges_killed_at_random_moments_lose_nothing_and_the_next_run_finishes(
         cut_short += ROWS_A_DAY < len(table_rows(database_url)) < len(truth)
         assert run(job).outcomes == ["finished"]
         require_purged(database_url, tmp_path / "backups", truth)
-    assert cut_short, "no kill came in the middle of the deleting"
+    # Three kills may all come before or after it, thirty can't.
+    assert cut_short or kills < 30, "no kill came in the middle of the deleting"
     require_no_lock(database_url)
 
 
@@ -257,6 +259,7 @@ def test_a_restore_killed_at_this_point_is_completed_by_the_next_run(
 ) -> None:
     job, truth = purged(url, tmp_path / "backups", 100)
     assert dies_at(replace(job, point=point))
+    assert list(temporary_folder(job).iterdir()) == []
     require_all_held(url, tmp_path / "backups", truth)
     run(job)
     assert table_rows(url) == truth

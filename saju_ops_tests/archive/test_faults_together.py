@@ -15,6 +15,7 @@ from saju_ops_tests.archive.fault_worker import (
     Job,
     Point,
     fill,
+    opened,
     require_all_held,
     require_no_lock,
     run,
@@ -25,7 +26,7 @@ from saju_ops_tests.archive.fault_worker import (
 )
 
 # One per kind of lock: MariaDB's is MySQL's.
-pytestmark = pytest.mark.parametrize("url_fixture", ["mysql_url", "postgres_url", "sqlite_url"])
+LOCKS = pytest.mark.parametrize("url_fixture", ["mysql_url", "postgres_url", "sqlite_url"])
 IN_A_CHUNK = Point("saju_ops.archive.purge", "_Purge._chunk", "before", nth=2, action="hold")
 BEFORE_THE_FILE = Point("saju_ops.archive.archive", "_Task._prove", "before", action="hold")
 BEFORE_THE_MANIFEST = Point("saju_ops.archive.archive", "_Task._write_manifest", "before", action="hold")
@@ -48,6 +49,7 @@ def beside(held: Job, other: Job) -> tuple[Answer, Answer]:
     return first, second
 
 
+@LOCKS
 def test_two_purges_at_once(url: str, tmp_path: Path) -> None:
     truth = fill(url, rows_a_day=100)
     folder = tmp_path / "backups"
@@ -61,6 +63,7 @@ def test_two_purges_at_once(url: str, tmp_path: Path) -> None:
     require_no_lock(url)
 
 
+@LOCKS
 @pytest.mark.parametrize("point", [BEFORE_THE_FILE, BEFORE_THE_MANIFEST], ids=str)
 def test_two_archives_of_the_same_day_at_once(url: str, tmp_path: Path, point: Point) -> None:
     truth = fill(url, rows_a_day=100)
@@ -73,6 +76,7 @@ def test_two_archives_of_the_same_day_at_once(url: str, tmp_path: Path, point: P
     assert (found.latest, found.parts, found.strays, found.unfinished) == (truth, 3, [], [])
 
 
+@LOCKS
 def test_an_archive_of_another_day_goes_on_meanwhile(url: str, tmp_path: Path) -> None:
     truth = fill(url, rows_a_day=100)
     folder = tmp_path / "backups"
@@ -82,6 +86,7 @@ def test_an_archive_of_another_day_goes_on_meanwhile(url: str, tmp_path: Path) -
     assert require_all_held(url, folder, truth).latest == truth
 
 
+@LOCKS
 def test_an_archive_while_its_day_is_purged_steps_back(url: str, tmp_path: Path) -> None:
     truth = fill(url, rows_a_day=100)
     folder = tmp_path / "backups"
@@ -93,6 +98,7 @@ def test_an_archive_while_its_day_is_purged_steps_back(url: str, tmp_path: Path)
     require_all_held(url, folder, truth)
 
 
+@LOCKS
 def test_a_purge_while_a_day_is_archived_leaves_that_day_and_says_so(url: str, tmp_path: Path) -> None:
     truth = fill(url, rows_a_day=100)
     folder = tmp_path / "backups"
@@ -108,6 +114,7 @@ def test_a_purge_while_a_day_is_archived_leaves_that_day_and_says_so(url: str, t
     assert run(purge).deleted == 100
 
 
+@LOCKS
 def test_the_second_waits_where_the_first_is_soon_done(url: str, tmp_path: Path) -> None:
     truth = fill(url, rows_a_day=100)
     folder = tmp_path / "backups"
@@ -122,6 +129,7 @@ def test_the_second_waits_where_the_first_is_soon_done(url: str, tmp_path: Path)
     assert require_all_held(url, folder, truth).parts == 3
 
 
+@LOCKS
 def test_processes_that_start_together_do_the_work_once(url: str, tmp_path: Path) -> None:
     """Four archives of the same days, then four purges, none of them arranged: each waits for its turn."""
     truth = fill(url, rows_a_day=200)
@@ -137,8 +145,8 @@ def test_processes_that_start_together_do_the_work_once(url: str, tmp_path: Path
     assert len(table_rows(url)) == 200
 
 
+@LOCKS
 def test_a_lock_keeps_out_all_others_however_many_come_and_go(url: str, tmp_path: Path) -> None:
-    """In particular SQLite's, which is a file that its holder removes."""
     fill(url, days=())
     counter = tmp_path / "counter"
     counter.write_text("0")
@@ -148,3 +156,18 @@ def test_a_lock_keeps_out_all_others_however_many_come_and_go(url: str, tmp_path
             assert process.receive() == "done"
     assert counter.read_text() == "40"
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".lock"] == []
+
+
+def test_a_lock_file_that_its_holder_removed_is_no_lock(sqlite_url: str, tmp_path: Path) -> None:
+    """The second opens the file while the first holds it; the first removes it; a third makes and locks its own."""
+    fill(sqlite_url, rows_a_day=10)
+    about_to_lock = Point("saju_ops.archive.engines.sqlite", "fcntl.flock", "before", action="hold")
+    job = Job("archive", sqlite_url, str(tmp_path / "backups"), days=DAYS[:1], wait=0.3, point=about_to_lock)
+    with opened(sqlite_url) as store, ExitStack() as stack:
+        with store.lock(f"day {DAYS[0]}", 1.0):
+            second = stack.enter_context(start(job))
+            assert second.receive() == "held"
+        with store.lock(f"day {DAYS[0]}", 1.0):
+            second.pipe.send("go on")
+            told = second.receive()
+    assert told.refused.startswith("Busy: ")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Key = tuple[bytes, ...]
 # A batch's text stays under this many bytes, so that memory is the same for rows of 300 bytes and of 30 MB.
 BATCH_BYTES = 32 << 20
-BATCH_ROWS = 8192
+BATCH_ROWS = 2048
 # A purge that waits for one row of a chunk holds the others; measured with the sessions' usual ten seconds, the
 # service's updates of those stood still for ten seconds too.
 LOCK_WAIT_SECONDS = 1
@@ -57,6 +57,8 @@ class Profile:
     clustered: bool = False
     first: Key | None = None
     last: Key | None = None
+    # Bytes of all the day's rows, roughly; 0 where the engine has no use for it.
+    size: int = 0
 
     @property
     def batch_rows(self) -> int:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from zoneinfo import ZoneInfo
 
@@ -48,12 +47,21 @@ BINARIES = {
     "geometrycollection",
 }  # fmt: skip
 PLAIN_TEXTS = {"uuid", "inet4", "inet6"}
-# The most bytes that a value of these types takes as text (a blob's are hexadecimal).
-SMALL_TEXT = {"text": 65_535, "blob": 131_070, "vector": 131_072, "varbinary": 131_070, "varchar": 2_048}
-HUGE = {
-    "mediumtext", "longtext", "mediumblob", "longblob", "json", "geometry", "linestring", "polygon", "multipoint",
-    "multilinestring", "multipolygon", "geomcollection", "geometrycollection",
+# Types whose values are looked at to know how large a row may be; a VARCHAR is taken for a short one.
+LONG = {
+    "text", "mediumtext", "longtext", "json", "varbinary", "blob", "mediumblob", "longblob", "vector", "geometry",
+    "linestring", "polygon", "multipoint", "multilinestring", "multipolygon", "geomcollection",
+    "geometrycollection",
 }  # fmt: skip
+SHORT_TEXT = 1_024
+# Bytes of a row's short columns, roughly.
+ROW_BYTES = 200
+# connectorx reads ahead without bound when the storage is slower than the server: so a day is read in pieces
+# of this many bytes, each of them a query of its own (10 ms).
+M_ARENA_MAX = -8
+PIECE_BYTES = 16 << 20
+# A day that can't be cut by its key goes the fast way only up to this size.
+WHOLE_BYTES = 64 << 20
 # Integer types that can be printed in one way only: no ZEROFILL, and none that may stand for a boolean.
 PLAIN_INTEGER = re.compile(r"(int|bigint)(\(\d+\))?")
 # Rows in one INSERT where LOAD DATA isn't allowed.
@@ -264,27 +272,25 @@ class MySQLLogStore(LogStore):
         rows, first, last = self.connection.execute(query).one()
         clustered = bool(single and rows and (int(last) - int(first) + 1) <= CLUSTERED_SHARE * rows)
         edges = ((as_bytes(first),), (as_bytes(last),)) if clustered else (None, None)
-        widest = self._widest(Selection(day, *edges)) if rows else 0
+        first_key, last_key = edges
+        widest, size = self._widths(Selection(day, *edges)) if rows else (0, 0)
         self.end_read()
-        return Profile(int(rows), widest, clustered, *edges)
+        return Profile(int(rows), widest, clustered, first_key, last_key, size + int(rows) * ROW_BYTES)
 
-    def _widest(self, selection: Selection) -> int:
-        """Bytes of the largest row: known from the declaration, but for columns that can exceed 64 KiB."""
-        declared = sum(SMALL_TEXT.get(c.family, 0) for c in self.table.columns)
-        huge = [c for c in self.table.columns if c.family in HUGE]
-        if not huge:
-            return declared
+    def _widths(self, selection: Selection) -> tuple[int, int]:
+        """Bytes of the largest row, of short columns as declared, and of all rows' long columns."""
+        declared = sum(SHORT_TEXT for c in self.table.columns if c.family == "varchar")
         width: Any = sa.literal_column("0")
-        for column in huge:
+        for column in (c for c in self.table.columns if c.family in LONG):
             # The stored size of a JSON document is at hand; its text would have to be made.
             size = sa.func.json_storage_size if column.family == "json" else sa.func.length
             width = width + sa.func.ifnull(size(self.col(column.name)), 0)
-        query = sa.select(sa.func.max(width)).select_from(self.from_).where(*self.conditions(selection))
-        largest = self.connection.execute(self._hinted(query, selection)).scalar()
-        return declared + 2 * int(largest or 0)
+        query = sa.select(sa.func.max(width), sa.func.sum(width)).select_from(self.from_)
+        query = query.where(*self.conditions(selection))
+        largest, total = self.connection.execute(self._hinted(query, selection)).one()
+        return declared + 2 * int(largest or 0), 2 * int(total or 0)
 
-    def _archive_select(self, day: Day, profile: Profile) -> sa.Select[Any]:
-        selection = Selection(day, profile.first, profile.last)
+    def _archive_select(self, selection: Selection) -> sa.Select[Any]:
         columns = (
             (self.col(c.name) if self._native(c) else self.text(c)).label(f"saju_{i}")
             for i, c in enumerate(self.table.columns)
@@ -296,29 +302,31 @@ class MySQLLogStore(LogStore):
         # An address with options (TLS files, sockets) means something to PyMySQL that connectorx may not know.
         if self.url.query or self.url.host is None:
             return None
-        return self._connectorx(day, profile)
+        pieces = _pieces(day, profile)
+        return None if pieces is None else self._connectorx(pieces, profile.batch_rows)
 
-    def _connectorx(self, day: Day, profile: Profile) -> Iterator[pa.RecordBatch]:
+    def _connectorx(self, pieces: Sequence[Selection], batch_rows: int) -> Iterator[pa.RecordBatch]:
         import connectorx
         import pyarrow as pa
 
+        _share_arenas()
         dialect = mysql_dialect.dialect(paramstyle="named")
         # A dialect that never met a server leaves CAST(… AS DOUBLE) out, and a FLOAT then prints six digits.
         connected: Any = self.connection.dialect
         dialect._support_float_cast, dialect.is_mariadb = connected._support_float_cast, connected.is_mariadb
-        query = self._archive_select(day, profile)
-        statement = str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
         address = self.url.set(drivername="mysql", port=self.url.port or 3306)
-        reader = connectorx.read_sql(
-            address.render_as_string(hide_password=False),
-            statement,
-            return_type="arrow_stream",
-            protocol="binary",
-            batch_size=profile.batch_rows,
-            pre_execution_query=mysql_session_statements(self.table.engine == "mariadb"),
-        )
-        for batch in reader:
-            yield pa.RecordBatch.from_arrays([_printed(c) for c in batch.columns], names=self.table.names)
+        for piece in pieces:
+            query = self._archive_select(piece)
+            reader = connectorx.read_sql(
+                address.render_as_string(hide_password=False),
+                str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})),
+                return_type="arrow_stream",
+                protocol="binary",
+                batch_size=batch_rows,
+                pre_execution_query=mysql_session_statements(self.table.engine == "mariadb"),
+            )
+            for batch in reader:
+                yield pa.RecordBatch.from_arrays([_printed(c) for c in batch.columns], names=self.table.names)
 
     # --- time ----------------------------------------------------------------------------------------------
 
@@ -442,26 +450,27 @@ class MySQLLogStore(LogStore):
         """LOAD DATA from a pipe, so that nothing is copied to disk. The caller compares what arrived."""
         # LOAD DATA can't tell nothing from the empty string; a random word that stands for NULL can.
         null = f"NULL-{os.urandom(12).hex()}"
-        with tempfile.TemporaryDirectory(prefix="saju_ops_") as folder:
-            pipe = Path(folder) / "rows"
-            os.mkfifo(pipe, 0o600)
-            feeder = _Feeder(pipe, batches, [c.name for c in columns], null)
-            feeder.start()
-            try:
-                self.connection.exec_driver_sql(self._load_statement(table, columns, pipe, null))
-            finally:
-                feeder.stop()
+        # By its number under /dev/fd: a named pipe in a temporary folder would stay there after a kill.
+        source, sink = os.pipe()
+        feeder = _Feeder(sink, batches, [c.name for c in columns], null)
+        feeder.start()
+        try:
+            self.connection.exec_driver_sql(self._load_statement(table, columns, f"/dev/fd/{source}", null))
+        finally:
+            # Ends the feeder too where the statement failed before it had read all.
+            os.close(source)
+            feeder.join(timeout=60)
         if feeder.error is not None:
             raise feeder.error
 
-    def _load_statement(self, table: str, columns: Sequence[Column], pipe: Path, null: str) -> str:
+    def _load_statement(self, table: str, columns: Sequence[Column], pipe: str, null: str) -> str:
         variables = ", ".join(f"@c{i}" for i in range(len(columns)))
         assignments = ", ".join(
             f"{self._quote(c.name)} = {_converted(c, f'NULLIF(@c{i}, CAST({_literal(null)} AS BINARY))')}"
             for i, c in enumerate(columns)
         )
         return (
-            f"LOAD DATA LOCAL INFILE {_literal(str(pipe))} INTO TABLE {self._quote(table)} CHARACTER SET utf8mb4"
+            f"LOAD DATA LOCAL INFILE {_literal(pipe)} INTO TABLE {self._quote(table)} CHARACTER SET utf8mb4"
             " FIELDS TERMINATED BY ',' ENCLOSED BY '\"' ESCAPED BY '' LINES TERMINATED BY '\\n'"
             f" ({variables}) SET {assignments}"
         ).replace("%", "%%")
@@ -483,6 +492,25 @@ class MySQLLogStore(LogStore):
                 self.connection.execute(statement, rows[start : start + ROWS_PER_INSERT])
 
 
+def _pieces(day: Day, profile: Profile) -> list[Selection] | None:
+    """The day cut by its integer key; None where that can't be done and the day is large."""
+    if profile.first is None or profile.last is None:
+        return [Selection(day)] if profile.size <= WHOLE_BYTES else None
+    first, last = int(profile.first[0]), int(profile.last[0])
+    step = -(-(last - first + 1) // -(-profile.size // PIECE_BYTES))
+    starts = range(first, last + 1, step)
+    return [Selection(day, (b"%d" % start,), (b"%d" % min(start + step - 1, last),)) for start in starts]
+
+
+@functools.cache
+def _share_arenas() -> None:
+    """Two arenas for glibc's malloc: with one for each of connectorx's threads a process took 70 MB more."""
+    import ctypes
+
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
+
+
 def _printed(cells: pa.Array) -> pa.Array:
     """Integers and times as the server prints them; text as it is."""
     import pyarrow as pa
@@ -495,14 +523,14 @@ def _printed(cells: pa.Array) -> pa.Array:
 class _Feeder(threading.Thread):
     """Writes the batches as CSV into a pipe that the client library reads from."""
 
-    def __init__(self, pipe: Path, batches: Iterator[pa.RecordBatch], names: Sequence[str], null: str) -> None:
+    def __init__(self, pipe: int, batches: Iterator[pa.RecordBatch], names: Sequence[str], null: str) -> None:
         super().__init__(daemon=True, name="saju_ops-load")
         self._pipe, self._batches, self._names, self._null = pipe, batches, names, null
         self.error: Exception | None = None
 
     def run(self) -> None:
         try:
-            with self._pipe.open("wb") as sink:
+            with os.fdopen(self._pipe, "wb") as sink:
                 self._feed(sink)
         except BrokenPipeError:
             return  # the server refused; its own error tells why
@@ -519,13 +547,6 @@ class _Feeder(threading.Thread):
             return pa.RecordBatch.from_arrays(list(cells), names=list(self._names))
 
         write_rows(map(filled, self._batches), sink)
-
-    def stop(self) -> None:
-        if self.is_alive():
-            # The statement failed before it opened the pipe: open the other end, so that the thread goes on.
-            with suppress(OSError):
-                os.close(os.open(self._pipe, os.O_RDONLY | os.O_NONBLOCK))
-        self.join(timeout=60)
 
 
 def _nearest(text: str) -> datetime:
