@@ -25,9 +25,7 @@ test: install
 
 # The UI and the daemon on 127.0.0.1:3000. History lives in .dagster_home and survives restarts.
 dev: install
-	@mkdir -p -m 700 .dagster_home && test -e .dagster_home/dagster.yaml || cp deploy/dagster.yaml .dagster_home/
-	@PATH="$(CURDIR)/$(BIN):$$PATH" DAGSTER_HOME="$(CURDIR)/.dagster_home" VIRTUAL_ENV="$(CURDIR)/$(VENV)" \
-		$(BIN)/dg dev --host 127.0.0.1 --port 3000
+	@$(BIN)/saju-ops dev
 
 lint: install
 	$(BIN)/ruff check .

@@ -59,6 +59,15 @@ def demo(folder: str, ui: bool) -> None:
 
 
 @main.command()
+@click.option("--port", default=3000, show_default=True, help="The UI's port on 127.0.0.1.")
+def dev(port: int) -> None:
+    """Starts the Dagster UI and daemon, with their history in .dagster_home."""
+    from saju_ops.dev import start_dev
+
+    start_dev(Path(".dagster_home"), port)
+
+
+@main.command()
 def status() -> None:
     """Says for each setting, database and folder whether it is usable, and why not."""
     from saju_ops.status import report

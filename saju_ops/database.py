@@ -58,7 +58,7 @@ def parse_database_url(value: str) -> sa.URL:
     """
     try:
         url = sa.make_url(value.strip())
-    except sa.exc.ArgumentError:
+    except (sa.exc.ArgumentError, ValueError):
         raise ValueError("it can't be read as a database address") from None
     family = url.drivername.split("+")[0]
     if family not in DRIVERS:

@@ -22,7 +22,7 @@ from saju_ops_tests.engines import Engine, MariaDB, MySQL, PostgreSQL
 SETTINGS = {
     *("DATABASE_URL", "JOBS_DATABASE_URL", "ANALYSIS_DATABASE_URL", "DATABASE_TIMEZONE", "TIMEZONE", "TZ"),
     *("CONVERSATION_LOG_TABLE", "LOG_RETENTION_DAYS", "LOG_CLEANUP_CRON", "STALE_JOB_HOURS"),
-    *("ENCRYPTION_KEY", "REDIS_URL", "CLEANUP_TRIGGER_TOKEN", "S3_ENDPOINT_URL"),
+    *("ENCRYPTION_KEY", "REDIS_URL", "REPLICA_URLS", "CLEANUP_TRIGGER_TOKEN", "S3_ENDPOINT_URL"),
 }
 # TZ is none of them, and the machine's time zone must not decide a test either.
 PREFIXES = ("ARCHIVE_", "BACKUP_", "CHROMA_", "SLACK_", "SMTP_", "ALERT_EMAIL_", "AWS_", "DAGSTER_")

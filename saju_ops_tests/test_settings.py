@@ -89,7 +89,6 @@ def test_a_database_address_that_cannot_be_used_is_refused_without_showing_it(
     assert SECRET not in sentence
 
 
-@pytest.mark.xfail(strict=True, reason="database.parse_database_url catches ArgumentError only, not int()'s ValueError")
 def test_a_password_with_an_unescaped_at_sign_is_not_shown_either(monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLAlchemy takes what follows the first `@` for host and port, and names the port in its error."""
     sentence = refusal(monkeypatch, "DATABASE_URL", f"mysql://root:pa@ss:{SECRET}@host/db")

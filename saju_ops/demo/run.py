@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from saju_ops.demo.service import DemoFolderError, DemoService, make_service, open_service
+from saju_ops.dev import exec_dagster, prepare_home
 from saju_ops.errors import OperatorError
 from saju_ops.progress import LISTENERS
 from saju_ops.settings import Settings, load_settings
@@ -21,8 +22,6 @@ from saju_ops.settings import Settings, load_settings
 Echo = Callable[[str], None]
 HOME = "dagster_home"
 BACKUPS = "backups"
-WORKSPACE = Path(__file__).resolve().parents[2] / "workspace.yaml"
-DAGSTER_YAML = Path(__file__).resolve().parents[2] / "deploy" / "dagster.yaml"
 
 
 def run_demo(folder: Path, *, echo: Echo, now: datetime | None = None) -> None:
@@ -67,11 +66,7 @@ def use_demo_settings(service: DemoService) -> None:
         DAGSTER_HOME=str(folder / HOME),
         DAGSTER_TELEMETRY_ENABLED="false",
     )
-    home = folder / HOME
-    home.mkdir(mode=0o700, exist_ok=True)
-    config = home / "dagster.yaml"
-    if not config.exists():
-        config.write_text(DAGSTER_YAML.read_text() if DAGSTER_YAML.exists() else "telemetry:\n  enabled: false\n")
+    prepare_home(folder / HOME)
 
 
 def _first_day(service: DemoService) -> str:
@@ -195,12 +190,4 @@ def open_ui(folder: Path) -> None:
     if service is None:
         raise OperatorError(f"{folder} holds no demo; run `make demo` first.")
     use_demo_settings(service)
-    binaries = Path(sys.executable).parent
-    os.environ["PATH"] = f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}"
-    os.environ["PYTHONWARNINGS"] = "ignore"
-    where = ["-w", str(WORKSPACE)] if WORKSPACE.exists() else ["-m", "saju_ops.definitions"]
-    arguments = [str(binaries / "dagster"), "dev", *where, "-h", "127.0.0.1", "-p", "3000"]
-    # Dagster's commands let the .env file of their working folder win over the environment (tried with 1.13.27):
-    # one beside the project would turn this UI, with its schedule and its purge, to production.
-    os.chdir(service.folder)
-    os.execv(arguments[0], arguments)
+    exec_dagster(service.folder / HOME)

@@ -1,0 +1,80 @@
+"""Starts the Dagster UI and daemon on 127.0.0.1, with the settings that this command sees and no others.
+
+Dagster's own commands let a `.env` file in their working folder win over the environment (tried with 1.13.27), so
+`DATABASE_URL=… make dev` beside a production `.env` would turn schedule and purge to production. Therefore the
+settings are read here, the environment first, and Dagster is started in its home folder, where no `.env` lies.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import sqlalchemy as sa
+
+from saju_ops.settings import load_settings
+
+PROJECT = Path(__file__).resolve().parents[1]
+WORKSPACE = PROJECT / "workspace.yaml"
+DAGSTER_YAML = PROJECT / "deploy" / "dagster.yaml"
+HOST, PORT = "127.0.0.1", 3000
+
+
+def start_dev(home: Path, port: int = PORT) -> NoReturn:
+    """Replaces this process by UI and daemon on the settings of the environment and of `.env`.
+
+    Raises SettingsError, before anything is started.
+    """
+    pin_settings()
+    exec_dagster(home, port)
+
+
+def pin_settings() -> None:
+    """Puts the settings into the environment, relative paths made absolute: they mean this working folder."""
+    from dotenv import dotenv_values
+
+    for name, value in dotenv_values(".env").items():
+        if value is not None:
+            os.environ.setdefault(name, value)
+    settings = load_settings()
+    for name, url in (
+        ("DATABASE_URL", settings.database_url),
+        ("JOBS_DATABASE_URL", settings.jobs_database_url),
+        ("ANALYSIS_DATABASE_URL", settings.analysis_database_url),
+    ):
+        _pin_sqlite(name, url)
+    os.environ["BACKUP_URI"] = str(Path(settings.backup_uri.removeprefix("file://")).expanduser().absolute())
+    os.environ["CHROMA_DB_PATH"] = str(Path(settings.chroma_db_path).expanduser().absolute())
+
+
+def _pin_sqlite(name: str, url: sa.URL) -> None:
+    if url.get_backend_name() == "sqlite":
+        os.environ[name] = url.render_as_string(hide_password=False)
+
+
+def prepare_home(home: Path) -> None:
+    """A DAGSTER_HOME with this project's configuration; one that is there already is left as it is."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    config = home / "dagster.yaml"
+    if not config.exists():
+        if DAGSTER_YAML.exists():
+            shutil.copyfile(DAGSTER_YAML, config)
+        else:
+            config.write_text("telemetry:\n  enabled: false\n")
+
+
+def exec_dagster(home: Path, port: int = PORT) -> NoReturn:
+    home = home.absolute()
+    prepare_home(home)
+    binaries = Path(sys.executable).parent
+    os.environ["DAGSTER_HOME"] = str(home)
+    os.environ["PATH"] = f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}"
+    # `dagster dev` says at every start that `dg dev` supersedes it; dg has no way around the .env either.
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    where = ["-w", str(WORKSPACE)] if WORKSPACE.exists() else ["-m", "saju_ops.definitions"]
+    arguments = [str(binaries / "dagster"), "dev", *where, "-h", HOST, "-p", str(port)]
+    os.chdir(home)
+    os.execv(arguments[0], arguments)
