@@ -57,7 +57,7 @@ class Bench:
     # --- measuring -----------------------------------------------------------------------------------------
 
     def child(self, name: str, task: str, **job: Any) -> dict[str, Any]:
-        """Runs a task of benchmarks.child and keeps its best round."""
+        """Runs a task of benchmarks.child in a fresh process and notes what it tells."""
         self._settle()
         command = [sys.executable, "-m", "benchmarks.child", task, json.dumps({"url": self.url, **job})]
         cpu = self._server_cpu()
@@ -90,8 +90,8 @@ class Bench:
         told["rows_per_second"] = told["rows"] / told["seconds"]
         self.measured.setdefault(name, []).append(told)
         print(
-            f"  {name}: {told['rows']:,} rows in {told['seconds']:.2f} s, {told['rows_per_second']:,.0f} rows/s,"
-            f" CPU {told.get('cpu', 0):.1f} + server {told.get('server_cpu', 0):.1f} s",
+            f"  {name}: {told['rows']:,} rows in {told['seconds']:.2f} s, {told['rows_per_second']:,.0f}"
+            f" rows/s, CPU {told.get('cpu', 0):.1f} + server {told.get('server_cpu', 0):.1f} s",
             flush=True,
         )
         return told
@@ -179,11 +179,25 @@ class Bench:
                 self.child("archive + purge", "archive", table=table, storage=storage, purge=True)
             table = rows.copy_of(self.cursor, "to_purge")
             self.pt_archiver("pt-archiver --bulk-delete", table, "--bulk-delete")
+            self._delete_alone(rows.copy_of(self.cursor, "to_purge"))
         self.cursor.execute("DROP TABLE to_purge")
         ours, theirs = self.rate("archive + purge"), self.rate("pt-archiver --bulk-delete")
         peer = f"pt-archiver --bulk-delete: {theirs:,.0f}"
         self.say(Line("archive + proof + purge", f"{ours:,.0f} rows/s", peer, ours / theirs, 2.0))
         self.say(Line("  3 times is wanted", "", "", ours / theirs, 3.0))
+        alone = self.rate("DELETE alone")
+        peer = f"DELETE alone, nothing read or kept: {alone:,.0f}"
+        self.say(Line("  against the server's limit", f"{ours:,.0f} rows/s", peer, ours / alone))
+
+    def _delete_alone(self, table: str) -> None:
+        """What the server needs for the deletes alone, in the same chunks: nothing can be faster."""
+        self._settle()
+        began, cpu, deleted = time.monotonic(), self._server_cpu(), 0
+        for first in range(1, self.options.rows + 1, CHUNK):
+            self.cursor.execute(f"DELETE FROM {table} WHERE log_id BETWEEN {first} AND {first + CHUNK - 1}")
+            deleted += self.cursor.rowcount
+        told = {"rows": deleted, "seconds": time.monotonic() - began}
+        self._keep("DELETE alone", {**told, "server_cpu": self._server_cpu() - cpu})
 
     def restore(self) -> None:
         source = rows.TABLE

@@ -254,25 +254,33 @@ class _Restore:
     def _compare(self, part: Manifest, later: HeldRows, first: Key, last: Key) -> _PartWork:
         selection = Selection(first=first, last=last)
         there = HeldRows()
-        comparable = self._same_family(part)
-        if not comparable:
+        if not self._same_family(part):
             self.plan.compared_by = "number of rows"
         if not self.nothing_there and self.store.count(selection):
             visit = there.collect(self.store.table.key_columns)()
             for batch in self.store.batches(selection):
                 visit(batch, row_hashes(batch, self.store.table.columns))
-        to_write = 0
         parents: list[set[Key]] = [set() for _ in self.store.table.parents]
-        for batch in part_batches(self.storage, part):
-            new = self._new_rows(batch, later, there, part, comparable)
-            to_write += new.num_rows
-            for values, parent in zip(parents, self.store.table.parents, strict=True):
-                values.update(k for k in keys_of(new, parent.columns) if None not in k)
+        # With nothing to compare them with, the rows needn't be read once more.
+        compared = len(later) or len(there) or parents
+        to_write = self._look_at_rows(part, later, there, parents) if compared else part.rows
         self.plan.to_write += to_write
         if not self.nothing_there:
             self._look_for_parents(parents)
         self.store.end_read()
         return _PartWork(part, later, there, first, last, to_write)
+
+    def _look_at_rows(
+        self, part: Manifest, later: HeldRows, there: HeldRows, parents: Sequence[set[Key]]
+    ) -> int:
+        """Compares a part's rows with those that are there and collects their parents; how many are to be written."""
+        to_write, comparable = 0, self._same_family(part)
+        for batch in part_batches(self.storage, part):
+            new = self._new_rows(batch, later, there, part, comparable)
+            to_write += new.num_rows
+            for values, parent in zip(parents, self.store.table.parents, strict=True):
+                values.update(k for k in keys_of(new, parent.columns) if None not in k)
+        return to_write
 
     def _look_for_parents(self, parents: Sequence[set[Key]]) -> None:
         for values, parent in zip(parents, self.store.table.parents, strict=True):

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql as mysql_dialect
 
 from saju_ops.archive.csvfile import write_rows
-from saju_ops.archive.digest import NULL, SEPARATOR, Digest
+from saju_ops.archive.digest import NULL, SEPARATOR, Digest, constant
 from saju_ops.archive.engines.base import (
     LOCK_WAIT_SECONDS,
     LogStore,
@@ -464,15 +464,21 @@ class MySQLLogStore(LogStore):
             raise feeder.error
 
     def _load_statement(self, table: str, columns: Sequence[Column], pipe: str, null: str) -> str:
-        variables = ", ".join(f"@c{i}" for i in range(len(columns)))
+        # Straight into the columns that can't hold NULL: a variable costs the server 0.15 µs a cell.
+        straight = [not c.nullable and c.encoding != "hex" and c.family != "bit" for c in columns]
+        targets = ", ".join(
+            self._quote(c.name) if plain else f"@c{i}"
+            for i, (c, plain) in enumerate(zip(columns, straight, strict=True))
+        )
         assignments = ", ".join(
             f"{self._quote(c.name)} = {_converted(c, f'NULLIF(@c{i}, CAST({_literal(null)} AS BINARY))')}"
-            for i, c in enumerate(columns)
+            for i, (c, plain) in enumerate(zip(columns, straight, strict=True))
+            if not plain
         )
         return (
             f"LOAD DATA LOCAL INFILE {_literal(pipe)} INTO TABLE {self._quote(table)} CHARACTER SET utf8mb4"
             " FIELDS TERMINATED BY ',' ENCLOSED BY '\"' ESCAPED BY '' LINES TERMINATED BY '\\n'"
-            f" ({variables}) SET {assignments}"
+            f" ({targets})" + (f" SET {assignments}" if assignments else "")
         ).replace("%", "%%")
 
     def _insert(self, table: str, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> None:
@@ -540,7 +546,7 @@ class _Feeder(threading.Thread):
     def _feed(self, sink: Any) -> None:
         import pyarrow as pa
 
-        null = pa.scalar(self._null.encode(), pa.binary())
+        null = constant(self._null.encode(), pa.binary())
 
         def filled(batch: pa.RecordBatch) -> pa.RecordBatch:
             cells = (batch.column(n).cast(pa.binary()).fill_null(null).cast(pa.string()) for n in self._names)
