@@ -1,0 +1,1 @@
+"""Dumps of databases and snapshots of the vector store: made, proven restorable, kept for a time, restored."""

@@ -1,0 +1,119 @@
+"""The manifest of a dump or snapshot, and the list of what a storage holds of them.
+
+A backup exists only once its manifest does; it is written last. `proof` says what was restored and compared:
+a backup whose `proven` is false is there, but counts for nothing when old backups are deleted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from saju_ops.errors import ProofFailed
+from saju_ops.storage import Storage
+
+FORMAT = 1
+ENDING = ".manifest.json"
+Kind = Literal["database_dump", "masked_database_dump", "chroma_snapshot"]
+# Folder of each kind under the storage's root.
+FOLDERS: dict[Kind, str] = {
+    "database_dump": "database/",
+    "masked_database_dump": "masked_database/",
+    "chroma_snapshot": "chroma/",
+}
+
+
+@dataclass(frozen=True)
+class BackupManifest:
+    kind: Kind
+    format: int
+    # Name of the data file in the storage, and of what it was made: a database's name, a folder, a server.
+    file: str
+    source: str
+    engine: str
+    server_version: str
+    # Instant, UTC, that the content belongs to: the snapshot's, not the end of the run.
+    taken_at: str
+    compression: Literal["none", "gzip"]
+    encryption: str
+    # The content before compression and encryption, and the file as it lies in the storage.
+    content_sha256: str
+    content_bytes: int
+    stored_sha256: str
+    stored_bytes: int
+    # What it holds and how to prove it: tables with rows and checksums, or collections with counts and digests.
+    contents: dict[str, Any]
+    # True once it was restored from the storage and everything in `contents` was found again.
+    proven: bool
+    proof: dict[str, Any]
+    tool: str
+    run_id: str
+    created_at: str
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The manifest's own name in the storage."""
+        return manifest_name(self.file)
+
+    @property
+    def taken(self) -> datetime:
+        return datetime.fromisoformat(self.taken_at)
+
+    def to_json(self) -> bytes:
+        return (json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n").encode()
+
+
+def manifest_name(file: str) -> str:
+    """`database/app_20261001_030000.sql.gz` has `database/app_20261001_030000.manifest.json`."""
+    folder, _, name = file.rpartition("/")
+    stem = name.split(".", 1)[0] if "." in name else name
+    return f"{folder}/{stem}{ENDING}" if folder else f"{stem}{ENDING}"
+
+
+def stamp(instant: datetime, zone: ZoneInfo) -> str:
+    """`YYYYMMDD_HHMMSS` in TIMEZONE, as it stands in a backup's name: the 03:00 dump is called _030000."""
+    return f"{instant.astimezone(zone):%Y%m%d_%H%M%S}"
+
+
+def write_manifest(storage: Storage, manifest: BackupManifest) -> None:
+    """Raises AlreadyThere where the name exists; a manifest is never overwritten."""
+    with storage.create(manifest.name) as writer:
+        writer.write(manifest.to_json())
+        writer.commit()
+
+
+def read_manifest(storage: Storage, name: str) -> BackupManifest:
+    """Raises ProofFailed for anything that is not a whole manifest of a format that this version knows."""
+    with storage.open(name) as stream:
+        data = stream.read()
+    try:
+        raw = json.loads(data)
+        known = {f.name for f in fields(BackupManifest)}
+        manifest = BackupManifest(**{k: v for k, v in raw.items() if k in known})
+        valid = manifest.kind in FOLDERS and manifest.format == FORMAT
+        valid = valid and manifest.name == name and manifest.taken.tzinfo is not None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ProofFailed(f"{name} is not a whole manifest; what it describes counts as no backup.") from None
+    if not valid:
+        raise ProofFailed(f"{name} is of a kind, format or file that this version doesn't know.")
+    return manifest
+
+
+def backups(storage: Storage, kind: Kind) -> Iterator[BackupManifest]:
+    """Every backup of the kind that has a whole manifest and its data file, oldest first. Others are left out:
+    `verify` and `prune` are what reports them."""
+    names = list(storage.names(FOLDERS[kind]))
+    there, found = set(names), []
+    for name in (n for n in names if n.endswith(ENDING)):
+        try:
+            manifest = read_manifest(storage, name)
+        except ProofFailed:
+            continue
+        if manifest.kind == kind and manifest.file in there:
+            found.append(manifest)
+    yield from sorted(found, key=lambda m: (m.taken, m.file))
