@@ -34,8 +34,12 @@ class Writer(Protocol):
 
 
 class Storage(Protocol):
+    # What encrypted files are written and read with; None writes new files unencrypted.
+    password: str | None
+
     @property
-    def uri(self) -> str: ...
+    def uri(self) -> str:
+        """Its address, without anything secret."""
 
     def create(self, name: str) -> AbstractContextManager[Writer]: ...
 
@@ -56,3 +60,12 @@ class Storage(Protocol):
     def clear_unfinished(self, prefix: str) -> int:
         """Removes what killed writers left of files whose names start with prefix. The caller holds the
         lock under which such files are written. Returns how many."""
+
+    def delete(self, name: str) -> None:
+        """Removes a complete file, durably. A name that isn't there is fine. For retention alone: delete a
+        backup's manifest first, so that what is left never counts."""
+
+    def complete(self, prefix: str) -> list[str]:
+        """Copies what only one of two stores has of files whose names start with prefix, each copy proven by
+        SHA-256, manifests last. Returns the names it copied; a single store has nothing to do. Call it first in
+        every run that writes, under the lock under which such files are written. Raises StorageError."""

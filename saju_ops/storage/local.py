@@ -19,8 +19,9 @@ UNFINISHED = ".unfinished"
 
 
 class LocalStorage:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, password: str | None = None) -> None:
         self.root = root.expanduser().absolute()
+        self.password = password
 
     @property
     def uri(self) -> str:
@@ -76,6 +77,17 @@ class LocalStorage:
             leftover.unlink(missing_ok=True)
             removed += 1
         return removed
+
+    def delete(self, name: str) -> None:
+        path = self._path(name)
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return
+        _sync_folder(path.parent)
+
+    def complete(self, prefix: str) -> list[str]:
+        return []
 
 
 class _LocalWriter:
