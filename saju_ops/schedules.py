@@ -14,14 +14,11 @@ import dagster as dg
 from saju_ops.assets.conversation_logs import ARCHIVE, due_with_rows
 from saju_ops.resources import LogDatabase
 from saju_ops.settings import Settings
+from saju_ops.tags import CLEANUP, CLEANUP_RUNS, RANGE_END, RANGE_START
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-CLEANUP = "saju_ops/cleanup"
-CLEANUP_RUNS = "saju_ops/cleanup_runs"
-RANGE_START = "dagster/asset_partition_range_start"
-RANGE_END = "dagster/asset_partition_range_end"
 ACTIVE = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -42,7 +39,8 @@ def cleanup_schedule(settings: Settings, job: "UnresolvedAssetJobDefinition") ->
         " whatever was missed while the daemon was down; then the sensor purge_after_archive purges.",
     )
     def log_cleanup(context: dg.ScheduleEvaluationContext, log_database: LogDatabase) -> list[dg.RunRequest]:
-        now = context.scheduled_execution_time.astimezone(UTC)
+        # A dry run, by which the HTTP trigger asks what is due, is evaluated for the next tick: what is due then isn't yet.
+        now = min(context.scheduled_execution_time.astimezone(UTC), datetime.now(UTC))
         due = _due(settings, log_database, context.instance, now)
         ranges = list(contiguous(sorted(due - _active_days(context.instance))))
         return [_request(first, last, now, len(ranges)) for first, last in ranges]

@@ -72,10 +72,17 @@ def test_days_that_are_archived_are_left_out(project: Project) -> None:
     assert ranges(tick(project)) == [span(32, 31)]
 
 
-def test_after_weeks_of_downtime_one_tick_asks_for_all_that_was_missed(project: Project) -> None:
+def test_after_weeks_of_downtime_one_tick_asks_for_all_that_was_missed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOG_RETENTION_DAYS", "7")
     materialized(project, 40, 31)
-    later = datetime.now(UTC) + timedelta(days=23)
-    assert ranges(tick(project, later)) == [(str(ago(30)), str(ago(8)))]
+    assert ranges(tick(project)) == [(str(ago(30)), str(ago(8)))]
+
+
+def test_a_dry_run_for_a_tick_in_the_future_asks_for_what_is_due_now(project: Project) -> None:
+    """Dagster evaluates a dry run for the next tick: the UI's test of a schedule, and the HTTP trigger."""
+    assert ranges(tick(project, datetime.now(UTC) + timedelta(days=6))) == [span(40, 31)]
 
 
 def test_days_with_gaps_become_a_run_for_each_stretch(project: Project) -> None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from saju_ops.jobs.conversation_logs import PurgeConfig
-from saju_ops.schedules import CLEANUP, CLEANUP_RUNS, RANGE_END, RANGE_START
+from saju_ops.tags import CLEANUP, CLEANUP_RUNS, RANGE_END, RANGE_START
 
 # A clean-up whose archive is mended within this time is still followed by its purge.
 LOOK_BACK = timedelta(days=8)
