@@ -39,7 +39,7 @@ def cleanup_schedule(settings: Settings, job: "UnresolvedAssetJobDefinition") ->
         " whatever was missed while the daemon was down; then the sensor purge_after_archive purges.",
     )
     def log_cleanup(context: dg.ScheduleEvaluationContext, log_database: LogDatabase) -> list[dg.RunRequest]:
-        # A dry run, by which the HTTP trigger asks what is due, is evaluated for the next tick: what is due then isn't yet.
+        # The HTTP trigger asks by a dry run, which Dagster evaluates for the next tick: not all of that is due yet.
         now = min(context.scheduled_execution_time.astimezone(UTC), datetime.now(UTC))
         due = _due(settings, log_database, context.instance, now)
         ranges = list(contiguous(sorted(due - _active_days(context.instance))))
