@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from saju_ops.archive.engines.base import LogStore, Selection
 from saju_ops.errors import Refused
 
-__all__ = ["LogStore", "Selection", "open_log_store"]
+__all__ = ["LogStore", "Selection", "open_log_store", "open_row_store"]
 
 
 def open_log_store(url: sa.URL | str, table: str, zone: ZoneInfo, *, bulk_load: bool = False) -> LogStore:
@@ -19,6 +19,17 @@ def open_log_store(url: sa.URL | str, table: str, zone: ZoneInfo, *, bulk_load: 
     such table, no key, no created_at, a type that isn't known), and OperatorError where the server can't be
     reached. Touches no row.
     """
+    store = open_row_store(url, table, zone, bulk_load=bulk_load)
+    try:
+        store.require_days()
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def open_row_store(url: sa.URL | str, table: str, zone: ZoneInfo, *, bulk_load: bool = False) -> LogStore:
+    """The same for a table whose days nobody asks for: it needs no created_at. Raises NoSuchTable, too."""
     parsed = sa.make_url(url) if isinstance(url, str) else url
     backend = parsed.get_backend_name()
     if backend in ("mysql", "mariadb"):

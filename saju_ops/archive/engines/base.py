@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Key = tuple[bytes, ...]
+
+
+class NoSuchTable(Refused):
+    """The database has no table of that name."""
+
+
 # A batch's text stays under this many bytes, so that memory is the same for rows of 300 bytes and of 30 MB.
 BATCH_BYTES = 32 << 20
 BATCH_ROWS = 2048
@@ -46,6 +52,8 @@ class Selection:
     first: Key | None = None
     last: Key | None = None
     keys: tuple[Key, ...] | None = None
+    # Further conditions on the table's columns.
+    where: tuple[sa.ColumnElement[bool], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,24 @@ class LogStore(abc.ABC):
                     f"The database {redacted(url)} didn't describe {table} ({error_text(error)}). Nothing was done."
                 ) from None
             raise
+
+    # Types that created_at may have where days are told by it.
+    time_types: ClassVar[tuple[str, ...]] = ()
+
+    def require_days(self) -> None:
+        """Raises Refused where days of the table can't be told."""
+        require_time_column(self.table.name, self.table.names)
+        if self.table.time_type not in self.time_types:
+            needed = " or ".join(t for t in self.time_types if t != "date")
+            raise Refused(f"{self.table.name}.{TIME_COLUMN} is a {self.table.time_type}; a {needed} is needed.")
+
+    def sibling(self, table: str) -> LogStore:
+        """Another table on this store's own connection, and so inside its transactions. Not to be called in one."""
+        other = copy(self)
+        other._aside = None
+        other.table = other.describe(table)
+        other.from_ = sa.table(table, *map(sa.column, other.table.names), schema=other.table.schema)
+        return other
 
     def use(self, columns: Sequence[Column]) -> None:
         self.table = replace(self.table, columns=tuple(columns))
@@ -245,7 +271,7 @@ class LogStore(abc.ABC):
             found.append(self._beyond(selection.last, lambda c, v: c <= v, lambda c, v: c < v))
         if selection.keys is not None:
             found.append(self._one_of(selection.keys))
-        return found
+        return [*found, *selection.where]
 
     def _beyond(self, key: Key, inclusive: Callable[..., Any], strict: Callable[..., Any]) -> Any:
         """Keys at or beyond `key`, written so that an index on a composite key can be used."""
@@ -449,7 +475,7 @@ def require_time_column(table: str, names: Sequence[str]) -> None:
 
 def require_table(found: object, table: str, url: sa.URL) -> None:
     if not found:
-        raise Refused(
+        raise NoSuchTable(
             f"CONVERSATION_LOG_TABLE holds {table!r}, but the database {redacted(url)} has no such table."
             " Nothing was done."
         )

@@ -27,7 +27,6 @@ from saju_ops.archive.engines.base import (
     as_bytes,
     require_key,
     require_table,
-    require_time_column,
 )
 from saju_ops.archive.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
 from saju_ops.archive.window import Day, naive_bound
@@ -102,6 +101,8 @@ SIZES = sa.text(
 
 
 class MySQLLogStore(LogStore):
+    time_types = ("timestamp", "datetime", "date")
+
     def __init__(self, url: sa.URL, table: str, zone: ZoneInfo, bulk_load: bool = False) -> None:
         super().__init__(url, table, zone, bulk_load)
         self._level: str | None = None
@@ -122,13 +123,10 @@ class MySQLLogStore(LogStore):
         rows = self.connection.execute(COLUMNS, name).all()
         require_table(rows, table, self.url)
         columns = tuple(_column(table, row) for row in rows)
-        require_time_column(table, [c.name for c in columns])
         indexes = self.connection.execute(INDEXES, name).all()
         key = _key(indexes)
         require_key(table, key)
-        time_type = next(c.family for c in columns if c.name == TIME_COLUMN)
-        if time_type not in ("timestamp", "datetime", "date"):
-            raise Refused(f"{table}.{TIME_COLUMN} is a {time_type}; a TIMESTAMP or DATETIME is needed.")
+        time_type = next((c.family for c in columns if c.name == TIME_COLUMN), "")
         version = str(self.connection.execute(sa.text("SELECT VERSION()")).scalar_one())
         database = str(self.connection.execute(sa.text("SELECT DATABASE()")).scalar_one())
         children, parents = _foreign_keys(self.connection.execute(FOREIGN_KEYS, name).all(), database, table)
@@ -240,7 +238,8 @@ class MySQLLogStore(LogStore):
 
     def _hinted(self, query: Any, selection: Selection) -> Any:
         """By day alone the time index; by keys the key. The optimiser prefers a full scan for large days."""
-        index = self.table.time_index if selection.first is None and selection.keys is None else None
+        whole = selection.first is None and selection.keys is None and not selection.where
+        index = self.table.time_index if whole else None
         return query.with_hint(self.from_, f"FORCE INDEX ({self._quote(index)})") if index else query
 
     def digest(self, selection: Selection, *, lock: bool = False) -> Digest:

@@ -23,11 +23,10 @@ from saju_ops.archive.engines.base import (
     Selection,
     require_key,
     require_table,
-    require_time_column,
 )
 from saju_ops.archive.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
 from saju_ops.archive.window import Day, naive_bound
-from saju_ops.errors import Busy, Refused
+from saju_ops.errors import Busy
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,6 +71,8 @@ SIGN_BIT = 1 << 63
 
 
 class PostgresLogStore(LogStore):
+    time_types = ("timestamptz", "timestamp", "date")
+
     def _quote(self, name: str) -> str:
         # SQLAlchemy doubles a percent sign for the driver; here statements are put together before that.
         return self.connection.dialect.identifier_preparer.quote(name).replace("%%", "%")
@@ -82,14 +83,11 @@ class PostgresLogStore(LogStore):
         assert found is not None
         oid = {"oid": found[0]}
         columns = tuple(_column(row) for row in self.connection.execute(COLUMNS, oid))
-        require_time_column(table, [c.name for c in columns])
         indexes = self.connection.execute(INDEXES, oid).all()
         required = {c.name for c in columns if not c.nullable}
         keys = [tuple(r[3]) for r in indexes if r[2] and r[3] and set(r[3]) <= required]
         require_key(table, keys[0] if keys else ())
-        time_type = next(c.family for c in columns if c.name == TIME_COLUMN)
-        if time_type not in ("timestamptz", "timestamp", "date"):
-            raise Refused(f"{table}.{TIME_COLUMN} is a {time_type}; a timestamp or timestamptz is needed.")
+        time_type = next((c.family for c in columns if c.name == TIME_COLUMN), "")
         version = str(self.connection.execute(sa.text("SHOW server_version")).scalar_one())
         database = str(self.connection.execute(sa.text("SELECT current_database()")).scalar_one())
         children, parents = _foreign_keys(self.connection.execute(FOREIGN_KEYS, oid).all(), found[0])

@@ -28,7 +28,6 @@ from saju_ops.archive.engines.base import (
     Selection,
     require_key,
     require_table,
-    require_time_column,
 )
 from saju_ops.archive.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
 from saju_ops.archive.window import Day, naive_bound
@@ -44,11 +43,12 @@ ENCODINGS: dict[str, Encoding] = {"text": "text", "integer": "number", "real": "
 
 
 class SQLiteLogStore(LogStore):
+    time_types = ("text",)
+
     def describe(self, table: str) -> Table:
         rows = self._all("SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid", table)
         rows = [r for r in rows if r[4] != 1]
         require_table(rows, table, self.url)
-        require_time_column(table, [_text(r[0]) for r in rows])
         key = self._key(table, rows)
         require_key(table, key)
         columns = tuple(
