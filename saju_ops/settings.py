@@ -21,8 +21,18 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from saju_ops.database import SUPPORTED as SUPPORTED_DATABASES
 from saju_ops.database import parse_database_url
 
-_URL_FIELDS = {"DATABASE_URL", "JOBS_DATABASE_URL", "ANALYSIS_DATABASE_URL", "REPLICA_URLS", "REDIS_URL"}
+_URL_FIELDS = {
+    *("DATABASE_URL", "JOBS_DATABASE_URL", "ANALYSIS_DATABASE_URL", "REPLICA_URLS", "REDIS_URL"),
+    "DAGSTER_WEBSERVER_URL",
+}
 _IDENTIFIER = re.compile(r"[^\x00/\\]{1,64}")
+# Lowest and highest value of whole numbers; others lie from 0 to 10000.
+_BOUNDS = {
+    "chroma_port": (1, 65535),
+    "backup_retention_days": (0, 36500),
+    "keep_minimum": (1, 1000),
+    "archive_retention_years": (1, 100),
+}
 
 
 class SettingsError(ValueError):
@@ -94,8 +104,79 @@ class Settings(BaseSettings):
         alias="ARCHIVE_PASSWORD",
     )
     chroma_db_path: str = _allowed("a folder", default="./chroma_db", alias="CHROMA_DB_PATH")
+    chroma_host: str | None = _allowed(
+        "a Chroma server's name or address, without http:// and port; empty means the folder CHROMA_DB_PATH",
+        default=None,
+        alias="CHROMA_HOST",
+    )
+    chroma_port: int = _allowed("a port from 1 to 65535", default=8000, alias="CHROMA_PORT")
+    backup_retention_days: int = _allowed(
+        "a whole number of days from 0 to 36500 that dumps and snapshots are kept; 0 leaves it to BACKUP_KEEP_DAILY,"
+        " _WEEKLY and _MONTHLY",
+        default=7,
+        alias="BACKUP_RETENTION_DAYS",
+    )
+    backup_keep_daily: int = _allowed(
+        "a whole number from 0 to 10000: of so many days the newest proven backup is kept",
+        default=0,
+        alias="BACKUP_KEEP_DAILY",
+    )
+    backup_keep_weekly: int = _allowed(
+        "a whole number from 0 to 10000: of so many weeks the newest proven backup is kept",
+        default=0,
+        alias="BACKUP_KEEP_WEEKLY",
+    )
+    backup_keep_monthly: int = _allowed(
+        "a whole number from 0 to 10000: of so many months the newest proven backup is kept",
+        default=0,
+        alias="BACKUP_KEEP_MONTHLY",
+    )
+    keep_minimum: int = _allowed(
+        "a whole number from 1 to 1000: so many of the newest proven backups of each kind and database are never"
+        " deleted, whatever their age",
+        default=3,
+        alias="KEEP_MINIMUM",
+    )
+    archive_retention_years: int | None = _allowed(
+        "a whole number of years from 1 to 100 that conversation-log archives are kept; empty means for ever",
+        default=None,
+        alias="ARCHIVE_RETENTION_YEARS",
+    )
     slack_bot_token: SecretStr | None = _allowed("a bot token", default=None, alias="SLACK_BOT_TOKEN")
     slack_channel: str = _allowed("a channel's name or id", default="ai-reports", alias="SLACK_CHANNEL")
+    cleanup_trigger_token: SecretStr | None = _allowed(
+        "at least 32 visible ASCII characters without blanks, such as `openssl rand -hex 32` prints",
+        default=None,
+        alias="CLEANUP_TRIGGER_TOKEN",
+    )
+    trigger_token_in_url: bool = _allowed(
+        "true or false; true lets callers that can't send a header put the token into the address as ?token=",
+        default=False,
+        alias="TRIGGER_TOKEN_IN_URL",
+    )
+    trigger_jobs_list: str = _allowed(
+        "names of jobs that may be started over HTTP, separated by commas, such as purge_expired_jobs",
+        default="",
+        alias="TRIGGER_JOBS",
+    )
+    trigger_calls_per_minute: int = _allowed(
+        "a whole number from 1 to 100000", default=1200, alias="TRIGGER_CALLS_PER_MINUTE"
+    )
+    trigger_host: str = _allowed(
+        "an address of this machine to listen on, such as 127.0.0.1 or 0.0.0.0",
+        default="127.0.0.1",
+        alias="TRIGGER_HOST",
+    )
+    trigger_port: int | None = _allowed(
+        "a port from 0 to 65535, where 0 means any that is free; empty means PORT, and without that 8080",
+        default=None,
+        alias="TRIGGER_PORT",
+    )
+    dagster_webserver_url: str = _allowed(
+        "the http:// or https:// address of Dagster's webserver, without user, password, query or fragment",
+        default="http://127.0.0.1:3000",
+        alias="DAGSTER_WEBSERVER_URL",
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -152,6 +233,24 @@ class Settings(BaseSettings):
             raise ValueError("out of range")
         return value
 
+    @field_validator("chroma_host")
+    @classmethod
+    def _host(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:]+", value):
+            raise ValueError("that can't be a server's name")
+        return value
+
+    @field_validator(
+        "chroma_port", "backup_retention_days", "backup_keep_daily", "backup_keep_weekly", "backup_keep_monthly",
+        "keep_minimum", "archive_retention_years",
+    )  # fmt: skip
+    @classmethod
+    def _bounds(cls, value: int | None, info: Any) -> int | None:
+        lowest, highest = _BOUNDS.get(info.field_name, (0, 10_000))
+        if value is not None and not lowest <= value <= highest:
+            raise ValueError("out of range")
+        return value
+
     @field_validator("archive_start_date")
     @classmethod
     def _start(cls, value: date) -> date:
@@ -187,6 +286,52 @@ class Settings(BaseSettings):
             raise ValueError("not supported")
         return value
 
+    @field_validator("cleanup_trigger_token")
+    @classmethod
+    def _trigger_token(cls, value: SecretStr | None) -> SecretStr | None:
+        token = value.get_secret_value() if value else None
+        if token is not None and len(token) < 32:
+            raise ValueError(f"it has {len(token)} characters")
+        if token is not None and not re.fullmatch("[!-~]+", token):
+            raise ValueError("it has blanks or other characters than ASCII")
+        return value
+
+    @field_validator("trigger_jobs_list")
+    @classmethod
+    def _trigger_jobs(cls, value: str) -> str:
+        for name in filter(None, (each.strip() for each in value.split(","))):
+            if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"{name!r} can't be a job's name")
+        return value
+
+    @field_validator("trigger_calls_per_minute")
+    @classmethod
+    def _calls(cls, value: int) -> int:
+        if not 1 <= value <= 100_000:
+            raise ValueError("out of range")
+        return value
+
+    @field_validator("trigger_port")
+    @classmethod
+    def _port(cls, value: int | None) -> int | None:
+        if value is not None and not 0 <= value <= 65535:
+            raise ValueError("out of range")
+        return value
+
+    @field_validator("dagster_webserver_url")
+    @classmethod
+    def _webserver_url(cls, value: str) -> str:
+        from urllib.parse import urlsplit
+
+        url = urlsplit(value)
+        if url.scheme not in ("http", "https") or not url.hostname or not url.netloc.isascii():
+            raise ValueError("not such an address")
+        if url.username is not None or url.password is not None or url.query or url.fragment:
+            raise ValueError("only scheme, host, port and path are allowed")
+        if url.port == 0:  # raises ValueError itself for what is no port
+            raise ValueError("not a port")
+        return value.rstrip("/")
+
     @cached_property
     def database_url(self) -> sa.URL:
         return parse_database_url(self.database_url_secret.get_secret_value())
@@ -205,6 +350,10 @@ class Settings(BaseSettings):
     def replica_urls(self) -> tuple[sa.URL, ...]:
         secret = self.replica_urls_secret
         return tuple(parse_database_url(u) for u in secret.get_secret_value().split()) if secret else ()
+
+    @cached_property
+    def trigger_jobs(self) -> tuple[str, ...]:
+        return tuple(filter(None, (name.strip() for name in self.trigger_jobs_list.split(","))))
 
     @cached_property
     def timezone(self) -> ZoneInfo:
