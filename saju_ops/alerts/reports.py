@@ -31,3 +31,15 @@ def cleanup_report(
     if kept:
         lines.append(f"- 남겨 둔 수: {kept} rows (늦게 들어왔거나 변경된 행; 다음 실행에서 백업)")
     return "\n".join(lines)
+
+
+def archive_report(
+    files: Sequence[str], rows: int, cutoff: date | None, at: datetime, *, days: int = 0, unchanged: int = 0
+) -> str:
+    """The report of an archive run, with the labels of a clean-up's: what was written, and where the last file lies."""
+    if not files and not rows:
+        if not unchanged:
+            return cleanup_report([], 0, cutoff or at.date(), at)
+        return f"✅ 새로 백업할 로그가 없습니다. (이미 백업됨: {days}일, {unchanged} rows)"
+    report = cleanup_report(files, rows, cutoff or at.date(), at)
+    return f"{report}\n- 위치: `{files[-1]}`"

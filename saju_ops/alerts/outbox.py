@@ -1,0 +1,359 @@
+"""What is to be told, and what was told on which channel: one small SQLite file that survives everything.
+
+Promises: a message is kept from the moment `add` returns until every channel took it; each mark is durable (fsync)
+before the next message is sent; the same id is never added twice, so that whoever finds the same thing again may add
+it again. Several threads and processes may use it at once; only one at a time delivers on a channel (`delivering`).
+
+Refuses: to hold anything but the texts of alerts. The file is readable by its owner alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from saju_ops.alerts.message import Message
+
+FILE = "saju_ops_alerts.sqlite"
+# Told messages are kept so long, so that nothing is told again; longer than Dagster's own look back.
+KEPT = timedelta(days=90)
+BUSY_SECONDS = 15.0
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS messages (
+    id TEXT PRIMARY KEY, added REAL NOT NULL, happened REAL NOT NULL, payload TEXT NOT NULL,
+    stream TEXT NOT NULL DEFAULT '', position INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS deliveries (
+    message TEXT NOT NULL REFERENCES messages(id) ON DELETE CASCADE, channel TEXT NOT NULL,
+    told REAL, reference TEXT NOT NULL DEFAULT '', attempts INTEGER NOT NULL DEFAULT 0,
+    not_before REAL NOT NULL DEFAULT 0, error TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (message, channel));
+CREATE INDEX IF NOT EXISTS deliveries_waiting ON deliveries (channel) WHERE told IS NULL;
+CREATE TABLE IF NOT EXISTS files (
+    message TEXT NOT NULL REFERENCES messages(id) ON DELETE CASCADE, channel TEXT NOT NULL, number INTEGER NOT NULL,
+    done REAL, reference TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, not_before REAL NOT NULL DEFAULT 0,
+    PRIMARY KEY (message, channel, number));
+CREATE TABLE IF NOT EXISTS channels (
+    name TEXT PRIMARY KEY, not_before REAL NOT NULL DEFAULT 0, failures INTEGER NOT NULL DEFAULT 0,
+    failing_since REAL, error TEXT NOT NULL DEFAULT '');
+CREATE TABLE IF NOT EXISTS problems (
+    key TEXT PRIMARY KEY, since REAL NOT NULL, told REAL NOT NULL, reminders INTEGER NOT NULL DEFAULT 0,
+    payload TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A message that a channel hasn't taken yet."""
+
+    message: Message
+    attempts: int
+
+
+@dataclass(frozen=True)
+class WaitingFile:
+    """A file that is to follow a message which the channel took. `number` -1 is the message's picture."""
+
+    message: Message
+    number: int
+    reference: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Health:
+    """How a channel is: `failures` in a row, since when, until when it is left alone."""
+
+    name: str
+    failures: int
+    failing_since: datetime | None
+    not_before: float
+    error: str
+
+
+class Outbox:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Made with its rights, not given them afterwards.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        with self._transaction() as db:
+            for statement in SCHEMA.split(";"):
+                db.execute(statement)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """A connection of its own: callers are threads. Committed and durable when it is left without an error."""
+        db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA foreign_keys = ON")
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+        finally:
+            db.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            yield db
+        finally:
+            db.close()
+
+    @contextmanager
+    def delivering(self, channel: str) -> Iterator[bool]:
+        """True for the one that may deliver on the channel now. Ends with the process, whatever ends that."""
+        with self.path.with_name(f"{self.path.name}.{channel}.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+    # --- facts -------------------------------------------------------------------------------------------------
+
+    def fact(self, key: str) -> Any:
+        with self._reading() as db:
+            row = db.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def set_fact(self, key: str, value: Any) -> None:
+        with self._transaction() as db:
+            _set_fact(db, key, value)
+
+    # --- messages ----------------------------------------------------------------------------------------------
+
+    def known(self, ids: Iterable[str]) -> set[str]:
+        """Those of the ids that were added before."""
+        wanted = list(ids)
+        found: set[str] = set()
+        with self._reading() as db:
+            for start in range(0, len(wanted), 500):
+                part = wanted[start : start + 500]
+                marks = ", ".join("?" * len(part))
+                query = f"SELECT id FROM messages WHERE id IN ({marks})"  # noqa: S608 (question marks only)
+                found |= {row[0] for row in db.execute(query, part)}
+        return found
+
+    def add(
+        self, messages: Sequence[Message], channels: Sequence[str], now: datetime, *, stream: str = "",
+        positions: Sequence[int] = (), facts: dict[str, Any] | None = None,
+    ) -> int:  # fmt: skip
+        """Keeps messages for the channels, together with facts, in one transaction. Returns how many were new.
+
+        `stream` and `positions` say where in Dagster's event log a message came from, for `low_water`.
+        """
+        with self._transaction() as db:
+            new = 0
+            for i, message in enumerate(messages):
+                new += _add(db, message, channels, now, stream, positions[i] if positions else 0)
+            for key, value in (facts or {}).items():
+                _set_fact(db, key, value)
+        return new
+
+    def low_water(self, stream: str) -> int | None:
+        """The first position whose message isn't told on every channel; None where all are told."""
+        query = (
+            "SELECT MIN(m.position) FROM messages m JOIN deliveries d ON d.message = m.id"
+            " WHERE d.told IS NULL AND m.stream = ?"
+        )
+        with self._reading() as db:
+            row = db.execute(query, (stream,)).fetchone()
+        return int(row[0]) if row and row[0] is not None else None
+
+    def waiting(self, channel: str, now: datetime | None = None, limit: int = 1000) -> list[Waiting]:
+        """Messages for the channel, oldest first; with `now`, only those whose time to be tried has come."""
+        query = (
+            "SELECT m.payload, d.attempts FROM deliveries d JOIN messages m ON m.id = d.message"
+            " WHERE d.channel = ? AND d.told IS NULL AND d.not_before <= ?"
+            # What failed several times lets the others go first.
+            " ORDER BY MAX(d.attempts, 1), m.happened, m.added, m.rowid LIMIT ?"
+        )
+        at = now.timestamp() if now else 9e12
+        with self._reading() as db:
+            rows = db.execute(query, (channel, at, limit)).fetchall()
+        return [Waiting(Message.from_json(payload), attempts) for payload, attempts in rows]
+
+    def waiting_count(self, channel: str) -> int:
+        with self._reading() as db:
+            query = "SELECT COUNT(*) FROM deliveries WHERE channel = ? AND told IS NULL"
+            return int(db.execute(query, (channel,)).fetchone()[0])
+
+    def told(
+        self, channel: str, ids: Sequence[str], now: datetime, reference: str = "", files: Sequence[int] = ()
+    ) -> None:
+        """The channel took these; durable on return. `files` are the numbers of files that are to follow."""
+        with self._transaction() as db:
+            for message in ids:
+                db.execute(
+                    "UPDATE deliveries SET told = ?, reference = ?, error = '' WHERE message = ? AND channel = ?",
+                    (now.timestamp(), reference, message, channel),
+                )
+                for number in files:
+                    db.execute(
+                        "INSERT OR IGNORE INTO files (message, channel, number, reference) VALUES (?, ?, ?, ?)",
+                        (message, channel, number, reference),
+                    )
+            _healthy(db, channel)
+
+    def tried(self, channel: str, ids: Sequence[str]) -> None:
+        """The channel failed with these; they might be why."""
+        with self._transaction() as db:
+            db.executemany(
+                "UPDATE deliveries SET attempts = attempts + 1 WHERE message = ? AND channel = ?",
+                [(message, channel) for message in ids],
+            )
+
+    def refused(self, channel: str, message: str, error: str, again: datetime) -> None:
+        """The channel didn't take this one; the others go on."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE deliveries SET attempts = attempts + 1, not_before = ?, error = ?"
+                " WHERE message = ? AND channel = ?",
+                (again.timestamp(), error, message, channel),
+            )
+
+    def drop_channels(self, kept: Sequence[str]) -> None:
+        """Forgets what waits for channels that are no longer set up."""
+        with self._transaction() as db:
+            names = [row[0] for row in db.execute("SELECT DISTINCT channel FROM deliveries WHERE told IS NULL")]
+            names += [row[0] for row in db.execute("SELECT name FROM channels")]
+            for name in set(names) - set(kept):
+                db.execute("DELETE FROM deliveries WHERE channel = ? AND told IS NULL", (name,))
+                db.execute("DELETE FROM files WHERE channel = ? AND done IS NULL", (name,))
+                db.execute("DELETE FROM channels WHERE name = ?", (name,))
+
+    def prune(self, now: datetime) -> None:
+        """Forgets what was told on every channel long ago."""
+        with self._transaction() as db:
+            db.execute(
+                "DELETE FROM messages WHERE added < ? AND id NOT IN"
+                " (SELECT message FROM deliveries WHERE told IS NULL"
+                " UNION SELECT message FROM files WHERE done IS NULL)",
+                ((now - KEPT).timestamp(),),
+            )
+
+    # --- files that follow -----------------------------------------------------------------------------------------
+
+    def waiting_files(self, channel: str, now: datetime) -> list[WaitingFile]:
+        query = (
+            "SELECT m.payload, f.number, f.reference, f.attempts FROM files f JOIN messages m ON m.id = f.message"
+            " WHERE f.channel = ? AND f.done IS NULL AND f.not_before <= ? ORDER BY m.happened, f.number"
+        )
+        with self._reading() as db:
+            rows = db.execute(query, (channel, now.timestamp())).fetchall()
+        return [WaitingFile(Message.from_json(p), number, reference, tries) for p, number, reference, tries in rows]
+
+    def file_done(self, channel: str, file: WaitingFile, now: datetime) -> None:
+        self._file(channel, file, "done = ?", now)
+
+    def file_refused(self, channel: str, file: WaitingFile, again: datetime) -> None:
+        self._file(channel, file, "attempts = attempts + 1, not_before = ?", again)
+
+    def _file(self, channel: str, file: WaitingFile, change: str, at: datetime) -> None:
+        with self._transaction() as db:
+            db.execute(
+                f"UPDATE files SET {change} WHERE message = ? AND channel = ? AND number = ?",  # noqa: S608
+                (at.timestamp(), file.message.id, channel, file.number),
+            )
+
+    # --- the channels' health ----------------------------------------------------------------------------------
+
+    def health(self, channel: str) -> Health:
+        query = "SELECT failures, failing_since, not_before, error FROM channels WHERE name = ?"
+        with self._reading() as db:
+            row = db.execute(query, (channel,)).fetchone()
+        if row is None:
+            return Health(channel, 0, None, 0.0, "")
+        since = datetime.fromtimestamp(row[1]).astimezone() if row[1] else None
+        return Health(channel, row[0], since, row[2], row[3])
+
+    def channel_failed(self, channel: str, error: str, now: datetime, again: datetime) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO channels (name) VALUES (?)", (channel,))
+            db.execute(
+                "UPDATE channels SET failures = failures + 1, failing_since = COALESCE(failing_since, ?),"
+                " not_before = ?, error = ? WHERE name = ?",
+                (now.timestamp(), again.timestamp(), error, channel),
+            )
+
+    def stuck(self, channel: str, attempts: int) -> int:
+        """Messages that the channel didn't take so many times and still doesn't."""
+        query = "SELECT COUNT(*) FROM deliveries WHERE channel = ? AND told IS NULL AND attempts >= ?"
+        with self._reading() as db:
+            return int(db.execute(query, (channel, attempts)).fetchone()[0])
+
+    # --- problems that last ------------------------------------------------------------------------------------
+
+    def problems(self) -> dict[str, dict[str, Any]]:
+        with self._reading() as db:
+            rows = db.execute("SELECT key, since, told, reminders, payload FROM problems").fetchall()
+        return {
+            key: {"since": since, "told": told, "reminders": reminders, **json.loads(payload)}
+            for key, since, told, reminders, payload in rows
+        }
+
+    def change_problems(
+        self, opened: dict[str, dict[str, Any]], reminded: Sequence[str], closed: Sequence[str],
+        messages: Sequence[Message], channels: dict[str, Sequence[str]], now: datetime,
+    ) -> None:  # fmt: skip
+        """Problems and what is said of them, in one transaction. `channels` is by message id."""
+        at = now.timestamp()
+        with self._transaction() as db:
+            for key, payload in opened.items():
+                text = json.dumps(payload, ensure_ascii=False)
+                db.execute(
+                    "INSERT INTO problems (key, since, told, payload) VALUES (?, ?, ?, ?)"
+                    " ON CONFLICT (key) DO UPDATE SET payload = excluded.payload",
+                    (key, at, at, text),
+                )
+            for key in reminded:
+                db.execute("UPDATE problems SET told = ?, reminders = reminders + 1 WHERE key = ?", (at, key))
+            for key in closed:
+                db.execute("DELETE FROM problems WHERE key = ?", (key,))
+            for message in messages:
+                _add(db, message, channels[message.id], now)
+
+
+def _add(
+    db: sqlite3.Connection, message: Message, channels: Sequence[str], now: datetime, stream: str = "",
+    position: int = 0,
+) -> int:  # fmt: skip
+    added = db.execute(
+        "INSERT OR IGNORE INTO messages (id, added, happened, payload, stream, position) VALUES (?, ?, ?, ?, ?, ?)",
+        (message.id, now.timestamp(), message.happened.timestamp(), message.to_json(), stream, position),
+    ).rowcount
+    if added:
+        db.executemany(
+            "INSERT INTO deliveries (message, channel) VALUES (?, ?)", [(message.id, name) for name in channels]
+        )
+    return added
+
+
+def _healthy(db: sqlite3.Connection, channel: str) -> None:
+    db.execute(
+        "UPDATE channels SET failures = 0, failing_since = NULL, not_before = 0, error = '' WHERE name = ?", (channel,)
+    )
+
+
+def _set_fact(db: sqlite3.Connection, key: str, value: Any) -> None:
+    db.execute(
+        "INSERT INTO facts (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        (key, json.dumps(value, ensure_ascii=False)),
+    )
