@@ -1,0 +1,505 @@
+"""Reads a Chroma directory that nobody uses, without Chroma: SQLite by SQLite, the vector index by its bytes.
+
+It is what a snapshot is compared with, so it shares no code with what it judges. It promises to say what the
+directory holds (every collection, its configuration, every record with its vector) or to raise `TornCopy`
+when the parts don't belong together. It changes nothing. Never used on a directory that a chatbot has open.
+
+How Chroma 1.5 keeps a directory (its source, and directories made by it): a write is acknowledged when it is in
+the table `embeddings_queue`; from there it goes into `embeddings` and `embedding_metadata`, and, every thousand
+records, into the index files, whose progress is in `max_seq_id`; only then the queue is emptied up to there. So a
+record's text is in the metadata tables or the queue, and its vector in the index files or the queue.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sqlite3
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from saju_ops.errors import ProofFailed
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DATABASE = "chroma.sqlite3"
+INDEX_FILES = ("header.bin", "data_level0.bin", "length.bin", "link_lists.bin", "index_metadata.pickle")
+DOCUMENT, URI = "chroma:document", "chroma:uri"
+# The operations of the queue, by their numbers there.
+ADD, UPDATE, UPSERT, DELETE = range(4)
+_HEADER = struct.Struct("<iQQQQQQiIQQQdQ")
+_MASK = (1 << 256) - 1
+# In the first word of an element: how many links it has, and whether it is deleted.
+_DEGREE, _DELETED = 0xFFFF, 0x10000
+# What reading a cut or altered file raises.
+_DAMAGE = (struct.error, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError)
+
+
+class TornCopy(ProofFailed):
+    """The parts of the directory don't belong together, or one of them is cut."""
+
+
+@dataclass
+class Record:
+    document: str | None = None
+    uri: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Collection:
+    tenant: str
+    database: str
+    id: str
+    name: str
+    dimension: int | None
+    metadata: dict[str, Any]
+    configuration: dict[str, Any]
+    metadata_segment: str
+    vector_segment: str
+
+    @property
+    def space(self) -> str:
+        return str(self.configuration.get("space") or self.metadata.get("hnsw:space") or "l2")
+
+    @property
+    def label(self) -> str:
+        """How messages call it: the name, with its database where that isn't the usual one."""
+        usual = (self.tenant, self.database) == ("default_tenant", "default_database")
+        return self.name if usual else f"{self.tenant}/{self.database}/{self.name}"
+
+
+class Digest:
+    """A digest of a set of records, whatever the order in which they come: the sum of their SHA-256."""
+
+    def __init__(self) -> None:
+        self.count, self._sum = 0, 0
+
+    def add(self, digest: bytes) -> None:
+        self.count += 1
+        self._sum = (self._sum + int.from_bytes(digest, "big")) & _MASK
+
+    @property
+    def hex(self) -> str:
+        return f"{self._sum:064x}"
+
+
+def record_digest(id: str, record: Record) -> bytes:
+    """SHA-256 of id, document, URI and metadata; floats by their exact value."""
+    value = [id, record.document, record.uri, record.metadata]
+    return sha256(json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()).digest()
+
+
+def vector_digest(id: str, vector: np.ndarray) -> bytes:
+    """SHA-256 of id and vector as it lies in the files, 32-bit floats, little-endian."""
+    return sha256(id.encode() + b"\0" + vector.astype("<f4", copy=False).tobytes()).digest()
+
+
+class ChromaFiles:
+    """A directory, opened read-only. Use it in a `with` block."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = folder / DATABASE
+        if not path.is_file():
+            raise TornCopy(f"there is no {DATABASE} in it")
+        # immutable: nobody else uses it, and no -wal or -shm file may appear beside it.
+        self._connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
+        try:
+            self._check()
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            raise TornCopy(f"its {DATABASE} is damaged ({error})") from None
+
+    def _check(self) -> None:
+        (answer,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        if answer != "ok":
+            raise TornCopy(f"its {DATABASE} is damaged ({answer})")
+        kinds = ("table",)
+        self._tables = {n for (n,) in self._connection.execute("SELECT name FROM sqlite_master WHERE type=?", kinds)}
+        missing = {"collections", "segments", "embeddings", "embedding_metadata", "embeddings_queue"} - self._tables
+        if missing:
+            raise TornCopy(f"its {DATABASE} is no Chroma database: it has no table {', '.join(sorted(missing))}")
+
+    def __enter__(self) -> ChromaFiles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def _rows(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        return self._connection.execute(sql, values)
+
+    def _columns(self, table: str) -> set[str]:
+        return {row[0] for row in self._rows("SELECT name FROM pragma_table_info(?)", table)}
+
+    # --- collections ---------------------------------------------------------------------------------------
+
+    def collections(self) -> list[Collection]:
+        columns = self._columns("collections")
+        config = "c.config_json_str" if "config_json_str" in columns else "NULL"
+        schema = "c.schema_str" if "schema_str" in columns else "NULL"
+        found = self._rows(
+            f"SELECT c.id, c.name, c.dimension, {config}, {schema}, d.name, d.tenant_id FROM collections c"  # noqa: S608
+            " JOIN databases d ON d.id = c.database_id ORDER BY d.tenant_id, d.name, c.name"
+        ).fetchall()
+        return [self._collection(*row) for row in found]
+
+    def _collection(
+        self, id: str, name: str, dimension: int | None, config: Any, schema: Any, database: str, tenant: str
+    ) -> Collection:
+        segments = dict(self._rows("SELECT scope, id FROM segments WHERE collection = ?", id).fetchall())
+        if set(segments) < {"VECTOR", "METADATA"}:
+            raise TornCopy(f"the collection {name} has no segments")
+        metadata = {
+            key: _value(*values)
+            for key, *values in self._rows(
+                "SELECT key, str_value, int_value, float_value, bool_value FROM collection_metadata"
+                " WHERE collection_id = ?",
+                id,
+            )
+        }
+        return Collection(
+            tenant, database, id, name, dimension, metadata, _configuration(config, schema), segments["METADATA"],
+            segments["VECTOR"],
+        )  # fmt: skip
+
+    # --- records -------------------------------------------------------------------------------------------
+
+    def records(self, collection: Collection) -> Iterator[tuple[str, Record]]:
+        """Every record as a reader of the directory will find it: the tables, then what still waits in the queue."""
+        waiting = self._waiting(collection, self._reached(collection.metadata_segment))
+        changes: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        for operation, id, _, metadata in waiting:
+            changes.setdefault(id, []).append((operation, metadata))
+        for id, stored in self._stored(collection.metadata_segment):
+            record = _changed(stored, changes.pop(id, []))
+            if record is not None:
+                yield id, record
+        for id, operations in changes.items():
+            record = _changed(None, operations)
+            if record is not None:
+                yield id, record
+
+    def _stored(self, segment: str) -> Iterator[tuple[str, Record]]:
+        values = iter(
+            self._rows(
+                "SELECT m.id, m.key, m.string_value, m.int_value, m.float_value, m.bool_value"
+                " FROM embeddings e JOIN embedding_metadata m ON m.id = e.id WHERE e.segment_id = ? ORDER BY e.id",
+                segment,
+            )
+        )
+        lists = self._lists(segment)
+        value = next(values, None)
+        numbers = self._rows("SELECT id, embedding_id FROM embeddings WHERE segment_id = ? ORDER BY id", segment)
+        for number, id in numbers:
+            found: dict[str, Any] = {}
+            while value is not None and value[0] == number:
+                found[value[1]] = _value(*value[2:])
+                value = next(values, None)
+            found.update(lists.get(number, {}))
+            yield id, _record(found)
+
+    def _lists(self, segment: str) -> dict[int, dict[str, list[Any]]]:
+        """Metadata that is a list of values, by the record's number; a newer table that old directories lack."""
+        found: dict[int, dict[str, list[Any]]] = {}
+        if "embedding_metadata_array" in self._tables:
+            for number, key, *values in self._rows(
+                "SELECT m.id, m.key, m.string_value, m.int_value, m.float_value, m.bool_value"
+                " FROM embedding_metadata_array m JOIN embeddings e ON e.id = m.id WHERE e.segment_id = ?"
+                " ORDER BY m.rowid",
+                segment,
+            ):
+                found.setdefault(number, {}).setdefault(key, []).append(_value(*values))
+        return found
+
+    def _waiting(self, collection: Collection, reached: int) -> Iterator[tuple[int, str, bytes | None, dict[str, Any]]]:
+        """Operation, id, vector and metadata of what the queue holds beyond `reached`, in order."""
+        for operation, id, vector, encoding, metadata in self._rows(
+            "SELECT operation, id, vector, encoding, metadata FROM embeddings_queue"
+            " WHERE topic LIKE ? ESCAPE '!' AND seq_id > ? ORDER BY seq_id",
+            "%/" + collection.id,
+            reached,
+        ):
+            if vector is not None and encoding not in (None, "FLOAT32"):
+                raise TornCopy(f"a vector of {collection.name} is encoded as {encoding}, which is not known")
+            yield operation, id, vector, json.loads(metadata) if metadata else {}
+
+    def _reached(self, segment: str) -> int:
+        """The number of the last write that the segment holds."""
+        row = self._rows("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", segment).fetchone()
+        if row is None:
+            return 0
+        # Old versions kept it as big-endian bytes.
+        return int.from_bytes(row[0], "big") if isinstance(row[0], bytes) else int(row[0])
+
+    # --- vectors -------------------------------------------------------------------------------------------
+
+    def vectors(self, collection: Collection) -> Vectors:
+        """Raises TornCopy where index files are cut, inconsistent or of different ages."""
+        folder = self.folder / collection.vector_segment
+        reached = self._reached(collection.vector_segment)
+        index = Index(folder, collection) if (folder / "index_metadata.pickle").exists() else None
+        if index is None and reached:
+            raise TornCopy(f"the index files of the collection {collection.name} are missing")
+        if index is not None and index.legacy_reached is not None:
+            reached = max(reached, index.legacy_reached)
+        return Vectors(index, self._waiting(collection, reached))
+
+    def index_folders(self) -> list[str]:
+        return [n for (n,) in self._rows("SELECT id FROM segments WHERE scope = 'VECTOR' ORDER BY id")]
+
+
+def _value(text: Any, whole: Any, real: Any, flag: Any) -> Any:
+    if text is not None:
+        return text
+    if whole is not None:
+        return whole
+    return real if real is not None else None if flag is None else bool(flag)
+
+
+def _record(found: dict[str, Any]) -> Record:
+    return Record(found.pop(DOCUMENT, None), found.pop(URI, None), {k: v for k, v in found.items() if v is not None})
+
+
+def _changed(record: Record | None, operations: list[tuple[int, dict[str, Any]]]) -> Record | None:
+    """What a record becomes by what waits for it, by Chroma's rules: adding what is there changes nothing, an update
+    merges, and what is null goes."""
+    for operation, metadata in operations:
+        if operation == DELETE:
+            record = None
+        elif record is None:
+            record = None if operation == UPDATE else _record({k: v for k, v in metadata.items() if v is not None})
+        elif operation != ADD:
+            everything = {DOCUMENT: record.document, URI: record.uri, **record.metadata, **metadata}
+            record = _record({k: v for k, v in everything.items() if v is not None})
+    return record
+
+
+def _configuration(config: str | None, schema: str | None) -> dict[str, Any]:
+    """Distance, index parameters and embedding function, wherever this version of Chroma keeps them."""
+    if schema:
+        index = json.loads(schema)["keys"]["#embedding"]["float_list"]["vector_index"]["config"]
+    else:
+        loaded = json.loads(config or "{}")
+        hnsw = loaded.get("hnsw") or loaded.get("hnsw_configuration") or {}
+        index = {"space": hnsw.get("space"), "hnsw": hnsw, "embedding_function": loaded.get("embedding_function")}
+    hnsw = index.get("hnsw") or {}
+    return {
+        "space": index.get("space"),
+        "hnsw": {k: hnsw[k] for k in ("ef_construction", "ef_search", "max_neighbors") if k in hnsw},
+        "embedding_function": index.get("embedding_function"),
+    }
+
+
+class Vectors:
+    """Vectors by id: the index files, and over them what waits in the queue."""
+
+    def __init__(self, index: Index | None, waiting: Iterator[tuple[int, str, bytes | None, dict[str, Any]]]) -> None:
+        import numpy as np
+
+        self._index = index
+        # None: deleted.
+        self._over: dict[str, np.ndarray | None] = {}
+        for operation, id, vector, _ in waiting:
+            if operation == DELETE:
+                self._over[id] = None
+            elif vector is not None and not (operation == ADD and id in self) and (operation != UPDATE or id in self):
+                self._over[id] = np.frombuffer(vector, "<f4")
+
+    def __contains__(self, id: str) -> bool:
+        if id in self._over:
+            return self._over[id] is not None
+        return self._index is not None and id in self._index.labels
+
+    def __len__(self) -> int:
+        gone = sum(1 for id, v in self._over.items() if v is None and self._index and id in self._index.labels)
+        new = sum(1 for id, v in self._over.items() if v is not None and not (self._index and id in self._index.labels))
+        return (len(self._index.labels) if self._index else 0) - gone + new
+
+    def of(self, id: str) -> np.ndarray:
+        """The vector as it was given to Chroma. Raises KeyError."""
+        over = self._over.get(id)
+        if over is not None:
+            return over
+        if id in self._over or self._index is None:
+            raise KeyError(id)
+        return self._index.vector(id)
+
+
+class Index:
+    """The five files of one vector index (Chroma's build of hnswlib, persistence version 1), checked as a whole."""
+
+    def __init__(self, folder: Path, collection: Collection) -> None:
+        self._what = f"the index of the collection {collection.name}"
+        self._cosine = collection.space == "cosine"
+        try:
+            header = _HEADER.unpack((folder / "header.bin").read_bytes())
+            names = _load_pickle(folder / "index_metadata.pickle")
+            self._read(folder, header, names)
+        except FileNotFoundError as error:
+            raise TornCopy(f"{self._what} has no file {Path(str(error.filename)).name}") from None
+        except _DAMAGE as error:
+            raise TornCopy(f"{self._what} is cut or damaged ({type(error).__name__})") from None
+        if collection.dimension is not None and self.dimension != collection.dimension:
+            raise TornCopy(f"{self._what} has {self.dimension} dimensions, the collection {collection.dimension}")
+
+    def _read(self, folder: Path, header: tuple[Any, ...], names: dict[str, Any]) -> None:
+        import numpy as np
+
+        version, offset, capacity, count, stride, label_at, data_at, level, entry, m, m0, *_ = header
+        data_bytes = label_at - data_at
+        whole = version == 1 and offset == 0 and count <= capacity and label_at + 8 == stride and data_at == 4 + 4 * m0
+        if not whole or data_bytes <= 0 or data_bytes % 4 or (count and (entry >= count or level < 0)):
+            raise TornCopy(f"{self._what} has a header that can't be")
+        self.dimension = data_bytes // 4
+        self.labels: dict[str, int] = names["id_to_label"]
+        self.legacy_reached: int | None = names.get("max_seq_id")
+        shape = (count, stride)
+        if (folder / "data_level0.bin").stat().st_size < count * stride:
+            raise TornCopy(f"{self._what} is cut: data_level0.bin is shorter than its header says")
+        self._rows = np.memmap(folder / "data_level0.bin", "u1", "r", shape=shape) if count else np.empty(shape, "u1")
+        self._data, self._label_at = slice(data_at, label_at), label_at
+        self._lengths = self._read_lengths(folder, count)
+        self._place_labels(count, m0)
+        self._check_upper_links((folder / "link_lists.bin").read_bytes(), count, m, max(level, 0))
+
+    def _read_lengths(self, folder: Path, count: int) -> Any:
+        """The lengths that vectors had before they were normalized, for the cosine distance; noise for others."""
+        import numpy as np
+
+        lengths = np.fromfile(folder / "length.bin", "<f4")
+        if len(lengths) < count:
+            raise TornCopy(f"{self._what} is cut: length.bin is shorter than its header says")
+        return lengths
+
+    def _place_labels(self, count: int, m0: int) -> None:
+        import numpy as np
+
+        step = max(1, (16 << 20) // max(1, self._rows.shape[1] if count else 1))
+        labels = np.empty(count, "<u8")
+        deleted = np.empty(count, bool)
+        for start in range(0, count, step):
+            part = np.asarray(self._rows[start : start + step])
+            words = part[:, : 4 + 4 * m0].copy().view("<u4")
+            degree = words[:, 0] & _DEGREE
+            linked = np.arange(m0) < degree[:, None]
+            if (degree > m0).any() or (words[:, 1:][linked] >= count).any():
+                raise TornCopy(f"{self._what} has links to elements that it doesn't have")
+            deleted[start : start + step] = (words[:, 0] & _DELETED) != 0
+            labels[start : start + step] = part[:, self._label_at : self._label_at + 8].copy().view("<u8")[:, 0]
+            self._check_norms(part)
+        if len(np.unique(labels)) != count:
+            raise TornCopy(f"{self._what} has a label twice")
+        self._order = np.argsort(labels)
+        self._sorted = labels[self._order]
+        wanted = np.fromiter(self.labels.values(), "<u8", len(self.labels))
+        place = np.minimum(np.searchsorted(self._sorted, wanted), max(count - 1, 0))
+        if len(wanted) and (not count or (self._sorted[place] != wanted).any() or deleted[self._order[place]].any()):
+            raise TornCopy(f"{self._what} lacks records that its list of ids names")
+
+    def _check_norms(self, part: Any) -> None:
+        import numpy as np
+
+        if self._cosine:
+            norms = np.linalg.norm(part[:, self._data].copy().view("<f4"), axis=1)
+            if not (np.isclose(norms, 1, atol=1e-3) | (norms < 1e-6)).all():
+                raise TornCopy(f"{self._what} has vectors that were cut while they were written")
+
+    def _check_upper_links(self, links: bytes, count: int, m: int, level: int) -> None:
+        at, size = 0, 4 + 4 * m
+        for _ in range(count):
+            (length,) = struct.unpack_from("<I", links, at)
+            at += 4 + length
+            if length % size or length // size > level or at > len(links):
+                raise TornCopy(f"{self._what} is cut: link_lists.bin doesn't fit its header")
+
+    def vector(self, id: str) -> np.ndarray:
+        """Raises KeyError."""
+        import numpy as np
+
+        row = int(self._order[np.searchsorted(self._sorted, self.labels[id])])
+        vector = np.array(self._rows[row, self._data]).view("<f4")
+        return vector * self._lengths[row] if self._cosine else vector
+
+
+class _Plain(pickle.Unpickler):
+    """Dictionaries, texts and numbers only: a pickle may otherwise run anything."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("chromadb.segment.impl.vector.local_persistent_hnsw", "PersistentData"):
+            return _OldPersistentData
+        raise pickle.UnpicklingError(f"{module}.{name}")
+
+
+class _OldPersistentData:
+    """How Chroma before 1.0 pickled the same names."""
+
+
+def _load_pickle(path: Path) -> dict[str, Any]:
+    with path.open("rb") as stream:
+        loaded = _Plain(stream).load()
+    return dict(loaded if isinstance(loaded, dict) else vars(loaded))
+
+
+# --- what it holds, as it stands in manifests ------------------------------------------------------------------
+
+
+def contents(files: ChromaFiles) -> dict[str, Any]:
+    """Every collection with its counts, configuration and digests. Raises TornCopy."""
+    return {"collections": [_content(files, c) for c in files.collections()]}
+
+
+def _content(files: ChromaFiles, collection: Collection) -> dict[str, Any]:
+    vectors = files.vectors(collection)
+    records, vector_digests = Digest(), Digest()
+    for id, record in files.records(collection):
+        records.add(record_digest(id, record))
+        try:
+            vector_digests.add(vector_digest(id, vectors.of(id)))
+        except KeyError:
+            raise TornCopy(f"a record of the collection {collection.name} has no vector") from None
+    return {
+        "tenant": collection.tenant,
+        "database": collection.database,
+        "name": collection.name,
+        "dimension": collection.dimension,
+        "count": records.count,
+        "metadata": collection.metadata,
+        "configuration": collection.configuration,
+        "records_digest": records.hex,
+        "vectors_digest": vector_digests.hex,
+    }
+
+
+def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """What differs between two contents, in words that name collections and never a record."""
+
+    def by_name(held: dict[str, Any]) -> dict[tuple[str, str, str], dict[str, Any]]:
+        return {(c["tenant"], c["database"], c["name"]): c for c in held["collections"]}
+
+    want, have, said = by_name(expected), by_name(found), []
+    for key in sorted(want.keys() | have.keys()):
+        if key not in have:
+            said.append(f"the collection {key[2]} is missing")
+        elif key not in want:
+            said.append(f"the collection {key[2]} is there and should not be")
+        else:
+            wrong = [k for k in want[key] if want[key][k] != have[key].get(k)]
+            said += [f"{_words(k)} of {key[2]} differs{_counts(k, want[key], have[key])}" for k in wrong]
+    return said
+
+
+def _words(name: str) -> str:
+    names = {"records_digest": "the digest of ids, documents and metadata", "vectors_digest": "the digest of vectors"}
+    return names.get(name, f"the {name}")
+
+
+def _counts(name: str, want: dict[str, Any], have: dict[str, Any]) -> str:
+    return f" ({have[name]} instead of {want[name]})" if name == "count" else ""

@@ -1,0 +1,135 @@
+"""Asks the worker process, and gives it a private folder to work in.
+
+Scratch folders are 0700 under TMPDIR and go when the work ends. What a killed run left is removed by the next one:
+each folder is locked by whoever uses it, and a lock ends with its process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import saju_ops
+from saju_ops import errors
+from saju_ops.backup.chroma_files import TornCopy
+from saju_ops.errors import Busy, OperatorError
+
+PREFIX = "saju_ops_chroma_"
+LOCK = "in_use"
+# Chroma reads its own settings from the environment and from .env; this process gives it all that it needs.
+NOT_HANDED_ON = ("CHROMA_", "DATABASE_URL", "ARCHIVE_PASSWORD", "SLACK_", "AWS_", "SMTP_", "ENCRYPTION_KEY")
+
+
+def ask(task: str, scratch: Path, **request: Any) -> dict[str, Any]:
+    """One task in a process of its own. Raises the OperatorError that it answered, TornCopy where it died."""
+    package = str(Path(saju_ops.__file__).parent.parent)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(NOT_HANDED_ON)}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
+    environment.update(ANONYMIZED_TELEMETRY="False", PYTHONWARNINGS="ignore")
+    # One arena of memory per thread of Chroma's would be kept for each.
+    environment.setdefault("MALLOC_ARENA_MAX", "2")
+    line = (json.dumps({"task": task, **request}) + "\n").encode()
+    # The pipe's writing end stays open until the answer is there: the worker ends when it closes.
+    requests, to_worker = os.pipe()
+    try:
+        with tempfile.TemporaryFile(dir=scratch) as complaints, tempfile.TemporaryFile(dir=scratch) as told:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "saju_ops.backup.chroma_worker"],
+                stdin=requests, stdout=told, stderr=complaints, cwd=scratch, env=environment,
+            )  # fmt: skip
+            try:
+                os.close(requests)
+                requests = -1
+                with suppress(BrokenPipeError):
+                    _send(to_worker, line)
+                worker.wait()
+            finally:
+                worker.kill()
+                worker.wait()
+            told.seek(0)
+            return _answer(task, told.read(), worker.returncode)
+    finally:
+        for end in (requests, to_worker):
+            if end >= 0:
+                os.close(end)
+
+
+def _send(to: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(to, data) :]
+
+
+def _answer(task: str, told: bytes, status: int) -> dict[str, Any]:
+    try:
+        answer = json.loads(told)
+    except ValueError:
+        how = signal.Signals(-status).name if status < 0 else f"status {status}"
+        raise TornCopy(f"the process that opened it by Chroma ended with {how}") from None
+    if "refused" in answer:
+        name = answer["refused"]
+        kind: type[OperatorError] = TornCopy if name == "TornCopy" else getattr(errors, name, OperatorError)
+        raise kind(answer["text"])
+    if "failed" in answer:
+        why = answer["text"] or "no more is known"
+        if answer["failed"] == "OSError" or task in ("fetch", "push", "usage"):
+            raise OperatorError(f"Chroma's {task} broke off ({answer['failed']}: {why}).")
+        raise TornCopy(f"Chroma can't read it ({answer['failed']}: {why})")
+    return dict(answer)
+
+
+@contextmanager
+def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
+    """A private folder, removed at the end; first of all, those that killed runs left."""
+    root = parent or Path(tempfile.gettempdir())
+    for left in root.glob(f"{PREFIX}*"):
+        _remove_if_unused(left)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove_if_unused(folder: Path) -> None:
+    """Only our own user's, and only when nobody holds its lock. One without a lock file is just being made."""
+    with suppress(OSError):
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            return
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def one_at_a_time(what: str) -> Iterator[None]:
+    """A lock on this machine, by name; it ends with the process. Raises Busy."""
+    name = hashlib.sha256(what.encode()).hexdigest()[:24]
+    path = Path(tempfile.gettempdir()) / f"saju_ops_{os.getuid()}_{name}.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"Another run works on {what}. Nothing was done; launch again when it has ended.") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+

@@ -1,0 +1,110 @@
+"""The process in which Chroma's own code runs, and in which a live directory is copied.
+
+    python -m saju_ops.backup.chroma_worker
+
+One request as JSON on standard input, one answer as JSON on standard output. Chroma's Rust code may crash on a torn
+index or a damaged file: then this process dies, and not the run. It ends at once when its parent does, by the end of
+standard input. Nothing secret is ever handed to it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from saju_ops.errors import OperatorError
+
+Task = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def copy(request: dict[str, Any]) -> dict[str, Any]:
+    """A live directory into a new folder, and what the copy holds, read without Chroma."""
+    from dataclasses import asdict
+
+    from saju_ops.backup.chroma_copy import copy_live
+    from saju_ops.backup.chroma_files import ChromaFiles, contents
+
+    copied = copy_live(Path(request["source"]), Path(request["target"]))
+    with ChromaFiles(Path(request["target"])) as files:
+        return {"contents": contents(files), **asdict(copied)}
+
+
+def read(request: dict[str, Any]) -> dict[str, Any]:
+    """What a folder holds, read without Chroma. Nothing in it changes."""
+    from saju_ops.backup.chroma_files import ChromaFiles, contents
+
+    with ChromaFiles(Path(request["folder"])) as files:
+        return {"contents": contents(files)}
+
+
+def check(request: dict[str, Any]) -> dict[str, Any]:
+    from saju_ops.backup.chroma_check import check_folder
+
+    return check_folder(Path(request["folder"]), request.get("expected"))
+
+
+def fetch(request: dict[str, Any]) -> dict[str, Any]:
+    from saju_ops.backup.chroma_server import fetch_server
+
+    return fetch_server(request["host"], request["port"], Path(request["target"]))
+
+
+def push(request: dict[str, Any]) -> dict[str, Any]:
+    from saju_ops.backup.chroma_server import push_server
+
+    return push_server(
+        request["host"], request["port"], Path(request["folder"]), replace=request["replace"], stamp=request["stamp"],
+        dry_run=request["dry_run"],
+    )  # fmt: skip
+
+
+def usage(request: dict[str, Any]) -> dict[str, Any]:
+    from saju_ops.backup.chroma_server import server_usage
+
+    return server_usage(request["host"], request["port"])
+
+
+TASKS: dict[str, Task] = {t.__name__: t for t in (copy, read, check, fetch, push, usage)}
+
+
+def main() -> None:
+    # Whatever a library prints must not become part of the answer.
+    answer_to = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    os.umask(0o077)
+    request = json.loads(sys.stdin.readline())
+    threading.Thread(target=_die_with_the_parent, daemon=True).start()
+    try:
+        answer = TASKS[request["task"]](request)
+    except OperatorError as error:
+        answer = {"refused": type(error).__name__, "text": str(error)}
+    except Exception as error:
+        answer = {"failed": type(error).__name__, "text": _safe(error)}
+    json.dump(answer, answer_to, ensure_ascii=False)
+    answer_to.flush()
+    # Without the interpreter's teardown: Chroma's threads may still be at work on a folder that is thrown away.
+    os._exit(0)
+
+
+def _die_with_the_parent() -> None:
+    while sys.stdin.readline():
+        pass
+    os._exit(3)
+
+
+def _safe(error: Exception) -> str:
+    """What Chroma said about a folder or a server; its words about values may quote a document, so they go."""
+    module = type(error).__module__
+    if module.startswith(("chromadb", "httpx", "sqlite3")) or isinstance(error, OSError):
+        text = str(error).splitlines()[0] if str(error) else ""
+        return text[: min((text.find(q) for q in "'\"[{" if q in text), default=200)][:200].strip()
+    return ""
+
+
+if __name__ == "__main__":
+    main()
