@@ -12,6 +12,7 @@ import re
 from datetime import UTC, date, datetime
 from functools import cached_property
 from typing import Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 import sqlalchemy as sa
@@ -32,6 +33,10 @@ _BOUNDS = {
     "backup_retention_days": (0, 36500),
     "keep_minimum": (1, 1000),
     "archive_retention_years": (1, 100),
+    "smtp_port": (1, 65535),
+    "slack_attach_max_mb": (1, 1000),
+    "alert_reminder_hours": (1, 720),
+    "alert_run_hours": (1, 720),
 }
 
 
@@ -144,6 +149,59 @@ class Settings(BaseSettings):
     )
     slack_bot_token: SecretStr | None = _allowed("a bot token", default=None, alias="SLACK_BOT_TOKEN")
     slack_channel: str = _allowed("a channel's name or id", default="ai-reports", alias="SLACK_CHANNEL")
+    slack_api_url: str = _allowed(
+        "an http(s) address, such as https://slack.com/api/", default="https://slack.com/api/", alias="SLACK_API_URL"
+    )
+    slack_attach: Literal["off", "encrypted", "always"] = _allowed(
+        "off, encrypted (only archives that are password-protected) or always",
+        default="encrypted",
+        alias="SLACK_ATTACH",
+    )
+    slack_attach_max_mb: int = _allowed(
+        "a whole number of megabytes from 1 to 1000; of a larger file the path is told instead",
+        default=20,
+        alias="SLACK_ATTACH_MAX_MB",
+    )
+    smtp_host: str | None = _allowed(
+        "a mail server's name; empty means no e-mail", default=None, alias="SMTP_HOST"
+    )
+    smtp_port: int = _allowed("a port from 1 to 65535", default=587, alias="SMTP_PORT")
+    smtp_security: Literal["auto", "starttls", "tls", "none"] = _allowed(
+        "auto (tls on port 465, starttls on every other), starttls, tls, or none, which sends in the clear",
+        default="auto",
+        alias="SMTP_SECURITY",
+    )
+    smtp_user: str | None = _allowed(
+        "the mail server's user; empty means no login", default=None, alias="SMTP_USER"
+    )
+    smtp_password: SecretStr | None = _allowed("the mail server's password", default=None, alias="SMTP_PASSWORD")
+    alert_email_from: str | None = _allowed(
+        "an e-mail address, such as ops@example.com; needed where SMTP_HOST is set",
+        default=None,
+        alias="ALERT_EMAIL_FROM",
+    )
+    alert_email_to: str | None = _allowed(
+        "e-mail addresses, separated by commas; needed where SMTP_HOST is set", default=None, alias="ALERT_EMAIL_TO"
+    )
+    alert_reminder_hours: int = _allowed(
+        "a whole number of hours from 1 to 720 after which a problem that lasts is told again",
+        default=24,
+        alias="ALERT_REMINDER_HOURS",
+    )
+    alert_run_hours: int = _allowed(
+        "a whole number of hours from 1 to 720 after which a run that hasn't ended counts as hanging",
+        default=12,
+        alias="ALERT_RUN_HOURS",
+    )
+    weekly_digest_cron: str = _allowed(
+        "a cron line of five fields, such as '0 10 * * 1'", default="0 10 * * 1", alias="WEEKLY_DIGEST_CRON"
+    )
+    dagster_ui_url: str | None = _allowed(
+        "the http(s) address under which operators see the Dagster UI, for the links in alerts; empty means"
+        " DAGSTER_WEBSERVER_URL",
+        default=None,
+        alias="DAGSTER_UI_URL",
+    )
     cleanup_trigger_token: SecretStr | None = _allowed(
         "at least 32 visible ASCII characters without blanks, such as `openssl rand -hex 32` prints",
         default=None,
@@ -242,7 +300,8 @@ class Settings(BaseSettings):
 
     @field_validator(
         "chroma_port", "backup_retention_days", "backup_keep_daily", "backup_keep_weekly", "backup_keep_monthly",
-        "keep_minimum", "archive_retention_years",
+        "keep_minimum", "archive_retention_years", "smtp_port", "slack_attach_max_mb", "alert_reminder_hours",
+        "alert_run_hours",
     )  # fmt: skip
     @classmethod
     def _bounds(cls, value: int | None, info: Any) -> int | None:
@@ -258,7 +317,7 @@ class Settings(BaseSettings):
             raise ValueError("out of range")
         return value
 
-    @field_validator("log_cleanup_cron")
+    @field_validator("log_cleanup_cron", "weekly_digest_cron")
     @classmethod
     def _cron(cls, value: str) -> str:
         from cronsim import CronSim, CronSimError
@@ -332,6 +391,29 @@ class Settings(BaseSettings):
             raise ValueError("not a port")
         return value.rstrip("/")
 
+    @field_validator("slack_api_url", "dagster_ui_url")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("not an http(s) address")
+        if parts.username or parts.password:
+            raise ValueError("an address here can't hold a login")
+        return value
+
+    @field_validator("alert_email_from", "alert_email_to")
+    @classmethod
+    def _email(cls, value: str | None) -> str | None:
+        from email.utils import parseaddr
+
+        for each in (value or "").split(","):
+            user, at, domain = parseaddr(each)[1].rpartition("@")
+            if value is not None and not (user and at and domain and each.isascii() and "\n" not in each):
+                raise ValueError("not an e-mail address")
+        return value
+
     @cached_property
     def database_url(self) -> sa.URL:
         return parse_database_url(self.database_url_secret.get_secret_value())
@@ -354,6 +436,14 @@ class Settings(BaseSettings):
     @cached_property
     def trigger_jobs(self) -> tuple[str, ...]:
         return tuple(filter(None, (name.strip() for name in self.trigger_jobs_list.split(","))))
+
+    @property
+    def ui_url(self) -> str:
+        return (self.dagster_ui_url or self.dagster_webserver_url).rstrip("/")
+
+    @cached_property
+    def email_recipients(self) -> tuple[str, ...]:
+        return tuple(each.strip() for each in (self.alert_email_to or "").split(","))
 
     @cached_property
     def timezone(self) -> ZoneInfo:
