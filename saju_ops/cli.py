@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from sqlalchemy.exc import DBAPIError
 
+from saju_ops.cli_stale import reconcile_stale_jobs
+from saju_ops.cli_trigger import serve_trigger
 from saju_ops.database import error_text
 from saju_ops.errors import OperatorError
 from saju_ops.settings import Settings, SettingsError, load_settings
@@ -136,6 +138,10 @@ def _day(text: str, option: str, settings: Settings) -> Day:
         return parse_day(text, settings.timezone)
     except ValueError:
         raise OperatorError(f"{option} is {text!r}; it may be a date as YYYY-MM-DD.") from None
+
+
+main.add_command(serve_trigger)
+main.add_command(reconcile_stale_jobs)
 
 
 if __name__ == "__main__":

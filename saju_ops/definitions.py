@@ -8,6 +8,7 @@ from datetime import timedelta
 import dagster as dg
 
 from saju_ops.assets import conversation_logs
+from saju_ops.jobs import stale_jobs
 from saju_ops.jobs.conversation_logs import (
     archive_job,
     purge_conversation_logs_job,
@@ -32,8 +33,13 @@ def _policies(settings: Settings) -> dict[dg.AssetKey, dict[str, object]]:
     """Group, kinds and freshness of every asset, so that none can be forgotten."""
     engine = settings.database_url.get_backend_name()
     kind = {"postgresql": "postgres"}.get(engine, engine)
+    analysis = settings.analysis_database_url.get_backend_name()
     return {
         conversation_logs.LOGS: {"group_name": "chatbot", "kinds": {kind, "table"}},
+        stale_jobs.ANALYSIS_JOBS: {
+            "group_name": "speech_analysis",
+            "kinds": {{"postgresql": "postgres"}.get(analysis, analysis), "table"},
+        },
         conversation_logs.ARCHIVE: {
             "group_name": "archives",
             "kinds": {"csv", kind},
@@ -54,11 +60,20 @@ def defs() -> dg.Definitions:
     return dg.Definitions(
         assets=dg.map_asset_specs(
             with_policies,
-            [conversation_logs.source_asset(settings), conversation_logs.archive_asset(settings)],
+            [
+                conversation_logs.source_asset(settings),
+                conversation_logs.archive_asset(settings),
+                stale_jobs.source_asset(settings),
+            ],
         ),
-        asset_checks=conversation_logs.checks(settings),
-        jobs=[archive, purge_conversation_logs_job, restore_conversation_logs_job],
-        schedules=[cleanup_schedule(settings, archive)],
+        asset_checks=[*conversation_logs.checks(settings), *stale_jobs.checks()],
+        jobs=[
+            archive,
+            purge_conversation_logs_job,
+            restore_conversation_logs_job,
+            stale_jobs.reconcile_stale_jobs_job,
+        ],
+        schedules=[cleanup_schedule(settings, archive), stale_jobs.stale_jobs_schedule(settings)],
         sensors=[purge_after_archive(archive.name, purge_conversation_logs_job)],
         resources={"log_database": LogDatabase(), "backup_storage": BackupStorage()},
         # One process per run: the work is one step, and a process per step would import everything again.

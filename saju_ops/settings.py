@@ -147,6 +147,19 @@ class Settings(BaseSettings):
         default=None,
         alias="ARCHIVE_RETENTION_YEARS",
     )
+    stale_job_hours: int = _allowed(
+        "a whole number of hours from 1 to 87600 without a move, after which an analysis job is stale",
+        default=24,
+        alias="STALE_JOB_HOURS",
+    )
+    stale_job_empty_status: str = _allowed(
+        "the status, at most 64 visible characters, of a stale analysis job without results: not pending or processing",
+        default="failed",
+        alias="STALE_JOB_EMPTY_STATUS",
+    )
+    stale_job_cron: str = _allowed(
+        "a cron line of five fields, such as '0 2 * * 0'", default="0 2 * * 0", alias="STALE_JOB_CRON"
+    )
     slack_bot_token: SecretStr | None = _allowed("a bot token", default=None, alias="SLACK_BOT_TOKEN")
     slack_channel: str = _allowed("a channel's name or id", default="ai-reports", alias="SLACK_CHANNEL")
     slack_api_url: str = _allowed(
@@ -291,6 +304,21 @@ class Settings(BaseSettings):
             raise ValueError("out of range")
         return value
 
+    @field_validator("stale_job_hours")
+    @classmethod
+    def _stale_hours(cls, value: int) -> int:
+        if not 1 <= value <= 87_600:
+            raise ValueError("out of range")
+        return value
+
+    @field_validator("stale_job_empty_status")
+    @classmethod
+    def _empty_status(cls, value: str) -> str:
+        value = value.strip()
+        if value.casefold() in ("pending", "processing") or len(value) > 64 or not value.isprintable():
+            raise ValueError("such a job would stay stale, or no column holds that")
+        return value
+
     @field_validator("chroma_host")
     @classmethod
     def _host(cls, value: str | None) -> str | None:
@@ -317,7 +345,7 @@ class Settings(BaseSettings):
             raise ValueError("out of range")
         return value
 
-    @field_validator("log_cleanup_cron", "weekly_digest_cron")
+    @field_validator("log_cleanup_cron", "weekly_digest_cron", "stale_job_cron")
     @classmethod
     def _cron(cls, value: str) -> str:
         from cronsim import CronSim, CronSimError

@@ -21,12 +21,12 @@ from saju_ops_tests.engines import Engine, MariaDB, MySQL, PostgreSQL
 
 SETTINGS = {
     *("DATABASE_URL", "JOBS_DATABASE_URL", "ANALYSIS_DATABASE_URL", "DATABASE_TIMEZONE", "TIMEZONE", "TZ"),
-    *("CONVERSATION_LOG_TABLE", "LOG_RETENTION_DAYS", "LOG_CLEANUP_CRON", "WEEKLY_DIGEST_CRON", "STALE_JOB_HOURS"),
+    *("CONVERSATION_LOG_TABLE", "LOG_RETENTION_DAYS", "LOG_CLEANUP_CRON", "WEEKLY_DIGEST_CRON"),
     *("ENCRYPTION_KEY", "REDIS_URL", "REPLICA_URLS", "CLEANUP_TRIGGER_TOKEN", "S3_ENDPOINT_URL"),
     *("PORT", "KEEP_MINIMUM"),
 }
 # TZ is none of them, and the machine's time zone must not decide a test either.
-PREFIXES = ("ARCHIVE_", "BACKUP_", "CHROMA_", "SLACK_", "SMTP_", "ALERT_", "AWS_", "DAGSTER_", "TRIGGER_")
+PREFIXES = ("ARCHIVE_", "BACKUP_", "CHROMA_", "SLACK_", "SMTP_", "ALERT_", "AWS_", "DAGSTER_", "TRIGGER_", "STALE_JOB_")
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,185 @@
+"""`saju-ops reconcile-stale-jobs`: what the job does, for the night when Dagster is down, and for scripts.
+
+Exit status: 0 nothing to do, or done; 2 something to do (with --check); 1 refused, failed or wrong usage.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from saju_ops.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from saju_ops.queue.stale import StaleResult
+    from saju_ops.queue.stale_audit import StaleJob
+
+SOMETHING_TO_DO = 2
+
+
+class _WrongUsage(click.UsageError):
+    """click ends wrong usage with 2, which for this command means that there is something to do."""
+
+    exit_code = 1
+
+
+class _Command(click.Command):
+    def make_context(self, *arguments: Any, **more: Any) -> click.Context:
+        try:
+            return super().make_context(*arguments, **more)
+        except click.UsageError as error:
+            raise _WrongUsage(error.format_message(), error.ctx) from error
+
+
+def _one_mode(check: bool, apply: bool, stats: bool, undo: str | None) -> Literal["check", "apply", "stats", "undo"]:
+    given = [check, apply, stats, undo is not None]
+    if sum(given) > 1:
+        raise _WrongUsage("--check, --apply, --stats and --undo exclude each other.")
+    return "apply" if apply else "stats" if stats else "undo" if undo is not None else "check"
+
+
+@click.command("reconcile-stale-jobs", cls=_Command)
+@click.option("--check", is_flag=True, help="List what would be settled; changes nothing (the default).")
+@click.option("--apply", is_flag=True, help="Settle them: set their status.")
+@click.option("--stats", is_flag=True, help="Only the numbers; changes nothing.")
+@click.option("--undo", metavar="RUN_ID", default=None, help="Put back what a run changed, where it still stands.")
+@click.option("--hours", type=int, default=None, help="Hours without a move, 1 to 87600. Default: STALE_JOB_HOURS.")
+@click.option("--dry-run", is_flag=True, help="With --apply or --undo: only say what would be done.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for scripts.")
+def reconcile_stale_jobs(
+    check: bool, apply: bool, stats: bool, undo: str | None, hours: int | None, dry_run: bool, as_json: bool
+) -> None:
+    """Settles analysis jobs that a crash left in pending or processing.
+
+    Exit status: 0 nothing to do, or done; 2 something to do (with --check); 1 refused or failed.
+    """
+    mode = _one_mode(check, apply, stats, undo)
+    settings = load_settings()
+    if mode == "undo":
+        _undo(undo or "", settings, dry_run, as_json)
+        return
+    result = _reconcile(mode, settings, hours, dry_run)
+    if as_json:
+        for piece in as_pieces(result):
+            click.echo(piece, nl=False)
+    else:
+        from saju_ops.alerts.reports_stale import console_lines
+
+        for line in console_lines(result, settings.timezone):
+            click.echo(line)
+    if mode == "check" and result.stale:
+        sys.exit(SOMETHING_TO_DO)
+
+
+def _new_run_id(now: datetime) -> str:
+    import secrets
+
+    return f"{now:%Y%m%d_%H%M%S}_{secrets.token_hex(3)}"
+
+
+def _reconcile(
+    mode: Literal["check", "apply", "stats"], settings: Settings, hours: int | None, dry_run: bool
+) -> StaleResult:
+    from saju_ops.queue.stale import StalePlan, reconcile
+    from saju_ops.storage import open_storage
+
+    now = datetime.now(UTC)
+    plan = StalePlan(
+        mode=mode,
+        hours=settings.stale_job_hours if hours is None else hours,
+        dry_run=dry_run or mode != "apply",
+        empty_status=settings.stale_job_empty_status,
+        run_id=_new_run_id(now),
+    )
+    return reconcile(
+        settings.analysis_database_url,
+        open_storage(settings.backup_uri) if plan.changes else None,
+        plan,
+        now=now,
+        zone_of_database=settings.database_timezone,
+        zone=settings.timezone,
+    )
+
+
+def _undo(run_id: str, settings: Settings, dry_run: bool, as_json: bool) -> None:
+    from saju_ops.alerts.reports_stale import undo_lines
+    from saju_ops.queue.stale_undo import undo
+    from saju_ops.storage import open_storage
+
+    now = datetime.now(UTC)
+    result = undo(
+        settings.analysis_database_url,
+        open_storage(settings.backup_uri),
+        run_id,
+        undo_run_id=_new_run_id(now),
+        dry_run=dry_run,
+        now=now,
+        zone_of_database=settings.database_timezone,
+    )
+    if as_json:
+        click.echo(json.dumps({**asdict(result), "at": result.at.isoformat()}, ensure_ascii=False))
+        return
+    for line in undo_lines(result):
+        click.echo(line)
+
+
+# --- JSON ---------------------------------------------------------------------------------------------------
+
+
+def as_pieces(result: StaleResult) -> Iterator[str]:
+    """The result as one JSON object, piece by piece: the jobs come last and are never all in memory."""
+    head = {
+        "mode": result.mode,
+        "dry_run": result.dry_run,
+        "hours": result.hours,
+        "at": result.at.isoformat(),
+        "database": result.database,
+        "statuses": result.statuses,
+        "total": result.total,
+        "older_than_7_days": result.older_than_7_days,
+        "to_settle": result.stale,
+        "to_complete": result.to_complete,
+        "to_complete_partly": result.to_complete_partly,
+        "to_empty": result.to_empty,
+        "empty_status": result.empty_status,
+        "judged_by": result.evidence,
+        "hindrances": result.hindrances,
+        "settled": result.settled,
+        "settled_completed": result.settled_completed,
+        "settled_partly": result.settled_partly,
+        "settled_empty": result.settled_empty,
+        "left_moved": result.left_moved,
+        "stopped": result.stopped,
+        "run_id": result.run_id if result.audit_files else None,
+        "audit_files": result.audit_files,
+        "not_judged": result.odd_count,
+        "not_judged_jobs": [asdict(odd) for odd in result.odd],
+        "seconds": round(result.seconds, 3),
+    }
+    yield json.dumps(head, ensure_ascii=False)[:-1] + ', "jobs": ['
+    if result.mode != "stats":
+        for number, job in enumerate(result.jobs):
+            yield (",\n" if number else "\n") + json.dumps(_job(job, result.at), ensure_ascii=False)
+    yield "]}\n"
+
+
+def _job(job: StaleJob, now: datetime) -> dict[str, Any]:
+    created = datetime.fromisoformat(job.created)
+    return {
+        "job_id": job.key if isinstance(job.key, int) else job.job_id,
+        "status": job.status,
+        "becomes": job.becomes,
+        "partly_done": job.partly_done,
+        "folder": job.folder,
+        "created_at": job.created,
+        "age_seconds": int((now - created).total_seconds()),
+        "last_moved_at": job.moved,
+        "files": job.files,
+        "done": job.done,
+    }

@@ -1,0 +1,264 @@
+"""What a run means to change and what it changed, under BACKUP_URI, so that it can be put back.
+
+Per part of up to 10,000 jobs two files, each written once: `reconciled_jobs/2026/10/<run id>.part0001.json` before
+the first change of the part (what is meant to become what, in which transaction), and
+`<run id>.part0001.outcome.json` after the last (what each transaction really changed). A run that was killed
+leaves a part without an outcome; each of its transactions was done whole or not at all, which the rows
+themselves then tell. `<run id>.undone.json` says that a run was put back.
+
+The files name jobs by id, with statuses and counts: no folder, no person, no text.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from saju_ops.errors import ProofFailed, Refused
+from saju_ops.storage import AlreadyThere, Storage, StorageError
+
+FOLDER = "reconciled_jobs/"
+FORMAT = 1
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+# Up to so many bytes of jobs are kept in memory, more in a file without a name that ends with the process.
+IN_MEMORY = 8 << 20
+T = TypeVar("T")
+
+
+# --- a job --------------------------------------------------------------------------------------------------
+
+
+def key_to_json(key: Any) -> Any:
+    """A job's id so that it can be read back as what the database needs."""
+    if isinstance(key, str) or (isinstance(key, int) and not isinstance(key, bool)):
+        return key
+    if isinstance(key, UUID):
+        return {"uuid": str(key)}
+    if isinstance(key, Decimal):
+        return {"number": str(key)}
+    if isinstance(key, bytes):
+        return {"hex": key.hex()}
+    raise Refused(f"A job's id is a {type(key).__name__}, which can't be written down. Nothing was touched.")
+
+
+def key_from_json(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((kind, text),) = value.items()
+    readers: dict[str, Callable[[str], Any]] = {"uuid": UUID, "number": Decimal, "hex": bytes.fromhex}
+    return readers[kind](text)
+
+
+def key_shown(value: Any) -> str:
+    """From `key_to_json`'s form."""
+    return str(next(iter(value.values()))) if isinstance(value, dict) else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class StaleJob:
+    """An open job that hasn't moved, and what it becomes."""
+
+    # As key_to_json gives it.
+    key: Any
+    status: str
+    becomes: str
+    folder: str | None
+    # ISO, UTC.
+    created: str
+    moved: str
+    files: int
+    done: int
+
+    @property
+    def job_id(self) -> str:
+        return key_shown(self.key)
+
+    @property
+    def partly_done(self) -> bool:
+        return 0 < self.done < self.files
+
+
+class Spool(Generic[T]):
+    """Things in their order, written and then read as often as one likes; memory stays flat for millions."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 (closed with the object)
+        self._count = 0
+
+    def append(self, thing: T) -> None:
+        pickle.dump(thing, self._file, pickle.HIGHEST_PROTOCOL)
+        self._count += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[T]:
+        self._file.seek(0)
+        for _ in range(self._count):
+            yield pickle.load(self._file)
+
+
+# --- the files ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one transaction changed: `changed` are keys in key_to_json's form."""
+
+    batch: int
+    changed: list[Any]
+
+
+@dataclass(frozen=True)
+class Meant:
+    """A change as it was meant."""
+
+    key: Any
+    batch: int
+    status: str
+    becomes: str
+    files: int
+    done: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a run as the audit has it; `outcome` is None after a kill."""
+
+    name: str
+    run_id: str
+    created_at: str
+    database: str
+    meant: list[Meant]
+    outcome: list[Batch] | None
+
+
+def check_run_id(run_id: str) -> str:
+    if not RUN_ID.fullmatch(run_id):
+        raise Refused(
+            f"The run id is {run_id!r}; it may be 1 to 64 letters, digits, - and _, as the run told it. Nothing was"
+            " touched."
+        )
+    return run_id
+
+
+class Audit:
+    """Writes the files of one run."""
+
+    def __init__(self, storage: Storage, run_id: str, database: str, now: datetime, zone: ZoneInfo, hours: int) -> None:
+        self._storage, self._run_id = storage, check_run_id(run_id)
+        self._stem = f"{FOLDER}{now.astimezone(zone):%Y/%m}/{run_id}"
+        self._about = {
+            "format": FORMAT, "run_id": run_id, "database": database, "table": "analysis_jobs",
+            "created_at": now.isoformat(), "hours": hours,
+        }  # fmt: skip
+        self._part = 0
+        self.files: list[str] = []
+
+    def intent(self, batches: Sequence[Sequence[StaleJob]]) -> None:
+        """Before the first change of a part. Raises where it can't be written; then nothing is changed."""
+        self._part += 1
+        jobs = [
+            asdict(Meant(j.key, number, j.status, j.becomes, j.files, j.done))
+            for number, batch in enumerate(batches)
+            for j in batch
+        ]
+        self._write(f"{self._stem}.part{self._part:04}.json", {**self._about, "jobs": jobs})
+
+    def outcome(self, batches: Sequence[Batch]) -> None:
+        """After the last change of a part."""
+        name = f"{self._stem}.part{self._part:04}.outcome.json"
+        self._write(name, {**self._about, "batches": [asdict(b) for b in batches]})
+
+    def _write(self, name: str, content: Any) -> None:
+        write_json(self._storage, name, content)
+        self.files.append(self._storage.location(name))
+
+
+def write_json(storage: Storage, name: str, content: Any) -> None:
+    try:
+        with storage.create(name) as writer:
+            writer.write((json.dumps(content, ensure_ascii=False) + "\n").encode())
+            writer.commit()
+    except OSError as error:
+        raise StorageError(f"{storage.location(name)} can't be written ({error.strerror or error}).") from error
+
+
+def parts_of(storage: Storage, run_id: str) -> list[Part]:
+    """The parts of a run in their order. Raises Refused for a run that changed nothing or is unknown."""
+    check_run_id(run_id)
+    names = [n for n in storage.names(FOLDER) if n.rpartition("/")[2].startswith(f"{run_id}.")]
+    if any(n.endswith(f"/{run_id}.undone.json") for n in names):
+        raise Refused(f"The run {run_id} was put back already. Nothing was touched.")
+    found = [_part(storage, n, set(names)) for n in sorted(names) if _is_intent(n)]
+    if not found:
+        raise Refused(
+            f"There is no audit file of a run {run_id} under {storage.location(FOLDER)}: it changed no job, or"
+            " BACKUP_URI is another one. Nothing was touched."
+        )
+    return found
+
+
+def keys_of_other_runs(storage: Storage, run_id: str, since: str) -> Iterator[Any]:
+    """The keys (JSON form) that other runs of the time since then meant to change."""
+    month = since[:7].replace("-", "/")
+    for name in storage.names(FOLDER):
+        # A month of slack: folders are named in TIMEZONE, `since` is in UTC.
+        if not _is_intent(name) or name.rpartition("/")[2].startswith(f"{run_id}."):
+            continue
+        if name[len(FOLDER) :][:7] >= _month_before(month):
+            part = _part(storage, name, set())
+            if part.created_at >= since:
+                yield from (m.key for m in part.meant)
+
+
+def mark_undone(storage: Storage, part: Part, content: dict[str, Any]) -> str:
+    name = f"{part.name.rpartition('/')[0]}/{part.run_id}.undone.json"
+    with suppress(AlreadyThere):
+        write_json(storage, name, {"format": FORMAT, "run_id": part.run_id, **content})
+    return storage.location(name)
+
+
+def _month_before(month: str) -> str:
+    year, number = int(month[:4]), int(month[5:7])
+    return f"{year - 1}/12" if number == 1 else f"{year}/{number - 1:02}"
+
+
+def _is_intent(name: str) -> bool:
+    return re.search(r"\.part\d{4,}\.json$", name) is not None
+
+
+def _part(storage: Storage, name: str, names: set[str]) -> Part:
+    raw = _read(storage, name)
+    outcome_name = f"{name.removesuffix('.json')}.outcome.json"
+    outcome = None
+    try:
+        if outcome_name in names:
+            outcome = [Batch(b["batch"], b["changed"]) for b in _read(storage, outcome_name)["batches"]]
+        meant = [Meant(**m) for m in raw["jobs"]]
+        return Part(name, raw["run_id"], raw["created_at"], raw["database"], meant, outcome)
+    except (KeyError, TypeError):
+        raise ProofFailed(f"{name} is not a whole audit file. Nothing was touched.") from None
+
+
+def _read(storage: Storage, name: str) -> Any:
+    with storage.open(name) as stream:
+        data = stream.read()
+    try:
+        raw = json.loads(data)
+        known = raw["format"] == FORMAT
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise ProofFailed(f"{name} is not an audit file that this version can read. Nothing was touched.")
+    return raw
