@@ -1,0 +1,219 @@
+"""Dumps of whole databases: one consistent snapshot, streamed into the storage, proven by a restore, then named.
+
+Promises: a dump has a final name only after it was read back from the storage, restored into a scratch database and
+found equal, table by table, to what the server said of the dump's own snapshot; its manifest is written last. A
+dump that differs leaves nothing. Where no restore can be tried, the dump is kept with `proven: false` and says which
+right or setting is missing. A DDL that ran meanwhile makes the dump be taken again. Memory is constant.
+
+Refuses: to change anything in the database that it dumps. The only databases it writes to are its own scratch ones.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any, BinaryIO
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from saju_ops.backup.drill import Drill, drill
+from saju_ops.backup.dump_contents import Contents
+from saju_ops.backup.dump_engine import DumpEngine, DumpSpoilt, Taking, open_engine
+from saju_ops.backup.dump_pack import Packed, Packer
+from saju_ops.backup.manifest import FOLDERS, FORMAT, BackupManifest, Kind, manifest_name, stamp, write_manifest
+from saju_ops.database import error_text, redacted
+from saju_ops.errors import OperatorError, ProofFailed
+from saju_ops.storage import Storage, Writer
+from saju_ops.storage.encryption import ENDING, METHOD
+
+# Times a dump is taken again when a DDL or a lost connection spoilt it.
+TRIES = 3
+LONGEST_LABEL = 48
+
+
+@dataclass(frozen=True)
+class DumpOptions:
+    """Everything a dump needs besides its database and its storage."""
+
+    zone: ZoneInfo
+    kind: Kind = "database_dump"
+    password: str | None = None
+    # Servers on which restores may be tried, at most one of each engine; the database's own if there is none.
+    drill_servers: tuple[sa.URL, ...] = ()
+    run_id: str = ""
+    tries: int = TRIES
+
+    def drill_server(self, url: sa.URL) -> sa.URL | None:
+        family = _family(url)
+        return next((s for s in self.drill_servers if _family(s) == family), None)
+
+
+@dataclass(frozen=True)
+class DumpResult:
+    manifest: BackupManifest
+    location: str
+    contents: Contents
+    drill: Drill
+    # Seconds from the first try's start to the last byte's being written; of what was compared; of the restore.
+    seconds: float
+    proof_seconds: float
+    tries: int
+
+    @property
+    def proven(self) -> bool:
+        return self.drill.proven
+
+    @property
+    def message(self) -> str:
+        m, c = self.manifest, self.contents
+        text = (
+            f"{m.source} is dumped to {m.file}: {len(c.tables)} tables, {c.rows:,} rows, {m.content_bytes:,} bytes,"
+            f" {m.stored_bytes:,} stored, in {self.seconds:.1f} s."
+        )
+        if self.proven:
+            return f"{text} Restored and compared in {self.drill.seconds:.1f} s: nothing differs."
+        return f"{text} It is NOT PROVEN: {self.drill.why_not}"
+
+
+def _family(url: sa.URL) -> str:
+    return {"mariadb": "mysql"}.get(url.get_backend_name(), url.get_backend_name())
+
+
+def label_of(url: sa.URL, others: Sequence[sa.URL] = ()) -> str:
+    """The database's part of a dump's name: letters, digits, - and _. Where that isn't the database's own name, or
+    another configured database has the same, a hash of the address (without password) makes it unambiguous."""
+    name = _own_name(url)
+    label = re.sub(r"[^\w-]", "_", name)[:LONGEST_LABEL]
+    alike = sum(re.sub(r"[^\w-]", "_", _own_name(o)).lower() == label.lower() for o in others if o != url)
+    if label == name and not alike:
+        return label
+    return f"{label}-{sha256(redacted(url).encode()).hexdigest()[:8]}"
+
+
+def _own_name(url: sa.URL) -> str:
+    return open_engine(url).database
+
+
+def distinct(urls: Sequence[sa.URL]) -> list[sa.URL]:
+    """The databases, each once: two addresses of one database are one."""
+    found: dict[tuple[Any, ...], sa.URL] = {}
+    for url in urls:
+        found.setdefault((_family(url), url.host, url.port, url.database), url)
+    return list(found.values())
+
+
+def take_dump(
+    url: sa.URL,
+    storage: Storage,
+    options: DumpOptions,
+    *,
+    label: str | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    say: Callable[[str], None] = lambda _: None,
+) -> DumpResult:
+    """Takes, proves and names one dump. Raises ProofFailed for a dump that isn't what the server said (nothing is
+    kept), DumpSpoilt when every try was spoilt, and OperatorError for what stands in the way."""
+    source = open_engine(url)
+    label = label or label_of(url)
+    try:
+        for number in range(1, options.tries + 1):
+            try:
+                return _Dump(source, storage, options, label, now, say, number).take()
+            except DumpSpoilt as error:
+                if number == options.tries:
+                    raise
+                say(f"{error} Taking it again ({number + 1} of {options.tries}).")
+    except DBAPIError as error:
+        raise OperatorError(
+            f"The dump of {redacted(url)} ended with what the database said ({error_text(error)}). Nothing was kept."
+        ) from None
+    raise AssertionError
+
+
+class _Dump:
+    """One try."""
+
+    def __init__(
+        self, source: DumpEngine, storage: Storage, options: DumpOptions, label: str, now: Callable[[], datetime],
+        say: Callable[[str], None], number: int,
+    ) -> None:  # fmt: skip
+        self._source, self._storage, self._options = source, storage, options
+        self._label, self._now, self._say, self._number = label, now, say, number
+
+    def take(self) -> DumpResult:
+        before = self._source.schema_state()
+        taken_at = self._free(self._now())
+        file = self._file(taken_at)
+        began = time.monotonic()
+        with self._storage.create(file) as writer:
+            with self._source.taking() as taking:
+                packed = self._stream(taking, writer, file)
+                written = time.monotonic()
+                contents = taking.contents()
+                tool = taking.tool
+            if self._source.schema_state() != before:
+                raise DumpSpoilt(
+                    f"The definition of something in {self._source.database} was changed while it was dumped."
+                )
+            proof_seconds = time.monotonic() - written
+            self._say(f"{self._source.database}: {packed.content_bytes:,} bytes read; restoring them for the proof.")
+            result = self._prove(writer.read_back(), packed, contents, file)
+            writer.commit()
+        manifest = self._manifest(file, taken_at, packed, contents, result, tool)
+        write_manifest(self._storage, manifest)
+        seconds = written - began
+        return DumpResult(
+            manifest, self._storage.location(file), contents, result, seconds, proof_seconds, self._number
+        )
+
+    def _free(self, instant: datetime) -> datetime:
+        """The first second from now on that names no dump yet."""
+        while any(self._storage.exists(n) for n in (self._file(instant), manifest_name(self._file(instant)))):
+            instant += timedelta(seconds=1)
+        return instant
+
+    def _file(self, instant: datetime) -> str:
+        ending = self._source.ending + (ENDING if self._options.password else "")
+        return f"{FOLDERS[self._options.kind]}{self._label}_{stamp(instant, self._options.zone)}{ending}"
+
+    def _stream(self, taking: Taking, writer: Writer, file: str) -> Packed:
+        with Packer(writer, self._options.password, file) as packer:
+            for chunk in taking.chunks():
+                packer.write(chunk)
+        return packer.result
+
+    def _prove(self, stream: BinaryIO, packed: Packed, contents: Contents, file: str) -> Drill:
+        server = self._options.drill_server(self._source.url)
+        result = drill(
+            self._source, stream, packed, contents, file, encryption=self._encryption,
+            password=self._options.password, server=server, now=self._now(),
+        )  # fmt: skip
+        if result.differences:
+            raise ProofFailed(
+                f"The dump of {self._source.database} was restored and is not what the server said:"
+                f" {'; '.join(result.differences[:5])}{' …' if len(result.differences) > 5 else ''}. It was not kept."
+            )
+        return result
+
+    @property
+    def _encryption(self) -> str:
+        return METHOD if self._options.password else "none"
+
+    def _manifest(
+        self, file: str, taken_at: datetime, packed: Packed, contents: Contents, result: Drill, tool: str
+    ) -> BackupManifest:
+        source = self._source
+        return BackupManifest(
+            kind=self._options.kind, format=FORMAT, file=file, source=redacted(source.url), engine=source.engine,
+            server_version=source.server_version(), taken_at=taken_at.astimezone(UTC).isoformat(), compression="gzip",
+            encryption=self._encryption, content_sha256=packed.content_sha256, content_bytes=packed.content_bytes,
+            stored_sha256=packed.stored_sha256, stored_bytes=packed.stored_bytes, contents=contents.to_json(),
+            proven=result.proven, proof=result.to_json(contents.proof), tool=tool, run_id=self._options.run_id,
+            created_at=self._now().astimezone(UTC).isoformat(), extra={"database": source.database},
+        )  # fmt: skip

@@ -1,0 +1,125 @@
+"""What the flow of a dump needs of an engine: one small interface, three implementations."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Protocol
+
+import sqlalchemy as sa
+
+from saju_ops.backup.dump_contents import Contents
+from saju_ops.errors import OperatorError
+
+# Nobody calls a database so by chance: the prefix, the instant it was made (UTC), and a random part.
+SCRATCH_PREFIX = "saju_ops_drill_"
+SCRATCH = re.compile(rf"{SCRATCH_PREFIX}(\d{{8}}t\d{{6}})_[0-9a-f]{{12}}")
+MARKER = "saju_ops_drill_marker"
+LEFTOVER_AGE = timedelta(days=1)
+
+
+class DrillNotPossible(OperatorError):
+    """A restore can't be tried for want of a right or a server; nothing is known against the dump."""
+
+
+class DumpSpoilt(OperatorError):
+    """Something changed under the dump, such as a table's definition. It was thrown away; it is taken again."""
+
+
+class Taking(Protocol):
+    """A dump while it is taken."""
+
+    tool: str
+
+    def chunks(self) -> Iterator[bytes]:
+        """The content. Ends only when every program ended well and the completion line was seen."""
+
+    def contents(self) -> Contents:
+        """What the server says of the dump's own snapshot; once the chunks are read."""
+
+
+class DumpEngine(Protocol):
+    # Of its dumps: what a name ends with.
+    ending: str
+    url: sa.URL
+
+    @property
+    def engine(self) -> str:
+        """mysql, mariadb, postgresql or sqlite."""
+
+    @property
+    def database(self) -> str:
+        """The database's name as operators call it."""
+
+    def server_version(self) -> str: ...
+
+    def schema_state(self) -> str:
+        """Changes with every DDL, also with one that leaves the definitions as they were (TRUNCATE)."""
+
+    def taking(self) -> AbstractContextManager[Taking]: ...
+
+    def contents(self) -> Contents:
+        """Of the database as it is now."""
+
+    def objects(self) -> int:
+        """How many tables, views, routines and so on there are: 0 means empty. -1: there is no such database."""
+
+    def create(self) -> None:
+        """Makes the database, which is not there yet."""
+
+    def empty(self) -> None:
+        """Drops everything in the database. Only after the operator named it."""
+
+    def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
+        """Executes a dump in this database and nowhere else. Returns what was left out, as sentences."""
+
+    def scratch(self, server: sa.URL | None, now: datetime) -> AbstractContextManager[DumpEngine]:
+        """A database of our own on `server` or on this one, dropped at the end whatever happens. Also drops what
+        killed drills left there a day ago or earlier. Raises DrillNotPossible."""
+
+    def at(self, url: sa.URL) -> DumpEngine:
+        """The same kind of engine on another database."""
+
+
+def scratch_name(now: datetime) -> str:
+    return f"{SCRATCH_PREFIX}{now.astimezone(UTC):%Y%m%dt%H%M%S}_{secrets.token_hex(6)}"
+
+
+def is_leftover(name: str, now: datetime) -> bool:
+    """Whether a database's name says that a drill made it more than a day ago."""
+    found = SCRATCH.fullmatch(name)
+    if found is None:
+        return False
+    try:
+        made = datetime.strptime(found[1], "%Y%m%dt%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return False
+    return now - made > LEFTOVER_AGE
+
+
+def fingerprint(*parts: object) -> str:
+    """A short hash of a definition."""
+    return sha256("\x1f".join("\x00" if p is None else str(p) for p in parts).encode()).hexdigest()[:24]
+
+
+Say = Callable[[str], None]
+
+
+def open_engine(url: sa.URL) -> DumpEngine:
+    """The engine of a database's address. Opens nothing yet."""
+    family = url.get_backend_name()
+    if family == "sqlite":
+        from saju_ops.backup.dump_sqlite import SQLiteDumps
+
+        return SQLiteDumps(url)
+    if family == "postgresql":
+        from saju_ops.backup.dump_postgres import PostgresDumps
+
+        return PostgresDumps(url)
+    from saju_ops.backup.dump_mysql import MySQLDumps
+
+    return MySQLDumps(url)

@@ -1,0 +1,494 @@
+"""MySQL and MariaDB: dumped by mysqldump or mariadb-dump, whichever is there, restored by mysql or mariadb.
+
+mysqldump --single-transaction reads one consistent snapshot that no other connection can share. So that the server
+can still be asked what that snapshot holds, a second snapshot is opened right after it, and
+
+1. if the server's log position (LSN) is the same before the one and after the other, nothing was written in between
+   and the two are the same snapshot: tried a few times, it harms nobody;
+2. else, with the right to, under FLUSH TABLES WITH READ LOCK, for the milliseconds that opening the two takes, and
+   never waiting for that lock longer than LOCK_WAIT_SECONDS;
+3. else a third snapshot is opened before, and each table that is alike in both is proven (`bracketed`).
+
+It never reads or writes another database than the one it is told: see `_Guard`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from saju_ops.backup.dump_contents import Contents, TableContents, merged
+from saju_ops.backup.dump_engine import (
+    MARKER,
+    SCRATCH_PREFIX,
+    DrillNotPossible,
+    DumpEngine,
+    DumpSpoilt,
+    fingerprint,
+    is_leftover,
+    scratch_name,
+)
+from saju_ops.backup.dump_lines import with_lines
+from saju_ops.backup.dump_mysql_clients import Client, dump_client, restore_client
+from saju_ops.backup.dump_process import Output, ProgramFailed, feed
+from saju_ops.database import connect, error_text, redacted
+from saju_ops.errors import OperatorError, Refused
+
+# Seconds. While FLUSH TABLES WITH READ LOCK waits for a long query, new writes wait behind it.
+LOCK_WAIT_SECONDS = 1
+# Times that a quiet moment is looked for: at ten commits a second two of three tries find one.
+QUIET_TRIES = 3
+SANDBOX = re.compile(rb"\A/\*M?!999999\\- [^\n]*\n")
+COMPLETED = re.compile(rb"\n-- Dump completed(?: on [^\n]*)?\n?\Z")
+# The first line after the header; the dump's snapshot is open by then.
+BEGUN = re.compile(rb"\n-- (?:Table structure|Temporary|Dumping|Final view|Sequence)|SEQUENCE")
+TAIL = 512
+LONG_TYPES = {
+    "mediumtext", "longtext", "json", "tinyblob", "blob", "mediumblob", "longblob", "vector", "geometry", "point",
+    "linestring", "polygon", "multipoint", "multilinestring", "multipolygon", "geomcollection",
+    "geometrycollection", "text", "varbinary",
+}  # fmt: skip
+TEXTS = {"char", "varchar", "tinytext", "enum", "set", "binary"}
+
+TABLES = sa.text(
+    "SELECT t.TABLE_NAME, t.TABLE_TYPE, t.ENGINE, COALESCE(e.TRANSACTIONS, 'NO'), t.CREATE_TIME"
+    " FROM information_schema.TABLES t LEFT JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE"
+    " WHERE t.TABLE_SCHEMA = DATABASE() AND t.TABLE_NAME <> :marker ORDER BY t.TABLE_NAME"
+)
+COLUMNS = sa.text(
+    "SELECT TABLE_NAME, COLUMN_NAME, DATA_TYPE, EXTRA, IS_NULLABLE FROM information_schema.COLUMNS"
+    " WHERE TABLE_SCHEMA = DATABASE() ORDER BY TABLE_NAME, ORDINAL_POSITION"
+)
+TRIGGERS = sa.text(
+    "SELECT TRIGGER_NAME, EVENT_MANIPULATION, EVENT_OBJECT_TABLE, ACTION_TIMING, ACTION_ORDER, ACTION_STATEMENT,"
+    " SQL_MODE, DEFINER FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE() ORDER BY 1"
+)
+ROUTINES = sa.text(
+    "SELECT ROUTINE_TYPE, ROUTINE_NAME FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = DATABASE() ORDER BY 1, 2"
+)
+EVENTS = sa.text(
+    "SELECT EVENT_NAME, EVENT_DEFINITION, EVENT_TYPE, EXECUTE_AT, INTERVAL_VALUE, INTERVAL_FIELD, STARTS, ENDS,"
+    " ON_COMPLETION, SQL_MODE, DEFINER, TIME_ZONE, EVENT_COMMENT, STATUS FROM information_schema.EVENTS"
+    " WHERE EVENT_SCHEMA = DATABASE() ORDER BY 1"
+)
+ALTERED = sa.text(
+    "SELECT GROUP_CONCAT(CONCAT_WS('|', ROUTINE_TYPE, ROUTINE_NAME, LAST_ALTERED) ORDER BY 1 SEPARATOR ';')"
+    " FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = DATABASE()"
+)
+ELSEWHERE = sa.text(
+    "SELECT DISTINCT TABLE_NAME FROM information_schema.KEY_COLUMN_USAGE WHERE TABLE_SCHEMA = DATABASE()"
+    " AND REFERENCED_TABLE_SCHEMA IS NOT NULL AND REFERENCED_TABLE_SCHEMA <> DATABASE() LIMIT 3"
+)
+AUTO_INCREMENT = re.compile(r" AUTO_INCREMENT=\d+")
+
+
+@dataclass(frozen=True)
+class _Table:
+    name: str
+    kind: str
+    transactional: bool
+    created: Any
+    columns: tuple[tuple[str, str], ...]
+
+
+class MySQLDumps:
+    ending = ".sql.gz"
+
+    def __init__(self, url: sa.URL) -> None:
+        self.url = url
+        self._engine = connect(url)
+        self._version: str | None = None
+
+    @property
+    def database(self) -> str:
+        return str(self.url.database)
+
+    @property
+    def engine(self) -> str:
+        return "mariadb" if "mariadb" in self.server_version().lower() else "mysql"
+
+    def at(self, url: sa.URL) -> DumpEngine:
+        return MySQLDumps(url)
+
+    def server_version(self) -> str:
+        if self._version is None:
+            with self._engine.connect() as connection:
+                self._version = str(connection.exec_driver_sql("SELECT VERSION()").scalar())
+        return self._version
+
+    @property
+    def _dialect(self) -> str:
+        return f"{self.engine} {'.'.join(self.server_version().split('.')[:2])}"
+
+    # --- what is there -------------------------------------------------------------------------------------
+
+    def schema_state(self) -> str:
+        with self._engine.connect() as connection:
+            tables = [(t.name, t.kind, t.created) for t in _tables(connection)]
+            altered = connection.execute(ALTERED).scalar()
+            return fingerprint(tables, altered, sorted(self._definitions(connection).items()))
+
+    def contents(self) -> Contents:
+        with self._engine.connect() as connection:
+            tables = {t.name: _measure(connection, t) for t in _tables(connection) if t.kind != "VIEW"}
+            return Contents(tables, self._definitions(connection), self._dialect)
+
+    def _definitions(self, connection: sa.Connection) -> dict[str, str]:
+        """Definition hashes of everything but rows. An event's state stands apart: a drill's are switched off."""
+        found = {}
+        for table in _tables(connection):
+            is_view = table.kind == "VIEW"
+            text = _show(connection, "VIEW" if is_view else "TABLE", table.name)
+            kind = "view" if is_view else "table"
+            found[f"{kind} {table.name}"] = fingerprint(AUTO_INCREMENT.sub("", text))
+        for row in connection.execute(TRIGGERS):
+            found[f"trigger {row[0]}"] = fingerprint(*map(_text, row))
+        for kind, name in connection.execute(ROUTINES):
+            found[f"{_text(kind).lower()} {_text(name)}"] = fingerprint(_show(connection, _text(kind), _text(name)))
+        for row in connection.execute(EVENTS):
+            found[f"event {row[0]}"] = fingerprint(*map(_text, row[:-1]))
+        return found
+
+    def objects(self) -> int:
+        try:
+            with self._engine.connect() as connection:
+                counts = [len(_tables(connection))]
+                counts += [len(connection.execute(q).all()) for q in (ROUTINES, EVENTS)]
+                return sum(counts)
+        except DBAPIError as error:
+            if getattr(error.orig, "args", (0,))[0] == 1049:  # unknown database
+                return -1
+            raise
+
+    # --- dumping -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def taking(self) -> Iterator[MySQLTaking]:
+        client = dump_client(self.engine)
+        for strategy in [*["quiet"] * QUIET_TRIES, "locked", "bracketed"]:
+            with ExitStack() as stack:
+                taking = MySQLTaking(self, client, stack)
+                if taking.begin(strategy):
+                    yield taking
+                    return
+
+    # --- restoring -----------------------------------------------------------------------------------------
+
+    def create(self) -> None:
+        with connect(self.url.set(database=None)).connect() as connection:
+            name = connection.dialect.identifier_preparer.quote(self.database)
+            connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4".replace("%", "%%"))
+
+    def empty(self) -> None:
+        with self._engine.connect() as connection:
+            quote = connection.dialect.identifier_preparer.quote
+            for row in connection.execute(EVENTS).all():
+                connection.exec_driver_sql(f"DROP EVENT {quote(_text(row[0]))}")
+            for kind, name in connection.execute(ROUTINES).all():
+                connection.exec_driver_sql(f"DROP {_text(kind)} {quote(_text(name))}")
+            connection.exec_driver_sql("SET SESSION foreign_key_checks = 0, lock_wait_timeout = 60")
+            for table in _tables(connection):
+                kind = {"VIEW": "VIEW", "SEQUENCE": "SEQUENCE"}.get(table.kind, "TABLE")
+                connection.exec_driver_sql(f"DROP {kind} {quote(table.name)}")
+
+    def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
+        client = restore_client(self.engine)
+        guard = _Guard(source_database, self.database, drill)
+        with client.program(self.url, ["--database", self.database]) as program:
+            feed(program, with_lines(chunks, _Guard.STARTS, guard.look))
+        return []
+
+    @contextmanager
+    def scratch(self, server: sa.URL | None, now: datetime) -> Iterator[DumpEngine]:
+        base = (server or self.url).set(database=None)
+        where = redacted(base)
+        own = server is None
+        admin = connect(base)
+        self._refuse_on_own_server(own)
+        name = scratch_name(now)
+        try:
+            with admin.connect() as connection:
+                version = str(connection.exec_driver_sql("SELECT VERSION()").scalar())
+                if ("mariadb" in version.lower()) != (self.engine == "mariadb"):
+                    raise DrillNotPossible(
+                        f"RESTORE_DRILL_URL names a {version} server ({where}), and a dump of {self.engine} can only be"
+                        f" tried on {self.engine}. Name one in RESTORE_DRILL_URL."
+                    )
+                _drop_leftovers(connection, now)
+                connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+        except DBAPIError as error:
+            raise DrillNotPossible(
+                f"No scratch database could be made at {where} ({error_text(error)}). Grant ALL ON"
+                f" `{SCRATCH_PREFIX.replace('_', chr(92) + '_')}%`.* to its user, or name another server in"
+                " RESTORE_DRILL_URL."
+            ) from None
+        scratch = MySQLDumps(base.set(database=name))
+        try:
+            with scratch._engine.connect() as connection:
+                connection.exec_driver_sql(f"CREATE TABLE {MARKER} (made_at datetime NOT NULL)")
+                connection.execute(sa.text(f"INSERT INTO {MARKER} VALUES (:now)"), {"now": now.replace(tzinfo=None)})  # noqa: S608
+                connection.commit()
+            yield scratch
+        finally:
+            with admin.connect() as connection:
+                connection.exec_driver_sql("SET SESSION lock_wait_timeout = 60")
+                # This run made it: CREATE DATABASE above fails for a name that exists.
+                connection.exec_driver_sql(f"DROP DATABASE {name}")
+
+    def _refuse_on_own_server(self, own: bool) -> None:
+        """A foreign key into another database would, in the copy too, lock and hold that database's rows."""
+        if not own:
+            return
+        with self._engine.connect() as connection:
+            tables = [_text(row[0]) for row in connection.execute(ELSEWHERE)]
+        if tables:
+            raise DrillNotPossible(
+                f"The foreign keys of {', '.join(tables)} point into another database of the same server, which a copy"
+                " would take part in. Name another server in RESTORE_DRILL_URL."
+            )
+
+
+class MySQLTaking:
+    def __init__(self, dumps: MySQLDumps, client: Client, stack: ExitStack) -> None:
+        self._dumps, self._client, self._stack = dumps, client, stack
+        self.tool = client.version
+        self._head = b""
+        self._before: sa.Connection | None = None
+        self._loose: dict[str, TableContents] = {}
+        self._notes: list[str] = []
+
+    def begin(self, strategy: str) -> bool:
+        """Opens the dump and the snapshots by which it is measured. False: try the next strategy."""
+        look = self._connection()
+        self._loose = {t.name: _measure(look, t) for t in _tables(look) if t.kind != "VIEW" and not t.transactional}
+        look.commit()
+        if strategy == "bracketed":
+            self._before = self._snapshot()
+        if strategy == "locked" and not _read_lock(look):
+            return False
+        mark = _log_position(look)
+        if strategy == "quiet" and mark is None:
+            return False
+        program = self._stack.enter_context(self._client.program(self._dumps.url, [self._dumps.database]))
+        self._output = self._stack.enter_context(Output(program))
+        self._read_until_begun()
+        self._after = self._snapshot()
+        if strategy == "locked":
+            look.exec_driver_sql("UNLOCK TABLES")
+        return strategy != "quiet" or _log_position(look) == mark
+
+    def _connection(self) -> sa.Connection:
+        return self._stack.enter_context(self._dumps._engine.connect())
+
+    def _snapshot(self) -> sa.Connection:
+        connection = self._connection()
+        connection.exec_driver_sql("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+        return connection
+
+    def _read_until_begun(self) -> None:
+        while not BEGUN.search(self._head):
+            data = self._output.read()
+            if not data:
+                return
+            self._head += data
+
+    def chunks(self) -> Iterator[bytes]:
+        # MariaDB's first line switches its own client into a sandbox; older clients and MySQL's choke on it.
+        head = SANDBOX.sub(b"", self._head)
+        tail = head[-TAIL:]
+        if head:
+            yield head
+        while data := self._output.read():
+            tail = (tail + data[-TAIL:])[-TAIL:]
+            yield data
+        try:
+            self._output.finish()
+        except ProgramFailed as error:
+            self._explain(error)
+        if not COMPLETED.search(tail):
+            raise DumpSpoilt(
+                f"{self._client.name} ended well, and yet its last line is not there: the dump of"
+                f" {self._dumps.database} is not whole. Nothing was kept."
+            )
+
+    def _explain(self, error: ProgramFailed) -> None:
+        if any(text in error.said for text in ("1412", "1146", "definition has changed", "doesn't exist")):
+            raise DumpSpoilt(f"A table was changed while it was dumped. {error}") from None
+        hint = ""
+        if self._client.mariadb and self._dumps.engine == "mysql":
+            hint = " It is MariaDB's client on a MySQL server; MySQL's own mysqldump may do better."
+        raise ProgramFailed(f"The dump of {self._dumps.database} was not kept: {error}{hint}", error.said) from None
+
+    def contents(self) -> Contents:
+        tables = {}
+        for table in (t for t in _tables(self._after) if t.kind != "VIEW"):
+            after = _measure(self._after, table)
+            if not table.transactional:
+                tables[table.name] = merged(self._loose.get(table.name, after), after)
+                self._notes.append(f"{table.name} is in no transaction: the dump's snapshot doesn't cover it")
+            elif self._before is not None:
+                tables[table.name] = merged(_measure(self._before, table), after)
+            else:
+                tables[table.name] = after
+        for connection in (self._before, self._after):
+            if connection is not None:
+                connection.rollback()
+        definitions = self._dumps._definitions(self._after)
+        return Contents(tables, definitions, self._dumps._dialect, self._notes)
+
+
+# --- the server's answers ----------------------------------------------------------------------------------------
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _tables(connection: sa.Connection) -> list[_Table]:
+    columns: dict[str, list[tuple[str, str]]] = {}
+    for table, column, data_type, extra, _ in connection.execute(COLUMNS):
+        # A generated column follows from the others; a client may not even dump it.
+        if "GENERATED" not in str(_text(extra)).upper().replace("DEFAULT_GENERATED", ""):
+            columns.setdefault(_text(table), []).append((_text(column), str(_text(data_type)).lower()))
+    rows = [[_text(v) for v in row] for row in connection.execute(TABLES, {"marker": MARKER})]
+    return [
+        _Table(name, kind, transactions == "YES" or kind == "SEQUENCE", created, tuple(columns.get(name, ())))
+        for name, kind, _, transactions, created in rows
+        if "VIEW" not in kind or kind == "VIEW"
+    ]
+
+
+def _show(connection: sa.Connection, kind: str, name: str) -> str:
+    quoted = connection.dialect.identifier_preparer.quote(name)
+    row = connection.exec_driver_sql(f"SHOW CREATE {kind} {quoted}").one()
+    place = {"TABLE": 1, "VIEW": 1}.get(kind, 2)
+    text = _text(row[place])
+    if text is None:
+        raise OperatorError(
+            f"The definition of {kind.lower()} {name} is not shown to this user, so a dump would lack it. Grant it"
+            " SHOW_ROUTINE (MySQL) or SELECT on mysql.proc (MariaDB)."
+        )
+    return str(text)
+
+
+def _measure(connection: sa.Connection, table: _Table) -> TableContents:
+    """Rows, and the sum of 60 bits of each row's SHA-256."""
+    quote = connection.dialect.identifier_preparer.quote
+    if table.kind == "SEQUENCE":
+        return TableContents(1, None)
+    cells = []
+    for name, kind in table.columns:
+        column = quote(name)
+        # Large values are hashed alone: a joined row must not exceed max_allowed_packet, or it becomes NULL.
+        text = f"SHA2({column}, 256)" if kind in LONG_TYPES else column
+        text = f"CAST({column} AS BINARY)" if kind in TEXTS else text
+        text = f"{column}+0" if kind == "bit" else text
+        text = f"CAST({column} AS CHAR)" if kind in ("uuid", "inet4", "inet6") else text
+        cells.append(f"COALESCE({text}, '\\\\N')")
+    joined = f"CONCAT_WS(CAST(x'1f' AS BINARY), {', '.join(cells)})" if cells else "''"
+    hashed = f"CAST(CONV(LEFT(SHA2({joined}, 256), 15), 16, 10) AS UNSIGNED)"
+    statement = f"SELECT COUNT(*), SUM({hashed}) FROM {quote(table.name)}"  # noqa: S608 (quoted by the dialect)
+    rows, total = connection.exec_driver_sql(statement).one()
+    return TableContents(int(rows), f"{int(total or 0) % 2**64:016x}")
+
+
+def _log_position(connection: sa.Connection) -> int | None:
+    """InnoDB's log position: it stands still while nothing is written or committed."""
+    for variable in ("Innodb_redo_log_current_lsn", "Innodb_lsn_current"):
+        row = connection.exec_driver_sql(f"SHOW GLOBAL STATUS LIKE '{variable}'").fetchone()
+        if row is not None:
+            connection.commit()
+            return int(row[1])
+    return None
+
+
+def _read_lock(connection: sa.Connection) -> bool:
+    """Whether nobody can write now, until UNLOCK TABLES or the connection's end."""
+    connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {LOCK_WAIT_SECONDS}")
+    try:
+        connection.exec_driver_sql("FLUSH TABLES WITH READ LOCK")
+    except DBAPIError:
+        return False
+    return True
+
+
+def _drop_leftovers(connection: sa.Connection, now: datetime) -> None:
+    """Databases that a killed drill left: by their name, which says when they were made, and the marker in them, or
+    nothing in them."""
+    names = [_text(row[0]) for row in connection.exec_driver_sql("SHOW DATABASES")]
+    for name in (n for n in names if is_leftover(n, now)):
+        inside = sa.text("SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = :name")
+        tables = {_text(row[0]) for row in connection.execute(inside, {"name": name})}
+        if not tables or MARKER in tables:
+            with suppress(DBAPIError):
+                connection.exec_driver_sql(f"DROP DATABASE {name}")
+
+
+# --- what may be executed ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Guard:
+    """Keeps a dump inside the database that it is restored into.
+
+    mysqldump names the source database in ALTER DATABASE lines around routines and triggers: they get the target's
+    name. A line that would leave the database (USE, CREATE, DROP DATABASE) is refused. A drill's events are
+    switched off before they are made: an event that names another database would otherwise run there.
+    """
+
+    source: str
+    target: str
+    drill: bool
+    _in_body: bool = field(default=False, init=False)
+
+    STARTS = (
+        b"ALTER DATABASE ", b"CREATE DATABASE ", b"DROP DATABASE ", b"USE ", b"DELIMITER ", b"/*!40000 DROP DATABASE",
+        b"/*!50106 CREATE", b"CREATE SCHEMA ", b"DROP SCHEMA ", b"ALTER SCHEMA ", b"CREATE DATABASE/", b"use ",
+    )  # fmt: skip
+    _ALTER = re.compile(rb"ALTER DATABASE `((?:[^`]|``)+)` (CHARACTER SET \w+ COLLATE \w+ ;\r?\n?)")
+    _EVENT = re.compile(
+        rb"(/\*!50106 CREATE\*/ .*?/\*!50106 EVENT (?:`(?:[^`]|``)+`|\w+) ON SCHEDULE .*? ON COMPLETION"
+        rb" (?:NOT )?PRESERVE )(ENABLE|DISABLE)\b"
+    )
+
+    def look(self, line: bytes) -> bytes:
+        if line.startswith(b"DELIMITER "):
+            self._in_body = line.split()[1:2] != [b";"]
+            return line
+        if line.startswith(b"ALTER DATABASE ") and (found := self._ALTER.fullmatch(line)):
+            if found[1].replace(b"``", b"`") == self.source.encode():
+                return b"ALTER DATABASE " + _backticked(self.target) + b" " + found[2]
+            raise self._refused(line)
+        if line.startswith(b"/*!50106 CREATE"):
+            return self._event(line) if self.drill else line
+        if not self._in_body and line.startswith(tuple(s for s in self.STARTS if s != b"DELIMITER ")):
+            raise self._refused(line)
+        return line
+
+    def _event(self, line: bytes) -> bytes:
+        found = self._EVENT.match(line)
+        if found is None:
+            raise DrillNotPossible(
+                f"An event of {self.source} is written in a way that this version can't switch off, and a copy of it"
+                " must not run. Nothing was tried."
+            )
+        return found[1] + b"DISABLE" + line[found.end() :]
+
+    def _refused(self, line: bytes) -> Refused:
+        words = b" ".join(line.split()[:2]).decode(errors="replace")
+        return Refused(
+            f"The dump of {self.source} holds a line that leaves its database ({words} …); it is not executed."
+        )
+
+
+def _backticked(name: str) -> bytes:
+    return b"`" + name.replace("`", "``").encode() + b"`"
+

@@ -1,0 +1,343 @@
+"""PostgreSQL: dumped by pg_dump as plain SQL, restored by psql in one transaction.
+
+The snapshot is exported by a connection of ours and given to pg_dump, so what the server says of it is exact. A copy
+is a database of its own here, which SQL can't leave; psql's own commands are refused in a dump.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from saju_ops.backup.dump_contents import Contents, TableContents
+from saju_ops.backup.dump_engine import (
+    MARKER,
+    DrillNotPossible,
+    DumpEngine,
+    DumpSpoilt,
+    fingerprint,
+    is_leftover,
+    scratch_name,
+)
+from saju_ops.backup.dump_lines import with_lines
+from saju_ops.backup.dump_postgres_catalog import DEFINITIONS, LARGE_OBJECTS, LOCALE, RELATIONS, ROLES, SCHEMAS
+from saju_ops.backup.dump_process import Output, Program, ProgramFailed, feed, find_program, secret_file
+from saju_ops.database import connect, error_text, redacted
+from saju_ops.errors import Refused
+
+COMPLETED = re.compile(rb"\n-- PostgreSQL database dump complete\n")
+TAIL = 1024
+DUMP = (
+    "--format=plain", "--encoding=UTF8", "--no-password", "--lock-wait-timeout=30s", "--no-subscriptions",
+)  # fmt: skip
+RESTORE = ("--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--single-transaction", "--file=-")
+ENVIRONMENT = {"PGTZ": "UTC", "PGCLIENTENCODING": "UTF8", "PGCONNECT_TIMEOUT": "10", "PGAPPNAME": "saju_ops"}
+# The query options of an address that libpq's programs understand as well.
+CONNINFO = {
+    "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "options", "host", "port", "channel_binding",
+    "gssencmode", "target_session_attrs", "connect_timeout", "service",
+}  # fmt: skip
+OWNER_LINE = re.compile(
+    rb"(ALTER [A-Z ]+ .* OWNER TO .*;|GRANT .*;|REVOKE .*;|ALTER DEFAULT PRIVILEGES .*;"
+    rb"|SET SESSION AUTHORIZATION .*;)\r?\n?"
+)
+# What no schema holds, before the schemas.
+DROPPED_FIRST = {
+    "EVENT TRIGGER": "SELECT evtname FROM pg_event_trigger",
+    "EXTENSION": "SELECT extname FROM pg_extension WHERE extname <> 'plpgsql'",
+}
+
+
+class PostgresDumps:
+    engine = "postgresql"
+    ending = ".sql.gz"
+
+    def __init__(self, url: sa.URL) -> None:
+        self.url = url
+        self._engine = connect(url)
+
+    @property
+    def database(self) -> str:
+        return str(self.url.database)
+
+    def at(self, url: sa.URL) -> DumpEngine:
+        return PostgresDumps(url)
+
+    def server_version(self) -> str:
+        with self._engine.connect() as connection:
+            return str(connection.exec_driver_sql("SHOW server_version").scalar())
+
+    # --- what is there -------------------------------------------------------------------------------------
+
+    def schema_state(self) -> str:
+        with self._engine.connect() as connection:
+            files = [tuple(row) for row in _rows(connection, RELATIONS) if row[1] in ("r", "p", "m", "S", "f")]
+            # VACUUM FULL and TRUNCATE give a table another file.
+            return fingerprint(files, sorted(_definitions(connection).items()))
+
+    def contents(self) -> Contents:
+        with self._engine.connect() as connection:
+            return _contents(connection)
+
+    def objects(self) -> int:
+        try:
+            with self._engine.connect() as connection:
+                found = _definitions(connection)
+                return len([n for n in found if n not in ("schema public", "extension plpgsql")])
+        except DBAPIError as error:
+            if "does not exist" in str(error.orig) and self.database in str(error.orig):
+                return -1
+            raise
+
+    # --- dumping -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def taking(self) -> Iterator[PostgresTaking]:
+        with ExitStack() as stack:
+            connection = stack.enter_context(self._engine.connect())
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            snapshot = str(connection.exec_driver_sql("SELECT pg_export_snapshot()").scalar())
+            path = find_program(["pg_dump"], "A dump of a PostgreSQL database")
+            program = stack.enter_context(self._program(path, [*DUMP, f"--snapshot={snapshot}"]))
+            yield PostgresTaking(self, connection, stack.enter_context(Output(program)), _version(path))
+
+    @contextmanager
+    def _program(self, path: str, arguments: list[str]) -> Iterator[Program]:
+        password = _pgpass(str(self.url.password)) if self.url.password is not None else ""
+        with secret_file(f"*:*:*:*:{password}\n" if password else "") as secret:
+            env = {**ENVIRONMENT, "PGPASSFILE": f"/dev/fd/{secret}"}
+            yield Program([path, *arguments, f"--dbname={self._conninfo()}"], env, (secret,))
+
+    def _conninfo(self) -> str:
+        url = self.url
+        parts: dict[str, str] = {"dbname": self.database, "user": url.username or ""}
+        parts |= {"host": url.host or "", "port": str(url.port or "")}
+        parts |= {k: v if isinstance(v, str) else ",".join(v) for k, v in url.query.items() if k in CONNINFO}
+        return " ".join(f"{k}='{_quoted(v)}'" for k, v in parts.items() if v)
+
+    # --- restoring -----------------------------------------------------------------------------------------
+
+    def _admin(self, server: sa.URL | None = None) -> sa.Engine:
+        url = server or self.url
+        # The maintenance database; where it isn't there, the one that the address names.
+        for database in ("postgres", url.database):
+            engine = connect(url.set(database=database)).execution_options(isolation_level="AUTOCOMMIT")
+            try:
+                with engine.connect():
+                    return engine
+            except DBAPIError:
+                if database == url.database:
+                    raise
+        raise AssertionError
+
+    def create(self) -> None:
+        with self._admin().connect() as connection:
+            name = connection.dialect.identifier_preparer.quote_identifier(self.database).replace("%", "%%")
+            connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
+
+    def empty(self) -> None:
+        with self._engine.begin() as connection:
+            quote = connection.dialect.identifier_preparer.quote_identifier
+            connection.exec_driver_sql("SET LOCAL lock_timeout = '60s'")
+            for kind, names in DROPPED_FIRST.items():
+                for row in _rows(connection, names):
+                    connection.exec_driver_sql(f"DROP {kind} {quote(row[0])} CASCADE".replace("%", "%%"))
+            for row in _rows(connection, SCHEMAS):
+                connection.exec_driver_sql(f"DROP SCHEMA {quote(row[0])} CASCADE".replace("%", "%%"))
+            connection.exec_driver_sql("SELECT lo_unlink(oid) FROM pg_largeobject_metadata")
+            connection.exec_driver_sql("CREATE SCHEMA public")
+
+    def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
+        return self._load(chunks, None)
+
+    def _load(self, chunks: Iterator[bytes], roles: list[str] | None) -> list[str]:
+        path = find_program(["psql"], "A restore into PostgreSQL")
+        guard = _Guard(strip=not self._may_name_roles(roles))
+        with self._program(path, list(RESTORE)) as program:
+            feed(program, guard.watch(chunks))
+        left_out = f"{guard.left_out} owners and grants were left out: everything belongs to {self.url.username}"
+        return [left_out] if guard.left_out else []
+
+    def _may_name_roles(self, roles: list[str] | None) -> bool:
+        """A superuser may give things to any role that is there; whether it is there shows."""
+        with self._engine.connect() as connection:
+            known = dict(tuple(row) for row in _rows(connection, "SELECT rolname, rolsuper FROM pg_roles"))
+            user = connection.exec_driver_sql("SELECT current_user").scalar()
+            return bool(known.get(user)) and set(roles or ()) <= known.keys()
+
+    @contextmanager
+    def scratch(self, server: sa.URL | None, now: datetime) -> Iterator[DumpEngine]:
+        base = server or self.url
+        name = scratch_name(now)
+        try:
+            admin = self._admin(server)
+            with admin.connect() as connection:
+                _drop_leftovers(connection, now)
+                self._create_like(connection, name)
+                connection.exec_driver_sql(f"COMMENT ON DATABASE {name} IS '{MARKER} {now.isoformat()}'")
+        except DBAPIError as error:
+            raise DrillNotPossible(
+                f"No scratch database could be made at {redacted(base)} ({error_text(error)}). ALTER ROLE … CREATEDB"
+                " for its user, or name another server in RESTORE_DRILL_URL."
+            ) from None
+        try:
+            yield _Scratch(base.set(database=name), self.roles())
+        finally:
+            with admin.connect() as connection:
+                # This run made it: CREATE DATABASE above fails for a name that exists.
+                connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def roles(self) -> list[str]:
+        with self._engine.connect() as connection:
+            return [row[0] for row in _rows(connection, ROLES)]
+
+    def _create_like(self, connection: sa.Connection, name: str) -> None:
+        """With the source's locale where the server has it: sort orders decide what a unique index takes."""
+        with self._engine.connect() as source:
+            locale = source.exec_driver_sql(LOCALE).one()
+        quoted = [str(x).replace("'", "''") for x in locale]
+        base = f"CREATE DATABASE {name} TEMPLATE template0"
+        try:
+            connection.exec_driver_sql(
+                f"{base} ENCODING '{quoted[0]}' LC_COLLATE '{quoted[1]}' LC_CTYPE '{quoted[2]}'".replace("%", "%%")
+            )
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", "") not in ("42809", "22023"):
+                raise
+            connection.exec_driver_sql(base)
+
+
+class _Scratch(PostgresDumps):
+    """A copy: it knows the roles that the source names."""
+
+    def __init__(self, url: sa.URL, roles: list[str]) -> None:
+        super().__init__(url)
+        self._roles = roles
+
+    def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
+        return self._load(chunks, self._roles)
+
+
+class PostgresTaking:
+    def __init__(self, dumps: PostgresDumps, connection: sa.Connection, output: Output, tool: str) -> None:
+        self._dumps, self._connection, self._output = dumps, connection, output
+        self.tool = tool
+
+    def chunks(self) -> Iterator[bytes]:
+        tail = b""
+        while data := self._output.read():
+            tail = (tail + data[-TAIL:])[-TAIL:]
+            yield data
+        try:
+            self._output.finish()
+        except ProgramFailed as error:
+            if "could not obtain lock" in error.said or "does not exist" in error.said:
+                raise DumpSpoilt(f"A table was changed while it was dumped. {error}") from None
+            raise ProgramFailed(f"The dump of {self._dumps.database} was not kept: {error}", error.said) from None
+        if not COMPLETED.search(tail):
+            raise DumpSpoilt(
+                f"pg_dump ended well, and yet its last line is not there: the dump of {self._dumps.database} is not"
+                " whole. Nothing was kept."
+            )
+
+    def contents(self) -> Contents:
+        return _contents(self._connection)
+
+
+# --- the server's answers ----------------------------------------------------------------------------------------
+
+
+def _rows(connection: sa.Connection, statement: str) -> list[Any]:
+    return list(connection.exec_driver_sql(statement.replace("%", "%%")).all())
+
+
+def _contents(connection: sa.Connection) -> Contents:
+    tables = {}
+    version = str(connection.exec_driver_sql("SHOW server_version").scalar()).split(".")[0]
+    for name, kind, populated, *_ in _rows(connection, RELATIONS):
+        if kind == "r" or (kind == "m" and populated):
+            # The row as text, settings being pinned; sum, not xor: a row that is there twice counts twice.
+            hashed = "hashtextextended((saju_row.*)::text, 0)::numeric"
+            statement = f"SELECT count(*), coalesce(sum({hashed}), 0) FROM ONLY {name} saju_row"  # noqa: S608
+            ((rows, total),) = _rows(connection, statement)
+            tables[name] = TableContents(int(rows), f"{int(total) % 2**64:016x}")
+        elif kind == "S":
+            ((value, called),) = _rows(connection, f"SELECT last_value, is_called FROM {name}")  # noqa: S608
+            tables[name] = TableContents(1, f"{value} {'t' if called else 'f'}")
+    count = total = 0
+    if connection.exec_driver_sql("SELECT has_table_privilege('pg_largeobject', 'SELECT')").scalar():
+        ((count, total),) = _rows(connection, LARGE_OBJECTS)
+    if count:
+        tables["pg_largeobject"] = TableContents(int(count), f"{int(total) % 2**64:016x}")
+    return Contents(tables, _definitions(connection), f"postgresql {version}")
+
+
+def _definitions(connection: sa.Connection) -> dict[str, str]:
+    # Without a search path, every definition is printed with its schemas.
+    connection.exec_driver_sql("SET search_path = ''")
+    found = {}
+    for kind, statement in DEFINITIONS.items():
+        for name, *parts in _rows(connection, statement):
+            found[f"{kind} {name}"] = fingerprint(*parts)
+    return found
+
+
+def _drop_leftovers(connection: sa.Connection, now: datetime) -> None:
+    """Databases that a killed drill left: by their name, which says when, and by their comment, or none yet."""
+    listed = _rows(connection, "SELECT datname, shobj_description(oid, 'pg_database') FROM pg_database")
+    for name, comment in listed:
+        if is_leftover(name, now) and (comment is None or str(comment).startswith(MARKER)):
+            with suppress(DBAPIError):
+                connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+class _Guard:
+    """Refuses psql's own commands in a dump; leaves out owners and grants where they can't be given."""
+
+    REFUSED = (b"\\connect", b"\\c ", b"\\!", b"\\i ", b"\\ir ", b"\\copy ", b"\\o ", b"\\w ", b"\\g")
+    STRIPPED = (b"ALTER ", b"GRANT ", b"REVOKE ", b"SET SESSION AUTHORIZATION ")
+
+    def __init__(self, strip: bool) -> None:
+        self._strip = strip
+        self._copying = False
+        self.left_out = 0
+
+    def watch(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        # Where owners are left out every line is looked at: a row may begin with GRANT, and must stay.
+        starts = (b"",) if self._strip else self.REFUSED
+        return with_lines(chunks, starts, self._look)
+
+    def _look(self, line: bytes) -> bytes | None:
+        if line.startswith(self.REFUSED):
+            raise Refused("The dump holds a command of psql's own; it is not executed.")
+        if not self._strip:
+            return line
+        if self._copying:
+            self._copying = line.rstrip() != b"\\."
+            return line
+        if line.startswith(b"COPY ") and line.rstrip().endswith(b"FROM stdin;"):
+            self._copying = True
+        elif line.startswith(self.STRIPPED) and OWNER_LINE.fullmatch(line):
+            self.left_out += 1
+            return None
+        return line
+
+
+def _version(path: str) -> str:
+    import subprocess
+
+    return subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _pgpass(password: str) -> str:
+    return password.replace("\\", "\\\\").replace(":", "\\:")
+
+
+def _quoted(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "\\'")

@@ -1,0 +1,110 @@
+"""What PostgreSQL's catalogue says of a database: its relations, the definition of everything else, its roles.
+
+Extensions' own objects are left out: the extension brings them.
+"""
+
+# ruff: noqa: S608 (put together from constants only)
+
+from __future__ import annotations
+
+from saju_ops.backup.dump_engine import MARKER
+
+OURS = r"""n.nspname NOT IN ('pg_catalog', 'information_schema')
+  AND n.nspname NOT LIKE 'pg\_toast%' AND n.nspname NOT LIKE 'pg\_temp%'"""
+_CLASS = "pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+
+
+def _own(catalog: str, alias: str) -> str:
+    return f"""{OURS} AND NOT EXISTS (SELECT 1 FROM pg_depend x
+        WHERE x.classid = '{catalog}'::regclass AND x.objid = {alias}.oid AND x.deptype = 'e')"""
+
+
+RELATIONS = f"""
+SELECT format('%I.%I', n.nspname, c.relname), c.relkind::text, c.relispopulated, c.oid, c.relfilenode
+FROM {_CLASS} WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND c.relname <> '{MARKER}'
+  AND {_own("pg_class", "c")} ORDER BY 1"""
+
+_VIEW = f"""
+SELECT format('%I.%I', n.nspname, c.relname), pg_get_viewdef(c.oid), c.relkind::text, c.reloptions::text
+FROM {_CLASS} WHERE c.relkind IN ('v', 'm') AND {_own("pg_class", "c")}"""
+
+_TABLE = f"""
+SELECT format('%I.%I', n.nspname, c.relname), c.relkind::text, c.relpersistence::text, c.reloptions::text,
+  c.relrowsecurity, c.relforcerowsecurity, pg_get_partkeydef(c.oid), pg_get_expr(c.relpartbound, c.oid),
+  (SELECT string_agg(concat_ws(' ', a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
+      a.attgenerated, a.attcollation::regcollation, pg_get_expr(d.adbin, d.adrelid)), ',' ORDER BY a.attnum)
+    FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+  (SELECT string_agg(i.inhparent::regclass::text, ',' ORDER BY i.inhseqno) FROM pg_inherits i
+    WHERE i.inhrelid = c.oid)
+FROM {_CLASS} WHERE c.relkind IN ('r', 'p', 'f') AND c.relname <> '{MARKER}' AND {_own("pg_class", "c")}"""
+
+_INDEX = f"""
+SELECT format('%I.%I', n.nspname, c.relname), pg_get_indexdef(c.oid)
+FROM {_CLASS} WHERE c.relkind IN ('i', 'I') AND {_own("pg_class", "c")}"""
+
+_CONSTRAINT = f"""
+SELECT concat_ws(' on ', format('%I.%I', n.nspname, k.conname), nullif(k.conrelid, 0)::regclass::text,
+    nullif(k.contypid, 0)::regtype::text), pg_get_constraintdef(k.oid)
+FROM pg_constraint k JOIN pg_namespace n ON n.oid = k.connamespace WHERE {_own("pg_constraint", "k")}"""
+
+_TRIGGER = """
+SELECT format('%s on %s', t.tgname, t.tgrelid::regclass), pg_get_triggerdef(t.oid), t.tgenabled::text
+FROM pg_trigger t WHERE NOT t.tgisinternal AND t.tgparentid = 0"""
+
+_ROUTINE = f"""
+SELECT format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)), p.prokind::text,
+  CASE WHEN p.prokind = 'a' THEN pg_get_function_result(p.oid) ELSE pg_get_functiondef(p.oid) END
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE {_own("pg_proc", "p")}"""
+
+_TYPE = f"""
+SELECT format('%I.%I', n.nspname, t.typname), t.typtype::text, format_type(t.typbasetype, t.typtypmod),
+  (SELECT string_agg(e.enumlabel, ',' ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid)
+FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+WHERE t.typtype IN ('e', 'd', 'c', 'r') AND {_own("pg_type", "t")}
+  AND (t.typrelid = 0 OR (SELECT c.relkind FROM pg_class c WHERE c.oid = t.typrelid) = 'c')"""
+
+_POLICY = """
+SELECT format('%s on %s', p.polname, p.polrelid::regclass), p.polcmd::text, p.polpermissive,
+  pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)
+FROM pg_policy p"""
+
+_RULE = """
+SELECT format('%s on %s', r.rulename, r.ev_class::regclass), pg_get_ruledef(r.oid)
+FROM pg_rewrite r WHERE r.rulename <> '_RETURN' AND r.ev_class >= 16384"""
+
+# Each gives a name and the parts of its definition.
+DEFINITIONS = {
+    "view": _VIEW,
+    "table": _TABLE,
+    "index": _INDEX,
+    "constraint": _CONSTRAINT,
+    "trigger": _TRIGGER,
+    "routine": _ROUTINE,
+    "type": _TYPE,
+    "policy": _POLICY,
+    "rule": _RULE,
+    "schema": f"SELECT n.nspname, '' FROM pg_namespace n WHERE {_own('pg_namespace', 'n')}",
+    "extension": "SELECT extname, '' FROM pg_extension",
+    "event trigger": "SELECT evtname, evtevent, evtfoid::regproc::text, evtenabled::text FROM pg_event_trigger",
+}
+
+_PROC = "pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
+# Roles that own or may use something, as far as a restore has to name them.
+ROLES = f"""
+SELECT DISTINCT r.rolname FROM pg_roles r WHERE r.oid IN (
+  SELECT relowner FROM {_CLASS} WHERE {OURS}
+  UNION SELECT proowner FROM {_PROC} WHERE {OURS}
+  UNION SELECT nspowner FROM pg_namespace n WHERE {OURS}
+  UNION SELECT (aclexplode(relacl)).grantee FROM {_CLASS} WHERE {OURS}
+  UNION SELECT (aclexplode(nspacl)).grantee FROM pg_namespace n WHERE {OURS}
+  UNION SELECT (aclexplode(proacl)).grantee FROM {_PROC} WHERE {OURS}
+  UNION SELECT (aclexplode(defaclacl)).grantee FROM pg_default_acl)
+ORDER BY 1"""
+
+SCHEMAS = f"SELECT n.nspname FROM pg_namespace n WHERE {OURS}"
+LARGE_OBJECTS = """
+SELECT count(*), coalesce(sum(hashtextextended(loid || ' ' || pageno || ' ' || encode(data, 'hex'), 0)::numeric), 0)
+FROM pg_largeobject"""
+LOCALE = """
+SELECT pg_encoding_to_char(encoding), datcollate, datctype FROM pg_database WHERE datname = current_database()"""

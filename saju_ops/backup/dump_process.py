@@ -1,0 +1,199 @@
+"""The programs that dump and restore: mysqldump, pg_dump, mysql, psql. Started here, their end asked for here.
+
+Promises: a password reaches a program through a file in memory that only this user can read (memfd, 0600), so it
+is never in the process list, never on a disk, and gone when the process is, however it ends; no program reads the
+machine's own option files; a program that fails raises a sentence with what it said, cut before any value of a
+row. Refuses to take an output for whole whose program did not end with status 0.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from saju_ops.errors import OperatorError
+
+# Bytes that are read at once, and what a pipe holds: the program goes on while what it wrote is compressed.
+CHUNK = 1 << 20
+# Seconds that a program which was told to end has for it.
+PATIENCE = 10
+_KEPT_STDERR = 4_000
+
+
+class ProgramFailed(OperatorError):
+    """A dump or restore program ended badly; `said` is what it said, without values."""
+
+    def __init__(self, sentence: str, said: str) -> None:
+        super().__init__(sentence)
+        self.said = said
+
+
+class ProgramMissing(OperatorError):
+    """No such program is installed."""
+
+
+def find_program(names: Sequence[str], what: str) -> str:
+    for name in names:
+        if path := shutil.which(name):
+            return path
+    raise ProgramMissing(
+        f"{what} needs the program {' or '.join(names)}, and none of them is on PATH. Nothing was done; install the"
+        " database's client package."
+    )
+
+
+@contextmanager
+def secret_file(text: str) -> Iterator[int]:
+    """A file in memory, 0600, as a descriptor that programs open as /dev/fd/<number>."""
+    descriptor = os.memfd_create("saju_ops", 0)
+    try:
+        os.fchmod(descriptor, 0o600)
+        os.write(descriptor, text.encode())
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@dataclass
+class Program:
+    """What to run. `secrets` are descriptors that it may open as /dev/fd/<number>."""
+
+    command: list[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.command[0])  # noqa: PTH119
+
+    def start(self, stderr: Any, **pipes: Any) -> subprocess.Popen[bytes]:
+        # Nothing of the operator's own environment that changes what these programs do.
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "MYSQL", "MARIADB"))}
+        # A login path would be read even where all option files are off.
+        env = {**kept, "LC_ALL": "C.UTF-8", "MYSQL_TEST_LOGIN_FILE": "/dev/null", **self.env}
+        return subprocess.Popen(self.command, env=env, pass_fds=self.secrets, stderr=stderr, **pipes)
+
+
+class Output:
+    """A running program whose output is read here. Iterate it, then `finish`; leaving the block ends it."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
+        self._process = program.start(self._stderr, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        self._pipe = self._process.stdout.fileno()
+        _widen(self._pipe)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def read(self) -> bytes:
+        """What is there, at most CHUNK; nothing at the end."""
+        return os.read(self._pipe, CHUNK)
+
+    def finish(self) -> None:
+        """Waits for the end. Raises ProgramFailed unless the status is 0."""
+        status = self._process.wait()
+        if status:
+            raise failed(self._program.name, status, self._stderr)
+
+    def close(self) -> None:
+        _end(self._process)
+        if self._process.stdout:
+            self._process.stdout.close()
+        self._stderr.close()
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def feed(program: Program, chunks: Iterable[bytes]) -> None:
+    """Gives the chunks to a program's standard input. Raises ProgramFailed, or what the chunks raise: the program
+    is then killed before it sees an end of input, which it would take for the end of a whole file."""
+    with tempfile.TemporaryFile() as stderr:
+        process = program.start(stderr, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        assert process.stdin is not None
+        _widen(process.stdin.fileno())
+        try:
+            try:
+                for chunk in chunks:
+                    process.stdin.write(chunk)
+                process.stdin.close()
+            except BrokenPipeError:
+                pass  # it ended early; its status and its words say why
+            except BaseException:
+                process.kill()
+                raise
+            if status := process.wait():
+                raise failed(program.name, status, stderr)
+        finally:
+            _end(process)
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+
+
+def failed(name: str, status: int, stderr: Any) -> ProgramFailed:
+    stderr.seek(0)
+    text = stderr.read(_KEPT_STDERR).decode(errors="replace")
+    said = words_of(text)
+    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    return ProgramFailed(f"{name} {how} ({said or 'it said nothing'}).", said)
+
+
+# "Duplicate entry 'kim@example.com' for key": what is quoted may be somebody's, except after these words.
+_NAMED = re.compile(
+    r"(table|database|role|relation|schema|user|plugin|file|server at|host|column|function|trigger|view|event|extension"
+    r"|socket|parameter|command) ?['\"`]([^'\"`]{1,130})['\"`]",
+    re.IGNORECASE,
+)
+
+
+def words_of(text: str) -> str:
+    """The first lines that tell of an error, without values that a row may have held."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    told = [x for x in lines if "error" in x.lower() or "denied" in x.lower()] or lines
+    told = [x for x in told if not x.startswith(("DETAIL", "CONTEXT", "LINE", "STATEMENT"))]
+    return "; ".join(_without_values(line) for line in told[:2])[:500]
+
+
+def _without_values(line: str) -> str:
+    kept, position = [], 0
+    for found in re.finditer(r"(['\"`])(.*?)\1(?:@(['\"`])(.*?)\3)?", line):
+        named = _NAMED.search(line, max(0, found.start() - 12), found.end())
+        kept += [line[position : found.start()], found[0] if named else "…"]
+        position = found.end()
+    rest = line[position:]
+    # A quote that was never closed: the value goes to the line's end.
+    open_quote = re.search(r"(?<!\w)['\"]", rest)
+    return "".join(kept) + (rest[: open_quote.start()] + "…" if open_quote else rest)
+
+
+def _widen(pipe: int) -> None:
+    with suppress(OSError):
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, CHUNK)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """No program of ours outlives its use."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,0 +1,240 @@
+"""Puts a dump back: finds it, says what it would do, proves the stored file, and only then touches the target.
+
+Promises: the stored bytes are read to their end and compared with the manifest before the first statement is
+executed, and once more while they are executed; afterwards the target is compared with the manifest, table by table.
+Refuses a target that is not empty unless it is told that target's name, a dump that was never proven unless told so,
+and a target of another engine. A SQLite file that was there is kept beside the new one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from saju_ops.backup.dump_contents import Contents, differences
+from saju_ops.backup.dump_engine import DumpEngine, open_engine
+from saju_ops.backup.dump_pack import Packed, unpacked
+from saju_ops.backup.dump_process import ProgramFailed
+from saju_ops.backup.manifest import BackupManifest, Kind, backups
+from saju_ops.database import error_text, redacted
+from saju_ops.errors import OperatorError, ProofFailed, Refused
+from saju_ops.storage import Storage
+
+NAMED = 8
+
+
+@dataclass(frozen=True)
+class RestoreRequest:
+    # Databases whose dumps are looked for: (name, address without password), the first being the default.
+    into: sa.URL | None = None
+    # Newest dump whose snapshot is not later. None: the newest.
+    at: datetime | None = None
+    # Which database's dumps, by the database's name or the name in the file. None: the only one there is.
+    database: str | None = None
+    # The target's name, typed, where the target is not empty: everything in it is dropped.
+    replace: str | None = None
+    dry_run: bool = True
+    masked: bool = False
+    # Also a dump that was kept without a proof.
+    unproven: bool = False
+
+
+@dataclass
+class RestoreResult:
+    manifest: BackupManifest
+    target: str
+    target_database: str
+    # Objects in the target before: 0 empty, -1 no such database.
+    target_objects: int
+    dry_run: bool
+    seconds: float = 0.0
+    tables: int = 0
+    rows: int = 0
+    left_out: list[str] = field(default_factory=list)
+
+    def sentences(self) -> list[str]:
+        m = self.manifest
+        contents = Contents.from_json(m.contents)
+        state = {0: "It is empty.", -1: "It is not there and will be made."}.get(
+            self.target_objects,
+            f"It is NOT EMPTY: its {self.target_objects} tables, views and so on are dropped first.",
+        )
+        lines = [
+            f"The dump {m.file} of {m.source}, taken at {m.taken:%Y-%m-%d %H:%M:%S} UTC, holds {len(contents.tables)}"
+            f" tables with {contents.rows:,} rows ({m.content_bytes:,} bytes, {m.stored_bytes:,} stored).",
+            "It was restored and compared when it was taken."
+            if m.proven
+            else f"It was NEVER PROVEN: {m.proof.get('why_not') or 'no restore of it was tried'}",
+            f"It goes into {self.target}. {state}",
+        ]
+        if m.engine == "sqlite" and self.target_objects > 0:
+            lines[-1] = f"It goes into {self.target}, whose file is kept beside it, renamed."
+        return lines
+
+
+def restore_dump(
+    storage: Storage,
+    request: RestoreRequest,
+    *,
+    default: sa.URL,
+    configured: tuple[sa.URL, ...] = (),
+    password: str | None = None,
+    announce: Callable[[RestoreResult], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> RestoreResult:
+    """Restores one dump, or with `dry_run` only says what it would do. `default` is the database whose dump is
+    taken, and its target, where the request names neither; the dump of another database of `configured` goes
+    back to that."""
+    manifest = find_dump(storage, request, default)
+    target = open_engine(request.into or _home(manifest, (default, *configured)))
+    _require_same_engine(manifest, target)
+    try:
+        result = RestoreResult(manifest, redacted(target.url), target.database, target.objects(), request.dry_run)
+        announce(result)
+        _require_permission(request, result)
+        began = time.monotonic()
+        if not request.dry_run:
+            _restore(storage, manifest, target, result, password, say)
+        result.seconds = time.monotonic() - began
+        return result
+    except DBAPIError as error:
+        raise OperatorError(
+            f"The restore into {redacted(target.url)} ended with what the database said ({error_text(error)}). The dump"
+            " is as it was; look at the target and start again."
+        ) from None
+
+
+def find_dump(storage: Storage, request: RestoreRequest, default: sa.URL) -> BackupManifest:
+    """The newest dump that the request allows. Raises Refused with what there is."""
+    kind: Kind = "masked_database_dump" if request.masked else "database_dump"
+    everything = list(backups(storage, kind))
+    wanted = [m for m in everything if _is_of(m, request.database, default)]
+    if not wanted:
+        there = ", ".join(sorted({str(m.extra.get("database")) for m in everything})[:NAMED]) or "none"
+        named = request.database or open_engine(default).database
+        raise Refused(
+            f"There is no dump of {named} in {storage.uri}; there are dumps of: {there}. Name one with --database."
+            " Nothing was touched."
+        )
+    sources = {m.source for m in wanted}
+    if len(sources) > 1:
+        raise Refused(
+            f"Several databases have that name: {', '.join(sorted(sources))}. Name one by what its files are called,"
+            f" such as {label_in(wanted[-1])}. Nothing was touched."
+        )
+    in_time = [m for m in wanted if request.at is None or m.taken <= request.at]
+    proven = [m for m in in_time if m.proven or request.unproven]
+    if proven:
+        return proven[-1]
+    if in_time:
+        raise Refused(
+            f"Of {len(in_time)} dumps none was ever proven; the newest is {in_time[-1].file}. Say --unproven to restore"
+            " it all the same. Nothing was touched."
+        )
+    raise Refused(
+        f"The oldest dump of {wanted[0].extra.get('database')} was taken at {wanted[0].taken:%Y-%m-%d %H:%M:%S} UTC,"
+        f" after {request.at:%Y-%m-%d %H:%M:%S %Z}. Nothing was touched."
+    )
+
+
+def label_in(manifest: BackupManifest) -> str:
+    """`app` of `database/app_20261001_030000.sql.gz`."""
+    return manifest.file.rpartition("/")[2].split(".", 1)[0].rsplit("_", 2)[0]
+
+
+def _is_of(manifest: BackupManifest, name: str | None, default: sa.URL) -> bool:
+    if name is None:
+        return manifest.source == redacted(default) or (
+            manifest.extra.get("database") == open_engine(default).database
+            and manifest.engine in (default.get_backend_name(), "mariadb", "mysql")
+        )
+    return name in (manifest.extra.get("database"), label_in(manifest))
+
+
+def _home(manifest: BackupManifest, urls: tuple[sa.URL, ...]) -> sa.URL:
+    """The configured database that the dump is of."""
+    for url in urls:
+        if redacted(url) == manifest.source:
+            return url
+    for url in urls:
+        if open_engine(url).database == manifest.extra.get("database"):
+            return url
+    raise Refused(
+        f"{manifest.source}, of which the dump is, is none of the configured databases; name a target with --into."
+        " Nothing was touched."
+    )
+
+
+def _require_same_engine(manifest: BackupManifest, target: DumpEngine) -> None:
+    family = {"mariadb": "mysql"}
+    if family.get(manifest.engine, manifest.engine) != family.get(
+        target.url.get_backend_name(), target.url.get_backend_name()
+    ):
+        raise Refused(
+            f"{manifest.file} is a dump of {manifest.engine} and can't go into {redacted(target.url)}. Nothing was"
+            " touched."
+        )
+
+
+def _require_permission(request: RestoreRequest, result: RestoreResult) -> None:
+    if request.dry_run or result.target_objects <= 0 or request.replace == result.target_database:
+        return
+    named = f", not {request.replace!r}" if request.replace else ""
+    raise Refused(
+        f"{result.target} is not empty ({result.target_objects} tables, views and so on). To drop all of that and"
+        f" restore, say --replace {result.target_database}{named}; to restore beside it, name an empty database with --into."
+        " Nothing was touched."
+    )
+
+
+def _restore(
+    storage: Storage, manifest: BackupManifest, target: DumpEngine, result: RestoreResult, password: str | None,
+    say: Callable[[str], None],
+) -> None:  # fmt: skip
+    say(f"Reading {manifest.file} and comparing it with its manifest; nothing is touched yet.")
+    for _ in _content(storage, manifest, password):
+        pass
+    if result.target_objects < 0:
+        target.create()
+    elif result.target_objects:
+        say(f"Dropping what is in {result.target}.")
+        target.empty()
+    say(f"Restoring into {result.target}.")
+    source = str(manifest.extra.get("database"))
+    try:
+        result.left_out = target.load(_content(storage, manifest, password), source, drill=False)
+    except ProgramFailed as error:
+        raise OperatorError(
+            f"The restore into {result.target} broke off: {error} The target holds a part or nothing; the dump is as it"
+            f" was. When the cause is gone, start again with --replace {result.target_database}."
+        ) from None
+    say("Comparing the target with the manifest.")
+    expected, found = Contents.from_json(manifest.contents), target.contents()
+    told = differences(expected, found)
+    result.tables, result.rows = len(found.tables), found.rows
+    if told:
+        raise ProofFailed(
+            f"{result.target} was restored, and differs from what the dump holds: {'; '.join(told[:5])}"
+            f"{' …' if len(told) > 5 else ''}. If a service writes to it already, that may be why; else don't rely on"
+            " it."
+        )
+
+
+def _content(storage: Storage, manifest: BackupManifest, password: str | None) -> Iterator[bytes]:
+    m = manifest
+    packed = Packed(m.content_sha256, m.content_bytes, m.stored_sha256, m.stored_bytes)
+    return unpacked(storage.open(m.file), packed, m.encryption, password, m.file)
+
+
+def parse_instant(text: str, zone: object) -> datetime:
+    """`2026-10-01`, `2026-10-01 03:30` or with seconds, in TIMEZONE unless it says another. Raises ValueError."""
+    found = datetime.fromisoformat(text.strip())
+    if len(text.strip()) == len("2026-10-01"):
+        # A day means: as it was at the day's end.
+        found = found.replace(hour=23, minute=59, second=59)
+    return (found if found.tzinfo else found.replace(tzinfo=zone)).astimezone(UTC)  # type: ignore[arg-type]

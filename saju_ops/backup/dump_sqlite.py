@@ -1,0 +1,235 @@
+"""SQLite: copied by its online backup, which waits for no writer, and kept as the database file itself.
+
+A file is what restores best: it opens as it is, value for value. What the copy holds is read from the source in the
+very read transaction that is copied. With a rollback journal such a transaction keeps writers waiting, so there only
+the rows are counted in it, and the checksums are taken from the copy.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+from urllib.parse import quote as uri_quoted
+
+import sqlalchemy as sa
+
+from saju_ops.backup.dump_contents import Contents, TableContents
+from saju_ops.backup.dump_engine import DumpEngine, fingerprint
+from saju_ops.errors import OperatorError, ProofFailed
+
+HEADER = b"SQLite format 3\x00"
+BUSY_SECONDS = 30
+CHUNK = 1 << 20
+FOLDER_PREFIX = "saju_ops_dump_"
+LEFTOVER_SECONDS = 24 * 3600
+
+
+class SQLiteDumps:
+    engine = "sqlite"
+    ending = ".sqlite.gz"
+
+    def __init__(self, url: sa.URL) -> None:
+        self.url = url
+        self.path = Path(str(url.database))
+
+    @property
+    def database(self) -> str:
+        return self.path.stem
+
+    def at(self, url: sa.URL) -> DumpEngine:
+        return SQLiteDumps(url)
+
+    def server_version(self) -> str:
+        return sqlite3.sqlite_version
+
+    def _connect(self, mode: str = "rw") -> sqlite3.Connection:
+        if mode != "rwc" and not self.path.is_file():
+            raise OperatorError(f"There is no SQLite file {self.path}; name the database in its setting.")
+        uri = f"file:{uri_quoted(str(self.path))}?mode={mode}"
+        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+        connection.text_factory = bytes
+        return connection
+
+    def schema_state(self) -> str:
+        with closing(self._connect()) as connection:
+            return fingerprint(connection.execute("PRAGMA schema_version").fetchone())
+
+    def contents(self) -> Contents:
+        with closing(self._connect()) as connection:
+            connection.execute("BEGIN")
+            return _contents(connection)
+
+    def objects(self) -> int:
+        if not self.path.exists() or self.path.stat().st_size == 0:
+            return -1 if not self.path.exists() else 0
+        with closing(self._connect()) as connection:
+            return int(connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0])
+
+    @contextmanager
+    def taking(self) -> Iterator[SQLiteTaking]:
+        with private_folder() as folder:
+            yield SQLiteTaking(self, folder / "copy.sqlite")
+
+    def create(self) -> None:
+        """Nothing to make: `load` makes the file."""
+
+    def empty(self) -> None:
+        """Nothing is dropped: `load` puts the old file aside, whole."""
+
+    def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
+        """Writes the file beside its place, looks at it, and then gives it its name. A file that was there is
+        kept as `<name>.before_restore_<time>`."""
+        unfinished = self.path.with_name(f".{self.path.name}.unfinished")
+        unfinished.unlink(missing_ok=True)
+        try:
+            descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as sink:
+                for chunk in chunks:
+                    sink.write(chunk)
+                sink.flush()
+                os.fsync(sink.fileno())
+            _require_sound(unfinished)
+            return self._put_in_place(unfinished)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _put_in_place(self, unfinished: Path) -> list[str]:
+        told = []
+        if self.path.exists() and self.path.stat().st_size:
+            shutil.copymode(self.path, unfinished)
+            with closing(self._connect()) as connection:
+                # The old database whole in its one file, and nobody in the middle of writing to it.
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                connection.execute("BEGIN EXCLUSIVE")
+                stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
+                aside = self.path.with_name(f"{self.path.name}.before_restore_{stamp}")
+                os.link(self.path, aside)
+                unfinished.replace(self.path)
+                connection.execute("ROLLBACK")
+            told.append(f"the old file is kept as {aside}")
+        else:
+            unfinished.replace(self.path)
+        # They belong to the old file; SQLite would play them into the new one.
+        for ending in ("-wal", "-shm", "-journal"):
+            self.path.with_name(self.path.name + ending).unlink(missing_ok=True)
+        descriptor = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return told
+
+    @contextmanager
+    def scratch(self, server: sa.URL | None, now: datetime) -> Iterator[DumpEngine]:
+        with private_folder() as folder:
+            yield SQLiteDumps(sa.URL.create("sqlite", database=str(folder / "scratch.sqlite")))
+
+
+class SQLiteTaking:
+    tool = f"SQLite {sqlite3.sqlite_version} online backup"
+
+    def __init__(self, dumps: SQLiteDumps, copy: Path) -> None:
+        self._dumps, self._copy = dumps, copy
+        self._contents: Contents | None = None
+
+    def chunks(self) -> Iterator[bytes]:
+        os.close(os.open(self._copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        with closing(self._dumps._connect()) as source:
+            journal = source.execute("PRAGMA journal_mode").fetchone()[0].decode()
+            source.execute("BEGIN")
+            with closing(sqlite3.connect(self._copy)) as target:
+                source.backup(target)
+            # The transaction that was copied is still open.
+            self._contents = _contents(source, checksums=journal == "wal")
+            source.execute("ROLLBACK")
+        if journal != "wal":
+            self._contents = self._with_checksums(self._contents)
+        with self._copy.open("rb") as file:
+            while data := file.read(CHUNK):
+                yield data
+
+    def _with_checksums(self, counted: Contents) -> Contents:
+        copied = SQLiteDumps(sa.URL.create("sqlite", database=str(self._copy))).contents()
+        rows = {name: t.rows for name, t in copied.tables.items()}
+        if rows != {name: t.rows for name, t in counted.tables.items()} or copied.definitions != counted.definitions:
+            raise ProofFailed("The copy's rows are not those of the database. Nothing was kept.")
+        return Contents(copied.tables, copied.definitions, copied.dialect, ["checksums are the copy's"])
+
+    def contents(self) -> Contents:
+        assert self._contents is not None
+        return self._contents
+
+
+# --- the database's answers --------------------------------------------------------------------------------------
+
+
+def _contents(connection: sqlite3.Connection, checksums: bool = True) -> Contents:
+    connection.text_factory = bytes
+    tables, definitions = {}, {}
+    for kind, name, table, sql in connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema"):
+        label = f"{kind.decode()} {name.decode(errors='backslashreplace')}"
+        definitions[label] = fingerprint(table, sql)
+    for (name,) in connection.execute(_TABLES).fetchall():
+        text = name.decode(errors="surrogateescape")
+        tables[text] = _measure(connection, text, checksums)
+    return Contents(tables, definitions, "sqlite")
+
+
+# Virtual tables have no rows of their own: their shadow tables are counted.
+_TABLES = (
+    "SELECT name FROM sqlite_schema WHERE type = 'table' AND coalesce(sql, '') NOT LIKE 'CREATE VIRTUAL TABLE%'"
+    " ORDER BY name"
+)
+
+
+def _measure(connection: sqlite3.Connection, table: str, checksums: bool) -> TableContents:
+    name = '"' + table.replace('"', '""') + '"'
+    if not checksums:
+        return TableContents(int(connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]), None)  # noqa: S608
+    rows = total = 0
+    # Storage class and value of each cell: 1 is not '1', and a text is not a blob of the same bytes.
+    listed = connection.execute(f"PRAGMA table_xinfo({name})").fetchall()
+    # 1 is a hidden column of a virtual table; 2 and 3 are generated ones.
+    columns = [c[1].decode(errors="surrogateescape") for c in listed if c[6] != 1]
+    quoted = ['"' + c.replace('"', '""') + '"' for c in columns]
+    cells = ", ".join(f"typeof({c}), {c}" for c in quoted)
+    for row in connection.execute(f"SELECT {cells} FROM {name}"):  # noqa: S608
+        rows += 1
+        total += int.from_bytes(blake2b(repr(row).encode(), digest_size=8).digest(), "big")
+    return TableContents(rows, f"{total % 2**64:016x}")
+
+
+def _require_sound(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(len(HEADER)) != HEADER:
+            raise ProofFailed("What was read is no SQLite database. Nothing was put in place.")
+    with closing(sqlite3.connect(f"file:{uri_quoted(str(path))}?mode=rw", uri=True)) as connection:
+        try:
+            said = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            said = str(error)
+    if said != "ok":
+        raise ProofFailed(f"SQLite finds the file damaged ({said}). Nothing was put in place.")
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder that nobody else can read. Also removes those that killed runs left a day ago or earlier."""
+    parent = Path(tempfile.gettempdir())
+    for leftover in parent.glob(f"{FOLDER_PREFIX}*"):
+        try:
+            stat = leftover.stat()
+            if stat.st_uid == os.getuid() and datetime.now(UTC).timestamp() - stat.st_mtime > LEFTOVER_SECONDS:
+                shutil.rmtree(leftover, ignore_errors=True)
+        except OSError:
+            continue
+    with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX) as folder:
+        yield Path(folder)
+
