@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
-from saju_ops.archive.csvfile import Compression, CsvSink
+from saju_ops.archive.csvfile import Compression, CsvSink, Packing
 from saju_ops.archive.digest import ALGORITHM, EMPTY, Digest, row_hashes
 from saju_ops.archive.engines import LogStore, Selection
 from saju_ops.archive.engines.base import Profile, as_bytes, broken_off
@@ -29,10 +29,10 @@ from saju_ops.archive.manifest import (
     DayFiles,
     Manifest,
     base_name,
-    compression_of,
     data_name,
     day_files,
     manifest_name,
+    packing_of,
     timestamp,
 )
 from saju_ops.archive.shape import RowShape
@@ -41,6 +41,7 @@ from saju_ops.archive.verify import ReadBack, read_back, verify_part
 from saju_ops.archive.window import Day
 from saju_ops.errors import OperatorError, ProofFailed, Refused
 from saju_ops.storage import Storage, Writer
+from saju_ops.storage.encryption import ENDING, METHOD, WrongPassword
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -142,22 +143,22 @@ class _Task:
 
     def _adopt(self, stray: str, profile: Profile) -> DayResult | None:
         """A run was killed after the file got its name and before its manifest was there: finish its work."""
-        compression = compression_of(stray)
-        part = next((n for n in range(1, 1000) if data_name(self.day, n, compression) == stray), None)
+        packing = packing_of(stray, self.storage.password)
+        part = next((n for n in range(1, 1000) if data_name(self.day, n, packing) == stray), None)
         if part is None:
             return None
         columns, shape = self.store.table.columns, RowShape(self.day, self.store)
         try:
             found = read_back(
-                lambda: self.storage.open(stray), compression, columns, self.store.table.key, start_visit=shape.begin
+                lambda: self.storage.open(stray), packing, columns, self.store.table.key, start_visit=shape.begin
             )
-        except ProofFailed:
+        except (ProofFailed, WrongPassword):
             return None
         with self.store.snapshot():
             expected = self.store.digest(Selection(self.day))
         if found.digest != expected or not self.held():
             return None
-        manifest = self._manifest(part, stray, compression, found, expected)
+        manifest = self._manifest(part, stray, packing, found, expected)
         self._write_manifest(manifest)
         files = DayFiles((), (), part + 1)
         return self._archived([manifest], (manifest, found, shape), files)
@@ -234,17 +235,17 @@ class _Task:
         day_state: Digest | None = None,
     ) -> tuple[Manifest, ReadBack, RowShape]:
         columns = self.store.table.columns
-        name = data_name(self.day, part, self.compression)
+        packing = Packing(self.compression, self.storage.password is not None, self.storage.password)
+        name = data_name(self.day, part, packing)
         shape = RowShape(self.day, self.store)
         with self.storage.create(name) as writer:
-            self._stream(chunks, CsvSink(writer, self.compression, [c.name for c in columns]))
-            found = read_back(
-                writer.read_back, self.compression, columns, self.store.table.key, start_visit=shape.begin
-            )
+            inside = name.rsplit("/", 1)[-1].removesuffix(ENDING)
+            self._stream(chunks, CsvSink(writer, packing, [c.name for c in columns], inside))
+            found = read_back(writer.read_back, packing, columns, self.store.table.key, start_visit=shape.begin)
             # Asked for last: on the fast path the database is still computing it while the file is read back.
             expected = expect()
             self._prove(found, expected)
-            manifest = self._manifest(part, name, self.compression, found, day_state or expected)
+            manifest = self._manifest(part, name, packing, found, day_state or expected)
             self._commit(writer)
         self._write_manifest(manifest)
         return manifest, found, shape
@@ -291,11 +292,11 @@ class _Task:
         writer.commit()
 
     def _manifest(
-        self, part: int, name: str, compression: Compression, found: ReadBack, day_state: Digest
+        self, part: int, name: str, packing: Packing, found: ReadBack, day_state: Digest
     ) -> Manifest:
         table = self.store.table
         return Manifest(
-            kind="conversation_log_archive", format=FORMAT, file=name, part=part, compression=compression,
+            kind="conversation_log_archive", format=FORMAT, file=name, part=part, compression=packing.compression,
             engine=table.engine, server_version=table.server_version, database=table.database, table=table.name,
             day=str(self.day), timezone=self.day.zone.key,
             window_start_utc=timestamp(self.day.start), window_end_utc=timestamp(self.day.end),
@@ -305,6 +306,7 @@ class _Task:
             content_sha256=found.content_sha256, content_bytes=found.content_bytes,
             stored_sha256=found.stored_sha256, stored_bytes=found.stored_bytes, largest_block=found.block,
             tool=f"saju_ops {version('saju-ops')}", run_id=self.run_id, created_at=timestamp(self.now),
+            encryption=METHOD if packing.encrypted else "none",
         )  # fmt: skip
 
     def _write_manifest(self, manifest: Manifest) -> None:

@@ -6,14 +6,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
-from saju_ops.archive.csvfile import SUFFIX, Compression
+from saju_ops.archive.csvfile import ENCRYPTED_SUFFIX, Compression, Packing
 from saju_ops.archive.digest import ALGORITHM, Digest
 from saju_ops.archive.table import Column
 from saju_ops.archive.window import Day
 from saju_ops.errors import ProofFailed
 from saju_ops.storage import Storage
+from saju_ops.storage.encryption import METHOD
 
 FORMAT = 1
 FOLDER = "conversation_logs"
@@ -62,6 +63,8 @@ class Manifest:
     tool: str
     run_id: str
     created_at: str
+    # How the file is encrypted; archives of the first version say nothing of it.
+    encryption: str = "none"
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -81,18 +84,22 @@ class Manifest:
         by_name = {c.name: c for c in self.table_columns}
         return [by_name[name] for name in self.key]
 
+    def packing(self, password: str | None) -> Packing:
+        """How to read the file with the storage's password."""
+        return Packing(self.compression, self.encryption != "none", password)
+
     def to_json(self) -> bytes:
         return (json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n").encode()
 
 
-def parse_manifest(data: bytes, name: str) -> Manifest:
+def parse_manifest(data: bytes, name: str, kind: str = "conversation_log_archive") -> Manifest:
     """Raises ProofFailed for anything that isn't a whole manifest of a format that this version knows."""
     try:
         raw = json.loads(data)
         known = {f.name for f in fields(Manifest)}
         manifest = Manifest(**{k: v for k, v in raw.items() if k in known})
-        valid = manifest.kind == "conversation_log_archive" and manifest.format == FORMAT
-        valid = valid and manifest.digest_algorithm == ALGORITHM
+        valid = manifest.kind == kind and manifest.format == FORMAT
+        valid = valid and manifest.digest_algorithm == ALGORITHM and manifest.encryption in ("none", METHOD)
         int(manifest.digest, 16), int(manifest.day_digest, 16), manifest.table_columns, manifest.key_columns
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ProofFailed(f"{name} is not a whole manifest; what it describes counts as not archived.") from None
@@ -150,12 +157,13 @@ def archived_days(storage: Storage) -> Iterator[str]:
                 yield stamp
 
 
-def data_name(day: Day, part: int, compression: Compression) -> str:
-    return base_name(day, part) + SUFFIX[compression]
+def data_name(day: Day, part: int, packing: Packing) -> str:
+    return base_name(day, part) + packing.suffix
 
 
-def compression_of(name: str) -> Compression:
-    return cast(Compression, "gzip" if name.endswith(".gz") else "none")
+def packing_of(name: str, password: str | None) -> Packing:
+    """How a file without a manifest is packed, as far as its name says."""
+    return Packing("gzip" if name.endswith(".gz") else "none", name.endswith(ENCRYPTED_SUFFIX), password)
 
 
 def timestamp(now: datetime) -> str:

@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from saju_ops.archive.csvfile import BLOCK, LARGEST_BLOCK, ArchiveReader, Compression, RecordTooLarge
+from saju_ops.archive.csvfile import BLOCK, LARGEST_BLOCK, ArchiveReader, Packing, RecordTooLarge
 from saju_ops.archive.digest import EMPTY, Digest, row_hashes
 from saju_ops.archive.manifest import Manifest
 from saju_ops.archive.table import Column
 from saju_ops.errors import ProofFailed
 from saju_ops.storage import Storage
+from saju_ops.storage.encryption import WrongPassword
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +38,7 @@ class ReadBack:
 
 def read_back(
     reopen: Callable[[], BinaryIO],
-    compression: Compression,
+    packing: Packing,
     columns: Sequence[Column],
     key: Sequence[str],
     block: int = BLOCK,
@@ -49,7 +50,7 @@ def read_back(
     file is read again from the start with a larger one, and `start_visit` is called again.
     """
     while True:
-        reader = ArchiveReader(reopen(), compression, [c.name for c in columns], block)
+        reader = ArchiveReader(reopen(), packing, [c.name for c in columns], block)
         try:
             return _read(reader, columns, key, block, start_visit() if start_visit else None)
         except RecordTooLarge:
@@ -105,11 +106,13 @@ def verify_part(
     where = storage.location(manifest.file)
     try:
         found = read_back(
-            lambda: storage.open(manifest.file), manifest.compression, manifest.table_columns, manifest.key,
-            manifest.largest_block, start_visit,
+            lambda: storage.open(manifest.file), manifest.packing(storage.password), manifest.table_columns,
+            manifest.key, manifest.largest_block, start_visit,
         )  # fmt: skip
     except FileNotFoundError:
         raise ProofFailed(f"The archive {where} is missing, though its manifest is there.") from None
+    except WrongPassword as error:
+        raise WrongPassword(f"{where}: {error}") from None
     except ProofFailed as error:
         raise ProofFailed(f"The archive {where} is damaged: {error}.") from None
     except OSError as error:
@@ -148,11 +151,16 @@ def verify_stored_bytes(storage: Storage, manifest: Manifest) -> None:
 
 
 def part_batches(storage: Storage, manifest: Manifest) -> Iterator[pa.RecordBatch]:
-    """The rows of a stored part. The caller checks what it gets: the file may change after it was verified."""
-    reader = ArchiveReader(
-        storage.open(manifest.file), manifest.compression, [c.name for c in manifest.table_columns],
-        manifest.largest_block,
-    )  # fmt: skip
+    """The rows of a stored part. The caller checks what it gets: the file may change after it was verified.
+
+    Raises WrongPassword, naming the file.
+    """
+    stream = storage.open(manifest.file)
+    names = [c.name for c in manifest.table_columns]
+    try:
+        reader = ArchiveReader(stream, manifest.packing(storage.password), names, manifest.largest_block)
+    except WrongPassword as error:
+        raise WrongPassword(f"{storage.location(manifest.file)}: {error}") from None
     try:
         yield from reader.batches()
     finally:

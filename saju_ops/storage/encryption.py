@@ -1,4 +1,4 @@
-"""Password protection of stored files: a zip file with one member, AES-256 (WinZip AE-2), which 7-Zip and the like open.
+"""Password protection of stored files: a zip file with one member, AES-256 (WinZip AE-2), as 7-Zip and others open.
 
 Promises: constant memory at any size, both ways (zip64 throughout); a wrong password is said before any content
 comes out; a file that was cut or altered never ends like a whole one: the member's HMAC, its sizes and the end of
@@ -67,7 +67,7 @@ def decrypting(stream: BinaryIO, password: str | None) -> BinaryIO:
     Raises WrongPassword at once, before any content, and ProofFailed here or in `read` for a file that is cut,
     altered or no such zip; only what ends without an error is whole.
     """
-    return io.BufferedReader(_DecryptingReader(stream, password), PIECE)  # type: ignore[arg-type, return-value]
+    return io.BufferedReader(_DecryptingReader(stream, password), PIECE)
 
 
 class EncryptingWriter:
@@ -169,9 +169,9 @@ def _zipped(pieces: Iterable[bytes], password: str, name: str, compression: str,
     from stream_zip import ZIP_64, stream_zip
 
     member = (name, now, 0o100600, ZIP_64, pieces)
-    return stream_zip(
-        [member], chunk_size=PIECE, get_compressobj=lambda: _deflate(compression), password=password
-    )
+    # As bytes: a text is encoded as Latin-1 by the library, which has no Korean.
+    secret: Any = password.encode()
+    return stream_zip([member], chunk_size=PIECE, get_compressobj=lambda: _deflate(compression), password=secret)
 
 
 def _deflate(compression: str) -> Any:
