@@ -1,0 +1,112 @@
+"""uvicorn around the trigger's application: strict HTTP/1.1, and logs in which no address is written."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from saju_ops.errors import OperatorError
+from saju_ops.settings import Settings
+from saju_ops.trigger.app import HEADERS, trigger_app
+
+HEAD_SECONDS = 5.0
+HEAD_BYTES = 16 * 1024
+# Connections at once; more are answered with 503. Each needs a file descriptor.
+CONNECTIONS = 3000
+STOP_SECONDS = 20
+
+
+class _Protocol(H11Protocol):
+    """uvicorn's own, which waits for ever for a request's head and answers a broken one with plain text."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def _give_up(self) -> None:
+        if self.cycle is None:
+            self.transport.abort()
+
+    def send_400_response(self, msg: str) -> None:
+        body = json.dumps({"error": "That was no HTTP/1.1 request."}).encode()
+        headers = [*HEADERS.items(), ("content-type", "application/json"), ("content-length", str(len(body)))]
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            response = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+            for event in (response, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+
+def serve(settings: Settings, host: str, port: int, say: Callable[[str], None]) -> None:
+    """Answers until it is told to stop (SIGTERM, SIGINT); then what was begun is finished first."""
+    if settings.cleanup_trigger_token is None:
+        raise OperatorError(
+            "CLEANUP_TRIGGER_TOKEN is not set, so anybody could start a purge. Set it to at least 32 characters, such"
+            " as `openssl rand -hex 32` prints. Nothing was started."
+        )
+    listening = _listen(host, port)
+    _log_to_stderr()
+    _raise_file_limit()
+    app = trigger_app(settings, settings.cleanup_trigger_token.get_secret_value())
+    config = uvicorn.Config(
+        app, http=_Protocol, ws="none", loop="asyncio", lifespan="on", log_config=None, access_log=False,
+        server_header=False, forwarded_allow_ips="*", limit_concurrency=CONNECTIONS,
+        h11_max_incomplete_event_size=HEAD_BYTES, timeout_graceful_shutdown=STOP_SECONDS,
+    )  # fmt: skip
+    bound = listening.getsockname()[1]
+    say(f"Listening on http://{_bracketed(host)}:{bound} for Dagster at {settings.dagster_webserver_url}.")
+    if not _is_loopback(host):
+        say("Others can reach this address: put a proxy with TLS in front, or the token travels in the clear.")
+    # uvicorn sends itself the signal again once it has finished: being told to stop is no failure.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise OperatorError(
+            f"{host}:{port} can't be listened on ({why}); choose another with TRIGGER_HOST and TRIGGER_PORT."
+        ) from None
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("saju_ops.trigger").setLevel(logging.INFO)
+    # httpx logs every request at INFO, uvicorn warns of every broken request: anybody could fill the disk with those.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+
+
+def _raise_file_limit() -> None:
+    """A thousand calls at once are a thousand connections; the usual soft limit is 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + 200 if hard == resource.RLIM_INFINITY else min(hard, CONNECTIONS + 200)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
