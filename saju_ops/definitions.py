@@ -16,6 +16,7 @@ from saju_ops.jobs.conversation_logs import (
 )
 from saju_ops.resources import BackupStorage, LogDatabase
 from saju_ops.schedules import cleanup_schedule
+from saju_ops.sensors.alerts import alerts_sensor
 from saju_ops.sensors.purge_after_archive import purge_after_archive
 from saju_ops.settings import Settings, load_settings
 
@@ -74,7 +75,7 @@ def defs() -> dg.Definitions:
             stale_jobs.reconcile_stale_jobs_job,
         ],
         schedules=[cleanup_schedule(settings, archive), stale_jobs.stale_jobs_schedule(settings)],
-        sensors=[purge_after_archive(archive.name, purge_conversation_logs_job)],
+        sensors=[alerts_sensor(settings), purge_after_archive(archive.name, purge_conversation_logs_job)],
         resources={"log_database": LogDatabase(), "backup_storage": BackupStorage()},
         # One process per run: the work is one step, and a process per step would import everything again.
         executor=dg.in_process_executor,

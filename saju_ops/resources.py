@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from saju_ops.settings import load_settings
+from saju_ops.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from slack_sdk import WebClient
+
     from saju_ops.archive.engines import LogStore
     from saju_ops.storage import Storage
 
@@ -30,3 +32,13 @@ class BackupStorage(dg.ConfigurableResource):
         from saju_ops.storage import open_storage
 
         return open_storage(load_settings().backup_uri)
+
+
+def slack_client(settings: Settings) -> WebClient:
+    """dagster-slack's client for SLACK_BOT_TOKEN, with this project's time-outs and slack_sdk's retry handlers."""
+    from dagster_slack import SlackResource
+
+    from saju_ops.alerts.slack import set_up
+
+    token = settings.slack_bot_token.get_secret_value() if settings.slack_bot_token else ""
+    return set_up(SlackResource(token=token).get_client(), settings.slack_api_url)

@@ -32,6 +32,8 @@ class MessageRefused(Exception):
 
 class Channel(Protocol):
     name: str
+    # Whether many waiting messages are sent as one.
+    gathers: bool
 
     def send(self, message: Message) -> str:
         """Delivers it; returns where it is, for files that follow. Raises ChannelFailed or MessageRefused."""

@@ -127,7 +127,7 @@ class Delivery:
 
     def _messages(self, channel: Channel, report: Report) -> None:
         refusals = 0
-        for portion in self._plan(self.outbox.waiting(channel.name, self.clock())):
+        for portion in self._plan(self.outbox.waiting(channel.name, self.clock()), channel.gathers):
             if self._time_is_up():
                 return
             if self._portion(channel, portion, report):
@@ -137,8 +137,8 @@ class Delivery:
             if refusals >= REFUSALS:
                 raise ChannelFailed(report.error)
 
-    def _plan(self, waiting: list[Waiting]) -> list[list[Waiting]]:
-        if len(waiting) <= GATHER_FROM:
+    def _plan(self, waiting: list[Waiting], gathers: bool) -> list[list[Waiting]]:
+        if len(waiting) <= GATHER_FROM or not gathers:
             return [[each] for each in waiting]
         if min(each.attempts for each in waiting) >= PROBE_AFTER:
             # Is it the channel, or one of them? A single one that arrives says that it is up.

@@ -45,6 +45,7 @@ class Server:
 
 class Email:
     name = "email"
+    gathers = True
 
     def __init__(
         self, server: Server, sender: str, recipients: tuple[str, ...], zone: ZoneInfo, redact: Redactor

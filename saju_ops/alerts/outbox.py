@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -152,17 +152,17 @@ class Outbox:
         return found
 
     def add(
-        self, messages: Sequence[Message], channels: Sequence[str], now: datetime, *, stream: str = "",
-        positions: Sequence[int] = (), facts: dict[str, Any] | None = None,
+        self, messages: Sequence[Message], channels: Sequence[str], now: datetime, *,
+        positions: Sequence[tuple[str, int]] = (), facts: dict[str, Any] | None = None,
     ) -> int:  # fmt: skip
         """Keeps messages for the channels, together with facts, in one transaction. Returns how many were new.
 
-        `stream` and `positions` say where in Dagster's event log a message came from, for `low_water`.
+        `positions` say where in Dagster's event log each came from, as stream and position, for `low_water`.
         """
         with self._transaction() as db:
             new = 0
             for i, message in enumerate(messages):
-                new += _add(db, message, channels, now, stream, positions[i] if positions else 0)
+                new += _add(db, message, channels, now, *(positions[i] if positions else ("", 0)))
             for key, value in (facts or {}).items():
                 _set_fact(db, key, value)
         return new
@@ -311,7 +311,7 @@ class Outbox:
 
     def change_problems(
         self, opened: dict[str, dict[str, Any]], reminded: Sequence[str], closed: Sequence[str],
-        messages: Sequence[Message], channels: dict[str, Sequence[str]], now: datetime,
+        messages: Sequence[Message], channels: Mapping[str, Sequence[str]], now: datetime,
     ) -> None:  # fmt: skip
         """Problems and what is said of them, in one transaction. `channels` is by message id."""
         at = now.timestamp()

@@ -108,6 +108,7 @@ class Slack:
     """One Slack channel. `remembered` and `remember` keep a name's id, so that it is looked up once."""
 
     name = "slack"
+    gathers = True
 
     def __init__(
         self, client: WebClient, channel: str, zone: ZoneInfo, redact: Redactor,

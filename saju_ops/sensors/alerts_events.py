@@ -166,7 +166,7 @@ def _collect(into: _Collected, event: DagsterEvent) -> None:
         failure = event.job_failure_data
         into.reason = _first_line(event.message)
         if into.error is None and failure.error is not None:
-            into.error = _raised(failure.error)
+            into.error = raised(failure.error)
     elif kind in (Kind.RUN_CANCELED, Kind.RUN_CANCELING):
         into.reason = _cancel_reason(into.reason, _first_line(event.message), canceled=kind is Kind.RUN_CANCELED)
 
@@ -221,11 +221,11 @@ def _step_failure(into: _Collected, event: DagsterEvent) -> None:
         into.steps.append(event.step_key)
     error = event.step_failure_data.error
     if into.error is None and error is not None:
-        into.error = _raised(error)
+        into.error = raised(error)
 
 
-def _raised(error: SerializableErrorInfo) -> RaisedError:
-    return RaisedError(error.cls_name or "", error.message or "", _raised(error.cause) if error.cause else None)
+def raised(error: SerializableErrorInfo) -> RaisedError:
+    return RaisedError(error.cls_name or "", error.message or "", raised(error.cause) if error.cause else None)
 
 
 def _first_line(text: str | None) -> str:
@@ -277,9 +277,8 @@ def is_ours(
 ) -> bool:
     """Whether a run belongs to this code location: by where it was launched from, or by its job's name."""
     origin = run.remote_job_origin if run else None
-    if origin is not None and location is not None:
-        if origin.repository_origin.code_location_origin.location_name == location:
-            return True
+    if origin is not None and origin.repository_origin.code_location_origin.location_name == location:
+        return True
     if job_name not in jobs:
         return False
     if job_name == "__ASSET_JOB" and run is not None and run.asset_selection:

@@ -29,6 +29,11 @@ def schedule_state(instance: dg.DagsterInstance) -> InstigatorState | None:
     return found[0] if found else None
 
 
+def sensor_state(instance: dg.DagsterInstance) -> InstigatorState:
+    found = instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+    return next(state for state in found if state.name == "purge_after_archive")
+
+
 def set_back(instance: dg.DagsterInstance, days: int) -> None:
     """As if the daemon had been down for so long: it last looked at the schedule then."""
     state = schedule_state(instance)
@@ -40,7 +45,7 @@ def set_back(instance: dg.DagsterInstance, days: int) -> None:
 
 def forget(instance: dg.DagsterInstance) -> None:
     """The sensor loses its cursor and when it looked last, so that it looks at once."""
-    (state,) = instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+    state = sensor_state(instance)
     assert isinstance(state.instigator_data, SensorInstigatorData)
     instance.update_instigator_state(
         state.with_data(SensorInstigatorData(sensor_type=state.instigator_data.sensor_type))
@@ -91,5 +96,5 @@ def test_a_missed_clean_up_is_made_up_for_and_survives_a_crash_between_archive_a
 
 
 def sensor_ticks(instance: dg.DagsterInstance) -> list[object]:
-    (state,) = instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+    state = sensor_state(instance)
     return list(instance.get_ticks(state.instigator_origin_id, state.selector_id))
