@@ -345,7 +345,7 @@ class _Purge:
 
     def _step_back(self, error: sa.exc.DBAPIError, attempt: int) -> None:
         """A deadlock or a lock that others hold: the transaction was rolled back, try again in a moment."""
-        if error.connection_invalidated or not _is_lock_conflict(error) or attempt == CHUNK_TRIES - 1:
+        if error.connection_invalidated or not is_lock_conflict(error) or attempt == CHUNK_TRIES - 1:
             raise OperatorError(
                 # Where the connection broke in the commit itself, nobody here knows whether it took effect.
                 f"The database ended a chunk ({error_text(error)}). {self.result.deleted} rows were deleted before it;"
@@ -433,7 +433,8 @@ def _by_key(chunk: pa.RecordBatch, key: Sequence[str], hashes: object, supersede
     return {k: h for k, h, old in rows if not old}
 
 
-def _is_lock_conflict(error: sa.exc.DBAPIError) -> bool:
+def is_lock_conflict(error: sa.exc.DBAPIError) -> bool:
+    """Whether trying again in a moment may help."""
     code = getattr(error.orig, "args", (None,))[0]
     state = getattr(error.orig, "sqlstate", None)
     # MySQL: lock wait time-out, deadlock. PostgreSQL: serialization, deadlock, lock not available. SQLite: busy.

@@ -1,0 +1,356 @@
+"""What hangs on a table, from the foreign keys that the database itself reports.
+
+Promises: every table that references the root, at any depth, in any schema that the account can see, whether
+the database cascades or not; cycles and self-references included. What the account may not see is named as a
+doubt. Refuses a table that isn't among those that may go: a new table's rows are never deleted by surprise.
+
+A key with ON DELETE SET NULL (or SET DEFAULT) is followed no further: its rows stay, and the database takes
+their reference away. They count as detached, and their table must be known just the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from saju_ops.archive.engines import LogStore
+from saju_ops.archive.engines.postgres import DELETE_RULES
+from saju_ops.archive.table import ForeignKey
+from saju_ops.errors import Refused
+
+# A table by its schema and name; no schema where the name alone finds it.
+Ref = tuple[str | None, str]
+DETACHING = ("SET NULL", "SET DEFAULT")
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the catalogue says of one table."""
+
+    ref: Ref
+    columns: tuple[str, ...]
+    nullable: frozenset[str]
+    # What tells one row from another; empty where nothing does.
+    identity: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Closure:
+    root: Ref
+    # Keys whose rows go with the row they reference, and keys that the database merely empties.
+    hard: tuple[ForeignKey, ...]
+    soft: tuple[ForeignKey, ...]
+    # Tables whose rows go, children first. Several in one group reference each other in a cycle.
+    groups: tuple[tuple[Ref, ...], ...]
+    tables: dict[Ref, Known] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def going(self) -> frozenset[Ref]:
+        return frozenset(ref for group in self.groups for ref in group)
+
+    def children(self, ref: Ref) -> list[ForeignKey]:
+        return [key for key in self.hard if parent_of(key) == ref]
+
+    def parents(self, ref: Ref) -> list[ForeignKey]:
+        return [key for key in self.hard if child_of(key) == ref]
+
+    def is_cyclic(self, group: Sequence[Ref]) -> bool:
+        return len(group) > 1 or any(child_of(k) == parent_of(k) == group[0] for k in self.hard)
+
+    def find(self, name: str) -> Ref | None:
+        """The table of this closure, detached ones included, that a setting's name means."""
+        refs = {*self.going, *(child_of(k) for k in self.soft)}
+        return next((r for r in sorted(refs, key=shown) if _same(shown(r), name)), None)
+
+
+def child_of(key: ForeignKey) -> Ref:
+    return key.schema, key.table
+
+
+def parent_of(key: ForeignKey) -> Ref:
+    return key.parent_schema, key.parent
+
+
+def shown(ref: Ref) -> str:
+    return f"{ref[0]}.{ref[1]}" if ref[0] else ref[1]
+
+
+def _same(one: str, other: str) -> bool:
+    return one.casefold() == other.casefold()
+
+
+def closure_of(store: LogStore, *, implied: Sequence[ForeignKey] = ()) -> Closure:
+    """Everything that hangs on the store's table. `implied` are references that no foreign key declares.
+
+    Reads the catalogue only. Raises Refused where a table that others reference has nothing to tell its rows
+    apart by.
+    """
+    catalogue = _CATALOGUES[store.connection.dialect.name](store)
+    keys, doubts = catalogue.foreign_keys()
+    # As the catalogue writes it: SQLite, and MySQL on some systems, don't heed upper and lower case.
+    root: Ref = (None, catalogue.written(store.table.name))
+    hard, soft = _walk(root, [*keys, *implied])
+    going = {root, *(child_of(k) for k in hard)}
+    tables = {ref: catalogue.table(ref) for ref in {*going, *(child_of(k) for k in soft)}}
+    store.end_read()
+    for ref in going:
+        _require_identity(ref, tables[ref], hard)
+    groups = _groups(going, [(child_of(k), parent_of(k)) for k in hard])
+    return Closure(root, tuple(hard), tuple(soft), groups, tables, tuple(doubts))
+
+
+def require_known(closure: Closure, may_go: Collection[str], setting: str) -> None:
+    """Raises Refused, naming the table, for one that hangs on the root and isn't in the setting's list."""
+    listed = {name.casefold() for name in may_go} | {shown(closure.root).casefold()}
+    for key in (*closure.hard, *closure.soft):
+        name = shown(child_of(key))
+        if name.casefold() not in listed:
+            what = "lose their reference" if key.on_delete in DETACHING else "be deleted"
+            raise Refused(
+                f"The table {name} references {shown(parent_of(key))} ({key.name}), so its rows would {what}, but"
+                f" {setting} doesn't name it. Nothing was deleted; add {name} to {setting} if its rows may go, or"
+                " remove the foreign key."
+            )
+
+
+def _walk(root: Ref, keys: Iterable[ForeignKey]) -> tuple[list[ForeignKey], list[ForeignKey]]:
+    by_parent: dict[Ref, list[ForeignKey]] = {}
+    for key in keys:
+        by_parent.setdefault(parent_of(key), []).append(key)
+    hard: list[ForeignKey] = []
+    soft: list[ForeignKey] = []
+    seen, waiting = {root}, [root]
+    while waiting:
+        for key in by_parent.get(waiting.pop(0), []):
+            if key.on_delete in DETACHING:
+                soft.append(key)
+                continue
+            hard.append(key)
+            if child_of(key) not in seen:
+                seen.add(child_of(key))
+                waiting.append(child_of(key))
+    return hard, soft
+
+
+def _groups(going: set[Ref], edges: Sequence[tuple[Ref, Ref]]) -> tuple[tuple[Ref, ...], ...]:
+    """Children before parents; tables that reach each other together."""
+    reach = {ref: {ref} for ref in going}
+    changed = True
+    while changed:
+        changed = False
+        for child, parent in edges:
+            if not reach[parent] <= reach[child]:
+                reach[child] |= reach[parent]
+                changed = True
+    # What a table reaches is what it must go before; those that reach more go first.
+    together = {tuple(sorted((o for o in going if o in reach[r] and r in reach[o]), key=shown)) for r in going}
+    ordered = sorted(together, key=lambda group: (-len(reach[group[0]]), shown(group[0])))
+    return tuple(ordered)
+
+
+def _require_identity(ref: Ref, known: Known, hard: Sequence[ForeignKey]) -> None:
+    referenced = any(parent_of(k) == ref for k in hard)
+    if (referenced or sum(child_of(k) == ref for k in hard) > 1) and not known.identity:
+        raise Refused(
+            f"The table {shown(ref)} has no primary key and no unique key without NULLs, so its rows can't be told"
+            " apart before they are deleted. Nothing was deleted; give the table a key."
+        )
+
+
+# --- what the engines' catalogues say -------------------------------------------------------------------------
+
+
+class _Catalogue:
+    def __init__(self, store: LogStore) -> None:
+        self.store = store
+
+    def foreign_keys(self) -> tuple[list[ForeignKey], list[str]]:
+        raise NotImplementedError
+
+    def table(self, ref: Ref) -> Known:
+        raise NotImplementedError
+
+    def written(self, name: str) -> str:
+        """The name of the store's own table as foreign keys name it."""
+        return name
+
+    def _all(self, statement: str, **values: Any) -> Sequence[Any]:
+        return self.store.connection.execute(sa.text(statement), values).all()
+
+
+class _MySQL(_Catalogue):
+    KEYS = (
+        "SELECT k.CONSTRAINT_NAME, k.TABLE_SCHEMA, k.TABLE_NAME, k.COLUMN_NAME, k.REFERENCED_TABLE_SCHEMA,"
+        " k.REFERENCED_TABLE_NAME, k.REFERENCED_COLUMN_NAME, r.DELETE_RULE, DATABASE()"
+        " FROM information_schema.KEY_COLUMN_USAGE k JOIN information_schema.REFERENTIAL_CONSTRAINTS r"
+        " ON r.CONSTRAINT_SCHEMA = k.CONSTRAINT_SCHEMA AND r.CONSTRAINT_NAME = k.CONSTRAINT_NAME"
+        " AND r.TABLE_NAME = k.TABLE_NAME WHERE k.REFERENCED_TABLE_NAME IS NOT NULL"
+        " ORDER BY k.TABLE_SCHEMA, k.TABLE_NAME, k.CONSTRAINT_NAME, k.ORDINAL_POSITION"
+    )
+    NAME = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
+    COLUMNS = (
+        "SELECT COLUMN_NAME, IS_NULLABLE FROM information_schema.COLUMNS"
+        " WHERE TABLE_SCHEMA = COALESCE(:schema, DATABASE()) AND TABLE_NAME = :name ORDER BY ORDINAL_POSITION"
+    )
+    INDEXES = (
+        "SELECT INDEX_NAME, COLUMN_NAME, NULLABLE FROM information_schema.STATISTICS WHERE NON_UNIQUE = 0"
+        " AND TABLE_SCHEMA = COALESCE(:schema, DATABASE()) AND TABLE_NAME = :name"
+        " ORDER BY INDEX_NAME = 'PRIMARY' DESC, INDEX_NAME, SEQ_IN_INDEX"
+    )
+    # MySQL's and MariaDB's own list, which leaves nothing out, for accounts with the PROCESS privilege.
+    INNODB = ("INNODB_FOREIGN", "INNODB_SYS_FOREIGN")
+
+    def foreign_keys(self) -> tuple[list[ForeignKey], list[str]]:
+        grouped: dict[tuple[str, str, str], list[Any]] = {}
+        for row in self._all(self.KEYS):
+            grouped.setdefault((row[1], row[2], row[0]), []).append(row)
+        found = []
+        for (schema, table, name), parts in grouped.items():
+            here = parts[0][8]
+            found.append(
+                ForeignKey(
+                    name, table, tuple(p[3] for p in parts), parts[0][5], tuple(p[6] for p in parts), parts[0][7],
+                    schema if schema != here else None, parts[0][4] if parts[0][4] != here else None,
+                )
+            )  # fmt: skip
+        return found, self._doubts(len(found))
+
+    def written(self, name: str) -> str:
+        found = [r[0] for r in self._all(self.NAME, name=name)]
+        return name if name in found or not found else str(found[0])
+
+    def _doubts(self, visible: int) -> list[str]:
+        for name in self.INNODB:
+            try:
+                count = self._all(f"SELECT COUNT(*) FROM information_schema.{name}")[0][0]  # noqa: S608
+            except sa.exc.DBAPIError:
+                self.store.end_read()
+                continue
+            if count <= visible:
+                return []
+            return [
+                f"The server has {count} foreign keys and this account sees {visible} of them: a table that it may not"
+                " see could hang on the rows that go. Grant it SELECT on every database that references this one."
+            ]
+        return [
+            "This account may not see every foreign key (it lacks the PROCESS privilege, by which that could be told):"
+            " a table of another database, or one that it has no right on, could hang on the rows that go."
+        ]
+
+    def table(self, ref: Ref) -> Known:
+        names = {"schema": ref[0], "name": ref[1]}
+        rows = self._all(self.COLUMNS, **names)
+        indexes: dict[str, list[Any]] = {}
+        for row in self._all(self.INDEXES, **names):
+            indexes.setdefault(row[0], []).append(row)
+        keys = [tuple(r[1] for r in i) for i in indexes.values() if all(r[1] and r[2] != "YES" for r in i)]
+        return _known(ref, [(r[0], r[1] == "YES") for r in rows], keys)
+
+
+class _PostgreSQL(_Catalogue):
+    # A partition has a copy of its table's keys (conparentid), which is not a key of its own.
+    KEYS = (
+        "SELECT k.conname, CASE WHEN pg_table_is_visible(kc.oid) THEN NULL ELSE kn.nspname END, kc.relname,"
+        " CASE WHEN pg_table_is_visible(pc.oid) THEN NULL ELSE pn.nspname END, pc.relname, k.confdeltype,"
+        " ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY AS u(n, o)"
+        " JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.n ORDER BY o),"
+        " ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY AS u(n, o)"
+        " JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.n ORDER BY o)"
+        " FROM pg_constraint k JOIN pg_class kc ON kc.oid = k.conrelid JOIN pg_namespace kn ON kn.oid = kc.relnamespace"
+        " JOIN pg_class pc ON pc.oid = k.confrelid JOIN pg_namespace pn ON pn.oid = pc.relnamespace"
+        " WHERE k.contype = 'f' AND k.conparentid = 0 ORDER BY 2, 3, 1"
+    )
+    OID = (
+        "SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relname = :name"
+        " AND c.relkind IN ('r', 'p')"
+        " AND CASE WHEN CAST(:schema AS text) IS NULL THEN pg_table_is_visible(c.oid) ELSE n.nspname = :schema END"
+    )
+    COLUMNS = (
+        "SELECT attname::text, NOT attnotnull FROM pg_attribute WHERE attrelid = :oid AND attnum > 0"
+        " AND NOT attisdropped ORDER BY attnum"
+    )
+    INDEXES = (
+        "SELECT ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int[]) WITH ORDINALITY AS k(attnum, n)"
+        " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum WHERE n <= i.indnkeyatts ORDER BY n)"
+        " FROM pg_index i WHERE i.indrelid = :oid AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL"
+        " AND i.indisvalid ORDER BY i.indisprimary DESC, i.indexrelid"
+    )
+    def foreign_keys(self) -> tuple[list[ForeignKey], list[str]]:
+        found = []
+        for name, schema, table, parent_schema, parent, rule, columns, parent_columns in self._all(self.KEYS):
+            rule = DELETE_RULES[rule.decode() if isinstance(rule, bytes) else rule]
+            columns, parent_columns = tuple(columns), tuple(parent_columns)
+            found.append(ForeignKey(name, table, columns, parent, parent_columns, rule, schema, parent_schema))
+        return found, []
+
+    def table(self, ref: Ref) -> Known:
+        oid = self._all(self.OID, schema=ref[0], name=ref[1])[0][0]
+        columns = [(r[0], bool(r[1])) for r in self._all(self.COLUMNS, oid=oid)]
+        required = {name for name, nullable in columns if not nullable}
+        keys = [tuple(r[0]) for r in self._all(self.INDEXES, oid=oid) if r[0] and set(r[0]) <= required]
+        return _known(ref, columns, keys)
+
+
+class _SQLite(_Catalogue):
+    def _rows(self, statement: str, *values: Any) -> list[Any]:
+        with self.store.driver() as raw:
+            found = raw.execute(statement, values).fetchall()
+        return [tuple(_text(v) for v in row) for row in found]
+
+    def foreign_keys(self) -> tuple[list[ForeignKey], list[str]]:
+        tables = [r[0] for r in self._rows("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        named = {t.casefold(): t for t in tables}
+        found = []
+        for table in tables:
+            grouped: dict[int, list[Any]] = {}
+            query = 'SELECT id, "table", "from", "to", on_delete FROM pragma_foreign_key_list(?) ORDER BY id, seq'
+            for row in self._rows(query, table):
+                grouped.setdefault(row[0], []).append(row)
+            for number, parts in grouped.items():
+                parent = named.get(parts[0][1].casefold())
+                if parent is None:
+                    continue  # a key to a table that isn't there holds nothing
+                to = tuple(p[3] for p in parts) if parts[0][3] is not None else self._primary(parent)
+                columns = tuple(p[2] for p in parts)
+                found.append(ForeignKey(f"{table}_{number}", table, columns, parent, to, parts[0][4]))
+        return found, []
+
+    def written(self, name: str) -> str:
+        rows = self._rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND lower(name) = lower(?)", name)
+        return str(rows[0][0]) if rows else name
+
+    def _primary(self, table: str) -> tuple[str, ...]:
+        rows = self._rows("SELECT name FROM pragma_table_info(?) WHERE pk ORDER BY pk", table)
+        return tuple(r[0] for r in rows)
+
+    def table(self, ref: Ref) -> Known:
+        rows = self._rows('SELECT name, "notnull", pk FROM pragma_table_xinfo(?) WHERE hidden != 1', ref[1])
+        columns = [(r[0], not r[1]) for r in rows]
+        required = {r[0] for r in rows if r[1]}
+        keys = [primary] if (primary := self._primary(ref[1])) else []
+        for (index,) in self._rows('SELECT name FROM pragma_index_list(?) WHERE "unique" AND NOT partial', ref[1]):
+            names = tuple(r[0] for r in self._rows("SELECT name FROM pragma_index_info(?) ORDER BY seqno", index))
+            if set(names) <= required:
+                keys.append(names)
+        return _known(ref, columns, keys)
+
+
+def _text(value: Any) -> Any:
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+
+
+def _known(ref: Ref, columns: Sequence[tuple[str, bool]], keys: Sequence[tuple[str, ...]]) -> Known:
+    nullable = frozenset(name for name, may_be_null in columns if may_be_null)
+    return Known(ref, tuple(name for name, _ in columns), nullable, keys[0] if keys else ())
+
+
+_CATALOGUES: dict[str, Callable[[LogStore], _Catalogue]] = {
+    "mysql": _MySQL,
+    "mariadb": _MySQL,
+    "postgresql": _PostgreSQL,
+    "sqlite": _SQLite,
+}

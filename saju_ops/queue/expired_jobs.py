@@ -1,0 +1,602 @@
+"""Deletes expired jobs with all that hangs on them: rows, and files in S3. The only code that does.
+
+What it promises of every job that it deletes: its expires_at was past under a lock that the deleting transaction
+still held; every table that references it is one that may go; its rows of the tables to keep (payments) stand
+in an archive that was read back, and were compared with it under that lock; all of its files are gone, and no
+row that stays names one of them. A job of which one of these can't be said stays whole, and is told.
+
+The order in one transaction, over a batch of jobs: lock, judge, compare, delete the rows (not yet committed:
+now the database has agreed), delete the files, commit. So nobody can extend a job whose files are going.
+What is left: a process that is killed, or a connection lost, between S3's answer and the commit leaves expired
+jobs with rows and without files. Their rows go in the next run, unless the service extends one of them before
+that, an expired job, within the hour.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+
+from saju_ops.archive.csvfile import Compression
+from saju_ops.archive.engines import LogStore, open_row_store
+from saju_ops.archive.engines.base import NoSuchTable, broken_off
+from saju_ops.archive.purge import is_lock_conflict
+from saju_ops.database import error_text, redacted
+from saju_ops.errors import OperatorError, Refused
+from saju_ops.queue.closure import Closure, Ref, child_of, closure_of, parent_of, require_known, shown
+from saju_ops.queue.expiry import Expiry
+from saju_ops.queue.hanging import Found, Hanging, Identity, bindable, check_constraints_now, one_of
+from saju_ops.queue.job_files import BadKey, JobFiles
+from saju_ops.queue.row_archive import FOLDER, RowArchive, require_archivable
+from saju_ops.storage import Storage, StorageError
+
+LOCK_WAIT = 10.0
+# 250 jobs of four files are one request to S3; their rows are locked for as long as it takes.
+DEFAULT_BATCH = 250
+LARGEST_BATCH = 5_000
+# Jobs whose rows to keep go into one archive file.
+ARCHIVE_JOBS = 5_000
+# Jobs looked at in one run; the rest are the next run's.
+CANDIDATES = 200_000
+NAMED_JOBS = 20
+TRIES = 3
+# Spellings of file names in one statement.
+SPELLINGS = 3_000
+# Columns in which a table of files may keep their sizes, so that S3 needn't be asked for each.
+SIZE_COLUMNS = ("size_bytes", "file_size", "size")
+
+
+@dataclass(frozen=True)
+class JobTables:
+    """Which table holds the jobs, which may go with them, which are archived first, and where files are named."""
+
+    root: str
+    may_go: tuple[str, ...]
+    keep: tuple[str, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class JobPurgePlan:
+    """What a purge may do. Raises Refused for values that make no sense, before anything is touched."""
+
+    dry_run: bool = True
+    max_jobs: int | None = None
+    max_runtime_seconds: float | None = None
+    batch_jobs: int = DEFAULT_BATCH
+    pause_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require("max_jobs", self.max_jobs, 1, None)
+        _require("max_runtime_seconds", self.max_runtime_seconds, 1, None)
+        _require("batch_jobs", self.batch_jobs, 1, LARGEST_BATCH)
+        _require("pause_seconds", self.pause_seconds, 0, 3_600)
+
+
+def _require(name: str, value: float | None, least: float, most: float | None) -> None:
+    if value is not None and not (least <= value and (most is None or value <= most)):
+        bounds = f"from {least:g} to {most:g}" if most is not None else f"at least {least:g}"
+        raise Refused(f"{name} is {value:g}; it may be {bounds}. Nothing was touched.")
+
+
+@dataclass
+class JobPurgeResult:
+    now: datetime
+    dry_run: bool
+    expired: int = 0
+    # Jobs deleted; with dry_run those that would be.
+    jobs: int = 0
+    rows: Counter[str] = field(default_factory=Counter)
+    # Rows that stay and lost their reference (ON DELETE SET NULL).
+    detached: Counter[str] = field(default_factory=Counter)
+    rows_archived: Counter[str] = field(default_factory=Counter)
+    archives: list[str] = field(default_factory=list)
+    files: int = 0
+    # Files that rows of jobs that stay name too; they were left.
+    files_shared: int = 0
+    bytes: int = 0
+    stayed: Counter[str] = field(default_factory=Counter)
+    stayed_jobs: list[tuple[str, str]] = field(default_factory=list)
+    # Rows whose expires_at isn't clearly a time; they expire for nobody.
+    unreadable: int = 0
+    orphans: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    doubts: tuple[str, ...] = ()
+    batches: int = 0
+    seconds: float = 0.0
+    stopped: str = "finished"
+
+    @property
+    def finished(self) -> bool:
+        return self.stopped == "finished"
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The files that go with a batch, and how many don't because a row that stays names them too."""
+
+    keys: set[str]
+    shared: int
+
+
+class _Stop(Exception):
+    """A limit was reached or the run was told to stop; raised only between two transactions."""
+
+
+class _Again(Exception):
+    """Some files did not go: rolled back, and once more without their jobs."""
+
+
+def open_jobs(url: sa.URL, table: str, zone: ZoneInfo, setting: str = "JOBS_TABLE") -> LogStore:
+    """The table of jobs. `zone` is the zone of times without one. Raises NoSuchTable, Refused, OperatorError."""
+    try:
+        return open_row_store(url, table, zone)
+    except NoSuchTable:
+        raise NoSuchTable(
+            f"{setting} holds {table!r}, but the database {redacted(url)} has no such table. Nothing was done."
+        ) from None
+
+
+def purge_expired_jobs(
+    store: LogStore,
+    storage: Storage,
+    tables: JobTables,
+    plan: JobPurgePlan,
+    *,
+    now: datetime,
+    zone: ZoneInfo,
+    files: JobFiles | None,
+    compression: Compression = "none",
+    run_id: str = "",
+    should_stop: Callable[[], str | None] = lambda: None,
+    progress: Callable[[JobPurgeResult], None] = lambda result: None,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+    wait: float = LOCK_WAIT,
+) -> JobPurgeResult:
+    """Deletes the jobs that were past at `now` (with its zone). `zone` is that of the archives' names; without
+    `files` S3 is left alone. `should_stop` is asked between batches.
+
+    Raises Refused or Busy before anything is touched, and OperatorError where the archive can't be written or
+    the database is lost; what was deleted before that was archived and its files are gone.
+    """
+    work = _Purge(
+        store, storage, tables, plan, now, zone, files, compression, run_id, should_stop, progress, sleep, clock
+    )
+    with broken_off(work.broken_off):
+        work.prepare()
+        with store.lock("expired jobs", wait):
+            return work.run()
+
+
+@dataclass
+class _Purge:
+    store: LogStore
+    storage: Storage
+    tables: JobTables
+    plan: JobPurgePlan
+    now: datetime
+    zone: ZoneInfo
+    files: JobFiles | None
+    compression: Compression
+    run_id: str
+    should_stop: Callable[[], str | None]
+    progress: Callable[[JobPurgeResult], None]
+    sleep: Callable[[float], None]
+    clock: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        self.result = JobPurgeResult(self.now, self.plan.dry_run)
+        self.started = self.clock()
+        self.archives: dict[Ref, RowArchive] = {}
+        self.file_columns: dict[Ref, list[str]] = defaultdict(list)
+        self.size_columns: dict[Ref, str] = {}
+
+    def broken_off(self, text: str) -> str:
+        return (
+            f"The database broke off the purge of expired jobs ({text}). {self.result.jobs} jobs were deleted before;"
+            " those at work then are there with all their rows, or gone with all of them. Launch again to go on."
+        )
+
+    # --- before anything is touched ------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Reads the catalogue. Raises Refused."""
+        self.expiry = Expiry(self.store, self.now)
+        self.store.require_transactions()
+        self.closure: Closure = closure_of(self.store)
+        require_known(self.closure, self.tables.may_go, "PURGE_TABLES")
+        self.result.doubts = (*self.closure.doubts, *self._unlinked())
+        for name in self.tables.keep:
+            if (ref := self.closure.find(name)) is not None:
+                self._keep(ref)
+        for table, column in self.tables.files:
+            self._name_files(table, column)
+        self.wanted: dict[Ref, list[str]] = {ref: list(cols) for ref, cols in self.file_columns.items()}
+        for ref in self.archives:
+            self.wanted.setdefault(ref, [])
+        for ref, column in self.size_columns.items():
+            self.wanted[ref].append(column)
+        self.store.wait_briefly()
+
+    def _keep(self, ref: Ref) -> None:
+        identity = self.closure.tables[ref].identity
+        if ref == self.closure.root or not identity:
+            raise Refused(
+                f"PURGE_KEEP_TABLES names {shown(ref)}, which is the table of jobs itself or has no key. Nothing was"
+                " deleted."
+            )
+        self.archives[ref] = RowArchive(
+            require_archivable(self.store, ref[1], ref[0]), self.storage, identity, root=shown(self.closure.root),
+            now=self.now, zone=self.zone, compression=self.compression, run_id=self.run_id,
+        )  # fmt: skip
+
+    def _name_files(self, table: str, column: str) -> None:
+        ref = self.closure.find(table)
+        if ref is None:
+            if self.files is not None and self.store.has_table(table):
+                raise Refused(
+                    f"No foreign key leads from {table} to {self.tables.root}, so the files of a job can't be found"
+                    " and would be left for ever. Nothing was deleted; declare the key, or take the table out of"
+                    " PURGE_FILE_COLUMNS."
+                )
+            return
+        if column not in self.closure.tables[ref].columns:
+            raise Refused(
+                f"PURGE_FILE_COLUMNS names {table}.{column}, but there is no such column. Nothing was deleted."
+            )
+        if self.files is not None:
+            self.file_columns[ref].append(column)
+            sizes = (c for c in SIZE_COLUMNS if c in self.closure.tables[ref].columns)
+            if (size := next(sizes, None)) is not None:
+                self.size_columns[ref] = size
+
+    def _unlinked(self) -> Iterator[str]:
+        for name in self.tables.may_go:
+            if self.closure.find(name) is None and "." not in name and self.store.has_table(name):
+                yield (
+                    f"PURGE_TABLES names {name}, but no foreign key leads from it to {self.tables.root}: its rows are"
+                    " not found and stay."
+                )
+
+    # --- the run ---------------------------------------------------------------------------------------------
+
+    def run(self) -> JobPurgeResult:
+        if self.archives and not self.plan.dry_run:
+            self._ready_storage()
+        candidates = self._candidates()
+        self.result.expired = len(candidates)
+        try:
+            while candidates:
+                self._check_limits()
+                size = min(ARCHIVE_JOBS, self._left() or ARCHIVE_JOBS)
+                self._chunk(candidates[:size])
+                candidates = candidates[size:]
+        except _Stop as stop:
+            self.result.stopped = str(stop)
+        self.result.orphans = orphan_rows(self.store, self.closure)
+        self.result.seconds = self.clock() - self.started
+        return self.result
+
+    def _ready_storage(self) -> None:
+        try:
+            self.storage.complete(f"{FOLDER}/")
+            for archive in self.archives.values():
+                archive.clear_unfinished()
+        except (StorageError, OSError) as error:
+            raise self._storage_failed(error) from error
+
+    def _storage_failed(self, error: Exception) -> OperatorError:
+        why = getattr(error, "strerror", None) or str(error)
+        return OperatorError(
+            f"The rows of {', '.join(shown(r) for r in self.archives)} can't be archived: {self.storage.uri} can't be"
+            f" written or read ({why}). {self.result.jobs} jobs were deleted before that; no other was touched."
+        )
+
+    def _candidates(self) -> list[tuple[Identity, datetime]]:
+        """Expired jobs, those that expired first at the head, each with its instant."""
+        identity = [self.store.col(c).label(f"c{i}") for i, c in enumerate(self._identity)]
+        query = sa.select(*identity, self.expiry.shown().label("expires")).select_from(self.store.from_)
+        query = query.where(*self.expiry.conditions()).order_by(self.expiry.column).limit(CANDIDATES)
+        found = []
+        for row in self.store.connection.execute(query):
+            past = self.expiry.is_past(row[-1])
+            self.result.unreadable += past is None
+            if past:
+                job = tuple(map(bindable, row[:-1]))
+                found.append((job, self.expiry.instant(row[-1]) or self.now))
+        if self.store.table.engine != "sqlite":
+            unreadable = sa.select(sa.func.count()).select_from(self.store.from_).where(*self.expiry.unreadable())
+            self.result.unreadable = int(self.store.connection.execute(unreadable).scalar_one())
+        self.store.end_read()
+        return found
+
+    @property
+    def _identity(self) -> tuple[str, ...]:
+        return self.closure.tables[self.closure.root].identity
+
+    def _hanging(self, *, lock: bool, only: frozenset[Ref] | None = None) -> Hanging:
+        return Hanging(self.store, self.closure, self.expiry, lock=lock, wanted=self.wanted, only=only)
+
+    def _chunk(self, candidates: Sequence[tuple[Identity, datetime]]) -> None:
+        jobs = [job for job, _ in candidates]
+        oldest = min(at for _, at in candidates)
+        left_out = self._archive(jobs, oldest)
+        for job, reason in left_out.items():
+            self._stay(job, reason)
+        jobs = [job for job in jobs if job not in left_out]
+        while jobs:
+            self._check_limits()
+            size = min(self.plan.batch_jobs, self._left() or self.plan.batch_jobs)
+            self._work(jobs[:size])
+            jobs = jobs[size:]
+            self.result.batches += 1
+            self.progress(self.result)
+            if self.plan.pause_seconds and not self.plan.dry_run:
+                self.sleep(self.plan.pause_seconds)
+
+    def _stay(self, job: Identity, reason: str) -> None:
+        self.result.stayed[reason] += 1
+        if len(self.result.stayed_jobs) < NAMED_JOBS:
+            self.result.stayed_jobs.append((job_name(job), reason))
+
+    # --- rows to keep ----------------------------------------------------------------------------------------
+
+    def _archive(self, jobs: Sequence[Identity], oldest: datetime) -> dict[Identity, str]:
+        """Archives what must be kept of these jobs. Gives those of which that can't be done, and why."""
+        if not self.archives or self.plan.dry_run:
+            return {}
+        try:
+            self._archive_together(jobs, oldest)
+            return {}
+        except (StorageError, OSError) as error:
+            raise self._storage_failed(error) from error
+        except sa.exc.DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            reason = f"its rows can't be archived ({error_text(error)})"
+        except OperatorError as error:
+            reason = f"its rows can't be archived ({error})"
+        self.store.end_read()
+        if len(jobs) == 1:
+            return {jobs[0]: reason}
+        half = len(jobs) // 2
+        return self._archive(jobs[:half], oldest) | self._archive(jobs[half:], oldest)
+
+    def _archive_together(self, jobs: Sequence[Identity], oldest: datetime) -> None:
+        with self.store.snapshot():
+            hanging = self._hanging(lock=False, only=self._leading_to(self.archives))
+            hanging.collect(jobs)
+            for ref, archive in self.archives.items():
+                rows = {**hanging.rows.get(ref, {}), **hanging.detached.get(ref, {})}
+                if not rows:
+                    continue
+                names = sorted({job_name(hanging.roots[row.owner]) for row in rows.values()})
+                self.result.problems += archive.recall(names, oldest)
+                before = archive.rows_written
+                written = archive.add(list(rows), names, (oldest, self.now))
+                if written is not None:
+                    self.result.archives.append(self.storage.location(written))
+                    self.result.rows_archived[shown(ref)] += archive.rows_written - before
+
+    def _leading_to(self, wanted: Any) -> frozenset[Ref]:
+        """The tables that must be read to find rows of these: they and all that they reference."""
+        found, waiting = set(wanted), list(wanted)
+        while waiting:
+            ref = waiting.pop()
+            for key in (*self.closure.hard, *self.closure.soft):
+                if child_of(key) == ref and parent_of(key) not in found:
+                    found.add(parent_of(key))
+                    waiting.append(parent_of(key))
+        return frozenset(found)
+
+    def _compare(self, hanging: Hanging) -> None:
+        """Keeps every job of which a row to keep is not in an archive as it is now, under lock."""
+        for ref, archive in self.archives.items():
+            rows = {**hanging.going(ref), **hanging.going(ref, hanging.detached)}
+            if not rows or archive.holds(list(rows)):
+                continue
+            by_owner: dict[int, list[Identity]] = defaultdict(list)
+            for identity, row in rows.items():
+                by_owner[row.owner].append(identity)
+            for owner, identities in by_owner.items():
+                if not archive.holds(identities):
+                    hanging.keep(owner, f"a row of {shown(ref)} came or changed after it was archived")
+
+    # --- a batch -----------------------------------------------------------------------------------------------
+
+    def _work(self, jobs: Sequence[Identity]) -> None:
+        """A batch in one transaction; where the database refuses it, its halves, down to the job that is why."""
+        for attempt in range(TRIES):
+            try:
+                self._look(jobs) if self.plan.dry_run else self._delete(jobs)
+                return
+            except sa.exc.DBAPIError as error:
+                if error.connection_invalidated:
+                    raise
+                reason = f"the database refused ({error_text(error)})"
+                if is_lock_conflict(error) and attempt < TRIES - 1:
+                    self.store.end_read()
+                    self.sleep(0.2 * 2**attempt)
+                    continue
+                break
+            except OperatorError as error:
+                reason = str(error)
+                break
+        self.store.end_read()
+        if len(jobs) == 1:
+            self._stay(jobs[0], reason)
+            return
+        half = len(jobs) // 2
+        self._work(jobs[:half])
+        self._work(jobs[half:])
+
+    def _look(self, jobs: Sequence[Identity]) -> None:
+        with self.store.snapshot():
+            hanging = self._hanging(lock=False)
+            hanging.collect(jobs)
+            files = self._keys(hanging, {})
+            rows, detached = hanging.counts(), hanging.detachable()
+        self._count(hanging, rows, detached, files, self._sizes(hanging, files.keys))
+
+    def _delete(self, jobs: Sequence[Identity]) -> None:
+        versions, sizes = self._ask_s3(jobs)
+        gone: set[str] = set()
+        failed: dict[str, str] = {}
+        while True:
+            try:
+                with self.store.transaction():
+                    hanging = self._hanging(lock=True)
+                    hanging.collect(jobs)
+                    self._compare(hanging)
+                    files = self._keys(hanging, failed)
+                    detached = hanging.detachable()
+                    rows = hanging.delete()
+                    check_constraints_now(self.store)
+                    self._delete_files(files.keys - gone, versions, gone, failed)
+                break
+            except _Again:
+                continue
+        self._count(hanging, rows, detached, files, sizes or self._sizes(hanging, files.keys))
+
+    def _delete_files(
+        self, keys: set[str], versions: dict[str, list[str]], gone: set[str], failed: dict[str, str]
+    ) -> None:
+        """The last thing before the commit. Raises _Again where one did not go."""
+        if not keys or self.files is None:
+            return
+        answer = self.files.delete(keys, versions)
+        gone |= answer.gone
+        if answer.failed:
+            failed |= answer.failed
+            raise _Again
+
+    def _count(
+        self, hanging: Hanging, rows: Counter[str], detached: Counter[str], files: _Files, sizes: dict[str, int]
+    ) -> None:
+        self.result.jobs += len(hanging.going(self.closure.root))
+        self.result.rows += rows
+        self.result.detached += detached
+        self.result.files += len(files.keys)
+        self.result.files_shared += files.shared
+        self.result.bytes += sum(sizes.get(key, 0) for key in files.keys)
+        for job, reason in hanging.staying().items():
+            self._stay(job, reason)
+
+    # --- files ---------------------------------------------------------------------------------------------------
+
+    def _keys(self, hanging: Hanging, failed: dict[str, str]) -> _Files:
+        """The files that go with the jobs that go. A job whose files can't or did not go is kept; a file that a row
+        which stays names too is left."""
+        keys = self._named(hanging, failed)
+        shared = self._shared(hanging, keys)
+        return _Files(keys - shared, len(shared))
+
+    def _named(self, hanging: Hanging, failed: dict[str, str]) -> set[str]:
+        """The keys that the rows of jobs that go name, after those with a bad or failed one were kept."""
+        if self.files is None:
+            return set()
+        for _, found, value in self._file_cells(hanging):
+            try:
+                key = self.files.place.key_of(value)
+            except BadKey as problem:
+                hanging.keep(found.owner, str(problem))
+                continue
+            if key in failed:
+                hanging.keep(found.owner, failed[key])
+        keys = {self.files.place.key_of(value) for _, _, value in self._file_cells(hanging)}
+        return {key for key in keys if key is not None}
+
+    def _file_cells(self, hanging: Hanging) -> Iterator[tuple[Ref, Found, Any]]:
+        for ref, columns in self.file_columns.items():
+            for found in hanging.going(ref).values():
+                for column in columns:
+                    yield ref, found, hanging.cell(ref, found, column)
+
+    def _shared(self, hanging: Hanging, keys: set[str]) -> set[str]:
+        """Of the keys those that a row names which stays."""
+        if self.files is None or not keys:
+            return set()
+        spellings = self.files.place.spellings
+        spelled = [(s,) for key in sorted(keys) for s in spellings(key)]
+        named: set[Any] = set()
+        for ref, columns in self.file_columns.items():
+            going, identity = hanging.going(ref), self.closure.tables[ref].identity
+            table = sa.table(ref[1], *map(sa.column, dict.fromkeys([*identity, *columns])), schema=ref[0])
+            for column in columns:
+                cells = [*(table.c[c] for c in identity), table.c[column].label("named")]
+                for start in range(0, len(spelled), SPELLINGS):
+                    query = sa.select(*cells).where(one_of([table.c[column]], spelled[start : start + SPELLINGS]))
+                    rows = (tuple(map(bindable, row)) for row in self.store.connection.execute(query))
+                    named |= {row[-1] for row in rows if row[:-1] not in going}
+        return {key for key in keys if not named.isdisjoint(spellings(key))}
+
+    def _ask_s3(self, jobs: Sequence[Identity]) -> tuple[dict[str, list[str]], dict[str, int]]:
+        """What takes a request for each file, before anything is locked: versions, and sizes that no row tells."""
+        told = len(self.size_columns) == len(self.file_columns)
+        if self.files is None or (told and not self.files.place.all_versions):
+            return {}, {}
+        with self.store.snapshot():
+            hanging = self._hanging(lock=False, only=self._leading_to(self.file_columns))
+            hanging.collect(jobs)
+            keys = self._named(hanging, {})
+        return self.files.versions(keys), self._sizes(hanging, keys)
+
+    def _sizes(self, hanging: Hanging, keys: set[str]) -> dict[str, int]:
+        """Bytes of each file: as its row tells, or else S3."""
+        if self.files is None or not keys:
+            return {}
+        told: dict[str, int] = {}
+        for ref, found, value in self._file_cells(hanging):
+            key, column = self.files.place.key_of(value), self.size_columns.get(ref)
+            size = hanging.cell(ref, found, column) if column else None
+            if key is not None and size is not None:
+                told[key] = int(size)
+        if len(self.size_columns) < len(self.file_columns) and self.files.down is None:
+            told |= self.files.sizes(keys - told.keys())
+        return told
+
+    # --- limits --------------------------------------------------------------------------------------------------
+
+    def _left(self) -> int | None:
+        return None if self.plan.max_jobs is None else self.plan.max_jobs - self.result.jobs
+
+    def _check_limits(self) -> None:
+        if reason := self.should_stop():
+            raise _Stop(reason)
+        left = self._left()
+        if left is not None and left <= 0:
+            raise _Stop(f"max_jobs ({self.plan.max_jobs}) reached")
+        limit = self.plan.max_runtime_seconds
+        if limit is not None and self.clock() - self.started >= limit:
+            raise _Stop(f"max_runtime_seconds ({limit:g}) reached")
+
+
+def job_name(job: Identity) -> str:
+    return "/".join(v.hex() if isinstance(v, bytes) else str(v) for v in job)
+
+
+def orphan_rows(store: LogStore, closure: Closure) -> Counter[str]:
+    """Rows whose foreign key names a row that isn't there, by table. Reads only; none, where the database keeps
+    its foreign keys."""
+    found: Counter[str] = Counter()
+    for key in (*closure.hard, *closure.soft):
+        child = sa.table(key.table, *map(sa.column, key.columns), schema=key.schema).alias("c")
+        parent = sa.table(key.parent, *map(sa.column, key.parent_columns), schema=key.parent_schema).alias("p")
+        pairs = list(zip(key.columns, key.parent_columns, strict=True))
+        there = sa.exists(
+            sa.select(sa.literal(1)).select_from(parent).where(*(child.c[a] == parent.c[b] for a, b in pairs))
+        )
+        named = [child.c[a].is_not(None) for a, _ in pairs]
+        count = store.connection.execute(sa.select(sa.func.count()).select_from(child).where(*named, ~there))
+        found[f"{shown(child_of(key))}.{','.join(key.columns)}"] += int(count.scalar_one())
+    store.end_read()
+    return +found
+
