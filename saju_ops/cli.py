@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from sqlalchemy.exc import DBAPIError
 
+from saju_ops.cli_dumps import restore_dump
 from saju_ops.cli_stale import reconcile_stale_jobs
 from saju_ops.cli_trigger import serve_trigger
 from saju_ops.database import error_text
@@ -142,6 +143,7 @@ def _day(text: str, option: str, settings: Settings) -> Day:
 
 main.add_command(serve_trigger)
 main.add_command(reconcile_stale_jobs)
+main.add_command(restore_dump)
 
 
 if __name__ == "__main__":

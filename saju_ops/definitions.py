@@ -7,7 +7,8 @@ from datetime import timedelta
 
 import dagster as dg
 
-from saju_ops.assets import conversation_logs
+from saju_ops.assets import conversation_logs, database_dumps
+from saju_ops.jobs import database_dumps as dump_jobs
 from saju_ops.jobs import stale_jobs
 from saju_ops.jobs.conversation_logs import (
     archive_job,
@@ -28,6 +29,8 @@ OWNER = "team:operations"
 ARCHIVE_FRESHNESS = dg.FreshnessPolicy.time_window(
     fail_window=timedelta(days=8), warn_window=timedelta(days=7, hours=6)
 )
+# Dumps and snapshots are daily.
+BACKUP_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=26), warn_window=timedelta(hours=25))
 
 
 def _policies(settings: Settings) -> dict[dg.AssetKey, dict[str, object]]:
@@ -36,6 +39,11 @@ def _policies(settings: Settings) -> dict[dg.AssetKey, dict[str, object]]:
     kind = {"postgresql": "postgres"}.get(engine, engine)
     analysis = settings.analysis_database_url.get_backend_name()
     return {
+        database_dumps.DUMP: {
+            "group_name": "backups",
+            "kinds": {"sql", kind},
+            "freshness_policy": BACKUP_FRESHNESS,
+        },
         conversation_logs.LOGS: {"group_name": "chatbot", "kinds": {kind, "table"}},
         stale_jobs.ANALYSIS_JOBS: {
             "group_name": "speech_analysis",
@@ -58,6 +66,7 @@ def defs() -> dg.Definitions:
         return spec.replace_attributes(owners=[OWNER], **policies[spec.key])  # type: ignore[arg-type]
 
     archive = archive_job()
+    dumps = dump_jobs.dump_job()
     return dg.Definitions(
         assets=dg.map_asset_specs(
             with_policies,
@@ -65,6 +74,7 @@ def defs() -> dg.Definitions:
                 conversation_logs.source_asset(settings),
                 conversation_logs.archive_asset(settings),
                 stale_jobs.source_asset(settings),
+                database_dumps.dump_asset(),
             ],
         ),
         asset_checks=[*conversation_logs.checks(settings), *stale_jobs.checks()],
@@ -73,8 +83,14 @@ def defs() -> dg.Definitions:
             purge_conversation_logs_job,
             restore_conversation_logs_job,
             stale_jobs.reconcile_stale_jobs_job,
+            dumps,
+            dump_jobs.restore_database_dump_job,
         ],
-        schedules=[cleanup_schedule(settings, archive), stale_jobs.stale_jobs_schedule(settings)],
+        schedules=[
+            cleanup_schedule(settings, archive),
+            stale_jobs.stale_jobs_schedule(settings),
+            dump_jobs.dump_schedule(settings, dumps),
+        ],
         sensors=[alerts_sensor(settings), purge_after_archive(archive.name, purge_conversation_logs_job)],
         resources={"log_database": LogDatabase(), "backup_storage": BackupStorage()},
         # One process per run: the work is one step, and a process per step would import everything again.

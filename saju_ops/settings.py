@@ -23,7 +23,7 @@ from saju_ops.database import SUPPORTED as SUPPORTED_DATABASES
 from saju_ops.database import parse_database_url
 
 _URL_FIELDS = {
-    *("DATABASE_URL", "JOBS_DATABASE_URL", "ANALYSIS_DATABASE_URL", "REPLICA_URLS", "REDIS_URL"),
+    *("DATABASE_URL", "JOBS_DATABASE_URL", "ANALYSIS_DATABASE_URL", "REPLICA_URLS", "RESTORE_DRILL_URL", "REDIS_URL"),
     "DAGSTER_WEBSERVER_URL",
 }
 _IDENTIFIER = re.compile(r"[^\x00/\\]{1,64}")
@@ -107,6 +107,13 @@ class Settings(BaseSettings):
         " in the clear when a password is set",
         default=None,
         alias="ARCHIVE_PASSWORD",
+    )
+    restore_drill_urls_secret: SecretStr | None = _allowed(
+        "addresses of database servers on which dumps are restored for their proof, at most one of each engine,"
+        " separated by blanks; their users need the right to make databases named saju_ops_drill_…; empty means the"
+        " dumped database's own server",
+        default=None,
+        alias="RESTORE_DRILL_URL",
     )
     chroma_db_path: str = _allowed("a folder", default="./chroma_db", alias="CHROMA_DB_PATH")
     chroma_host: str | None = _allowed(
@@ -283,6 +290,17 @@ class Settings(BaseSettings):
                 raise ValueError("only MySQL and MariaDB replicas are asked for their lag")
         return value
 
+    @field_validator("restore_drill_urls_secret")
+    @classmethod
+    def _drill_urls(cls, value: SecretStr | None) -> SecretStr | None:
+        families = [parse_database_url(u).drivername for u in (value.get_secret_value().split() if value else [])]
+        families = ["mysql" if "pymysql" in f else f for f in families]
+        if "sqlite" in families:
+            raise ValueError("a SQLite dump is tried in a temporary file and needs no server")
+        if len(set(families)) < len(families):
+            raise ValueError("two servers of one engine")
+        return value
+
     @field_validator("database_timezone_name", "timezone_name")
     @classmethod
     def _zone(cls, value: str) -> str:
@@ -455,6 +473,16 @@ class Settings(BaseSettings):
     def analysis_database_url(self) -> sa.URL:
         secret = self.analysis_database_url_secret or self.database_url_secret
         return parse_database_url(secret.get_secret_value())
+
+    @cached_property
+    def restore_drill_urls(self) -> tuple[sa.URL, ...]:
+        secret = self.restore_drill_urls_secret
+        return tuple(parse_database_url(u) for u in secret.get_secret_value().split()) if secret else ()
+
+    @cached_property
+    def dumped_urls(self) -> tuple[sa.URL, ...]:
+        """Every configured database; one that stands in two settings is there twice."""
+        return self.database_url, self.jobs_database_url, self.analysis_database_url
 
     @cached_property
     def replica_urls(self) -> tuple[sa.URL, ...]:

@@ -162,7 +162,8 @@ def test_every_check_says_what_it_means(definitions: dg.Definitions) -> None:
         "created_at_is_indexed", "no_stale_jobs", "results_have_an_index",
     }  # fmt: skip
     assert all(spec.description for spec in found.values())
-    assert [name for name, spec in found.items() if spec.blocking] == ["stored_file_matches_database"]
+    blocking = {name for name, spec in found.items() if spec.blocking}
+    assert blocking >= {"stored_file_matches_database", "restored_dump_equals_database"}
 
 
 @pytest.mark.parametrize("job", CHANGE_DATA)
@@ -199,7 +200,7 @@ def test_partitions_and_schedule_are_seouls(definitions: dg.Definitions) -> None
         assert schedule.execution_timezone == "Asia/Seoul"
         assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
         crons[schedule.name] = schedule.cron_schedule
-    assert crons.items() >= {"log_cleanup": "0 9 * * 1", "stale_jobs": "0 2 * * 0"}.items()
+    assert crons.items() >= {"log_cleanup": "0 9 * * 1", "stale_jobs": "0 2 * * 0", "database_dump_daily": "0 3 * * *"}.items()
     for sensor in definitions.sensors or []:
         assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, BinaryIO
@@ -22,6 +22,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from saju_ops.backup.chroma_process import one_at_a_time
 from saju_ops.backup.drill import Drill, drill
 from saju_ops.backup.dump_contents import Contents
 from saju_ops.backup.dump_engine import DumpEngine, DumpSpoilt, Taking, open_engine
@@ -43,7 +44,6 @@ class DumpOptions:
 
     zone: ZoneInfo
     kind: Kind = "database_dump"
-    password: str | None = None
     # Servers on which restores may be tried, at most one of each engine; the database's own if there is none.
     drill_servers: tuple[sa.URL, ...] = ()
     run_id: str = ""
@@ -106,6 +106,62 @@ def distinct(urls: Sequence[sa.URL]) -> list[sa.URL]:
     for url in urls:
         found.setdefault((_family(url), url.host, url.port, url.database), url)
     return list(found.values())
+
+
+@dataclass
+class DumpRun:
+    """What a run over several databases did. A problem with one leaves the others."""
+
+    results: list[DumpResult] = field(default_factory=list)
+    # By database: what stands in the way.
+    problems: dict[str, str] = field(default_factory=dict)
+    # Of those, dumps that were restored and differed.
+    differing: list[str] = field(default_factory=list)
+    completed: list[str] = field(default_factory=list)
+
+    @property
+    def unproven(self) -> list[DumpResult]:
+        return [r for r in self.results if not r.proven]
+
+
+def dump_databases(
+    urls: Sequence[sa.URL],
+    storage: Storage,
+    options: DumpOptions,
+    *,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    say: Callable[[str], None] = lambda _: None,
+) -> DumpRun:
+    """Dumps every database, each once. Raises Busy while another run on this machine does the same; what stands in
+    the way of one database is in the result, and the others are dumped all the same."""
+    return over_databases(urls, storage, options, take_dump, now=now, say=say)
+
+
+def over_databases(
+    urls: Sequence[sa.URL],
+    storage: Storage,
+    options: DumpOptions,
+    take: Callable[..., DumpResult],
+    *,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    say: Callable[[str], None] = lambda _: None,
+) -> DumpRun:
+    found, run = distinct(urls), DumpRun()
+    folder = FOLDERS[options.kind]
+    with one_at_a_time(f"dumps in {storage.uri}{folder}"):
+        run.completed = storage.complete(folder)
+        for url in found:
+            label = label_of(url, found)
+            storage.clear_unfinished(f"{folder}{label}_")
+            try:
+                run.results.append(take(url, storage, options, label=label, now=now, say=say))
+                say(run.results[-1].message)
+            except OperatorError as error:
+                run.problems[redacted(url)] = str(error)
+                if isinstance(error, ProofFailed):
+                    run.differing.append(redacted(url))
+                say(str(error))
+    return run
 
 
 def take_dump(
@@ -179,11 +235,11 @@ class _Dump:
         return instant
 
     def _file(self, instant: datetime) -> str:
-        ending = self._source.ending + (ENDING if self._options.password else "")
+        ending = self._source.ending + (ENDING if self._storage.password else "")
         return f"{FOLDERS[self._options.kind]}{self._label}_{stamp(instant, self._options.zone)}{ending}"
 
     def _stream(self, taking: Taking, writer: Writer, file: str) -> Packed:
-        with Packer(writer, self._options.password, file) as packer:
+        with Packer(writer, self._storage.password, file) as packer:
             for chunk in taking.chunks():
                 packer.write(chunk)
         return packer.result
@@ -192,7 +248,7 @@ class _Dump:
         server = self._options.drill_server(self._source.url)
         result = drill(
             self._source, stream, packed, contents, file, encryption=self._encryption,
-            password=self._options.password, server=server, now=self._now(),
+            password=self._storage.password, server=server, now=self._now(),
         )  # fmt: skip
         if result.differences:
             raise ProofFailed(
@@ -203,7 +259,7 @@ class _Dump:
 
     @property
     def _encryption(self) -> str:
-        return METHOD if self._options.password else "none"
+        return METHOD if self._storage.password else "none"
 
     def _manifest(
         self, file: str, taken_at: datetime, packed: Packed, contents: Contents, result: Drill, tool: str

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -21,7 +22,7 @@ from saju_ops.backup.dump_engine import DumpEngine, open_engine
 from saju_ops.backup.dump_pack import Packed, unpacked
 from saju_ops.backup.dump_process import ProgramFailed
 from saju_ops.backup.manifest import BackupManifest, Kind, backups
-from saju_ops.database import error_text, redacted
+from saju_ops.database import SUPPORTED, error_text, parse_database_url, redacted
 from saju_ops.errors import OperatorError, ProofFailed, Refused
 from saju_ops.storage import Storage
 
@@ -30,11 +31,11 @@ NAMED = 8
 
 @dataclass(frozen=True)
 class RestoreRequest:
-    # Databases whose dumps are looked for: (name, address without password), the first being the default.
+    # Another target than the database that the dump is of.
     into: sa.URL | None = None
     # Newest dump whose snapshot is not later. None: the newest.
     at: datetime | None = None
-    # Which database's dumps, by the database's name or the name in the file. None: the only one there is.
+    # Which database's dumps, by the database's name or the name in the file. None: the default's.
     database: str | None = None
     # The target's name, typed, where the target is not empty: everything in it is dropped.
     replace: str | None = None
@@ -83,7 +84,6 @@ def restore_dump(
     *,
     default: sa.URL,
     configured: tuple[sa.URL, ...] = (),
-    password: str | None = None,
     announce: Callable[[RestoreResult], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> RestoreResult:
@@ -99,7 +99,7 @@ def restore_dump(
         _require_permission(request, result)
         began = time.monotonic()
         if not request.dry_run:
-            _restore(storage, manifest, target, result, password, say)
+            _restore(storage, manifest, target, result, say)
         result.seconds = time.monotonic() - began
         return result
     except DBAPIError as error:
@@ -187,17 +187,17 @@ def _require_permission(request: RestoreRequest, result: RestoreResult) -> None:
     named = f", not {request.replace!r}" if request.replace else ""
     raise Refused(
         f"{result.target} is not empty ({result.target_objects} tables, views and so on). To drop all of that and"
-        f" restore, say --replace {result.target_database}{named}; to restore beside it, name an empty database with --into."
-        " Nothing was touched."
+        f" restore, say --replace {result.target_database}{named}; to restore beside it, name an empty database with"
+        " --into. Nothing was touched."
     )
 
 
 def _restore(
-    storage: Storage, manifest: BackupManifest, target: DumpEngine, result: RestoreResult, password: str | None,
+    storage: Storage, manifest: BackupManifest, target: DumpEngine, result: RestoreResult,
     say: Callable[[str], None],
 ) -> None:  # fmt: skip
     say(f"Reading {manifest.file} and comparing it with its manifest; nothing is touched yet.")
-    for _ in _content(storage, manifest, password):
+    for _ in _content(storage, manifest):
         pass
     if result.target_objects < 0:
         target.create()
@@ -207,7 +207,7 @@ def _restore(
     say(f"Restoring into {result.target}.")
     source = str(manifest.extra.get("database"))
     try:
-        result.left_out = target.load(_content(storage, manifest, password), source, drill=False)
+        result.left_out = target.load(_content(storage, manifest), source, drill=False)
     except ProgramFailed as error:
         raise OperatorError(
             f"The restore into {result.target} broke off: {error} The target holds a part or nothing; the dump is as it"
@@ -225,16 +225,33 @@ def _restore(
         )
 
 
-def _content(storage: Storage, manifest: BackupManifest, password: str | None) -> Iterator[bytes]:
+def _content(storage: Storage, manifest: BackupManifest) -> Iterator[bytes]:
     m = manifest
     packed = Packed(m.content_sha256, m.content_bytes, m.stored_sha256, m.stored_bytes)
-    return unpacked(storage.open(m.file), packed, m.encryption, password, m.file)
+    return unpacked(storage.open(m.file), packed, m.encryption, storage.password, m.file)
 
 
-def parse_instant(text: str, zone: object) -> datetime:
-    """`2026-10-01`, `2026-10-01 03:30` or with seconds, in TIMEZONE unless it says another. Raises ValueError."""
-    found = datetime.fromisoformat(text.strip())
-    if len(text.strip()) == len("2026-10-01"):
-        # A day means: as it was at the day's end.
-        found = found.replace(hour=23, minute=59, second=59)
-    return (found if found.tzinfo else found.replace(tzinfo=zone)).astimezone(UTC)  # type: ignore[arg-type]
+def target_url(address: str, name: str) -> sa.URL:
+    """Raises Refused, without the address, which may hold a password."""
+    try:
+        return parse_database_url(address)
+    except ValueError as error:
+        raise Refused(f"{name} can't be used ({error}); it may hold {SUPPORTED}. Nothing was touched.") from None
+
+
+def instant_of(text: str | None, zone: ZoneInfo, name: str) -> datetime | None:
+    """`2026-10-01` (the end of that day), `2026-10-01 03:30` or with seconds, in `zone` unless it names another."""
+    if text is None or not text.strip():
+        return None
+    given = text.strip()
+    try:
+        found = datetime.fromisoformat(given)
+    except ValueError:
+        raise Refused(
+            f"{name} is {text!r}; it may be a date and time as YYYY-MM-DD or YYYY-MM-DD HH:MM. Nothing was touched."
+        ) from None
+    if len(given) <= len("2026-10-01"):
+        found = found.replace(hour=23, minute=59, second=59, microsecond=999_999)
+    elif len(given) == len("2026-10-01 03:00"):
+        found = found.replace(second=59, microsecond=999_999)  # that minute included
+    return (found if found.tzinfo else found.replace(tzinfo=zone)).astimezone(UTC)

@@ -1,0 +1,154 @@
+"""Dumps of the databases, as assets with their checks.
+
+Dagster reads annotations when an asset is defined, so this module can't postpone their evaluation.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from saju_ops.alerts.reports_dumps import dump_report
+from saju_ops.assets.conversation_logs import LOGS
+from saju_ops.errors import OperatorError
+from saju_ops.progress import tell
+from saju_ops.resources import BackupStorage
+from saju_ops.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from saju_ops.backup.dump import DumpOptions, DumpResult, DumpRun
+    from saju_ops.backup.manifest import Kind
+    from saju_ops.storage import Storage
+
+    Take = Callable[[Settings, Storage, DumpOptions, Callable[[str], None]], DumpRun]
+
+DUMP = dg.AssetKey("database_dump")
+PROOF = "restored_dump_equals_database"
+POOL = "database_dump"
+
+DESCRIPTION = """
+Every configured database (DATABASE_URL, JOBS_DATABASE_URL, ANALYSIS_DATABASE_URL, each once) as of one instant, as
+`database/<database>_<time in Asia/Seoul>.sql.gz` under BACKUP_URI (a SQLite database as `.sqlite.gz`) with a manifest
+beside it; with `.zip` after that when ARCHIVE_PASSWORD is set. Rows, tables, views, routines, triggers and events.
+
+**Materializing** dumps with mysqldump or mariadb-dump, pg_dump, or SQLite's online backup, reads the stored file
+back, restores it into a scratch database `saju_ops_drill_…` (on RESTORE_DRILL_URL, else on the same server) and
+compares; the scratch database is dropped. It changes nothing in the databases that it dumps.
+
+**Restore:** `saju-ops restore-dump --dry-run`, then without it; `--at "2026-10-01 12:00"` for an older one, `--into
+URL` for another place, `--database NAME` for another database; or the job `restore_database_dump`. Without saju_ops:
+`gunzip < app_….sql.gz | mysql --binary-mode app`, `| psql app`; a `.sqlite.gz` is the database file itself.
+"""
+
+
+def dump_asset() -> dg.AssetsDefinition:
+    @dg.asset(
+        key=DUMP,
+        deps=[LOGS],
+        pool=POOL,
+        description=DESCRIPTION,
+        check_specs=[
+            dg.AssetCheckSpec(
+                PROOF,
+                asset=DUMP,
+                blocking=True,
+                description="The stored file, read back and restored into a scratch database, has the tables, rows,"
+                " per-table checksums, routines, triggers, views and events that the server said of the dump's own"
+                " snapshot. Blocking: a dump that differs is not kept; one whose restore could not be tried is kept,"
+                " counts as unproven, and the check says which right or setting is missing.",
+            )
+        ],
+    )
+    def database_dump(
+        context: dg.AssetExecutionContext, backup_storage: BackupStorage
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+        yield from _materialize(context, backup_storage, DUMP, "database_dump", _dump_all)
+
+    return database_dump
+
+
+def _dump_all(settings: Settings, storage: "Storage", options: "DumpOptions", say: Callable[[str], None]) -> "DumpRun":
+    from saju_ops.backup.dump import dump_databases
+
+    return dump_databases(settings.dumped_urls, storage, options, say=say)
+
+
+def _materialize(
+    context: dg.AssetExecutionContext, backup: BackupStorage, key: dg.AssetKey, kind: "Kind", take: "Take"
+) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+    from saju_ops.backup.dump import DumpOptions
+
+    settings = load_settings()
+    options = DumpOptions(settings.timezone, kind, settings.restore_drill_urls, context.run.run_id)
+    try:
+        run = take(settings, backup.open(), options, lambda text: tell(context.log, text))
+    except OperatorError as error:
+        raise dg.Failure(str(error), allow_retries=True) from error
+    metadata = run_metadata(run, masked=key != DUMP)
+    if run.results:
+        yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+    else:
+        context.log_event(dg.AssetObservation(key, metadata=metadata))
+    sentences = [*run.problems.values(), *(r.message for r in run.unproven)]
+    if run.results or run.differing:
+        yield dg.AssetCheckResult(
+            passed=not sentences, check_name=PROOF, asset_key=key, metadata=check_metadata(run, sentences)
+        )
+    if run.problems:
+        # A difference won't go away by trying again at once; a server that was away may be back.
+        raise dg.Failure(" ".join(run.problems.values()), allow_retries=not run.differing)
+
+
+def check_metadata(run: "DumpRun", sentences: list[str]) -> dict[str, Any]:
+    return {
+        "databases": len(run.results) + len(run.problems),
+        "databases_proven": len(run.results) - len(run.unproven),
+        "databases_unproven": len(run.unproven),
+        "databases_failed": len(run.problems),
+        "tables_compared": sum(r.drill.tables for r in run.results),
+        "rows_compared": sum(r.drill.rows for r in run.results),
+        "error": "; ".join(sentences) or "none",
+    }
+
+
+def run_metadata(run: "DumpRun", masked: bool = False) -> dict[str, Any]:
+    """The same plain numbers in every run, zeros included; per database in the table."""
+    results = run.results
+    stored = sum(r.manifest.stored_bytes for r in results)
+    content = sum(r.manifest.content_bytes for r in results)
+    metadata: dict[str, Any] = {
+        "databases": len(results),
+        "databases_failed": len(run.problems),
+        "databases_unproven": len(run.unproven),
+        "tables": sum(len(r.contents.tables) for r in results),
+        "rows": sum(r.contents.rows for r in results),
+        "bytes": stored,
+        "content_bytes": content,
+        "ratio": round(content / stored, 2) if stored else 0.0,
+        "seconds": round(sum(r.seconds for r in results), 3),
+        "proof_seconds": round(sum(r.proof_seconds for r in results), 3),
+        "drill_seconds": round(sum(r.drill.seconds for r in results), 3),
+        "tries": sum(r.tries for r in results),
+        "copies_completed": len(run.completed),
+        "dagster/row_count": sum(r.contents.rows for r in results),
+        "per_database": dg.MetadataValue.md(_table(results)),
+        "problems": dg.MetadataValue.md("\n".join(f"- {p}" for p in run.problems.values()) or "none"),
+        "report": dg.MetadataValue.md(dump_report(run, datetime.now(UTC), masked).replace("\n", "\n\n")),
+    }
+    if results:
+        metadata["dagster/uri"] = results[0].location
+        metadata["files"] = dg.MetadataValue.md("\n".join(f"- `{r.location}`" for r in results))
+    return metadata
+
+
+def _table(results: "list[DumpResult]") -> str:
+    lines = ["|database|tables|rows|bytes|stored|seconds|drill|proof|tool|", "|-|-:|-:|-:|-:|-:|-:|-|-|"]
+    for r in results:
+        m = r.manifest
+        proof = r.contents.proof if r.proven else "none"
+        lines.append(
+            f"|{m.source}|{len(r.contents.tables)}|{r.contents.rows:,}|{m.content_bytes:,}|{m.stored_bytes:,}"
+            f"|{r.seconds:.1f}|{r.drill.seconds:.1f}|{proof}|{m.tool}|"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,55 @@
+"""`saju-ops restore-dump`: a database put back while Dagster is down."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from saju_ops.settings import load_settings
+
+if TYPE_CHECKING:
+    from saju_ops.backup.dump_restore import RestoreResult
+
+
+@click.command("restore-dump")
+@click.option("--at", default=None, metavar="TIME", help="Newest dump until then: YYYY-MM-DD or YYYY-MM-DD HH:MM.")
+@click.option("--into", default=None, metavar="URL", help="A database's address. Default: the one it was dumped from.")
+@click.option("--database", default=None, metavar="NAME", help="Whose dump. Default: the one that DATABASE_URL names.")
+@click.option("--replace", default=None, metavar="NAME", help="The target's name: drops all that is in it first.")
+@click.option("--masked", is_flag=True, help="A masked dump instead of the real one.")
+@click.option("--unproven", is_flag=True, help="Also a dump whose restore was never tried.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+def restore_dump(
+    at: str | None, into: str | None, database: str | None, replace: str | None, masked: bool, unproven: bool,
+    dry_run: bool,
+) -> None:  # fmt: skip
+    """Puts the newest proven dump back: into its own database if that is empty, or into another."""
+    from saju_ops.backup.dump_restore import RestoreRequest, instant_of, target_url
+    from saju_ops.backup.dump_restore import restore_dump as restore
+    from saju_ops.storage import open_storage
+
+    settings = load_settings()
+    password = settings.archive_password.get_secret_value() if settings.archive_password else None
+    request = RestoreRequest(
+        into=target_url(into, "--into") if into else None, at=instant_of(at, settings.timezone, "--at"),
+        database=database, replace=replace, dry_run=dry_run, masked=masked, unproven=unproven,
+    )  # fmt: skip
+    result = restore(
+        open_storage(settings.backup_uri, password), request, default=settings.database_url,
+        configured=settings.dumped_urls, announce=_announce, say=lambda text: click.echo(f"  {text}"),
+    )  # fmt: skip
+    if dry_run:
+        click.echo("Nothing was touched (--dry-run).")
+        return
+    click.echo(
+        f"Done: {result.tables:,} tables with {result.rows:,} rows restored and compared with the manifest in"
+        f" {result.seconds:.1f} s."
+    )
+    for sentence in result.left_out:
+        click.echo(f"Note: {sentence}.")
+
+
+def _announce(result: RestoreResult) -> None:
+    for sentence in result.sentences():
+        click.echo(sentence)
