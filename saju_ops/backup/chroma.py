@@ -22,7 +22,7 @@ from zoneinfo import ZoneInfo
 
 from saju_ops.backup.chroma_files import TornCopy
 from saju_ops.backup.chroma_pack import Hashes, pack, unpack
-from saju_ops.backup.chroma_process import ask, one_at_a_time, scratch_folder
+from saju_ops.backup.chroma_process import Worker, ask, one_at_a_time, scratch_folder
 from saju_ops.backup.manifest import FORMAT, BackupManifest, manifest_name, stamp, write_manifest
 from saju_ops.errors import OperatorError, ProofFailed
 from saju_ops.settings import Settings
@@ -127,12 +127,14 @@ def _attempt(
     taken_at, began = clock(), time.monotonic()
     name = _free_name(storage, taken_at, zone)
     copied = _copy(source, work)
-    contents = copied.pop("contents")
-    copy_seconds = time.monotonic() - began
+    copy_seconds, began = time.monotonic() - began, time.monotonic()
     inner = name.rpartition("/")[2].removesuffix(ENCRYPTED)
-    began = time.monotonic()
     with storage.create(name) as writer:
-        hashes = pack(work / "copy", writer, password=storage.password, name=inner)
+        # The copy is read without Chroma while it is packed: two processes, one copy.
+        with Worker(work) as reader:
+            reader.start("read", folder=str(work / "copy"))
+            hashes = pack(work / "copy", writer, password=storage.password, name=inner)
+            contents = reader.answer()["contents"]
         shutil.rmtree(work / "copy")
         store_seconds, began = time.monotonic() - began, time.monotonic()
         proof = _prove(writer.read_back(), work, hashes, contents, storage.password)
@@ -157,21 +159,21 @@ def _free_name(storage: Storage, taken_at: datetime, zone: ZoneInfo) -> str:
 def _copy(source: Source, work: Path) -> dict[str, Any]:
     target = str(work / "copy")
     if source.host:
-        fetched = ask("fetch", work, host=source.host, port=source.port, target=target)
-        return {**fetched, **ask("read", work, folder=target)}
+        return ask("fetch", work, host=source.host, port=source.port, target=target)
     return ask("copy", work, source=str(source.folder), target=target)
 
 
 def _prove(stream: Any, work: Path, hashes: Hashes, contents: dict[str, Any], password: str | None) -> dict[str, Any]:
     """What lies in the storage, extracted, compared and opened. Raises TornCopy."""
-    with stream:
+    with stream, Worker(work, warm=True) as checker:
         try:
             found = unpack(stream, work / "proof", password=password, encrypted=password is not None)
         except ProofFailed as error:
             raise TornCopy(f"what was stored can't be read back: {error}") from None
-    if found != hashes:
-        raise TornCopy("what was stored differs from what was written: its SHA-256 or size is another")
-    proof = ask("check", work, folder=str(work / "proof"), expected=contents)
+        if found != hashes:
+            raise TornCopy("what was stored differs from what was written: its SHA-256 or size is another")
+        checker.start("check", folder=str(work / "proof"), expected=contents)
+        proof = checker.answer()
     shutil.rmtree(work / "proof")
     del proof["contents"]
     return proof
@@ -228,16 +230,22 @@ def extract_snapshot(storage: Storage, manifest: BackupManifest, target: Path) -
         raise ProofFailed(f"The snapshot {where} is damaged: its SHA-256 or size differs from the manifest.")
 
 
+def expectation(manifest: BackupManifest) -> dict[str, Any]:
+    """What the worker's check compares a restored snapshot with."""
+    return {"expected": manifest.contents, "share": float(manifest.proof.get("neighbours_share", 0.0))}
+
+
 def drill_snapshot(storage: Storage, manifest: BackupManifest) -> dict[str, Any]:
     """Restores a stored snapshot into a scratch folder, opens it by Chroma and compares everything with its manifest.
 
     Raises ProofFailed. Returns what was compared, in plain numbers. Touches nothing but the scratch folder.
     """
     began = time.monotonic()
-    with scratch_folder() as scratch:
+    with scratch_folder() as scratch, Worker(scratch, warm=True) as checker:
         extract_snapshot(storage, manifest, scratch / "drill")
         try:
-            proof = ask("check", scratch, folder=str(scratch / "drill"), expected=manifest.contents)
+            checker.start("check", folder=str(scratch / "drill"), **expectation(manifest))
+            proof = checker.answer()
         except TornCopy as error:
             where = storage.location(manifest.file)
             raise ProofFailed(f"The snapshot {where} can't be restored: {error}.") from None

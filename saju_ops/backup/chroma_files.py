@@ -16,11 +16,12 @@ import json
 import pickle
 import sqlite3
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from saju_ops.errors import ProofFailed
@@ -34,6 +35,9 @@ DOCUMENT, URI = "chroma:document", "chroma:uri"
 # The operations of the queue, by their numbers there.
 ADD, UPDATE, UPSERT, DELETE = range(4)
 _HEADER = struct.Struct("<iQQQQQQiIQQQdQ")
+# Records read at once.
+BATCH = 1_000
+T = TypeVar("T")
 _MASK = (1 << 256) - 1
 # In the first word of an element: how many links it has, and whether it is deleted.
 _DEGREE, _DELETED = 0xFFFF, 0x10000
@@ -323,14 +327,32 @@ class Vectors:
         new = sum(1 for id, v in self._over.items() if v is not None and not (self._index and id in self._index.labels))
         return (len(self._index.labels) if self._index else 0) - gone + new
 
-    def of(self, id: str) -> np.ndarray:
-        """The vector as it was given to Chroma. Raises KeyError."""
-        over = self._over.get(id)
-        if over is not None:
-            return over
-        if id in self._over or self._index is None:
-            raise KeyError(id)
-        return self._index.vector(id)
+    def of(self, ids: Sequence[str]) -> np.ndarray:
+        """Their vectors as they were given to Chroma, a row each. Raises KeyError where one has none."""
+        import numpy as np
+
+        if not ids:
+            return np.empty((0, 0), "<f4")
+        over: dict[int, np.ndarray] = {}
+        for n, id in enumerate(ids):
+            if id in self._over:
+                vector = self._over[id]
+                if vector is None:
+                    raise KeyError(id)
+                over[n] = vector
+        kept = [n for n in range(len(ids)) if n not in over]
+        if not kept:
+            return np.stack(list(over.values()))
+        if self._index is None:
+            raise KeyError(ids[kept[0]])
+        found = self._index.of([ids[n] for n in kept])
+        if not over:
+            return found
+        whole = np.empty((len(ids), found.shape[1]), "<f4")
+        whole[kept] = found
+        for n, changed in over.items():
+            whole[n] = changed
+        return whole
 
 
 class Index:
@@ -420,13 +442,14 @@ class Index:
             if length % size or length // size > level or at > len(links):
                 raise TornCopy(f"{self._what} is cut: link_lists.bin doesn't fit its header")
 
-    def vector(self, id: str) -> np.ndarray:
+    def of(self, ids: Sequence[str]) -> np.ndarray:
         """Raises KeyError."""
         import numpy as np
 
-        row = int(self._order[np.searchsorted(self._sorted, self.labels[id])])
-        vector = np.array(self._rows[row, self._data]).view("<f4")
-        return vector * self._lengths[row] if self._cosine else vector
+        labels = np.fromiter((self.labels[id] for id in ids), "<u8", len(ids))
+        rows = self._order[np.searchsorted(self._sorted, labels)]
+        vectors = np.ascontiguousarray(self._rows[rows][:, self._data]).view("<f4")
+        return vectors * self._lengths[rows][:, None] if self._cosine else vectors
 
 
 class _Plain(pickle.Unpickler):
@@ -453,18 +476,44 @@ def _load_pickle(path: Path) -> dict[str, Any]:
 
 def contents(files: ChromaFiles) -> dict[str, Any]:
     """Every collection with its counts, configuration and digests. Raises TornCopy."""
-    return {"collections": [_content(files, c) for c in files.collections()]}
+    return {"collections": [held(files, c).content for c in files.collections()]}
 
 
-def _content(files: ChromaFiles, collection: Collection) -> dict[str, Any]:
-    vectors = files.vectors(collection)
-    records, vector_digests = Digest(), Digest()
-    for id, record in files.records(collection):
-        records.add(record_digest(id, record))
+@dataclass
+class Held:
+    """One collection as its files hold it: what a manifest says of it, and a digest of each record."""
+
+    collection: Collection
+    vectors: Vectors
+    digests: dict[str, bytes]
+    content: dict[str, Any]
+
+
+def held(files: ChromaFiles, collection: Collection) -> Held:
+    """Reads a collection whole. Raises TornCopy."""
+    vectors, digests = files.vectors(collection), {}
+    records, of_vectors = Digest(), Digest()
+    for some in batched(files.records(collection), BATCH):
+        ids = [id for id, _ in some]
         try:
-            vector_digests.add(vector_digest(id, vectors.of(id)))
+            rows = vectors.of(ids)
         except KeyError:
             raise TornCopy(f"a record of the collection {collection.name} has no vector") from None
+        for (id, record), vector in zip(some, rows, strict=True):
+            digests[id] = record_digest(id, record)
+            records.add(digests[id])
+            of_vectors.add(vector_digest(id, vector))
+    if records.count != len(digests):
+        raise TornCopy(f"an id of the collection {collection.name} stands twice")
+    return Held(collection, vectors, digests, _content(collection, records, of_vectors))
+
+
+def batched(items: Iterator[T], size: int) -> Iterator[list[T]]:
+    while some := list(islice(items, size)):
+        yield some
+
+
+def _content(collection: Collection, records: Digest, vectors: Digest) -> dict[str, Any]:
     return {
         "tenant": collection.tenant,
         "database": collection.database,
@@ -474,7 +523,7 @@ def _content(files: ChromaFiles, collection: Collection) -> dict[str, Any]:
         "metadata": collection.metadata,
         "configuration": collection.configuration,
         "records_digest": records.hex,
-        "vectors_digest": vector_digests.hex,
+        "vectors_digest": vectors.hex,
     }
 
 

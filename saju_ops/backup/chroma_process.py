@@ -31,43 +31,63 @@ LOCK = "in_use"
 NOT_HANDED_ON = ("CHROMA_", "DATABASE_URL", "ARCHIVE_PASSWORD", "SLACK_", "AWS_", "SMTP_", "ENCRYPTION_KEY")
 
 
+class Worker:
+    """A process of its own, for one task. Use it in a `with` block: it is gone at the end of that, whatever happens.
+
+    With `warm` it imports Chroma (a second) while this process does something else.
+    """
+
+    def __init__(self, scratch: Path, *, warm: bool = False) -> None:
+        self._task = ""
+        self._told = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 (closed in __exit__)
+        # The pipe's writing end stays open until the answer is there: the worker ends when it closes.
+        requests, self._to_worker = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "saju_ops.backup.chroma_worker", *(["warm"] if warm else [])],
+                stdin=requests, stdout=self._told, stderr=subprocess.DEVNULL, cwd=scratch, env=_environment(),
+            )  # fmt: skip
+        finally:
+            os.close(requests)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._to_worker)
+        self._told.close()
+
+    def start(self, task: str, **request: Any) -> None:
+        self._task = task
+        line = (json.dumps({"task": task, **request}) + "\n").encode()
+        with suppress(BrokenPipeError):
+            while line:
+                line = line[os.write(self._to_worker, line) :]
+
+    def answer(self) -> dict[str, Any]:
+        """Waits. Raises the OperatorError that the worker answered, TornCopy where it died."""
+        self._process.wait()
+        self._told.seek(0)
+        return _answer(self._task, self._told.read(), self._process.returncode)
+
+
 def ask(task: str, scratch: Path, **request: Any) -> dict[str, Any]:
     """One task in a process of its own. Raises the OperatorError that it answered, TornCopy where it died."""
+    with Worker(scratch) as worker:
+        worker.start(task, **request)
+        return worker.answer()
+
+
+def _environment() -> dict[str, str]:
     package = str(Path(saju_ops.__file__).parent.parent)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(NOT_HANDED_ON)}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
     environment.update(ANONYMIZED_TELEMETRY="False", PYTHONWARNINGS="ignore")
     # One arena of memory per thread of Chroma's would be kept for each.
     environment.setdefault("MALLOC_ARENA_MAX", "2")
-    line = (json.dumps({"task": task, **request}) + "\n").encode()
-    # The pipe's writing end stays open until the answer is there: the worker ends when it closes.
-    requests, to_worker = os.pipe()
-    try:
-        with tempfile.TemporaryFile(dir=scratch) as complaints, tempfile.TemporaryFile(dir=scratch) as told:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "saju_ops.backup.chroma_worker"],
-                stdin=requests, stdout=told, stderr=complaints, cwd=scratch, env=environment,
-            )  # fmt: skip
-            try:
-                os.close(requests)
-                requests = -1
-                with suppress(BrokenPipeError):
-                    _send(to_worker, line)
-                worker.wait()
-            finally:
-                worker.kill()
-                worker.wait()
-            told.seek(0)
-            return _answer(task, told.read(), worker.returncode)
-    finally:
-        for end in (requests, to_worker):
-            if end >= 0:
-                os.close(end)
-
-
-def _send(to: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(to, data) :]
+    return environment
 
 
 def _answer(task: str, told: bytes, status: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from saju_ops.backup.chroma_check import (
     INCLUDE,
@@ -25,14 +25,11 @@ from saju_ops.backup.chroma_check import (
     open_folder,
     pages,
     rows_of,
-    same_vector,
+    same_vectors,
     shown_configuration,
 )
 from saju_ops.backup.chroma_files import record_digest
 from saju_ops.errors import OperatorError, ProofFailed, Refused
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # The usual tenant: the API can't list tenants.
 TENANT = "default_tenant"
@@ -301,8 +298,8 @@ def _prove(server: Any, made: Any, local: Any, model: Any, tenant: str, database
 def _same(row: Row, other: Row | None, space: str) -> bool:
     if other is None or record_digest(row[0], row[1]) != record_digest(other[0], other[1]):
         return False
-    mine: np.ndarray = row[2]
-    return same_vector(mine, other[2], space)
+    mine, theirs = row[2], other[2]
+    return same_vectors(mine[None, :], theirs[None, :], space)
 
 
 def _name_it(server: Any, tenant: str, database: str, name: str, stamp: str) -> str | None:

@@ -1,6 +1,6 @@
 """The process in which Chroma's own code runs, and in which a live directory is copied.
 
-    python -m saju_ops.backup.chroma_worker
+    python -m saju_ops.backup.chroma_worker [warm]
 
 One request as JSON on standard input, one answer as JSON on standard output. Chroma's Rust code may crash on a torn
 index or a damaged file: then this process dies, and not the run. It ends at once when its parent does, by the end of
@@ -23,15 +23,12 @@ Task = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def copy(request: dict[str, Any]) -> dict[str, Any]:
-    """A live directory into a new folder, and what the copy holds, read without Chroma."""
+    """A live directory into a new folder."""
     from dataclasses import asdict
 
     from saju_ops.backup.chroma_copy import copy_live
-    from saju_ops.backup.chroma_files import ChromaFiles, contents
 
-    copied = copy_live(Path(request["source"]), Path(request["target"]))
-    with ChromaFiles(Path(request["target"])) as files:
-        return {"contents": contents(files), **asdict(copied)}
+    return asdict(copy_live(Path(request["source"]), Path(request["target"])))
 
 
 def read(request: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +42,7 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
 def check(request: dict[str, Any]) -> dict[str, Any]:
     from saju_ops.backup.chroma_check import check_folder
 
-    return check_folder(Path(request["folder"]), request.get("expected"))
+    return check_folder(Path(request["folder"]), request.get("expected"), request.get("share", 0.0))
 
 
 def fetch(request: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +66,13 @@ def usage(request: dict[str, Any]) -> dict[str, Any]:
     return server_usage(request["host"], request["port"])
 
 
-TASKS: dict[str, Task] = {t.__name__: t for t in (copy, read, check, fetch, push, usage)}
+def usage_folder(request: dict[str, Any]) -> dict[str, Any]:
+    from saju_ops.backup.chroma_usage import folder_usage
+
+    return folder_usage(Path(request["folder"]))
+
+
+TASKS: dict[str, Task] = {t.__name__: t for t in (copy, read, check, fetch, push, usage, usage_folder)}
 
 
 def main() -> None:
@@ -77,6 +80,8 @@ def main() -> None:
     answer_to = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     os.umask(0o077)
+    if sys.argv[1:] == ["warm"]:
+        import chromadb  # noqa: F401
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
     try:

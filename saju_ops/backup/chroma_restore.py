@@ -1,0 +1,351 @@
+"""Puts a snapshot of the vector store back: into a folder, or into a Chroma server.
+
+Promises: before anything is touched, the stored file is read whole, its SHA-256 compared with its manifest, and what
+it holds opened by Chroma in a place of its own and compared record by record. A folder appears by one rename; the one
+that it replaces is renamed, not deleted. Refuses a folder that any process has open, one that is not empty and was not
+named for replacement, and a server's collections of the same names that were not named either. Killed at any moment,
+it leaves the old folder, the new one, or the old one under its new name, and can be launched again.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import quote
+from zoneinfo import ZoneInfo
+
+from saju_ops.backup.chroma import Source, expectation, extract_snapshot, source_of
+from saju_ops.backup.chroma_files import DATABASE, TornCopy
+from saju_ops.backup.chroma_process import PREFIX, ask, scratch_folder
+from saju_ops.backup.manifest import BackupManifest, backups, stamp
+from saju_ops.errors import OperatorError, ProofFailed, Refused
+from saju_ops.settings import Settings
+from saju_ops.storage import Storage
+
+# Processes named in a message.
+NAMED = 5
+
+
+@dataclass
+class ChromaRestore:
+    """What a restore would do, or did."""
+
+    manifest: BackupManifest
+    location: str
+    target: str
+    dry_run: bool
+    collections: dict[str, int] = field(default_factory=dict)
+    moved_aside: str | None = None
+    renamed: dict[str, str] = field(default_factory=dict)
+    # Processes whose open files this user may not see.
+    unseen_processes: int = 0
+    seconds: float = 0.0
+
+    @property
+    def records(self) -> int:
+        return sum(self.collections.values())
+
+    def sentences(self) -> list[str]:
+        """For the operator, before and after."""
+        held = ", ".join(f"{name} ({count:,})" for name, count in self.collections.items()) or "no collection"
+        lines = [
+            f"From {self.location}, taken {self.manifest.taken_at} from {self.manifest.source}; read back, opened and"
+            " proven.",
+            f"{len(self.collections)} collections, {self.records:,} records: {held}.",
+            f"Into {self.target}.",
+        ]
+        if self.moved_aside:
+            verb = "would be" if self.dry_run else "was"
+            lines.append(f"What is there now {verb} moved to {self.moved_aside}; delete it when you need it no more.")
+        for name, aside in self.renamed.items():
+            lines.append(f"The server's old collection {name} is now called {aside}.")
+        if self.unseen_processes:
+            lines.append(
+                f"{self.unseen_processes} processes of other users could not be looked at; make sure yourself that none"
+                " uses the folder, or run this as root."
+            )
+        return lines
+
+
+def parse_time(text: str, zone: ZoneInfo) -> datetime:
+    """`YYYY-MM-DD` (the day's end) or `YYYY-MM-DD HH:MM[:SS]` in `zone`, or with an offset. Raises ValueError."""
+    text = text.strip()
+    parsed = datetime.fromisoformat(text)
+    parsed = parsed if parsed.tzinfo else parsed.replace(tzinfo=zone)
+    return (parsed + timedelta(days=1, seconds=-1) if len(text) == len("2026-10-01") else parsed).astimezone(UTC)
+
+
+def restore_target(settings: Settings, into_path: str | None, host: str | None, port: int) -> Source:
+    """Where to restore to. Raises Refused."""
+    if into_path and host:
+        raise Refused("A folder and a server were both named; name one. Nothing was touched.")
+    if not 1 <= port <= 65535:
+        raise Refused(f"The port is {port}; it may be from 1 to 65535. Nothing was touched.")
+    if host:
+        return Source(host=host, port=port)
+    return Source(folder=Path(into_path)) if into_path else source_of(settings)
+
+
+def restore_time(text: str | None, settings: Settings) -> datetime | None:
+    """A time as operators write it; None for the newest. Raises Refused."""
+    if text is None or not text.strip():
+        return None
+    try:
+        return parse_time(text, settings.timezone)
+    except ValueError:
+        raise Refused(
+            f"The time is {text!r}; it may be YYYY-MM-DD or YYYY-MM-DD HH:MM. Nothing was touched."
+        ) from None
+
+
+def choose(storage: Storage, at: datetime | None) -> BackupManifest:
+    """The newest proven snapshot, or the newest that was taken at `at` or before. Raises Refused."""
+    held = [m for m in backups(storage, "chroma_snapshot") if m.proven]
+    fit = [m for m in held if at is None or m.taken <= at]
+    if fit:
+        return fit[-1]
+    if not held:
+        raise Refused(f"{storage.uri} holds no proven snapshot of Chroma. Nothing was touched.")
+    raise Refused(
+        f"{storage.uri} holds no proven snapshot from {at:%Y-%m-%d %H:%M:%S} UTC or before; the oldest is of"
+        f" {held[0].taken_at}. Nothing was touched."
+    )
+
+
+def restore_snapshot(
+    storage: Storage,
+    target: Source,
+    *,
+    at: datetime | None = None,
+    replace: Sequence[str] = (),
+    dry_run: bool = True,
+    zone: ZoneInfo,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    announce: Callable[[ChromaRestore], None] = lambda plan: None,
+) -> ChromaRestore:
+    """Restores the newest snapshot (until `at`) into a folder or a server.
+
+    `replace` names what may be moved aside: the folder's own name, or the server's collections. Raises Refused,
+    ProofFailed or WrongPassword; then what was there is as it was.
+    """
+    began = time.monotonic()
+    manifest = choose(storage, at)
+    plan = ChromaRestore(manifest, storage.location(manifest.file), str(target), dry_run)
+    plan.collections = {_shown(c): int(c["count"]) for c in manifest.contents["collections"]}
+    mark = stamp(clock(), zone)
+    if target.host:
+        _into_server(storage, plan, target, list(replace), mark, announce)
+    else:
+        assert target.folder is not None
+        _into_folder(storage, plan, target.folder.expanduser().absolute(), replace, mark, announce)
+    plan.seconds = round(time.monotonic() - began, 3)
+    return plan
+
+
+def _shown(collection: dict[str, object]) -> str:
+    usual = (collection["tenant"], collection["database"]) == ("default_tenant", "default_database")
+    return str(collection["name"]) if usual else f"{collection['tenant']}/{collection['database']}/{collection['name']}"
+
+
+def _extracted(storage: Storage, manifest: BackupManifest, scratch: Path) -> Path:
+    """The snapshot's folder, proven by its SHA-256 and by Chroma. Raises ProofFailed."""
+    folder = scratch / "chroma_db"
+    extract_snapshot(storage, manifest, folder)
+    try:
+        ask("check", scratch, folder=str(folder), **expectation(manifest))
+    except TornCopy as error:
+        raise ProofFailed(
+            f"The snapshot {storage.location(manifest.file)} can't be restored: {error}. Nothing was touched; name an"
+            " older one by its time."
+        ) from None
+    return folder
+
+
+def _into_server(
+    storage: Storage, plan: ChromaRestore, target: Source, replace: list[str], mark: str,
+    announce: Callable[[ChromaRestore], None],
+) -> None:  # fmt: skip
+    with scratch_folder() as scratch:
+        folder = str(_extracted(storage, plan.manifest, scratch))
+        request = {"host": target.host, "port": target.port, "folder": folder, "replace": replace, "stamp": mark}
+        if plan.dry_run:
+            ask("push", scratch, **request, dry_run=True)
+            announce(plan)
+            return
+        announce(plan)
+        plan.renamed = dict(ask("push", scratch, **request, dry_run=False)["renamed"])
+
+
+# --- into a folder ---------------------------------------------------------------------------------------------
+
+
+def _into_folder(
+    storage: Storage, plan: ChromaRestore, target: Path, replace: Sequence[str], mark: str,
+    announce: Callable[[ChromaRestore], None],
+) -> None:  # fmt: skip
+    if target.is_symlink():
+        target = target.resolve()
+    _refuse_unusable(target, replace)
+    plan.unseen_processes = refuse_if_in_use(target)
+    inside = target.is_dir() and os.path.ismount(target)
+    if _entries(target):
+        aside = f"before_restore_{mark}" if inside else f"{target.name}.before_restore_{mark}"
+        plan.moved_aside = str(target / aside if inside else target.with_name(aside))
+        if Path(plan.moved_aside).exists():
+            raise Refused(f"{plan.moved_aside} is there already. Nothing was touched; launch again.")
+    # Beside the target, so that it gets there by a rename; a dry run leaves no trace there.
+    beside = None if plan.dry_run else target if inside else target.parent
+    try:
+        with scratch_folder(beside) as scratch:
+            folder = _extracted(storage, plan.manifest, scratch)
+            announce(plan)
+            if plan.dry_run:
+                return
+            _like(target, folder)
+            _make_durable(folder)
+            refuse_if_in_use(target)
+            _place_inside(folder, target, plan.moved_aside) if inside else _place(folder, target, plan.moved_aside)
+    except OSError as error:
+        raise OperatorError(
+            f"The restore into {target} broke off ({error.strerror or type(error).__name__}: {error.filename})."
+            f" {_state_after(target, plan.moved_aside)}"
+        ) from None
+
+
+def _refuse_unusable(target: Path, replace: Sequence[str]) -> None:
+    if target.exists() and not target.is_dir():
+        raise Refused(f"{target} is a file, not a folder. Nothing was touched.")
+    if not target.parent.is_dir():
+        raise Refused(f"{target.parent} doesn't exist, so {target.name} can't be made in it. Nothing was touched.")
+    named = {Path(name).name for name in replace}
+    if _entries(target) and target.name not in named:
+        raise Refused(
+            f"{target} is not empty. Nothing was touched. Restore elsewhere, or name it for replacement"
+            f" (--replace {target.name}): it is then moved aside, not deleted."
+        )
+    if replace and target.name not in named:
+        raise Refused(
+            f"{', '.join(replace)} was named for replacement, but the target is called {target.name}. Nothing was"
+            " touched."
+        )
+
+
+def _entries(target: Path) -> list[Path]:
+    if not target.is_dir():
+        return []
+    # lost+found is what a volume has by itself; the other is what a killed restore left.
+    return [p for p in target.iterdir() if p.name != "lost+found" and not p.name.startswith(PREFIX)]
+
+
+def refuse_if_in_use(target: Path) -> int:
+    """Raises Refused where a process has a file of the folder open, or SQLite's lock on it. Returns how many processes
+    could not be looked at. It sees this machine only: not another container, not another host of a shared disk."""
+    if not target.is_dir():
+        return 0
+    users, unseen = _processes_using(target.resolve())
+    if users:
+        shown = ", ".join(users[:NAMED]) + (f" and {len(users) - NAMED} more" if len(users) > NAMED else "")
+        raise Refused(f"{target} is in use by {shown}. Nothing was touched; stop the chatbot and launch again.")
+    database = target / DATABASE
+    if database.is_file():
+        with suppress(sqlite3.DatabaseError):  # a damaged one is nobody's, and perhaps why we are here
+            _refuse_if_locked(database)
+    return unseen
+
+
+def _refuse_if_locked(database: Path) -> None:
+    uri = f"file:{quote(str(database))}?mode=rw"
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0)) as connection:
+        try:
+            connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise Refused(
+                    f"{database} is locked by another process. Nothing was touched; stop the chatbot and launch again."
+                ) from None
+            return
+        connection.execute("ROLLBACK")
+
+
+def _processes_using(folder: Path) -> tuple[list[str], int]:
+    found, unseen = [], 0
+    inside = f"{folder}/"
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            names = [str(p.readlink()) for p in (process / "fd").iterdir()]
+        except PermissionError:
+            unseen += 1
+            continue
+        except OSError:
+            continue  # it has just ended
+        if any(name.startswith(inside) for name in names):
+            found.append(f"process {process.name} ({_command(process)})")
+    return sorted(found), unseen
+
+
+def _command(process: Path) -> str:
+    try:
+        return (process / "comm").read_text().strip()
+    except OSError:
+        return "?"
+
+
+def _like(target: Path, folder: Path) -> None:
+    """The mode and owner that the folder had, so that the chatbot's user can go on using it."""
+    if not target.is_dir():
+        return
+    told = target.stat()
+    inner = target / DATABASE
+    file_mode = inner.stat().st_mode & 0o777 if inner.is_file() else told.st_mode & 0o666
+    for path in [folder, *folder.rglob("*")]:
+        with suppress(PermissionError):
+            os.chown(path, told.st_uid, told.st_gid)
+        path.chmod(told.st_mode & 0o7777 if path.is_dir() else file_mode)
+
+
+def _make_durable(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+
+
+def _place(folder: Path, target: Path, aside: str | None) -> None:
+    if aside:
+        target.rename(aside)
+    # An empty folder is replaced by the rename itself.
+    folder.rename(target)
+    _sync(target.parent)
+
+
+def _place_inside(folder: Path, target: Path, aside: str | None) -> None:
+    """Into a mount point, such as a container's volume, which can't be renamed. The database file comes last: until
+    then Chroma finds nothing there."""
+    there = _entries(target)
+    if aside and there:
+        Path(aside).mkdir(mode=0o700)
+        for path in sorted(there, key=lambda p: p.name != DATABASE):
+            path.rename(Path(aside) / path.name)
+    for path in sorted(folder.iterdir(), key=lambda p: p.name == DATABASE):
+        path.rename(target / path.name)
+    _sync(target)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _state_after(target: Path, aside: str | None) -> str:
+    if aside and Path(aside).exists():
+        return f"What was there lies in {aside}."
+    return "What was there before is untouched." if target.exists() else "Nothing was there before."
