@@ -7,7 +7,8 @@ from datetime import timedelta
 
 import dagster as dg
 
-from saju_ops.assets import conversation_logs, database_dumps
+from saju_ops.assets import chroma, conversation_logs, database_dumps
+from saju_ops.jobs import chroma as chroma_jobs
 from saju_ops.jobs import database_dumps as dump_jobs
 from saju_ops.jobs import stale_jobs
 from saju_ops.jobs.conversation_logs import (
@@ -44,6 +45,13 @@ def _policies(settings: Settings) -> dict[dg.AssetKey, dict[str, object]]:
             "kinds": {"sql", kind},
             "freshness_policy": BACKUP_FRESHNESS,
         },
+        chroma.COLLECTIONS: {"group_name": "chatbot", "kinds": {"chroma"}},
+        chroma.SNAPSHOT: {
+            "group_name": "backups",
+            "kinds": {"chroma", "tar"},
+            "freshness_policy": BACKUP_FRESHNESS,
+        },
+        chroma.USAGE: {"group_name": "reports", "kinds": {"chroma"}},
         conversation_logs.LOGS: {"group_name": "chatbot", "kinds": {kind, "table"}},
         stale_jobs.ANALYSIS_JOBS: {
             "group_name": "speech_analysis",
@@ -67,6 +75,7 @@ def defs() -> dg.Definitions:
 
     archive = archive_job()
     dumps = dump_jobs.dump_job()
+    snapshots = chroma_jobs.snapshot_job()
     return dg.Definitions(
         assets=dg.map_asset_specs(
             with_policies,
@@ -75,6 +84,9 @@ def defs() -> dg.Definitions:
                 conversation_logs.archive_asset(settings),
                 stale_jobs.source_asset(settings),
                 database_dumps.dump_asset(),
+                chroma.source_asset(settings),
+                chroma.snapshot_asset(),
+                chroma.usage_asset(),
             ],
         ),
         asset_checks=[*conversation_logs.checks(settings), *stale_jobs.checks()],
@@ -85,11 +97,14 @@ def defs() -> dg.Definitions:
             stale_jobs.reconcile_stale_jobs_job,
             dumps,
             dump_jobs.restore_database_dump_job,
+            snapshots,
+            chroma_jobs.restore_chroma_snapshot_job,
         ],
         schedules=[
             cleanup_schedule(settings, archive),
             stale_jobs.stale_jobs_schedule(settings),
             dump_jobs.dump_schedule(settings, dumps),
+            chroma_jobs.snapshot_schedule(settings, snapshots),
         ],
         sensors=[alerts_sensor(settings), purge_after_archive(archive.name, purge_conversation_logs_job)],
         resources={"log_database": LogDatabase(), "backup_storage": BackupStorage()},

@@ -48,7 +48,7 @@ def source_asset(settings: Settings) -> dg.AssetSpec:
     )
     return dg.AssetSpec(
         COLLECTIONS,
-        description=f"The live collections of the chatbot's vector store, in {where}, written by the service itself.\n\n"
+        description=f"The live collections of the chatbot's vector store, in {where}, which the service writes.\n\n"
         "**Restore** them from `chroma_snapshot` with `saju-ops restore-chroma`.",
     )
 
