@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import sqlalchemy as sa
 
@@ -40,7 +40,7 @@ from saju_ops.archive.table import Column
 from saju_ops.archive.verify import ReadBack, read_back, verify_part
 from saju_ops.archive.window import Day
 from saju_ops.errors import OperatorError, ProofFailed, Refused
-from saju_ops.storage import Storage, Writer
+from saju_ops.storage import FollowedWriter, Storage, Writer
 from saju_ops.storage.encryption import ENDING, METHOD, WrongPassword
 
 if TYPE_CHECKING:
@@ -165,28 +165,27 @@ class _Task:
 
     def _fast(self, profile: Profile, part: int) -> tuple[Manifest, ReadBack, RowShape] | None:
         """The fast path outside a snapshot: the database computes its digest while the rows stream."""
-        if self.store.fast_in_snapshot:
-            return None
-        selection = Selection(self.day, profile.first, profile.last)
         for _ in range(FAST_TRIES):
-            chunks = self.store.fast_csv(self.day, profile)
-            if chunks is None:
+            fast = self.store.fast_apart(self.day, profile)
+            if fast is None:
                 return None
-            with ThreadPoolExecutor(1) as pool:
-                expected = pool.submit(_digest_apart, self.store, selection)
-                try:
-                    return self._write(part, chunks, expected.result)
-                except (ProofFailed, _FastPathFailed):
-                    continue
+            try:
+                return self._write(part, iter(fast), fast.digest)
+            except (ProofFailed, _FastPathFailed):
+                continue
+            finally:
+                fast.close()
         return None
 
     def _in_snapshot(self, profile: Profile, part: int) -> tuple[Manifest, ReadBack, RowShape]:
         """One snapshot for rows and digest: agrees whatever is written meanwhile."""
         with self.store.snapshot():
             # Rows that came since the profile are in this snapshot, and its widest row may be another.
-            chunks = self.store.fast_csv(self.day, profile) if self.store.fast_in_snapshot else None
-            rows = chunks or self.store.batches(Selection(self.day), profile.batch_rows)
+            rows = self.store.fast_csv(self.day) or self._batches(profile)
             return self._write(part, rows, lambda: self.store.digest(Selection(self.day)))
+
+    def _batches(self, profile: Profile) -> Iterator[pa.RecordBatch]:
+        return self.store.batches(Selection(self.day), self.store.batch_rows(self.day, profile))
 
     # --- a day with an archive -----------------------------------------------------------------------------
 
@@ -211,7 +210,7 @@ class _Task:
 
     def _add_new(self, files: DayFiles, held: HeldRows, profile: Profile, state: Digest) -> DayResult:
         """Rows that came late or changed since, as a further part. Runs inside a snapshot."""
-        new = _NewRows(self.store.batches(Selection(self.day), profile.batch_rows), self.store, held)
+        new = _NewRows(self._batches(profile), self.store, held)
         if new.first is None:
             message = f"is archived; {profile.rows} of its rows are still in the table, all of them archived."
             return self._kept(files, "unchanged", len(held), message, state)
@@ -240,8 +239,16 @@ class _Task:
         shape = RowShape(self.day, self.store)
         with self.storage.create(name) as writer:
             inside = name.rsplit("/", 1)[-1].removesuffix(ENDING)
-            self._stream(chunks, CsvSink(writer, packing, [c.name for c in columns], inside))
-            found = read_back(writer.read_back, packing, columns, self.store.table.key, start_visit=shape.begin)
+            sink = CsvSink(writer, packing, [c.name for c in columns], inside)
+
+            def read(again: Callable[[], BinaryIO]) -> ReadBack:
+                return read_back(again, packing, columns, self.store.table.key, start_visit=shape.begin)
+
+            if isinstance(writer, FollowedWriter):
+                found = self._stream_followed(chunks, sink, writer, read)
+            else:
+                self._stream(chunks, sink)
+                found = read(writer.read_back)
             # Asked for last: on the fast path the database is still computing it while the file is read back.
             expected = expect()
             self._prove(found, expected)
@@ -249,6 +256,24 @@ class _Task:
             self._commit(writer)
         self._write_manifest(manifest)
         return manifest, found, shape
+
+    def _stream_followed(
+        self,
+        chunks: Iterator[bytes | pa.RecordBatch],
+        sink: CsvSink,
+        writer: FollowedWriter,
+        read: Callable[[Callable[[], BinaryIO]], ReadBack],
+    ) -> ReadBack:
+        """Writes, and reads back what is on the disk already: a quarter faster than one after the other."""
+        with ThreadPoolExecutor(1, "saju_ops-read-back") as thread:
+            reading = thread.submit(read, writer.follow)
+            try:
+                self._stream(chunks, sink)
+                writer.end()
+            except BaseException:
+                writer.close()  # which ends the reading too
+                raise
+            return reading.result()
 
     def _stream(self, chunks: Iterator[bytes | pa.RecordBatch], sink: CsvSink) -> None:
         source = iter(chunks)
@@ -380,11 +405,6 @@ class _NewRows:
         if self.first is not None:
             yield self.first
             yield from self._new()
-
-
-def _digest_apart(store: LogStore, selection: Selection) -> Digest:
-    with store.aside() as other:
-        return other.digest(selection)
 
 
 def _shown(key: tuple[bytes, ...] | None) -> list[str | None]:

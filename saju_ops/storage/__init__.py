@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from saju_ops.storage.base import AlreadyThere, Storage, StorageError, Writer
+from saju_ops.storage.base import AlreadyThere, FollowedWriter, Storage, StorageError, Writer
 from saju_ops.storage.local import LocalStorage
 
-__all__ = ["AlreadyThere", "Storage", "StorageError", "Writer", "open_storage"]
+__all__ = ["AlreadyThere", "FollowedWriter", "Storage", "StorageError", "Writer", "open_storage"]
 
 
 def open_storage(uri: str, password: str | None = None) -> Storage:

@@ -1,14 +1,17 @@
 """Where backups live: one small interface.
 
-A name is a relative path with forward slashes. A write is create-only and atomic: the name exists, whole,
-only after `commit`, and a name that exists is never written again.
+A name is a relative path with forward slashes. A write is create-only and atomic: the name exists only whole, and
+a name that exists is never written again. In S3 it exists from `read_back` on, since nothing can be read there
+before; leaving without `commit` removes it. After a kill between the two it stays: whole, but without its
+manifest, which is why a file without one counts for nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import BinaryIO, Protocol
+from pathlib import PurePosixPath
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from saju_ops.errors import OperatorError
 
@@ -21,6 +24,14 @@ class AlreadyThere(StorageError):
     """The name exists. It was not overwritten."""
 
 
+def require_name(name: str) -> tuple[str, ...]:
+    """The parts of a name. Raises StorageError where it leads out of the storage."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts:
+        raise StorageError(f"{name!r} is not a name inside the storage.")
+    return parts
+
+
 class Writer(Protocol):
     """A file on its way. Leaving the `with` block without `commit` leaves nothing."""
 
@@ -30,7 +41,23 @@ class Writer(Protocol):
         """What has been written, made durable and read again from where it lies. Nothing may be written after."""
 
     def commit(self) -> None:
-        """Makes the file durable and gives it its name. Raises AlreadyThere."""
+        """Makes the file durable, proves it by its SHA-256 where it lies elsewhere, and gives it its name.
+        Raises AlreadyThere."""
+
+
+@runtime_checkable
+class FollowedWriter(Writer, Protocol):
+    """A file that can be read back while it is being written: a storage that can't has plain writers."""
+
+    def follow(self) -> BinaryIO:
+        """What is written, from its start, each piece once it is durable; at its end it waits for more till
+        `end` or `close` is called. For another thread. Raises OSError where writing was given up."""
+
+    def end(self) -> None:
+        """Nothing more is written."""
+
+    def close(self) -> None:
+        """Gives the file up, unless it was committed."""
 
 
 class Storage(Protocol):
@@ -69,3 +96,16 @@ class Storage(Protocol):
         """Copies what only one of two stores has of files whose names start with prefix, each copy proven by
         SHA-256, manifests last. Returns the names it copied; a single store has nothing to do. Call it first in
         every run that writes, under the lock under which such files are written. Raises StorageError."""
+
+    def require_all(self) -> None:
+        """At the end of a run that writes: raises StorageError, with what is where, if one of two stores could
+        not be used in it."""
+
+    def copies(self) -> Sequence[Storage]:
+        """Each single store that holds a copy: what proves files before a deletion looks at every one."""
+
+    def remains(self) -> str:
+        """What a delete leaves behind, in words: old versions, a trash. Empty where nothing does."""
+
+    def free_space(self) -> str:
+        """What can be said of the room that is left, in words; empty where the store doesn't tell."""

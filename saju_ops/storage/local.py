@@ -1,21 +1,28 @@
 """A local folder as storage: temporary name, fsync, hard link to the final name, fsync of the folder.
 
-The link is what makes a write create-only: unlike a rename it fails when the name exists. Files are 0600 and
+The link is what makes a write create-only: unlike a plain rename it fails when the name exists. Files are 0600 and
 folders 0700, because they hold people's conversations.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import io
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from pathlib import Path
+from typing import BinaryIO, cast
 
-from saju_ops.storage.base import AlreadyThere, StorageError
+from saju_ops.storage.base import AlreadyThere, StorageError, require_name
 
 UNFINISHED = ".unfinished"
+# Bytes after which what was written goes to the disk, and may be read by who follows.
+HANDED_OVER = 8 << 20
+PAGE = 4096
 
 
 class LocalStorage:
@@ -31,10 +38,7 @@ class LocalStorage:
         return str(self._path(name))
 
     def _path(self, name: str) -> Path:
-        parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts:
-            raise StorageError(f"{name!r} is not a name inside the storage.")
-        return self.root.joinpath(*parts)
+        return self.root.joinpath(*require_name(name))
 
     @contextmanager
     def create(self, name: str) -> Iterator[_LocalWriter]:
@@ -89,15 +93,52 @@ class LocalStorage:
     def complete(self, prefix: str) -> list[str]:
         return []
 
+    def require_all(self) -> None:
+        return
+
+    def copies(self) -> tuple[LocalStorage]:
+        return (self,)
+
+    def remains(self) -> str:
+        return ""
+
+    def free_space(self) -> str:
+        space = os.statvfs(self.root)
+        return f"{space.f_bavail * space.f_frsize / 1e9:.1f} GB free"
+
 
 class _LocalWriter:
     def __init__(self, descriptor: int, temporary: Path, path: Path) -> None:
         self._file = os.fdopen(descriptor, "wb", buffering=1 << 20)
         self._temporary = temporary
         self._path = path
+        self._written = 0
+        # Bytes that a follower may read, and whether there will be no more; shared with its thread.
+        self.handed_over = 0
+        self.ended = self.given_up = False
+        self.changed = threading.Condition()
 
     def write(self, data: bytes | memoryview) -> int:
-        return self._file.write(data)
+        self._written += len(data)
+        self._file.write(data)
+        if self._written - self.handed_over >= HANDED_OVER:
+            self._hand_over()
+        return len(data)
+
+    def _hand_over(self, ended: bool = False) -> None:
+        self._file.flush()
+        # Starts writing to the disk, and lets the same pages of memory serve for what follows: new ones cost
+        # more than the writing does (0.9 s of CPU time for 340 MB, 0.1 s so).
+        os.posix_fadvise(self._file.fileno(), self.handed_over, 0, os.POSIX_FADV_DONTNEED)
+        with self.changed:
+            self.handed_over, self.ended = self._written, ended
+            self.changed.notify_all()
+
+    def end(self) -> None:
+        self._hand_over(ended=True)
+
+    def follow(self) -> BinaryIO:
+        return cast(BinaryIO, _Follower(self, self._temporary))
 
     def read_back(self) -> BinaryIO:
         self._sync()
@@ -112,17 +153,99 @@ class _LocalWriter:
     def commit(self) -> None:
         self._sync()
         try:
-            os.link(self._temporary, self._path)
+            _give_name(self._temporary, self._path)
         except FileExistsError:
             raise AlreadyThere(f"{self._path} exists and was not overwritten.") from None
         _sync_folder(self._path.parent)
 
     def close(self) -> None:
+        with self.changed:
+            self.given_up = not self.ended
+            self.changed.notify_all()
         # A full disk shows again when the buffer is flushed on close; the first error is the one to tell.
         try:
             self._file.close()
         except OSError:
             os.close(self._file.fileno()) if not self._file.closed else None
+
+
+def _give_name(temporary: Path, path: Path) -> None:
+    """Raises FileExistsError. Where the file system has no hard links (exFAT, most of SMB), a rename that refuses
+    to replace; where it has neither, StorageError: a plain rename could overwrite a backup."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        # Over NFS the answer may get lost and the question be repeated: then the name is this very file.
+        if not path.samefile(temporary):
+            raise
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK):
+            raise
+        _rename_no_replace(temporary, path)
+
+
+def _rename_no_replace(old: Path, new: Path) -> None:
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is not None:
+        at_cwd, no_replace = -100, 1
+        if renameat2(at_cwd, os.fsencode(old), at_cwd, os.fsencode(new), no_replace) == 0:
+            return
+        number = ctypes.get_errno()
+        if number not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise OSError(number, os.strerror(number), str(new))
+    raise StorageError(
+        f"The file system at {new.parent} has neither hard links nor a rename that refuses to replace, so a backup on"
+        " it could be overwritten. Nothing was written; name a folder on another file system in BACKUP_URI."
+    )
+
+
+class _Follower(io.RawIOBase):
+    """Reads what a writer has handed over, after it is on the disk."""
+
+    def __init__(self, writer: _LocalWriter, path: Path) -> None:
+        self._writer = writer
+        self._file = path.open("rb", buffering=0)
+        self._position = self._durable = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Less than asked for only at the end: a CSV parser takes a short block for a record cut in two."""
+        pieces: list[bytes] = []
+        while size and self._more():
+            most = self._durable - self._position
+            piece = self._file.read(min(size, most) if size > 0 else most)
+            if not piece:
+                raise OSError("the file is shorter than what was written")
+            pieces.append(piece)
+            self._position += len(piece)
+            size -= len(piece) if size > 0 else 0
+        return b"".join(pieces)
+
+    def _more(self) -> bool:
+        if self._position < self._durable:
+            return True
+        writer = self._writer
+        with writer.changed:
+            writer.changed.wait_for(
+                lambda: writer.ended or writer.given_up or writer.handed_over - self._durable >= PAGE
+            )
+            if writer.given_up:
+                raise OSError("the file was given up while it was being written")
+            # The last page may still be added to, so it waits till it is whole.
+            there = writer.handed_over if writer.ended else writer.handed_over // PAGE * PAGE
+        if there == self._durable:
+            return False
+        os.fdatasync(self._file.fileno())
+        # Dropped from memory, so that the disk answers and not the memory that the bytes came from.
+        os.posix_fadvise(self._file.fileno(), self._durable, there - self._durable, os.POSIX_FADV_DONTNEED)
+        self._durable = there
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _make_folders(folder: Path) -> None:
@@ -140,5 +263,9 @@ def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems have no such thing for a folder.
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
     finally:
         os.close(descriptor)

@@ -59,18 +59,30 @@ class Selection:
 @dataclass(frozen=True)
 class Profile:
     rows: int
-    # Bytes of the largest row's long columns; what decides how many rows go into one batch.
-    widest: int
+    # Bytes of the largest row's long columns; what decides how many rows go into one batch. None: not looked at.
+    widest: int | None
     # Whether the day's rows lie so close together in key order that a scan by key reads little else.
     clustered: bool = False
     first: Key | None = None
     last: Key | None = None
-    # Bytes of all the day's rows, roughly; 0 where the engine has no use for it.
-    size: int = 0
 
     @property
     def batch_rows(self) -> int:
-        return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, self.widest + 512)))
+        return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, (self.widest or 0) + 512)))
+
+
+class FastRows(abc.ABC):
+    """A day's rows as the fast path gives them, and what the database computes of them meanwhile."""
+
+    @abc.abstractmethod
+    def __iter__(self) -> Iterator[bytes | pa.RecordBatch]: ...
+
+    @abc.abstractmethod
+    def digest(self) -> Digest:
+        """Waits for the database. Raises what ended its work."""
+
+    @abc.abstractmethod
+    def close(self) -> None: ...
 
 
 class LogStore(abc.ABC):
@@ -239,12 +251,18 @@ class LogStore(abc.ABC):
     def sizes(self) -> dict[str, int]:
         """Bytes that the table takes, by the engine's own estimate: `table_bytes`, `free_bytes`."""
 
-    # Whether `fast_csv` reads on this store's own connection, and so inside its snapshot.
-    fast_in_snapshot = False
-
-    def fast_csv(self, day: Day, profile: Profile) -> Iterator[bytes | pa.RecordBatch] | None:
-        """The engine's fastest way to the same bytes, or None where it can't read this table."""
+    def fast_csv(self, day: Day) -> Iterator[bytes | pa.RecordBatch] | None:
+        """The engine's fastest way to the same bytes on this connection, and so inside its snapshot, or None."""
         return None
+
+    def fast_apart(self, day: Day, profile: Profile) -> FastRows | None:
+        """The engine's fastest way to the same bytes by connections of its own, or None where it can't read
+        this table so. Rows and digest are two statements then: a write between them makes them differ."""
+        return None
+
+    def batch_rows(self, day: Day, profile: Profile) -> int:
+        """Rows that a batch of the plain cursor may have."""
+        return profile.batch_rows
 
     def replica_lag(self, replicas: Sequence[sa.URL]) -> float | None:
         """Seconds that the slowest replica is behind; None where none can be asked."""

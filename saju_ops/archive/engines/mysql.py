@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import operator
 import os
+import queue
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
@@ -18,9 +22,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql as mysql_dialect
 
 from saju_ops.archive.csvfile import write_rows
-from saju_ops.archive.digest import NULL, SEPARATOR, Digest, constant
+from saju_ops.archive.digest import EMPTY, NULL, SEPARATOR, Digest, constant
 from saju_ops.archive.engines.base import (
+    BATCH_ROWS,
     LOCK_WAIT_SECONDS,
+    FastRows,
     LogStore,
     Profile,
     Selection,
@@ -55,10 +61,12 @@ LONG = {
 SHORT_TEXT = 1_024
 # Bytes of a row's short columns, roughly.
 ROW_BYTES = 200
-# connectorx reads ahead without bound when the storage is slower than the server: so a day is read in pieces
-# of this many bytes, each of them a query of its own (10 ms).
 M_ARENA_MAX = -8
+# connectorx reads ahead without bound when the storage is slower than the server: so a day is read in pieces
+# of about this many bytes, each of them a query of its own (5 ms), and none of twice as many.
 PIECE_BYTES = 16 << 20
+# Rows of the first piece at most; the following ones are cut by what the ones before them held.
+FIRST_PIECE_ROWS = 1 << 15
 # A day that can't be cut by its key goes the fast way only up to this size.
 WHOLE_BYTES = 64 << 20
 # Integer types that can be printed in one way only: no ZEROFILL, and none that may stand for a boolean.
@@ -88,6 +96,9 @@ FOREIGN_KEYS = sa.text(
     " WHERE (k.REFERENCED_TABLE_SCHEMA = DATABASE() AND k.REFERENCED_TABLE_NAME = :name)"
     " OR (k.TABLE_SCHEMA = DATABASE() AND k.TABLE_NAME = :name AND k.REFERENCED_TABLE_NAME IS NOT NULL)"
     " ORDER BY k.CONSTRAINT_SCHEMA, k.CONSTRAINT_NAME, k.ORDINAL_POSITION"
+)
+ROW_LENGTH = sa.text(
+    "SELECT AVG_ROW_LENGTH FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
 )
 STORAGE_ENGINE = sa.text(
     "SELECT t.ENGINE, e.TRANSACTIONS FROM information_schema.TABLES t"
@@ -243,14 +254,22 @@ class MySQLLogStore(LogStore):
         return query.with_hint(self.from_, f"FORCE INDEX ({self._quote(index)})") if index else query
 
     def digest(self, selection: Selection, *, lock: bool = False) -> Digest:
+        return self._digest(selection, (), lock)[0]
+
+    def _measured(self, selection: Selection) -> tuple[Digest, int]:
+        """The digest, and the bytes of the rows, roughly: two figures of one look at them."""
+        digest, (size,) = self._digest(selection, (sa.func.sum(self._width()),), False)
+        return digest, int(size or 0) + digest.rows * ROW_BYTES
+
+    def _digest(self, selection: Selection, further: Sequence[Any], lock: bool) -> tuple[Digest, Sequence[Any]]:
         row_hash = self._row_hash()
-        query = sa.select(sa.func.count(), sa.func.bit_xor(row_hash))
+        query = sa.select(sa.func.count(), sa.func.bit_xor(row_hash), *further)
         query = self._hinted(query.select_from(self.from_).where(*self.conditions(selection)), selection)
-        rows, xor = self.connection.execute(query.with_for_update() if lock else query).one()
+        rows, xor, *found = self.connection.execute(query.with_for_update() if lock else query).one()
         # A second aggregate over the hash would compute it twice; the warning costs nothing.
         if self.connection.exec_driver_sql("SELECT @@warning_count").scalar():
             self._refuse_oversized(selection)
-        return Digest(int(rows), int.from_bytes(xor, "big") if isinstance(xor, bytes) else int(xor))
+        return Digest(int(rows), int.from_bytes(xor, "big") if isinstance(xor, bytes) else int(xor)), found
 
     def _refuse_oversized(self, selection: Selection) -> None:
         hashed = sa.func.count() - sa.func.count(self._row_hash())
@@ -262,32 +281,36 @@ class MySQLLogStore(LogStore):
             )
 
     def profile(self, day: Day) -> Profile:
-        """First from the time index alone; the rows are looked at only for columns that may be huge."""
+        """From the time index alone; how wide the rows are is looked at by who needs it."""
         key = self.table.key_columns
         single = len(key) == 1 and key[0].family in INTEGERS
         edge = self.col(key[0].name) if single else sa.literal_column("NULL")
         query = sa.select(sa.func.count(), sa.func.min(edge), sa.func.max(edge)).select_from(self.from_)
         query = self._hinted(query.where(*self.day_condition(day)), Selection(day))
         rows, first, last = self.connection.execute(query).one()
+        self.end_read()
         clustered = bool(single and rows and (int(last) - int(first) + 1) <= CLUSTERED_SHARE * rows)
         edges = ((as_bytes(first),), (as_bytes(last),)) if clustered else (None, None)
-        first_key, last_key = edges
-        widest, size = self._widths(Selection(day, *edges)) if rows else (0, 0)
-        self.end_read()
-        return Profile(int(rows), widest, clustered, first_key, last_key, size + int(rows) * ROW_BYTES)
+        return Profile(int(rows), None, clustered, *edges)
 
-    def _widths(self, selection: Selection) -> tuple[int, int]:
-        """Bytes of the largest row, of short columns as declared, and of all rows' long columns."""
+    def batch_rows(self, day: Day, profile: Profile) -> int:
+        """From the largest row, whose short columns are taken as declared."""
         declared = sum(SHORT_TEXT for c in self.table.columns if c.family == "varchar")
+        largest = self._of_widths(sa.func.max, Selection(day, profile.first, profile.last))
+        return replace(profile, widest=declared + 2 * largest).batch_rows
+
+    def _width(self) -> sa.ColumnElement[Any]:
+        """Bytes of a row's long columns."""
         width: Any = sa.literal_column("0")
         for column in (c for c in self.table.columns if c.family in LONG):
             # The stored size of a JSON document is at hand; its text would have to be made.
             size = sa.func.json_storage_size if column.family == "json" else sa.func.length
             width = width + sa.func.ifnull(size(self.col(column.name)), 0)
-        query = sa.select(sa.func.max(width), sa.func.sum(width)).select_from(self.from_)
-        query = query.where(*self.conditions(selection))
-        largest, total = self.connection.execute(self._hinted(query, selection)).one()
-        return declared + 2 * int(largest or 0), 2 * int(total or 0)
+        return width
+
+    def _of_widths(self, what: Callable[[Any], Any], selection: Selection) -> int:
+        query = sa.select(what(self._width())).select_from(self.from_).where(*self.conditions(selection))
+        return int(self.connection.execute(self._hinted(query, selection)).scalar() or 0)
 
     def _archive_select(self, selection: Selection) -> sa.Select[Any]:
         columns = (
@@ -297,14 +320,22 @@ class MySQLLogStore(LogStore):
         query = sa.select(*columns).select_from(self.from_).where(*self.conditions(selection))
         return self._hinted(query.order_by(*self.order()), selection)
 
-    def fast_csv(self, day: Day, profile: Profile) -> Iterator[bytes | pa.RecordBatch] | None:
+    def fast_apart(self, day: Day, profile: Profile) -> FastRows | None:
         # An address with options (TLS files, sockets) means something to PyMySQL that connectorx may not know.
         if self.url.query or self.url.host is None:
             return None
-        pieces = _pieces(day, profile)
-        return None if pieces is None else self._connectorx(pieces, profile.batch_rows)
+        if profile.first is None or profile.last is None:
+            # Such a day can't be cut by its key: only as a whole, if it isn't large.
+            size = self._of_widths(sa.func.sum, Selection(day)) + profile.rows * ROW_BYTES
+            self.end_read()
+            return _FastDay(self, day, None) if size <= WHOLE_BYTES else None
+        row_bytes = self.connection.execute(ROW_LENGTH, {"name": self.table.name}).scalar()
+        self.end_read()
+        rows = min(FIRST_PIECE_ROWS, PIECE_BYTES // max(int(row_bytes or 0), ROW_BYTES) or 1)
+        first, last = int(profile.first[0]), int(profile.last[0])
+        return _FastDay(self, day, (first, last, max(1, rows * (last - first + 1) // profile.rows)))
 
-    def _connectorx(self, pieces: Sequence[Selection], batch_rows: int) -> Iterator[pa.RecordBatch]:
+    def _connectorx(self, piece: Selection) -> Iterator[pa.RecordBatch]:
         import connectorx
         import pyarrow as pa
 
@@ -314,18 +345,17 @@ class MySQLLogStore(LogStore):
         connected: Any = self.connection.dialect
         dialect._support_float_cast, dialect.is_mariadb = connected._support_float_cast, connected.is_mariadb
         address = self.url.set(drivername="mysql", port=self.url.port or 3306)
-        for piece in pieces:
-            query = self._archive_select(piece)
-            reader = connectorx.read_sql(
-                address.render_as_string(hide_password=False),
-                str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})),
-                return_type="arrow_stream",
-                protocol="binary",
-                batch_size=batch_rows,
-                pre_execution_query=mysql_session_statements(self.table.engine == "mariadb"),
-            )
-            for batch in reader:
-                yield pa.RecordBatch.from_arrays([_printed(c) for c in batch.columns], names=self.table.names)
+        query = self._archive_select(piece)
+        reader = connectorx.read_sql(
+            address.render_as_string(hide_password=False),
+            str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})),
+            return_type="arrow_stream",
+            protocol="binary",
+            batch_size=BATCH_ROWS,
+            pre_execution_query=mysql_session_statements(self.table.engine == "mariadb"),
+        )
+        for batch in reader:
+            yield pa.RecordBatch.from_arrays([_printed(c) for c in batch.columns], names=self.table.names)
 
     # --- time ----------------------------------------------------------------------------------------------
 
@@ -497,14 +527,64 @@ class MySQLLogStore(LogStore):
                 self.connection.execute(statement, rows[start : start + ROWS_PER_INSERT])
 
 
-def _pieces(day: Day, profile: Profile) -> list[Selection] | None:
-    """The day cut by its integer key; None where that can't be done and the day is large."""
-    if profile.first is None or profile.last is None:
-        return [Selection(day)] if profile.size <= WHOLE_BYTES else None
-    first, last = int(profile.first[0]), int(profile.last[0])
-    step = -(-(last - first + 1) // -(-profile.size // PIECE_BYTES))
-    starts = range(first, last + 1, step)
-    return [Selection(day, (b"%d" % start,), (b"%d" % min(start + step - 1, last),)) for start in starts]
+class _FastDay(FastRows):
+    """A day piece by piece: the database computes a piece's digest and size on a second connection, in one
+    snapshot for all of them; then the piece is streamed, while the next ones are being computed.
+
+    What is written meanwhile makes file and digest differ, and the day is read again.
+    """
+
+    def __init__(self, store: MySQLLogStore, day: Day, keys: tuple[int, int, int] | None) -> None:
+        """`keys` are the first, the last, and how many of them make the first piece; None: the day is one piece."""
+        self._store, self._day, self._keys = store, day, keys
+        self._ready: queue.SimpleQueue[Selection | None] = queue.SimpleQueue()
+        self._stopped = False
+        self._thread = ThreadPoolExecutor(1, "saju_ops-digest")
+        self._total = self._thread.submit(self._measure)
+
+    def digest(self) -> Digest:
+        return self._total.result()
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        while (piece := self._ready.get()) is not None:
+            yield from self._store._connectorx(piece)
+
+    def close(self) -> None:
+        self._stopped = True
+        self._thread.shutdown()
+
+    def _measure(self) -> Digest:
+        try:
+            with self._store.aside() as other:
+                return self._measure_all(cast(MySQLLogStore, other))
+        finally:
+            self._ready.put(None)
+
+    def _measure_all(self, other: MySQLLogStore) -> Digest:
+        if self._keys is None:
+            self._ready.put(Selection(self._day))
+            return other.digest(Selection(self._day))
+        low, last, span = self._keys
+        found = EMPTY
+        while low <= last and not self._stopped:
+            # A small rest goes with the last piece.
+            high = last if last - low + 1 <= span + span // 4 else low + span - 1
+            digest, size = self._fitting(other, low, high)
+            found += digest
+            span = max(1, span // 4, min(span * 4, (high - low + 1) * PIECE_BYTES // max(size, 1)))
+            low = high + 1
+        return found
+
+    def _fitting(self, other: MySQLLogStore, low: int, high: int) -> tuple[Digest, int]:
+        """Lets the rows of these keys be streamed, in halves where together they are too large."""
+        piece = Selection(self._day, (b"%d" % low,), (b"%d" % high,))
+        digest, size = other._measured(piece)
+        if size >= 2 * PIECE_BYTES and low < high:
+            middle = (low + high) // 2
+            return tuple(map(operator.add, self._fitting(other, low, middle), self._fitting(other, middle + 1, high)))
+        if digest.rows:
+            self._ready.put(piece)
+        return digest, size
 
 
 @functools.cache

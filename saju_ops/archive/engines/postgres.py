@@ -169,9 +169,7 @@ class PostgresLogStore(LogStore):
         rows, widest = self.connection.execute(query.where(*self.day_condition(day))).one()
         return Profile(int(rows), int(widest or 0))
 
-    fast_in_snapshot = True
-
-    def fast_csv(self, day: Day, profile: Profile) -> Iterator[bytes | pa.RecordBatch] | None:
+    def fast_csv(self, day: Day) -> Iterator[bytes | pa.RecordBatch] | None:
         return self._copy(day)
 
     def _copy(self, day: Day) -> Iterator[bytes]:
