@@ -45,7 +45,7 @@ HEADERS = {
 def trigger_app(settings: Settings, token: str) -> ASGIApp:
     """`token` is CLEANUP_TRIGGER_TOKEN, which is set."""
     webserver = Webserver(settings.dagster_webserver_url)
-    answers = _Answers(Starter(webserver, settings.trigger_jobs), settings.dagster_webserver_url)
+    answers = _Answers(Starter(webserver, settings.trigger_jobs), settings.ui_url)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -129,8 +129,8 @@ def _said(scope: Scope) -> tuple[str, str]:
 
 
 class _Answers:
-    def __init__(self, starter: Starter, dagster_url: str) -> None:
-        self._starter, self._dagster = starter, dagster_url
+    def __init__(self, starter: Starter, ui_url: str) -> None:
+        self._starter, self._ui = starter, ui_url
 
     async def health(self, _: Request) -> Response:
         """That this process answers. A host restarts it where it doesn't; Dagster's health is not its own."""
@@ -203,7 +203,7 @@ class _Answers:
         }
 
     def _link(self, run_id: str) -> str:
-        return f"{self._dagster}/runs/{run_id}"
+        return f"{self._ui}/runs/{run_id}"
 
 
 def _base(request: Request) -> str:

@@ -62,12 +62,7 @@ def serve(settings: Settings, host: str, port: int, say: Callable[[str], None]) 
     listening = _listen(host, port)
     _log_to_stderr()
     _raise_file_limit()
-    app = trigger_app(settings, settings.cleanup_trigger_token.get_secret_value())
-    config = uvicorn.Config(
-        app, http=_Protocol, ws="none", loop="asyncio", lifespan="on", log_config=None, access_log=False,
-        server_header=False, forwarded_allow_ips="*", limit_concurrency=CONNECTIONS,
-        h11_max_incomplete_event_size=HEAD_BYTES, timeout_graceful_shutdown=STOP_SECONDS,
-    )  # fmt: skip
+    server = uvicorn.Server(configuration(settings, settings.cleanup_trigger_token.get_secret_value()))
     bound = listening.getsockname()[1]
     say(f"Listening on http://{_bracketed(host)}:{bound} for Dagster at {settings.dagster_webserver_url}.")
     if not _is_loopback(host):
@@ -75,7 +70,16 @@ def serve(settings: Settings, host: str, port: int, say: Callable[[str], None]) 
     # uvicorn sends itself the signal again once it has finished: being told to stop is no failure.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    uvicorn.Server(config).run(sockets=[listening])
+    server.run(sockets=[listening])
+
+
+def configuration(settings: Settings, token: str) -> uvicorn.Config:
+    """Trusts X-Forwarded-Proto of everybody, which only decides how the caller's own answer names this address."""
+    return uvicorn.Config(
+        trigger_app(settings, token), http=_Protocol, ws="none", loop="asyncio", lifespan="on", log_config=None,
+        access_log=False, server_header=False, forwarded_allow_ips="*", limit_concurrency=CONNECTIONS,
+        h11_max_incomplete_event_size=HEAD_BYTES, timeout_graceful_shutdown=STOP_SECONDS,
+    )  # fmt: skip
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -11,12 +11,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import uvicorn
 
+from saju_ops.settings import load_settings
+from saju_ops.trigger.server import configuration
 from saju_ops_tests.jobs.dev_server import PROJECT, START_TIMEOUT, DevServer, until
 
 TOKEN = "correct-horse-battery-staple-0123456789"
@@ -104,6 +108,30 @@ class Trigger:
             except ConnectionResetError:
                 pass
         return (int(answer.split(b" ", 2)[1]) if answer else 0), answer
+
+
+class InThread:
+    """The same server in this process, for tests of what it starts: there in a moment."""
+
+    def __init__(self, **settings: str) -> None:
+        chosen = load_settings(**settings)
+        self.server = uvicorn.Server(configuration(chosen, TOKEN))
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.should_exit = True
+        self.thread.join(timeout=30)
+        self.socket.close()
+        assert not self.thread.is_alive()
+
+    def call(self, method: str, path: str) -> httpx.Response:
+        return httpx.request(method, f"{self.url}{path}", headers=BEARER, timeout=90)
 
 
 def error_of(response: httpx.Response) -> str:
