@@ -1,0 +1,196 @@
+"""A Chroma folder read without Chroma says what Chroma says; a torn one is found."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from saju_ops.backup.chroma_check import check_folder, open_folder
+from saju_ops.backup.chroma_files import ChromaFiles, TornCopy, contents, differences
+from saju_ops_tests.backup.chroma_scene import SPACES, add, change, close, held_in, make_collection, make_folder
+
+COUNTS = {"saju_knowledge": 250, "interpretation_rules": 120, "fortune_patterns": 40}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Index files of several ages, and a queue that is not empty."""
+    return make_folder(tmp_path_factory.mktemp("made") / "chroma_db", COUNTS, sync=100)
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "chroma_db"))
+
+
+def index_of(folder: Path, name: str) -> Path:
+    with ChromaFiles(folder) as files:
+        (segment,) = (c.vector_segment for c in files.collections() if c.name == name)
+    return folder / segment
+
+
+def test_every_value_is_what_chroma_itself_says(folder: Path) -> None:
+    said = held_in(folder)
+    with ChromaFiles(folder) as files:
+        assert {c.name for c in files.collections()} == {name for _, name in said}
+        for collection in files.collections():
+            _, configuration, rows = said["default_database", collection.name]
+            assert collection.space == configuration["space"]
+            vectors, seen = files.vectors(collection), 0
+            for id, record in files.records(collection):
+                seen += 1
+                document, uri, metadata, vector = rows[id]
+                assert (record.document, record.uri, record.metadata) == (document, uri, metadata), id
+                assert np.allclose(vectors.of([id])[0], vector, rtol=1e-5, atol=1e-6), id
+            assert seen == len(rows) == len(vectors)
+
+
+def test_both_the_index_files_and_the_queue_are_read(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "chroma.sqlite3")) as connection:
+        (waiting,) = connection.execute("SELECT COUNT(*) FROM embeddings_queue").fetchone()
+    assert 0 < waiting < sum(COUNTS.values())
+    assert (index_of(folder, "saju_knowledge") / "data_level0.bin").is_file()
+
+
+@pytest.mark.parametrize("space", SPACES.values())
+def test_what_still_waits_in_the_queue_counts_as_chroma_will_count_it(tmp_path: Path, space: str) -> None:
+    """As a writer leaves it that was killed after the acknowledgement."""
+    server = open_folder(tmp_path / "chroma_db")
+    change(server, make_collection(server, "waiting", space, 30))
+    close(server)
+    with closing(sqlite3.connect(tmp_path / "chroma_db" / "chroma.sqlite3")) as connection:
+        for table in ("embedding_metadata", "embedding_metadata_array", "embeddings", "max_seq_id"):
+            connection.execute(f"DELETE FROM {table}")
+        connection.execute("DELETE FROM embedding_fulltext_search")
+        connection.commit()
+    told = check_folder(tmp_path / "chroma_db", None)
+    assert told["records_compared"] == 30 + 1 - 1
+    assert told["neighbours_share"] > 0.9
+
+
+def test_reading_changes_nothing(folder: Path) -> None:
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    check_folder(folder, None)
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_a_check_counts_every_record_and_looks_for_neighbours(folder: Path) -> None:
+    told = check_folder(folder, None)
+    assert told["records_compared"] == sum(c["count"] for c in told["contents"]["collections"])
+    assert told["neighbours_looked_for"] == 3 * 20 * 10
+    assert told["neighbours_share"] > 0.9
+
+
+def cut(name: str, keep: float) -> Callable[[Path], None]:
+    def tear(index: Path) -> None:
+        data = (index / name).read_bytes()
+        (index / name).write_bytes(data[: int(len(data) * keep)])
+
+    return tear
+
+
+def gone(name: str) -> Callable[[Path], None]:
+    return lambda index: (index / name).unlink()
+
+
+def overwritten(name: str, start: float, byte: bytes = b"\xff") -> Callable[[Path], None]:
+    def tear(index: Path) -> None:
+        data = bytearray((index / name).read_bytes())
+        at = int(len(data) * start)
+        data[at : at + 400] = byte * len(data[at : at + 400])
+        (index / name).write_bytes(data)
+
+    return tear
+
+
+TORN = {
+    "data cut": cut("data_level0.bin", 0.7),
+    "data cut in an element": cut("data_level0.bin", 0.999),
+    "data empty": cut("data_level0.bin", 0),
+    "data half written": overwritten("data_level0.bin", 0.5, b"\0"),
+    "data with other links": overwritten("data_level0.bin", 0.3),
+    "header cut": cut("header.bin", 0.9),
+    "header of zeros": overwritten("header.bin", 0, b"\0"),
+    "lengths cut": cut("length.bin", 0.5),
+    "upper links cut": cut("link_lists.bin", 0.5),
+    "names cut": cut("index_metadata.pickle", 0.8),
+    "no names": gone("index_metadata.pickle"),
+    "no header": gone("header.bin"),
+    "no data": gone("data_level0.bin"),
+    "no upper links": gone("link_lists.bin"),
+}
+
+
+@pytest.mark.parametrize("tear", TORN.values(), ids=TORN.keys())
+def test_a_torn_index_is_found(folder: Path, tear: Callable[[Path], None]) -> None:
+    tear(index_of(folder, "saju_knowledge"))
+    with ChromaFiles(folder) as files, pytest.raises(TornCopy, match="saju_knowledge"):
+        contents(files)
+
+
+def test_a_changed_vector_is_found_even_where_nothing_else_shows_it(folder: Path) -> None:
+    with ChromaFiles(folder) as files:
+        before = contents(files)
+    path = index_of(folder, "interpretation_rules") / "data_level0.bin"
+    data = bytearray(path.read_bytes())
+    # Behind 33 words of links and 16 numbers comes the label: every vector's first number.
+    for at in range(4 * 33, len(data), 4 * 33 + 4 * 16 + 8):
+        data[at] ^= 1
+    path.write_bytes(data)
+    with ChromaFiles(folder) as files:
+        assert differences(before, contents(files)) == ["the digest of vectors of interpretation_rules differs"]
+    with pytest.raises(TornCopy, match="digest of vectors"):
+        check_folder(folder, before)
+
+
+def test_index_and_database_of_different_ages_are_found(tmp_path: Path) -> None:
+    """An index of yesterday beside a database whose queue was emptied since."""
+    folder = make_folder(tmp_path / "chroma_db", {"saju_knowledge": 100}, sync=100, changed=False)
+    index = index_of(folder, "saju_knowledge")
+    shutil.copytree(index, tmp_path / "old")
+    server = open_folder(folder)
+    add(server, server.get_collection("saju_knowledge"), range(100, 400))
+    close(server)
+    shutil.rmtree(index)
+    shutil.copytree(tmp_path / "old", index)
+    with pytest.raises(TornCopy, match="no vector"):
+        check_folder(folder, None)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
+def test_a_cut_database_file_is_found(folder: Path, keep: float) -> None:
+    cut("chroma.sqlite3", keep)(folder)
+    with pytest.raises(TornCopy, match=r"chroma\.sqlite3"), ChromaFiles(folder) as files:
+        contents(files)
+
+
+def test_a_pickle_that_would_run_code_is_refused(folder: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> object:
+            return (Path.touch, (Path("ran"),))
+
+    (index_of(folder, "saju_knowledge") / "index_metadata.pickle").write_bytes(pickle.dumps(Evil()))
+    with ChromaFiles(folder) as files, pytest.raises(TornCopy):
+        contents(files)
+    assert not Path("ran").exists()
+
+
+def test_differences_name_collections_and_never_a_record(folder: Path) -> None:
+    with ChromaFiles(folder) as files:
+        before = contents(files)
+    with closing(sqlite3.connect(folder / "chroma.sqlite3")) as connection:
+        connection.execute("UPDATE embedding_metadata SET string_value = '비밀' WHERE key = 'category' AND id = 1")
+        connection.execute("UPDATE collections SET name = 'renamed' WHERE name = 'fortune_patterns'")
+        connection.commit()
+    with ChromaFiles(folder) as files:
+        said = differences(before, contents(files))
+    assert len(said) == 3
+    assert "the collection fortune_patterns is missing" in said
+    assert "비밀" not in " ".join(said)
