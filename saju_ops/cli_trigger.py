@@ -15,13 +15,22 @@ DEFAULT_PORT = 8080
 @click.command("serve-trigger")
 @click.option("--host", default=None, help="Address to listen on. Default: TRIGGER_HOST, 127.0.0.1.")
 @click.option("--port", type=click.IntRange(0, 65535), default=None, help="Default: TRIGGER_PORT, PORT, 8080.")
-def serve_trigger(host: str | None, port: int | None) -> None:
+@click.option(
+    "--with-dagster", is_flag=True, help="Also start Dagster's UI and daemon, on 127.0.0.1, as `saju-ops dev`."
+)
+def serve_trigger(host: str | None, port: int | None, with_dagster: bool) -> None:
     """Starts archive and purge when it is called over HTTP, through Dagster at DAGSTER_WEBSERVER_URL."""
     from saju_ops.trigger.server import serve
 
     settings = load_settings()
     chosen = _port(settings) if port is None else port
-    serve(settings, host or settings.trigger_host, chosen, lambda text: click.echo(text, err=True))
+    serve(
+        settings,
+        host or settings.trigger_host,
+        chosen,
+        lambda text: click.echo(text, err=True),
+        with_dagster=with_dagster,
+    )
 
 
 def _port(settings: Settings) -> int:

@@ -42,9 +42,9 @@ HEADERS = {
 }
 
 
-def trigger_app(settings: Settings, token: str) -> ASGIApp:
-    """`token` is CLEANUP_TRIGGER_TOKEN, which is set."""
-    webserver = Webserver(settings.dagster_webserver_url)
+def trigger_app(settings: Settings, token: str, patience: float = 0.0) -> ASGIApp:
+    """`token` is CLEANUP_TRIGGER_TOKEN, which is set; `patience` the seconds that a Dagster may take to come up."""
+    webserver = Webserver(settings.dagster_webserver_url, patience)
     answers = _Answers(Starter(webserver, settings.trigger_jobs), settings.ui_url)
 
     @asynccontextmanager

@@ -19,12 +19,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from saju_ops.errors import OperatorError
 from saju_ops.settings import Settings
 from saju_ops.trigger.app import HEADERS, trigger_app
+from saju_ops.trigger.beside import dagster_beside, port_beside
 
 HEAD_SECONDS = 5.0
 HEAD_BYTES = 16 * 1024
 # Connections at once; more are answered with 503. Each needs a file descriptor.
 CONNECTIONS = 3000
 STOP_SECONDS = 20
+# Dagster needs some 15 s to start. A host that was woken by the call starts both, and schedulers wait 30 s.
+START_PATIENCE = 25.0
 
 
 class _Protocol(H11Protocol):
@@ -52,17 +55,20 @@ class _Protocol(H11Protocol):
         self.transport.close()
 
 
-def serve(settings: Settings, host: str, port: int, say: Callable[[str], None]) -> None:
+def serve(settings: Settings, host: str, port: int, say: Callable[[str], None], *, with_dagster: bool = False) -> None:
     """Answers until it is told to stop (SIGTERM, SIGINT); then what was begun is finished first."""
     if settings.cleanup_trigger_token is None:
         raise OperatorError(
             "CLEANUP_TRIGGER_TOKEN is not set, so anybody could start a purge. Set it to at least 32 characters, such"
             " as `openssl rand -hex 32` prints. Nothing was started."
         )
+    dagster_port = port_beside(settings) if with_dagster else None
     listening = _listen(host, port)
     _log_to_stderr()
     _raise_file_limit()
-    server = uvicorn.Server(configuration(settings, settings.cleanup_trigger_token.get_secret_value()))
+    patience = START_PATIENCE if with_dagster else 0.0
+    token = settings.cleanup_trigger_token.get_secret_value()
+    server = uvicorn.Server(configuration(settings, token, patience))
     bound = listening.getsockname()[1]
     say(f"Listening on http://{_bracketed(host)}:{bound} for Dagster at {settings.dagster_webserver_url}.")
     if not _is_loopback(host):
@@ -70,14 +76,21 @@ def serve(settings: Settings, host: str, port: int, say: Callable[[str], None]) 
     # uvicorn sends itself the signal again once it has finished: being told to stop is no failure.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    server.run(sockets=[listening])
+    if dagster_port is None:
+        server.run(sockets=[listening])
+        return
+    with dagster_beside(dagster_port, ended=lambda: setattr(server, "should_exit", True)) as dagster:
+        server.run(sockets=[listening])
+        status = dagster.poll()
+    if status is not None:
+        raise OperatorError(f"Dagster ended by itself (status {status}), so the trigger ended too. Start it again.")
 
 
-def configuration(settings: Settings, token: str) -> uvicorn.Config:
+def configuration(settings: Settings, token: str, patience: float = 0.0) -> uvicorn.Config:
     """Trusts X-Forwarded-Proto of everybody, which only decides how the caller's own answer names this address."""
     return uvicorn.Config(
-        trigger_app(settings, token), http=_Protocol, ws="none", loop="asyncio", lifespan="on", log_config=None,
-        access_log=False, server_header=False, forwarded_allow_ips="*", limit_concurrency=CONNECTIONS,
+        trigger_app(settings, token, patience), http=_Protocol, ws="none", loop="asyncio", lifespan="on",
+        log_config=None, access_log=False, server_header=False, forwarded_allow_ips="*", limit_concurrency=CONNECTIONS,
         h11_max_incomplete_event_size=HEAD_BYTES, timeout_graceful_shutdown=STOP_SECONDS,
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,10 +76,14 @@ class Location:
 
 
 class Webserver:
-    """`url` without a trailing slash. Use as an async context manager."""
+    """`url` without a trailing slash. Use as an async context manager.
 
-    def __init__(self, url: str) -> None:
+    `patience`: for so many seconds a call waits for a Dagster that is just starting.
+    """
+
+    def __init__(self, url: str, patience: float = 0.0) -> None:
         self.url = url
+        self._patience = patience
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         self._client = httpx.AsyncClient(
             timeout=timeout, trust_env=False, limits=httpx.Limits(max_connections=8), follow_redirects=False
@@ -173,12 +178,7 @@ class Webserver:
         await self._ask(_TERMINATE, run=run_id)
 
     async def _ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        try:
-            response = await self._client.post(
-                f"{self.url}/graphql", json={"query": query, "variables": variables}
-            )  # fmt: skip
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise self._unreachable(type(error).__name__) from None
+        response = await self._post({"query": query, "variables": variables})
         try:
             answer = response.json()
             data, errors = answer.get("data"), answer.get("errors")
@@ -187,6 +187,17 @@ class Webserver:
         if errors or not isinstance(data, dict):
             raise self._unreachable(f"HTTP {response.status_code}, a GraphQL error; its own log says which")
         return data
+
+    async def _post(self, body: Mapping[str, Any]) -> httpx.Response:
+        until = time.monotonic() + self._patience
+        while True:
+            try:
+                return await self._client.post(f"{self.url}/graphql", json=body)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                # Without a connection nothing was sent, so that nothing is done twice.
+                if not isinstance(error, httpx.ConnectError) or time.monotonic() > until:
+                    raise self._unreachable(type(error).__name__) from None
+            await asyncio.sleep(0.5)
 
     def _unreachable(self, why: str) -> Unreachable:
         return Unreachable(f"Dagster at {self.url} can't be reached ({why}). Call again in {RETRY_SECONDS} seconds.")
