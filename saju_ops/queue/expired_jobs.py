@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -25,11 +25,11 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from saju_ops.archive.csvfile import Compression
-from saju_ops.archive.engines import LogStore, open_row_store
-from saju_ops.archive.engines.base import NoSuchTable, broken_off
-from saju_ops.archive.purge import is_lock_conflict
-from saju_ops.database import error_text, redacted
+from saju_ops.archive.engines import LogStore
+from saju_ops.archive.engines.base import broken_off
+from saju_ops.database import error_text
 from saju_ops.errors import OperatorError, Refused
+from saju_ops.queue.batches import LOCK_WAIT, Batches, Limits, Outcome, Stop, name_of, open_table, orphan_rows
 from saju_ops.queue.closure import Closure, Ref, child_of, closure_of, parent_of, require_known, shown
 from saju_ops.queue.expiry import Expiry
 from saju_ops.queue.hanging import Found, Hanging, Identity, bindable, check_constraints_now, one_of
@@ -37,16 +37,10 @@ from saju_ops.queue.job_files import BadKey, JobFiles
 from saju_ops.queue.row_archive import FOLDER, RowArchive, require_archivable
 from saju_ops.storage import Storage, StorageError
 
-LOCK_WAIT = 10.0
 # 250 jobs of four files are one request to S3; their rows are locked for as long as it takes.
 DEFAULT_BATCH = 250
-LARGEST_BATCH = 5_000
 # Jobs whose rows to keep go into one archive file.
 ARCHIVE_JOBS = 5_000
-# Jobs looked at in one run; the rest are the next run's.
-CANDIDATES = 200_000
-NAMED_JOBS = 20
-TRIES = 3
 # Spellings of file names in one statement.
 SPELLINGS = 3_000
 # Columns in which a table of files may keep their sizes, so that S3 needn't be asked for each.
@@ -63,59 +57,22 @@ class JobTables:
     files: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True)
-class JobPurgePlan:
-    """What a purge may do. Raises Refused for values that make no sense, before anything is touched."""
-
-    dry_run: bool = True
-    max_jobs: int | None = None
-    max_runtime_seconds: float | None = None
-    batch_jobs: int = DEFAULT_BATCH
-    pause_seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require("max_jobs", self.max_jobs, 1, None)
-        _require("max_runtime_seconds", self.max_runtime_seconds, 1, None)
-        _require("batch_jobs", self.batch_jobs, 1, LARGEST_BATCH)
-        _require("pause_seconds", self.pause_seconds, 0, 3_600)
-
-
-def _require(name: str, value: float | None, least: float, most: float | None) -> None:
-    if value is not None and not (least <= value and (most is None or value <= most)):
-        bounds = f"from {least:g} to {most:g}" if most is not None else f"at least {least:g}"
-        raise Refused(f"{name} is {value:g}; it may be {bounds}. Nothing was touched.")
+def job_limits(
+    *, dry_run: bool = True, max_jobs: int | None = None, max_runtime_seconds: float | None = None,
+    batch_jobs: int = DEFAULT_BATCH, pause_seconds: float = 0.0,
+) -> Limits:  # fmt: skip
+    """Raises Refused for values that make no sense, before anything is touched."""
+    return Limits(dry_run, max_jobs, max_runtime_seconds, batch_jobs, pause_seconds)
 
 
 @dataclass
-class JobPurgeResult:
-    now: datetime
-    dry_run: bool
-    expired: int = 0
-    # Jobs deleted; with dry_run those that would be.
-    jobs: int = 0
-    rows: Counter[str] = field(default_factory=Counter)
-    # Rows that stay and lost their reference (ON DELETE SET NULL).
-    detached: Counter[str] = field(default_factory=Counter)
+class JobPurgeResult(Outcome):
     rows_archived: Counter[str] = field(default_factory=Counter)
     archives: list[str] = field(default_factory=list)
     files: int = 0
     # Files that rows of jobs that stay name too; they were left.
     files_shared: int = 0
     bytes: int = 0
-    stayed: Counter[str] = field(default_factory=Counter)
-    stayed_jobs: list[tuple[str, str]] = field(default_factory=list)
-    # Rows whose expires_at isn't clearly a time; they expire for nobody.
-    unreadable: int = 0
-    orphans: Counter[str] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
-    doubts: tuple[str, ...] = ()
-    batches: int = 0
-    seconds: float = 0.0
-    stopped: str = "finished"
-
-    @property
-    def finished(self) -> bool:
-        return self.stopped == "finished"
 
 
 @dataclass(frozen=True)
@@ -126,29 +83,20 @@ class _Files:
     shared: int
 
 
-class _Stop(Exception):
-    """A limit was reached or the run was told to stop; raised only between two transactions."""
-
-
 class _Again(Exception):
     """Some files did not go: rolled back, and once more without their jobs."""
 
 
-def open_jobs(url: sa.URL, table: str, zone: ZoneInfo, setting: str = "JOBS_TABLE") -> LogStore:
+def open_jobs(url: sa.URL, table: str, zone: ZoneInfo) -> LogStore:
     """The table of jobs. `zone` is the zone of times without one. Raises NoSuchTable, Refused, OperatorError."""
-    try:
-        return open_row_store(url, table, zone)
-    except NoSuchTable:
-        raise NoSuchTable(
-            f"{setting} holds {table!r}, but the database {redacted(url)} has no such table. Nothing was done."
-        ) from None
+    return open_table(url, table, zone, "JOBS_TABLE")
 
 
 def purge_expired_jobs(
     store: LogStore,
     storage: Storage,
     tables: JobTables,
-    plan: JobPurgePlan,
+    limits: Limits,
     *,
     now: datetime,
     zone: ZoneInfo,
@@ -168,7 +116,7 @@ def purge_expired_jobs(
     the database is lost; what was deleted before that was archived and its files are gone.
     """
     work = _Purge(
-        store, storage, tables, plan, now, zone, files, compression, run_id, should_stop, progress, sleep, clock
+        store, storage, tables, limits, now, zone, files, compression, run_id, should_stop, progress, sleep, clock
     )
     with broken_off(work.broken_off):
         work.prepare()
@@ -181,7 +129,7 @@ class _Purge:
     store: LogStore
     storage: Storage
     tables: JobTables
-    plan: JobPurgePlan
+    limits: Limits
     now: datetime
     zone: ZoneInfo
     files: JobFiles | None
@@ -193,7 +141,7 @@ class _Purge:
     clock: Callable[[], float]
 
     def __post_init__(self) -> None:
-        self.result = JobPurgeResult(self.now, self.plan.dry_run)
+        self.result = JobPurgeResult(self.now, self.limits.dry_run)
         self.started = self.clock()
         self.archives: dict[Ref, RowArchive] = {}
         self.file_columns: dict[Ref, list[str]] = defaultdict(list)
@@ -201,8 +149,9 @@ class _Purge:
 
     def broken_off(self, text: str) -> str:
         return (
-            f"The database broke off the purge of expired jobs ({text}). {self.result.jobs} jobs were deleted before;"
-            " those at work then are there with all their rows, or gone with all of them. Launch again to go on."
+            f"The database broke off the purge of expired jobs ({text}). {self.result.deleted} jobs were deleted"
+            " before; those at work then are there with all their rows, or gone with all of them. Launch again to go"
+            " on."
         )
 
     # --- before anything is touched ------------------------------------------------------------------------
@@ -224,6 +173,10 @@ class _Purge:
             self.wanted.setdefault(ref, [])
         for ref, column in self.size_columns.items():
             self.wanted[ref].append(column)
+        self.batches = Batches(
+            self.store, self.closure, self.expiry, self.limits, self.result, self.should_stop, self.sleep, self.clock,
+            self.started,
+        )  # fmt: skip
         self.store.wait_briefly()
 
     def _keep(self, ref: Ref) -> None:
@@ -269,17 +222,16 @@ class _Purge:
     # --- the run ---------------------------------------------------------------------------------------------
 
     def run(self) -> JobPurgeResult:
-        if self.archives and not self.plan.dry_run:
+        if self.archives and not self.limits.dry_run:
             self._ready_storage()
-        candidates = self._candidates()
-        self.result.expired = len(candidates)
+        candidates = self.batches.candidates()
         try:
             while candidates:
-                self._check_limits()
-                size = min(ARCHIVE_JOBS, self._left() or ARCHIVE_JOBS)
+                self.batches.check_limits()
+                size = min(ARCHIVE_JOBS, self.batches.left() or ARCHIVE_JOBS)
                 self._chunk(candidates[:size])
                 candidates = candidates[size:]
-        except _Stop as stop:
+        except Stop as stop:
             self.result.stopped = str(stop)
         self.result.orphans = orphan_rows(self.store, self.closure)
         self.result.seconds = self.clock() - self.started
@@ -297,30 +249,8 @@ class _Purge:
         why = getattr(error, "strerror", None) or str(error)
         return OperatorError(
             f"The rows of {', '.join(shown(r) for r in self.archives)} can't be archived: {self.storage.uri} can't be"
-            f" written or read ({why}). {self.result.jobs} jobs were deleted before that; no other was touched."
+            f" written or read ({why}). {self.result.deleted} jobs were deleted before that; no other was touched."
         )
-
-    def _candidates(self) -> list[tuple[Identity, datetime]]:
-        """Expired jobs, those that expired first at the head, each with its instant."""
-        identity = [self.store.col(c).label(f"c{i}") for i, c in enumerate(self._identity)]
-        query = sa.select(*identity, self.expiry.shown().label("expires")).select_from(self.store.from_)
-        query = query.where(*self.expiry.conditions()).order_by(self.expiry.column).limit(CANDIDATES)
-        found = []
-        for row in self.store.connection.execute(query):
-            past = self.expiry.is_past(row[-1])
-            self.result.unreadable += past is None
-            if past:
-                job = tuple(map(bindable, row[:-1]))
-                found.append((job, self.expiry.instant(row[-1]) or self.now))
-        if self.store.table.engine != "sqlite":
-            unreadable = sa.select(sa.func.count()).select_from(self.store.from_).where(*self.expiry.unreadable())
-            self.result.unreadable = int(self.store.connection.execute(unreadable).scalar_one())
-        self.store.end_read()
-        return found
-
-    @property
-    def _identity(self) -> tuple[str, ...]:
-        return self.closure.tables[self.closure.root].identity
 
     def _hanging(self, *, lock: bool, only: frozenset[Ref] | None = None) -> Hanging:
         return Hanging(self.store, self.closure, self.expiry, lock=lock, wanted=self.wanted, only=only)
@@ -330,28 +260,14 @@ class _Purge:
         oldest = min(at for _, at in candidates)
         left_out = self._archive(jobs, oldest)
         for job, reason in left_out.items():
-            self._stay(job, reason)
-        jobs = [job for job in jobs if job not in left_out]
-        while jobs:
-            self._check_limits()
-            size = min(self.plan.batch_jobs, self._left() or self.plan.batch_jobs)
-            self._work(jobs[:size])
-            jobs = jobs[size:]
-            self.result.batches += 1
-            self.progress(self.result)
-            if self.plan.pause_seconds and not self.plan.dry_run:
-                self.sleep(self.plan.pause_seconds)
-
-    def _stay(self, job: Identity, reason: str) -> None:
-        self.result.stayed[reason] += 1
-        if len(self.result.stayed_jobs) < NAMED_JOBS:
-            self.result.stayed_jobs.append((job_name(job), reason))
+            self.result.stay(job, reason)
+        self.batches.run([job for job in jobs if job not in left_out], self._batch)
 
     # --- rows to keep ----------------------------------------------------------------------------------------
 
     def _archive(self, jobs: Sequence[Identity], oldest: datetime) -> dict[Identity, str]:
         """Archives what must be kept of these jobs. Gives those of which that can't be done, and why."""
-        if not self.archives or self.plan.dry_run:
+        if not self.archives or self.limits.dry_run:
             return {}
         try:
             self._archive_together(jobs, oldest)
@@ -378,7 +294,7 @@ class _Purge:
                 rows = {**hanging.rows.get(ref, {}), **hanging.detached.get(ref, {})}
                 if not rows:
                     continue
-                names = sorted({job_name(hanging.roots[row.owner]) for row in rows.values()})
+                names = sorted({name_of(hanging.roots[row.owner]) for row in rows.values()})
                 self.result.problems += archive.recall(names, oldest)
                 before = archive.rows_written
                 written = archive.add(list(rows), names, (oldest, self.now))
@@ -386,7 +302,7 @@ class _Purge:
                     self.result.archives.append(self.storage.location(written))
                     self.result.rows_archived[shown(ref)] += archive.rows_written - before
 
-    def _leading_to(self, wanted: Any) -> frozenset[Ref]:
+    def _leading_to(self, wanted: Collection[Ref]) -> frozenset[Ref]:
         """The tables that must be read to find rows of these: they and all that they reference."""
         found, waiting = set(wanted), list(wanted)
         while waiting:
@@ -412,31 +328,9 @@ class _Purge:
 
     # --- a batch -----------------------------------------------------------------------------------------------
 
-    def _work(self, jobs: Sequence[Identity]) -> None:
-        """A batch in one transaction; where the database refuses it, its halves, down to the job that is why."""
-        for attempt in range(TRIES):
-            try:
-                self._look(jobs) if self.plan.dry_run else self._delete(jobs)
-                return
-            except sa.exc.DBAPIError as error:
-                if error.connection_invalidated:
-                    raise
-                reason = f"the database refused ({error_text(error)})"
-                if is_lock_conflict(error) and attempt < TRIES - 1:
-                    self.store.end_read()
-                    self.sleep(0.2 * 2**attempt)
-                    continue
-                break
-            except OperatorError as error:
-                reason = str(error)
-                break
-        self.store.end_read()
-        if len(jobs) == 1:
-            self._stay(jobs[0], reason)
-            return
-        half = len(jobs) // 2
-        self._work(jobs[:half])
-        self._work(jobs[half:])
+    def _batch(self, jobs: Sequence[Identity]) -> None:
+        self._look(jobs) if self.limits.dry_run else self._delete(jobs)
+        self.progress(self.result)
 
     def _look(self, jobs: Sequence[Identity]) -> None:
         with self.store.snapshot():
@@ -481,14 +375,14 @@ class _Purge:
     def _count(
         self, hanging: Hanging, rows: Counter[str], detached: Counter[str], files: _Files, sizes: dict[str, int]
     ) -> None:
-        self.result.jobs += len(hanging.going(self.closure.root))
+        self.result.deleted += len(hanging.going(self.closure.root))
         self.result.rows += rows
         self.result.detached += detached
         self.result.files += len(files.keys)
         self.result.files_shared += files.shared
         self.result.bytes += sum(sizes.get(key, 0) for key in files.keys)
         for job, reason in hanging.staying().items():
-            self._stay(job, reason)
+            self.result.stay(job, reason)
 
     # --- files ---------------------------------------------------------------------------------------------------
 
@@ -562,41 +456,3 @@ class _Purge:
         if len(self.size_columns) < len(self.file_columns) and self.files.down is None:
             told |= self.files.sizes(keys - told.keys())
         return told
-
-    # --- limits --------------------------------------------------------------------------------------------------
-
-    def _left(self) -> int | None:
-        return None if self.plan.max_jobs is None else self.plan.max_jobs - self.result.jobs
-
-    def _check_limits(self) -> None:
-        if reason := self.should_stop():
-            raise _Stop(reason)
-        left = self._left()
-        if left is not None and left <= 0:
-            raise _Stop(f"max_jobs ({self.plan.max_jobs}) reached")
-        limit = self.plan.max_runtime_seconds
-        if limit is not None and self.clock() - self.started >= limit:
-            raise _Stop(f"max_runtime_seconds ({limit:g}) reached")
-
-
-def job_name(job: Identity) -> str:
-    return "/".join(v.hex() if isinstance(v, bytes) else str(v) for v in job)
-
-
-def orphan_rows(store: LogStore, closure: Closure) -> Counter[str]:
-    """Rows whose foreign key names a row that isn't there, by table. Reads only; none, where the database keeps
-    its foreign keys."""
-    found: Counter[str] = Counter()
-    for key in (*closure.hard, *closure.soft):
-        child = sa.table(key.table, *map(sa.column, key.columns), schema=key.schema).alias("c")
-        parent = sa.table(key.parent, *map(sa.column, key.parent_columns), schema=key.parent_schema).alias("p")
-        pairs = list(zip(key.columns, key.parent_columns, strict=True))
-        there = sa.exists(
-            sa.select(sa.literal(1)).select_from(parent).where(*(child.c[a] == parent.c[b] for a, b in pairs))
-        )
-        named = [child.c[a].is_not(None) for a, _ in pairs]
-        count = store.connection.execute(sa.select(sa.func.count()).select_from(child).where(*named, ~there))
-        found[f"{shown(child_of(key))}.{','.join(key.columns)}"] += int(count.scalar_one())
-    store.end_read()
-    return +found
-
