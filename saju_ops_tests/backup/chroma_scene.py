@@ -168,12 +168,12 @@ with open(out, "a", buffering=1) as told:
                     documents=["문서"] * 10, metadatas=[{"n": n}] * 10)
         told.write(f"{model.name} {n}\\n")
         n += 1
-        if n > 100:
-            old = n - 100
+        if n > 200:
+            old = n - 200
             server._delete(models[old % 2].id, ids=[f"{old}-{i}" for i in range(10)])
 """
 # The writer deletes a batch when it is so many batches old.
-WRITER_KEEPS = 100
+WRITER_KEEPS = 200
 
 
 @contextmanager
