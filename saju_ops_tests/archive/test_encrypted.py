@@ -76,7 +76,7 @@ def test_without_the_right_password_nothing_is_deleted_and_the_sentence_says_so(
     assert "ARCHIVE_PASSWORD is not" in result.problems[0]
     assert scene.count() == 100
     for work in (scene.archive, scene.restore, lambda: verify_part(scene.storage, scene.files().parts[0])):
-        with pytest.raises(WrongPassword, match="conversation_log_backup_20261001.*ARCHIVE_PASSWORD is not"):
+        with pytest.raises(WrongPassword, match=r"conversation_log_backup_20261001.*ARCHIVE_PASSWORD is not"):
             work()
 
 
