@@ -154,6 +154,64 @@ class Settings(BaseSettings):
         default=None,
         alias="ARCHIVE_RETENTION_YEARS",
     )
+    jobs_table: str = _allowed(
+        "the name of the table of paid jobs, at most 64 characters", default="jobs", alias="JOBS_TABLE"
+    )
+    purge_tables_text: str = _allowed(
+        "the tables, separated by commas, whose rows may go with an expired job (schema.table in another schema)",
+        default="payments,job_files,sms_logs,phone_verification_attempts,payment_failures,reports,report_knowledge",
+        alias="PURGE_TABLES",
+    )
+    purge_keep_tables_text: str = _allowed(
+        "the tables, separated by commas, whose rows are archived before their job goes; none means that no row is",
+        default="payments,payment_failures",
+        alias="PURGE_KEEP_TABLES",
+    )
+    purge_file_columns_text: str = _allowed(
+        "columns as table.column, separated by commas, that name a job's files in S3",
+        default="job_files.s3_key",
+        alias="PURGE_FILE_COLUMNS",
+    )
+    jobs_s3_delete: bool = _allowed(
+        "true or false: whether the files of expired jobs are deleted from S3", default=True, alias="JOBS_S3_DELETE"
+    )
+    jobs_s3_bucket: str | None = _allowed(
+        "the name of the bucket with the files of jobs", default=None, alias="JOBS_S3_BUCKET"
+    )
+    jobs_s3_prefix: str = _allowed(
+        "the folder in JOBS_S3_BUCKET outside of which no file is deleted, such as jobs/; empty means the whole bucket",
+        default="",
+        alias="JOBS_S3_PREFIX",
+    )
+    jobs_s3_all_versions: bool = _allowed(
+        "true or false: whether in a versioned bucket every version goes; false only adds a delete marker",
+        default=False,
+        alias="JOBS_S3_ALL_VERSIONS",
+    )
+    expired_jobs_cron: str = _allowed(
+        "a cron line of five fields, such as '0 * * * *'", default="0 * * * *", alias="EXPIRED_JOBS_CRON"
+    )
+    sessions_table: str = _allowed(
+        "the name of the table of chat sessions, at most 64 characters", default="user_sessions", alias="SESSIONS_TABLE"
+    )
+    session_purge_tables_text: str = _allowed(
+        "the tables, separated by commas, whose rows may go with an expired session, besides the conversation log",
+        default="saju_calculations,saju_analyses",
+        alias="SESSION_PURGE_TABLES",
+    )
+    expired_session_grace_days_set: int | None = _allowed(
+        "a whole number of days from 0 to 36500 that a session stays after it expired; empty means LOG_RETENTION_DAYS",
+        default=None,
+        alias="EXPIRED_SESSION_GRACE_DAYS",
+    )
+    expired_sessions_cron: str = _allowed(
+        "a cron line of five fields, such as '30 4 * * *'", default="30 4 * * *", alias="EXPIRED_SESSIONS_CRON"
+    )
+    redis_url_secret: SecretStr | None = _allowed(
+        "a redis://, rediss:// or unix:// address; empty means that sessions are not cached in Redis",
+        default=None,
+        alias="REDIS_URL",
+    )
     stale_job_hours: int = _allowed(
         "a whole number of hours from 1 to 87600 without a move, after which an analysis job is stale",
         default=24,
@@ -192,9 +250,9 @@ class Settings(BaseSettings):
         alias="SMTP_SECURITY",
     )
     smtp_user: str | None = _allowed(
-        "the mail server's user; empty means no login", default=None, alias="SMTP_USER"
+        "the mail server's user, in ASCII; empty means no login", default=None, alias="SMTP_USER"
     )
-    smtp_password: SecretStr | None = _allowed("the mail server's password", default=None, alias="SMTP_PASSWORD")
+    smtp_password: SecretStr | None = _allowed("the mail server's password, in ASCII", default=None, alias="SMTP_PASSWORD")
     alert_email_from: str | None = _allowed(
         "an e-mail address, such as ops@example.com; needed where SMTP_HOST is set",
         default=None,
@@ -308,7 +366,50 @@ class Settings(BaseSettings):
             raise ValueError("no such time zone is known")
         return value
 
-    @field_validator("conversation_log_table")
+    @field_validator("purge_tables_text", "purge_keep_tables_text", "session_purge_tables_text")
+    @classmethod
+    def _tables(cls, value: str) -> str:
+        if not all(re.fullmatch(r"[^\x00/\\\s,]{1,129}", name) for name in listed(value)):
+            raise ValueError("that can't be a list of tables")
+        return value
+
+    @field_validator("purge_file_columns_text")
+    @classmethod
+    def _file_columns(cls, value: str) -> str:
+        if not all(re.fullmatch(r"[^\x00/\\\s,.]+(\.[^\x00/\\\s,.]+){1,2}", name) for name in listed(value)):
+            raise ValueError("that can't be a list of columns")
+        return value
+
+    @field_validator("jobs_s3_bucket")
+    @classmethod
+    def _bucket(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]", value):
+            raise ValueError("that can't be a bucket's name")
+        return value
+
+    @field_validator("jobs_s3_prefix")
+    @classmethod
+    def _jobs_prefix(cls, value: str) -> str:
+        value = value.strip()
+        if value.startswith("/") or "://" in value or ".." in value.split("/"):
+            raise ValueError("not a folder inside the bucket")
+        return value
+
+    @field_validator("expired_session_grace_days_set")
+    @classmethod
+    def _grace(cls, value: int | None) -> int | None:
+        if value is not None and not 0 <= value <= 36_500:
+            raise ValueError("out of range")
+        return value
+
+    @field_validator("redis_url_secret")
+    @classmethod
+    def _redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.match(r"(redis|rediss|unix)://.", value.get_secret_value()):
+            raise ValueError("not a Redis address")
+        return value
+
+    @field_validator("conversation_log_table", "jobs_table", "sessions_table")
     @classmethod
     def _table(cls, value: str) -> str:
         if not _IDENTIFIER.fullmatch(value):
@@ -363,7 +464,9 @@ class Settings(BaseSettings):
             raise ValueError("out of range")
         return value
 
-    @field_validator("log_cleanup_cron", "weekly_digest_cron", "stale_job_cron")
+    @field_validator(
+        "log_cleanup_cron", "weekly_digest_cron", "stale_job_cron", "expired_jobs_cron", "expired_sessions_cron"
+    )
     @classmethod
     def _cron(cls, value: str) -> str:
         from cronsim import CronSim, CronSimError
@@ -449,6 +552,14 @@ class Settings(BaseSettings):
             raise ValueError("an address here can't hold a login")
         return value
 
+    @field_validator("smtp_user", "smtp_password")
+    @classmethod
+    def _smtp_login(cls, value: Any) -> Any:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value or ""
+        if not text.isascii():  # the protocol's own limit
+            raise ValueError("only ASCII characters are allowed")
+        return value
+
     @field_validator("alert_email_from", "alert_email_to")
     @classmethod
     def _email(cls, value: str | None) -> str | None:
@@ -501,6 +612,30 @@ class Settings(BaseSettings):
     def email_recipients(self) -> tuple[str, ...]:
         return tuple(each.strip() for each in (self.alert_email_to or "").split(","))
 
+    @property
+    def purge_tables(self) -> tuple[str, ...]:
+        return listed(self.purge_tables_text)
+
+    @property
+    def purge_keep_tables(self) -> tuple[str, ...]:
+        names = listed(self.purge_keep_tables_text)
+        return () if names == ("none",) else names
+
+    @property
+    def purge_file_columns(self) -> tuple[tuple[str, str], ...]:
+        """(table, column); the table with its schema where one is given."""
+        pairs = (name.rpartition(".") for name in listed(self.purge_file_columns_text))
+        return tuple((table, column) for table, _, column in pairs)
+
+    @property
+    def session_purge_tables(self) -> tuple[str, ...]:
+        return listed(self.session_purge_tables_text)
+
+    @property
+    def expired_session_grace_days(self) -> int:
+        days = self.expired_session_grace_days_set
+        return self.log_retention_days if days is None else days
+
     @cached_property
     def timezone(self) -> ZoneInfo:
         return ZoneInfo(self.timezone_name)
@@ -508,6 +643,11 @@ class Settings(BaseSettings):
     @cached_property
     def database_timezone(self) -> ZoneInfo:
         return ZoneInfo(self.database_timezone_name)
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The names in a list that is separated by commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def load_settings(**overrides: Any) -> Settings:

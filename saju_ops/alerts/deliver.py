@@ -16,15 +16,16 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from zoneinfo import ZoneInfo
 
+from saju_ops.alerts.blocks import escaped
 from saju_ops.alerts.channels import Channel, ChannelFailed, MessageRefused
 from saju_ops.alerts.message import Message, local, utc_now
 from saju_ops.alerts.outbox import Health, Outbox, Waiting, WaitingFile
 
 # More than so many at once are one message: nobody reads two hundred.
 GATHER_FROM = 20
-# Characters of a gathering's text; Slack's limits on blocks and text, after escaping, leave room for more.
-GATHERED_CHARACTERS = 20_000
-LINE = 300
+# Characters of a gathering's lines, escaped: within Slack's 40,000 of a message, and two hundred runs in one.
+GATHERED_CHARACTERS = 34_000
+LINE = 110
 # Seconds that one look takes at most before it leaves the rest to the next.
 BUDGET = 35.0
 # A channel that failed is tried again after this, doubled each time, up to the second.
@@ -185,7 +186,7 @@ class Delivery:
         current: list[Waiting] = []
         size = 0
         for each in (w for w in waiting if not w.message.picture):
-            length = len(gathered_line(each.message, self.zone))
+            length = len(escaped(gathered_line(each.message, self.zone)))
             if current and size + length > GATHERED_CHARACTERS:
                 parts.append(current)
                 current, size = [], 0

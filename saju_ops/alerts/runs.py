@@ -14,6 +14,7 @@ from saju_ops.alerts.titles import ASSETS, job
 
 # Lines of one kind in one message.
 NAMED = 20
+INTERRUPTED = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
 UNKNOWN = "알 수 없음 (실행 화면에서 확인하세요)"
 Ending = Literal["success", "failure", "canceled"]
 
@@ -113,7 +114,7 @@ def _facts(run: FinishedRun) -> list[str]:
     if run.ending == "failure":
         steps = ", ".join(f"`{s}`" for s in run.failed_steps[:NAMED])
         lines.append(f"- 실패한 단계: {steps or '시작 전 또는 실행 프로세스'}")
-        lines.append(f"- 오류: {shown(run.error) if run.error else run.reason or UNKNOWN}")
+        lines.append(f"- 오류: {_error(run)}")
     elif run.ending == "canceled":
         lines.append(f"- 이유: {run.reason or UNKNOWN}")
     if run.attempts > 1:
@@ -130,6 +131,13 @@ def _facts(run: FinishedRun) -> list[str]:
     if len(shown_numbers) > NAMED:
         lines.append(f"… (값 {len(shown_numbers) - NAMED}개 생략)")
     return lines
+
+
+def _error(run: FinishedRun) -> str:
+    """The step's own error; of a run that was ended from outside, what Dagster says of it."""
+    if run.error is None or (run.error.kind in INTERRUPTED and run.reason):
+        return run.reason or UNKNOWN
+    return shown(run.error)
 
 
 def _report(run: FinishedRun, cutoff: date | None) -> str:

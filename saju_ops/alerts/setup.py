@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # Files that follow one message at most.
 FILES = 10
 PICTURE = -1
+# How the names of files end that may be encrypted; whether they are is read in the file.
+ENCRYPTED = (".zip", ".age")
 AGE_HEADER = b"age-encryption.org/v1"
 
 
@@ -128,6 +130,8 @@ class Files:
         return self._archive(message.files[file.number])
 
     def _archive(self, name: str) -> FileContent:
+        if self.settings.slack_attach == "encrypted" and not name.endswith(ENCRYPTED):
+            return FileContent()
         storage, limit = self.storage(), self.settings.slack_attach_max_mb
         try:
             size = storage.size(name)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 TIMEOUT = 8
 # A pause that Slack asks for is waited out on the spot up to here; a longer one is left to the next tick.
 SHORT_PAUSE = 3
+# Seconds before the one retry of a request that failed on its way, or with HTTP 500 or 503.
+RETRY_PAUSE = 0.5
 PAGE = 200
 PAGES = 100
 CHANNEL_ID = re.compile(r"[CGD][A-Z0-9]{7,}")
@@ -74,6 +76,7 @@ def set_up(client: WebClient, api_url: str) -> WebClient:
         RateLimitErrorRetryHandler,
         ServerErrorRetryHandler,
     )
+    from slack_sdk.http_retry.builtin_interval_calculators import FixedValueRetryIntervalCalculator
 
     class ShortPauses(RateLimitErrorRetryHandler):
         """Waits out Slack's Retry-After only while that is short: the tick has other work."""
@@ -84,9 +87,10 @@ def set_up(client: WebClient, api_url: str) -> WebClient:
 
     client.base_url = api_url if api_url.endswith("/") else f"{api_url}/"
     client.timeout = TIMEOUT
+    pause = FixedValueRetryIntervalCalculator(RETRY_PAUSE)
     client.retry_handlers = [
-        ConnectionErrorRetryHandler(max_retry_count=1),
-        ServerErrorRetryHandler(max_retry_count=1),
+        ConnectionErrorRetryHandler(max_retry_count=1, interval_calculator=pause),
+        ServerErrorRetryHandler(max_retry_count=1, interval_calculator=pause),
         ShortPauses(max_retry_count=1),
     ]
     return client

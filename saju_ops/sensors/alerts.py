@@ -160,8 +160,10 @@ class Tick:
         since = known.pop("since", None) if known else None
         cursor = known if since is not None else newest_ids(self.instance)
         self.outbox.add(
-            [], [], self.now, facts={"since": since or self.now.timestamp(), "cursor": cursor, "deferred": {}}
-        )
+            [], [], self.now,
+            facts={"since": since or self.now.timestamp(), "known_since": self.now.timestamp(), "cursor": cursor,
+                   "deferred": {}},
+        )  # fmt: skip
 
     def cursor(self) -> str:
         """Up to where everything was told on every channel."""
@@ -174,8 +176,8 @@ class Tick:
             cursor[each["kind"]] = min(cursor.get(each["kind"], 0), each["storage_id"] - 1)
         return json.dumps({"since": self.outbox.fact("since"), **cursor})
 
-    def _since(self) -> datetime:
-        return datetime.fromtimestamp(float(self.outbox.fact("since")), UTC)
+    def _since(self, fact: str = "since") -> datetime:
+        return datetime.fromtimestamp(float(self.outbox.fact(fact)), UTC)
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -184,11 +186,11 @@ class Tick:
         from saju_ops.sensors.alerts_events import endings
 
         end = time.monotonic() + READING_SECONDS
-        since = self._since()
+        since, known_since = self._since(), self._since("known_since")
         cursor = {k: int(v) for k, v in (self.outbox.fact("cursor") or {}).items()}
         waiting = self.outbox.fact("deferred") or {}
         self._portion([_unpacked(w) for w in waiting.values()], cursor, waiting, end)
-        for portion, after in endings(self.instance, cursor, since, self.now):
+        for portion, after in endings(self.instance, cursor, since, known_since, self.now):
             seen = self.outbox.known([_key(f) for f in portion])
             deferred = self.outbox.fact("deferred") or {}
             fresh = [f for f in portion if _key(f) not in seen and _key(f) not in deferred]

@@ -64,11 +64,11 @@ def newest_ids(instance: dg.DagsterInstance) -> dict[str, int]:
 
 
 def endings(
-    instance: dg.DagsterInstance, cursor: Mapping[str, int], since: datetime, now: datetime
+    instance: dg.DagsterInstance, cursor: Mapping[str, int], since: datetime, known_since: datetime, now: datetime
 ) -> Iterator[tuple[list[Found], dict[str, int]]]:
     """Ends of runs in portions, some of them seen before, each with the cursor as it is after the portion.
 
-    `since` is when alerts began: nothing older is found.
+    `since` is when alerts began: nothing older is found. `known_since` is from when on it is known what was told.
     """
     after = dict(cursor)
     for kind in ENDINGS:
@@ -79,9 +79,9 @@ def endings(
         for portion in _pages(instance, kind, after_storage_id=start):
             after[kind.value] = portion[-1].storage_id
             yield [f for f in portion if not wiped or f.at > since], dict(after)
-        recent = max(since, now - LOOK_BACK)
+        recent = max(known_since, now - LOOK_BACK)
         for portion in _pages(instance, kind, after_timestamp=recent.timestamp()):
-            yield [f for f in portion if f.at > since], dict(after)
+            yield [f for f in portion if f.at > known_since], dict(after)
 
 
 def _pages(
