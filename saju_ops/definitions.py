@@ -10,7 +10,7 @@ import dagster as dg
 from saju_ops.assets import chroma, conversation_logs, database_dumps
 from saju_ops.jobs import chroma as chroma_jobs
 from saju_ops.jobs import database_dumps as dump_jobs
-from saju_ops.jobs import stale_jobs
+from saju_ops.jobs import expired_jobs, expired_sessions, stale_jobs
 from saju_ops.jobs.conversation_logs import (
     archive_job,
     purge_conversation_logs_job,
@@ -38,6 +38,7 @@ def _policies(settings: Settings) -> dict[dg.AssetKey, dict[str, object]]:
     """Group, kinds and freshness of every asset, so that none can be forgotten."""
     engine = settings.database_url.get_backend_name()
     kind = {"postgresql": "postgres"}.get(engine, engine)
+    paid = settings.jobs_database_url.get_backend_name()
     analysis = settings.analysis_database_url.get_backend_name()
     return {
         database_dumps.DUMP: {
@@ -52,6 +53,13 @@ def _policies(settings: Settings) -> dict[dg.AssetKey, dict[str, object]]:
             "freshness_policy": BACKUP_FRESHNESS,
         },
         chroma.USAGE: {"group_name": "reports", "kinds": {"chroma"}},
+        # Made when a developer asks for one, so it has no freshness.
+        database_dumps.MASKED: {"group_name": "backups", "kinds": {"sql", kind}},
+        expired_jobs.PAID_JOBS: {
+            "group_name": "paid_reports",
+            "kinds": {{"postgresql": "postgres"}.get(paid, paid), "table"},
+        },
+        expired_sessions.SESSIONS: {"group_name": "chatbot", "kinds": {kind, "table"}},
         conversation_logs.LOGS: {"group_name": "chatbot", "kinds": {kind, "table"}},
         stale_jobs.ANALYSIS_JOBS: {
             "group_name": "speech_analysis",
@@ -83,18 +91,23 @@ def defs() -> dg.Definitions:
                 conversation_logs.source_asset(settings),
                 conversation_logs.archive_asset(settings),
                 stale_jobs.source_asset(settings),
+                expired_jobs.source_asset(settings),
+                expired_sessions.source_asset(settings),
                 database_dumps.dump_asset(),
+                database_dumps.masked_dump_asset(),
                 chroma.source_asset(settings),
                 chroma.snapshot_asset(),
                 chroma.usage_asset(),
             ],
         ),
-        asset_checks=[*conversation_logs.checks(settings), *stale_jobs.checks()],
+        asset_checks=[*conversation_logs.checks(settings), *stale_jobs.checks(), *expired_jobs.checks()],
         jobs=[
             archive,
             purge_conversation_logs_job,
             restore_conversation_logs_job,
             stale_jobs.reconcile_stale_jobs_job,
+            expired_jobs.purge_expired_jobs_job,
+            expired_sessions.purge_expired_sessions_job,
             dumps,
             dump_jobs.restore_database_dump_job,
             snapshots,
@@ -103,6 +116,8 @@ def defs() -> dg.Definitions:
         schedules=[
             cleanup_schedule(settings, archive),
             stale_jobs.stale_jobs_schedule(settings),
+            expired_jobs.expired_jobs_schedule(settings),
+            expired_sessions.expired_sessions_schedule(settings),
             dump_jobs.dump_schedule(settings, dumps),
             chroma_jobs.snapshot_schedule(settings, snapshots),
         ],

@@ -188,6 +188,9 @@ class Settings(BaseSettings):
         default=False,
         alias="JOBS_S3_ALL_VERSIONS",
     )
+    s3_endpoint_url: str | None = _allowed(
+        "the http(s) address of an S3-compatible store; empty means AWS", default=None, alias="S3_ENDPOINT_URL"
+    )
     expired_jobs_cron: str = _allowed(
         "a cron line of five fields, such as '0 * * * *'", default="0 * * * *", alias="EXPIRED_JOBS_CRON"
     )
@@ -393,6 +396,13 @@ class Settings(BaseSettings):
         value = value.strip()
         if value.startswith("/") or "://" in value or ".." in value.split("/"):
             raise ValueError("not a folder inside the bucket")
+        return value
+
+    @field_validator("s3_endpoint_url")
+    @classmethod
+    def _endpoint(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^@]+$", value):
+            raise ValueError("not an address without a login")
         return value
 
     @field_validator("expired_session_grace_days_set")

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -17,7 +18,7 @@ from saju_ops.archive.purge import is_lock_conflict
 from saju_ops.database import error_text, redacted
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.queue.closure import Closure, shown
-from saju_ops.queue.expiry import Expiry
+from saju_ops.queue.expiry import COLUMN, Expiry
 from saju_ops.queue.hanging import Identity, bindable
 
 LOCK_WAIT = 10.0
@@ -85,7 +86,11 @@ class Outcome:
     def stay(self, root: Identity, reason: str) -> None:
         self.stayed[reason] += 1
         if len(self.stayed_named) < NAMED:
-            self.stayed_named.append((name_of(root), reason))
+            self.stayed_named.append((self.shown(root), reason))
+
+    def shown(self, root: Identity) -> str:
+        """As reports may name it."""
+        return name_of(root)
 
 
 class Stop(Exception):
@@ -100,6 +105,20 @@ def open_table(url: sa.URL, table: str, zone: ZoneInfo, setting: str) -> LogStor
         raise NoSuchTable(
             f"{setting} holds {table!r}, but the database {redacted(url)} has no such table. Nothing was done."
         ) from None
+
+
+def missing_table(url: sa.URL, table: str, zone: ZoneInfo, setting: str) -> str | None:
+    """Why there is nothing to purge, in a sentence: no such table, or a table that doesn't expire. None where there
+    is, and where the database doesn't answer: that is for the run to tell, loudly."""
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        return f"There is no database {redacted(url)}."
+    try:
+        with open_table(url, table, zone, setting) as store:
+            return None if COLUMN in store.table.names else f"The table {table} has no column {COLUMN}."
+    except NoSuchTable as error:
+        return str(error)
+    except OperatorError:
+        return None
 
 
 @dataclass

@@ -66,6 +66,10 @@ class SessionPurgeResult(Outcome):
     cache_waiting: int = 0
     cache_problem: str = ""
 
+    def shown(self, root: Identity) -> str:
+        # Who knows a session's whole id may speak as its user.
+        return _session_id(root)[:8] + "…"
+
 
 def open_sessions(url: sa.URL, table: str, zone: ZoneInfo) -> LogStore:
     """The table of sessions. `zone` is the zone of times without one. Raises NoSuchTable, Refused, OperatorError."""

@@ -184,8 +184,11 @@ def connect_s3(place: FilePlace) -> Any:
         retries={"max_attempts": 2, "mode": "standard"},
         # Many compatible stores don't know the checksums that newer clients add to everything.
         request_checksum_calculation="when_required", response_checksum_validation="when_required",
+        s3={"addressing_style": "path" if place.endpoint_url else "auto"},
     )  # fmt: skip
-    return boto3.client("s3", endpoint_url=place.endpoint_url, config=config)
+    session = boto3.Session()
+    region = session.region_name or ("us-east-1" if place.endpoint_url else None)
+    return session.client("s3", endpoint_url=place.endpoint_url, region_name=region, config=config)
 
 
 def error_name(error: BaseException) -> str:

@@ -1,0 +1,83 @@
+"""The purges of expired jobs and sessions, as Korean text for operators. Never personal data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from saju_ops.queue.batches import Outcome
+    from saju_ops.queue.expired_jobs import JobPurgeResult
+    from saju_ops.queue.expired_sessions import SessionPurgeResult
+
+NAMED = 5
+UNITS = ("B", "KB", "MB", "GB", "TB")
+
+
+def expired_jobs_report(result: JobPurgeResult) -> str | None:
+    """What an hourly run has to tell; None where there was nothing to do."""
+    if not (result.deleted or result.stayed or result.problems or result.orphans or result.unreadable):
+        return None
+    verb = "삭제 예정" if result.dry_run else "삭제"
+    lines = [
+        "🗑️ *만료 작업 정리 (dry run)*" if result.dry_run else "🗑️ *만료 작업 정리*",
+        f"- {verb} 작업: {result.deleted}건 (만료 {result.expired}건)",
+        f"- {verb} 행: {_tables(result.rows)}",
+        f"- S3 파일: {result.files}개, {_bytes(result.bytes)}",
+    ]
+    if result.files_shared:
+        lines.append(f"- 다른 작업도 쓰는 파일: {result.files_shared}개 (남겨 둠)")
+    if result.archives:
+        files = ", ".join(f"`{PurePosixPath(a).name}`" for a in result.archives[:NAMED])
+        lines.append(f"- 보관 파일 (5년): {files} ({sum(result.rows_archived.values())} rows)")
+    return "\n".join([*lines, *_common(result, "작업", result.now)])
+
+
+def expired_sessions_report(result: SessionPurgeResult) -> str | None:
+    """None where there was nothing to do."""
+    told = result.deleted or result.stayed or result.problems or result.orphans or result.unreadable
+    if not (told or result.cache_problem):
+        return None
+    verb = "삭제 예정" if result.dry_run else "삭제"
+    past = result.past or result.now
+    lines = [
+        "🧹 *만료 세션 정리 (dry run)*" if result.dry_run else "🧹 *만료 세션 정리*",
+        f"- {verb} 세션: {result.deleted}건 (기준: {past.astimezone(UTC):%Y-%m-%d %H:%M} UTC 이전 만료)",
+        f"- {verb} 행: {_tables(result.rows)}",
+    ]
+    if result.cache_used:
+        lines.append(f"- Redis: {result.cache_told}건 확인, {result.cache_keys}개 삭제")
+    if result.cache_problem:
+        lines.append(f"- ⚠️ Redis를 쓸 수 없습니다: {result.cache_waiting}건은 기억해 두고 다음 실행에서 처리")
+    return "\n".join([*lines, *_common(result, "세션", result.now)])
+
+
+def _common(result: Outcome, what: str, at: datetime) -> list[str]:
+    lines = []
+    if result.detached:
+        lines.append(f"- 참조만 지워진 행: {_tables(result.detached)}")
+    if result.stayed:
+        lines.append(f"- 남겨 둔 {what}: {sum(result.stayed.values())}건")
+        lines += [f"  · {reason}: {count}건" for reason, count in result.stayed.most_common(NAMED)]
+    if result.unreadable:
+        lines.append(f"- ⚠️ expires_at을 읽을 수 없는 {what}: {result.unreadable}건 (삭제하지 않음)")
+    if result.orphans:
+        lines.append(f"- ⚠️ 부모 없는 행: {_tables(result.orphans)}")
+    lines += [f"- ⚠️ {problem}" for problem in result.problems[:NAMED]]
+    if not result.finished:
+        lines.append(f"- 중단: {result.stopped} (나머지는 다음 실행에서)")
+    return [*lines, f"- 실행 시간: {at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"]
+
+
+def _tables(rows: Counter[str]) -> str:
+    return ", ".join(f"{table} {count}" for table, count in sorted(rows.items()) if count) or "0"
+
+
+def _bytes(size: float) -> str:
+    for unit in UNITS:
+        if size < 1024 or unit == UNITS[-1]:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return ""
