@@ -28,13 +28,13 @@ from zoneinfo import ZoneInfo
 import pymysql
 import sqlalchemy as sa
 
-from benchmarks import dagster_run, rows
+from benchmarks import dagster_run, dumps, rows
 from benchmarks.report import Line, machine, save, show
 from saju_ops_tests.engines import Engine, MariaDB, MySQL
 
 CHUNK = 5_000
 MB = 1 << 20
-PARTS = ("archive", "purge", "restore", "memory", "year", "load")
+PARTS = ("archive", "purge", "restore", "memory", "year", "load", "dumps")
 
 
 class Bench:
@@ -268,6 +268,9 @@ class Bench:
         self.measured["365 days, Dagster"] = seconds
         told = f"{seconds:.1f} s"
         self.say(Line("  the same as one Dagster run", told, "60 s", seconds / 60, 1.0, more=False))
+
+    def dumps(self) -> None:
+        dumps.measure(self)
 
     def load(self) -> None:
         if not dagster_run.definitions_exist():

@@ -109,7 +109,15 @@ def load_data(job: dict[str, Any]) -> Callable[[], int]:
     return run
 
 
-TASKS: dict[str, Task] = {"archive": archive, "pandas": pandas, "restore": restore, "load_data": load_data}
+def dump(job: dict[str, Any]) -> Callable[[], int]:
+    from benchmarks import dumps
+
+    return dumps.take(job)
+
+
+TASKS: dict[str, Task] = {
+    "archive": archive, "pandas": pandas, "restore": restore, "load_data": load_data, "dump": dump,
+}  # fmt: skip
 
 
 def peak_bytes() -> int:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 DUMP = dg.AssetKey("database_dump")
 PROOF = "restored_dump_equals_database"
+MASKED = dg.AssetKey("masked_database_dump")
+MASKED_PROOF = "nothing_true_is_left"
 POOL = "database_dump"
 
 DESCRIPTION = """
@@ -63,9 +65,55 @@ def dump_asset() -> dg.AssetsDefinition:
     def database_dump(
         context: dg.AssetExecutionContext, backup_storage: BackupStorage
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        yield from _materialize(context, backup_storage, DUMP, "database_dump", _dump_all)
+        yield from _materialize(context, backup_storage, DUMP, PROOF, "database_dump", _dump_all)
 
     return database_dump
+
+
+MASKED_DESCRIPTION = """
+The same databases, safe for developers, as `masked_database/<database>_<time in Asia/Seoul>.sql.gz` under BACKUP_URI:
+birth data, names, contents, phone numbers and payment data are false, by the rules in
+`saju_ops/backup/masking_rules.py`. A person keeps the same false birth date within one dump, and has another in the next; foreign keys still join.
+
+**Materializing** copies each database into a scratch one (on RESTORE_DRILL_URL, else on the same server), masked on the
+way, looks through the copy for any true value, and dumps and proves it like `database_dump`. It fails, and writes
+nothing, when a column that no rule names looks personal.
+
+**Restore** into an empty database: `saju-ops restore-dump --masked --into URL`.
+"""
+
+
+def masked_dump_asset() -> dg.AssetsDefinition:
+    @dg.asset(
+        key=MASKED,
+        deps=[LOGS],
+        pool=POOL,
+        description=MASKED_DESCRIPTION,
+        check_specs=[
+            dg.AssetCheckSpec(
+                MASKED_PROOF,
+                asset=MASKED,
+                blocking=True,
+                description="No true value of a masked column is in the copy, no column without a rule looks personal,"
+                " and the stored file, restored into a scratch database, is that copy. Blocking: what fails is not"
+                " stored, and the check names the columns.",
+            )
+        ],
+    )
+    def masked_database_dump(
+        context: dg.AssetExecutionContext, backup_storage: BackupStorage
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+        yield from _materialize(context, backup_storage, MASKED, MASKED_PROOF, "masked_database_dump", _mask_all)
+
+    return masked_database_dump
+
+
+def _mask_all(settings: Settings, storage: "Storage", options: "DumpOptions", say: Callable[[str], None]) -> "DumpRun":
+    from saju_ops.backup.masked_dump import mask_databases
+
+    return mask_databases(
+        settings.dumped_urls, storage, options, log_table=settings.conversation_log_table, say=say
+    )
 
 
 def _dump_all(settings: Settings, storage: "Storage", options: "DumpOptions", say: Callable[[str], None]) -> "DumpRun":
@@ -75,8 +123,9 @@ def _dump_all(settings: Settings, storage: "Storage", options: "DumpOptions", sa
 
 
 def _materialize(
-    context: dg.AssetExecutionContext, backup: BackupStorage, key: dg.AssetKey, kind: "Kind", take: "Take"
-) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+    context: dg.AssetExecutionContext, backup: BackupStorage, key: dg.AssetKey, check: str, kind: "Kind",
+    take: "Take",
+) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:  # fmt: skip
     from saju_ops.backup.dump import DumpOptions
 
     settings = load_settings()
@@ -93,7 +142,7 @@ def _materialize(
     sentences = [*run.problems.values(), *(r.message for r in run.unproven)]
     if run.results or run.differing:
         yield dg.AssetCheckResult(
-            passed=not sentences, check_name=PROOF, asset_key=key, metadata=check_metadata(run, sentences)
+            passed=not sentences, check_name=check, asset_key=key, metadata=check_metadata(run, sentences)
         )
     if run.problems:
         # A difference won't go away by trying again at once; a server that was away may be back.
@@ -108,6 +157,8 @@ def check_metadata(run: "DumpRun", sentences: list[str]) -> dict[str, Any]:
         "databases_failed": len(run.problems),
         "tables_compared": sum(r.drill.tables for r in run.results),
         "rows_compared": sum(r.drill.rows for r in run.results),
+        "values_masked": sum(r.manifest.extra.get("masking", {}).get("values_masked", 0) for r in run.results),
+        "values_checked": sum(r.manifest.extra.get("masking", {}).get("values_checked", 0) for r in run.results),
         "error": "; ".join(sentences) or "none",
     }
 

@@ -172,15 +172,22 @@ def take_dump(
     label: str | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     say: Callable[[str], None] = lambda _: None,
+    shown_as: DumpEngine | None = None,
+    masked: dict[str, Any] | None = None,
 ) -> DumpResult:
-    """Takes, proves and names one dump. Raises ProofFailed for a dump that isn't what the server said (nothing is
+    """Takes, proves and names one dump. A copy is `shown_as` the database that it is of; `masked` says how it was
+    masked. Raises ProofFailed for a dump that isn't what the server said (nothing is
     kept), DumpSpoilt when every try was spoilt, and OperatorError for what stands in the way."""
     source = open_engine(url)
-    label = label or label_of(url)
+    shown = shown_as or source
+    label = label or label_of(shown.url)
+    more: dict[str, Any] = {"database": shown.database, "dumped_as": source.database}
+    if masked is not None:
+        more["masking"] = masked
     try:
         for number in range(1, options.tries + 1):
             try:
-                return _Dump(source, storage, options, label, now, say, number).take()
+                return _Dump(source, storage, options, label, now, say, number, redacted(shown.url), more).take()
             except DumpSpoilt as error:
                 if number == options.tries:
                     raise
@@ -197,10 +204,11 @@ class _Dump:
 
     def __init__(
         self, source: DumpEngine, storage: Storage, options: DumpOptions, label: str, now: Callable[[], datetime],
-        say: Callable[[str], None], number: int,
+        say: Callable[[str], None], number: int, shown: str, more: dict[str, Any],
     ) -> None:  # fmt: skip
         self._source, self._storage, self._options = source, storage, options
         self._label, self._now, self._say, self._number = label, now, say, number
+        self._shown, self._more = shown, more
 
     def take(self) -> DumpResult:
         before = self._source.schema_state()
@@ -266,10 +274,10 @@ class _Dump:
     ) -> BackupManifest:
         source = self._source
         return BackupManifest(
-            kind=self._options.kind, format=FORMAT, file=file, source=redacted(source.url), engine=source.engine,
+            kind=self._options.kind, format=FORMAT, file=file, source=self._shown, engine=source.engine,
             server_version=source.server_version(), taken_at=taken_at.astimezone(UTC).isoformat(), compression="gzip",
             encryption=self._encryption, content_sha256=packed.content_sha256, content_bytes=packed.content_bytes,
             stored_sha256=packed.stored_sha256, stored_bytes=packed.stored_bytes, contents=contents.to_json(),
             proven=result.proven, proof=result.to_json(contents.proof), tool=tool, run_id=self._options.run_id,
-            created_at=self._now().astimezone(UTC).isoformat(), extra={"database": source.database},
+            created_at=self._now().astimezone(UTC).isoformat(), extra=self._more,
         )  # fmt: skip

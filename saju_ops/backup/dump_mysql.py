@@ -202,7 +202,16 @@ class MySQLDumps:
         client = restore_client(self.engine)
         guard = _Guard(source_database, self.database, drill)
         with client.program(self.url, ["--database", self.database]) as program:
-            feed(program, with_lines(chunks, _Guard.STARTS, guard.look))
+            try:
+                feed(program, with_lines(chunks, _Guard.STARTS, guard.look))
+            except ProgramFailed as error:
+                if "3105" not in error.said:
+                    raise
+                raise ProgramFailed(
+                    f"{error} MariaDB's mysqldump writes values for generated columns, which MySQL refuses: install"
+                    " MySQL's own client.",
+                    error.said,
+                ) from None
         return []
 
     @contextmanager
@@ -276,7 +285,9 @@ class MySQLTaking:
         mark = _log_position(look)
         if strategy == "quiet" and mark is None:
             return False
-        program = self._stack.enter_context(self._client.program(self._dumps.url, [self._dumps.database]))
+        database = self._dumps.database
+        arguments = [f"--ignore-table={database}.{MARKER}", database]
+        program = self._stack.enter_context(self._client.program(self._dumps.url, arguments))
         self._output = self._stack.enter_context(Output(program))
         self._read_until_begun()
         self._after = self._snapshot()

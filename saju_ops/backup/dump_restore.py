@@ -205,7 +205,7 @@ def _restore(
         say(f"Dropping what is in {result.target}.")
         target.empty()
     say(f"Restoring into {result.target}.")
-    source = str(manifest.extra.get("database"))
+    source = str(manifest.extra.get("dumped_as", manifest.extra.get("database")))
     try:
         result.left_out = target.load(_content(storage, manifest), source, drill=False)
     except ProgramFailed as error:

@@ -1,0 +1,194 @@
+"""`masked_database_dump`: a dump that is safe for developers.
+
+The database is copied into a scratch one with every value of a masked column replaced on the way, the copy is looked
+through for any true value that is left, and then dumped, stored and proven like any other. Refuses to write a dump
+when a column without a rule looks personal, and when a true value is found.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from saju_ops.backup.dump import DumpOptions, DumpResult, DumpRun, over_databases, take_dump
+from saju_ops.backup.dump_engine import DrillNotPossible, open_engine
+from saju_ops.backup.masking import (
+    MaskedColumn,
+    Masker,
+    MaskingRefused,
+    Originals,
+    follow_keys,
+    personal_value,
+    rule_of,
+    suspicious_columns,
+)
+from saju_ops.backup.masking_copy import Copier, Row, copier
+from saju_ops.backup.masking_rules import Mask
+from saju_ops.database import error_text, redacted
+from saju_ops.errors import OperatorError
+from saju_ops.storage import Storage
+
+# Masks with so few possible values that a false one could be a true one by chance.
+SMALL: tuple[Mask, ...] = ("birth", "number", "category")
+NAMED = 12
+
+
+@dataclass
+class MaskingReport:
+    """What was masked, in numbers."""
+
+    tables: int = 0
+    rows: int = 0
+    columns_masked: int = 0
+    values_masked: int = 0
+    values_checked: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def mask_databases(
+    urls: Sequence[sa.URL],
+    storage: Storage,
+    options: DumpOptions,
+    *,
+    log_table: str = "conversation_logs",
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    say: Callable[[str], None] = lambda _: None,
+) -> DumpRun:
+    """A masked dump of every database. `log_table` is what the conversation log is called here."""
+
+    def take(url: sa.URL, storage: Storage, options: DumpOptions, **more: Any) -> DumpResult:
+        return take_masked_dump(url, storage, options, log_table=log_table, **more)
+
+    return over_databases(urls, storage, options, take, now=now, say=say)
+
+
+def take_masked_dump(
+    url: sa.URL,
+    storage: Storage,
+    options: DumpOptions,
+    *,
+    label: str | None = None,
+    log_table: str = "conversation_logs",
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    say: Callable[[str], None] = lambda _: None,
+) -> DumpResult:
+    """Raises MaskingRefused, with the columns, when something personal would be in it; then nothing is stored."""
+    source = open_engine(url)
+    options = replace(options, kind="masked_database_dump")
+    aliases = {log_table.lower(): "conversation_logs", "conversation_log": "conversation_logs"}
+    try:
+        with source.scratch(options.drill_server(url), now()) as scratch:
+            with copier(source, scratch) as work:
+                report = _copy_masked(work, aliases, say)
+            say(f"{source.database}: {report.values_masked:,} values masked, none of {report.values_checked:,} true.")
+            return take_dump(
+                scratch.url, storage, options, label=label, now=now, say=say, shown_as=source, masked=vars(report)
+            )
+    except DrillNotPossible as error:
+        raise OperatorError(f"A masked dump is made in a scratch database. {error}") from None
+    except DBAPIError as error:
+        raise OperatorError(
+            f"The masked dump of {redacted(url)} ended with what the database said ({error_text(error)}). Nothing was"
+            " kept."
+        ) from None
+
+
+def _copy_masked(work: Copier, aliases: dict[str, str], say: Callable[[str], None]) -> MaskingReport:
+    columns = _with_rules(work, aliases)
+    _refuse(suspicious_columns(columns))
+    masker, originals, report = Masker(), Originals(), MaskingReport(notes=work.notes)
+    for column in (c for c in columns if c.mask in SMALL):
+        masker.avoid(column.mask, f"{column.table}.{column.column}", work.values(column))  # type: ignore[arg-type]
+    work.begin()
+    tables = [list(group) for _, group in groupby(columns, key=lambda c: c.table)]
+    seen: Counter[str] = Counter()
+    for table in tables:
+        change = _Change(table, masker, originals, seen)
+        report.rows += work.copy(table, change)
+        report.values_masked += change.masked
+        say(f"{table[0].table}: copied, {change.masked:,} values masked.")
+    _refuse([f"{where} holds what looks like {what} ({n:,} times)" for (where, what), n in _pairs(seen)])
+    work.finish()
+    report.values_checked = _require_nothing_true(work, tables, originals)
+    report.tables = len(tables)
+    report.columns_masked = sum(c.masked for c in columns)
+    return report
+
+
+def _with_rules(work: Copier, aliases: dict[str, str]) -> list[MaskedColumn]:
+    found = [replace(c, mask=rule_of(plain_name(c.table), c.column, aliases)) for c in work.columns()]
+    for c in found:
+        if c.mask == "null" and not c.nullable:
+            raise MaskingRefused(
+                f"The rule of {c.table}.{c.column} is null, and the column takes no NULL; give it another in"
+                " masking_rules.py. No masked dump was written."
+            )
+    return follow_keys(found, work.keys())
+
+
+def plain_name(table: str) -> str:
+    """`users` of `public.users`, and of `"my schema".users`."""
+    return table.rpartition(".")[2].strip('"') if table.endswith('"') or "." in table else table
+
+
+class _Change:
+    """Masks the rows of one table, remembers what was true, and looks at what no rule names."""
+
+    def __init__(
+        self, columns: Sequence[MaskedColumn], masker: Masker, originals: Originals, seen: Counter[Any]
+    ) -> None:
+        self._columns, self._masker, self._originals, self._seen = columns, masker, originals, seen
+        self.masked = 0
+
+    def __call__(self, rows: list[Row]) -> list[Row]:
+        by_column = [list(cells) for cells in zip(*rows, strict=True)]
+        for number, column in enumerate(self._columns):
+            cells = by_column[number]
+            if column.masked:
+                self._originals.add(column, cells)
+                by_column[number] = self._mask(column, cells)
+            elif column.mask is None:
+                where = f"{column.table}.{column.column}"
+                self._seen.update((where, what) for c in cells if (what := personal_value(c)))
+        return list(zip(*by_column, strict=True))
+
+    def _mask(self, column: MaskedColumn, cells: list[Any]) -> list[Any]:
+        where, mask = f"{column.table}.{column.column}", column.mask
+        assert mask is not None
+        self.masked += sum(c is not None for c in cells)
+        return [self._masker.mask(mask, c, column.limit, where) for c in cells]
+
+
+def _pairs(seen: Counter[Any]) -> Iterable[tuple[tuple[str, str], int]]:
+    return sorted(seen.items())
+
+
+def _require_nothing_true(work: Copier, tables: list[list[MaskedColumn]], originals: Originals) -> int:
+    """Reads the whole copy again. Returns how many values were looked at."""
+    checked, found = 0, []
+    for table in tables:
+        hits: Counter[str] = Counter()
+        for rows in work.rows(table):
+            for column, cells in zip(table, zip(*rows, strict=True), strict=True):
+                checked += len(cells)
+                if column.mask != "null" or any(c is not None for c in cells):
+                    hits[column.column] += originals.hits(column, cells)
+        found += [f"{table[0].table}.{name} holds {n:,} true values" for name, n in sorted(hits.items()) if n]
+    _refuse(found)
+    return checked
+
+
+def _refuse(found: list[str]) -> None:
+    if found:
+        more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        raise MaskingRefused(
+            f"No masked dump was written: {'; '.join(found[:NAMED])}{more}. Give each column a rule in"
+            " saju_ops/backup/masking_rules.py (keep, if it says nothing about a person)."
+        )
