@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from sqlalchemy.exc import DBAPIError
 
+from saju_ops.cli_alerts import test_alert
 from saju_ops.cli_chroma import restore_chroma
 from saju_ops.cli_dumps import restore_dump
 from saju_ops.cli_stale import reconcile_stale_jobs
@@ -143,6 +144,7 @@ def _day(text: str, option: str, settings: Settings) -> Day:
 
 
 main.add_command(serve_trigger)
+main.add_command(test_alert)
 main.add_command(reconcile_stale_jobs)
 main.add_command(restore_dump)
 main.add_command(restore_chroma)

@@ -10,7 +10,7 @@ import dagster as dg
 from saju_ops.assets import chroma, conversation_logs, database_dumps
 from saju_ops.jobs import chroma as chroma_jobs
 from saju_ops.jobs import database_dumps as dump_jobs
-from saju_ops.jobs import expired_jobs, expired_sessions, stale_jobs
+from saju_ops.jobs import expired_jobs, expired_sessions, stale_jobs, weekly_digest
 from saju_ops.jobs.conversation_logs import (
     archive_job,
     purge_conversation_logs_job,
@@ -19,6 +19,7 @@ from saju_ops.jobs.conversation_logs import (
 from saju_ops.resources import BackupStorage, LogDatabase
 from saju_ops.schedules import cleanup_schedule
 from saju_ops.sensors.alerts import alerts_sensor
+from saju_ops.sensors.alerts_backlog import purge_backlog_sensor
 from saju_ops.sensors.purge_after_archive import purge_after_archive
 from saju_ops.settings import Settings, load_settings
 
@@ -106,6 +107,7 @@ def defs() -> dg.Definitions:
             purge_conversation_logs_job,
             restore_conversation_logs_job,
             stale_jobs.reconcile_stale_jobs_job,
+            weekly_digest.weekly_digest_job,
             expired_jobs.purge_expired_jobs_job,
             expired_sessions.purge_expired_sessions_job,
             dumps,
@@ -116,12 +118,17 @@ def defs() -> dg.Definitions:
         schedules=[
             cleanup_schedule(settings, archive),
             stale_jobs.stale_jobs_schedule(settings),
+            weekly_digest.weekly_digest_schedule(settings),
             expired_jobs.expired_jobs_schedule(settings),
             expired_sessions.expired_sessions_schedule(settings),
             dump_jobs.dump_schedule(settings, dumps),
             chroma_jobs.snapshot_schedule(settings, snapshots),
         ],
-        sensors=[alerts_sensor(settings), purge_after_archive(archive.name, purge_conversation_logs_job)],
+        sensors=[
+            alerts_sensor(settings),
+            purge_backlog_sensor(settings),
+            purge_after_archive(archive.name, purge_conversation_logs_job),
+        ],
         resources={"log_database": LogDatabase(), "backup_storage": BackupStorage()},
         # One process per run: the work is one step, and a process per step would import everything again.
         executor=dg.in_process_executor,

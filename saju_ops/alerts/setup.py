@@ -90,6 +90,12 @@ def channels(
     return found
 
 
+def channel_names(settings: Settings) -> list[str]:
+    """The names of what `channels` gives, without opening anything."""
+    slack = "slack" if settings.slack_bot_token is not None else "log"
+    return [slack, "email"] if email_is_set_up(settings) else [slack]
+
+
 def open_outbox(folder: Path, now: datetime) -> Outbox:
     """The outbox in the folder. A file that is no database any more is put aside, not deleted, and begun anew: what
     was told is then known by Dagster's own cursor only."""
