@@ -165,8 +165,7 @@ class _Answers:
         except CannotStart as error:
             return _error(502, str(error))
         except TooMany as error:
-            sentence = f"It was {error} and has ended; try again in {error.seconds} seconds."
-            return _error(429, sentence, {"retry-after": str(error.seconds)})
+            return _error(429, str(error), {"retry-after": str(error.seconds)})
         if group is None:
             return _no_such_run()
         body = self._body(group, f"{_base(request)}/{path}")

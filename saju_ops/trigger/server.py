@@ -9,7 +9,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 from collections.abc import Callable
 
 import h11
@@ -73,9 +72,10 @@ def serve(settings: Settings, host: str, port: int, say: Callable[[str], None], 
     say(f"Listening on http://{_bracketed(host)}:{bound} for Dagster at {settings.dagster_webserver_url}.")
     if not _is_loopback(host):
         say("Others can reach this address: put a proxy with TLS in front, or the token travels in the clear.")
-    # uvicorn sends itself the signal again once it has finished: being told to stop is no failure.
+    # uvicorn sends itself the signal again once it has finished: being told to stop is no failure. It takes over these
+    # handlers when it runs, and looks at should_exit before it begins.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     if dagster_port is None:
         server.run(sockets=[listening])
         return

@@ -28,7 +28,7 @@ class TooMany(Exception):
     """`seconds` until another start is allowed."""
 
     def __init__(self, seconds: int) -> None:
-        super().__init__(f"started {STARTS_PER_MINUTE} times within a minute")
+        super().__init__(f"{STARTS_PER_MINUTE} starts were tried within a minute; try again in {seconds} seconds.")
         self.seconds = seconds
 
 

@@ -225,7 +225,7 @@ def test_it_cannot_be_started_over_and_over(
     answer = trigger.call("POST", "/run-cleanup")
     assert answer.status_code == 429
     assert 1 <= int(answer.headers["retry-after"]) <= 60
-    assert "1 times within a minute" in error_of(answer)
+    assert "1 starts were tried within a minute" in error_of(answer)
     assert len(dagster.runs()) == 1
 
 
