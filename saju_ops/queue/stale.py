@@ -38,7 +38,7 @@ from saju_ops.queue.stale_audit import (
     key_shown,
     key_to_json,
 )
-from saju_ops.queue.stale_connect import NoTables, Undecodable, errors_told, read_write, reading
+from saju_ops.queue.stale_connect import NeedsRepair, NoTables, Undecodable, errors_told, read_write, reading, repair
 from saju_ops.queue.stale_tables import COMPLETED, OPEN, Files, OpenJob, Tables, normal, same_case
 from saju_ops.queue.stale_times import fate
 from saju_ops.storage import Storage
@@ -179,10 +179,7 @@ def reconcile(
     if plan.changes and storage is None:
         raise Refused("There is no storage for the audit of what is changed. Nothing was touched.")
     began = time.monotonic()
-    result: StaleResult = reading(
-        url, zone_of_database, busy_seconds,
-        lambda connection: _survey(Tables(connection, url, zone_of_database), plan, now),
-    )  # fmt: skip
+    result = _looked(url, plan, now, zone_of_database, busy_seconds)
     if plan.changes and result.stale and storage is not None:
         audit = Audit(storage, plan.run_id, result.database, now, zone, plan.hours)
         result.audit_files = audit.files
@@ -206,6 +203,21 @@ def missing_tables(url: sa.URL, zone_of_database: ZoneInfo) -> str | None:
 
 
 # --- looking ------------------------------------------------------------------------------------------------
+
+
+def _looked(url: sa.URL, plan: StalePlan, now: datetime, zone: ZoneInfo, busy_seconds: float) -> StaleResult:
+    def work(connection: sa.Connection) -> StaleResult:
+        return _survey(Tables(connection, url, zone), plan, now)
+
+    try:
+        found: StaleResult = reading(url, zone, busy_seconds, work)
+    except NeedsRepair:
+        if not plan.changes:
+            raise
+        # It may have been an apply that was killed.
+        repair(url, zone, busy_seconds)
+        found = reading(url, zone, busy_seconds, work)
+    return found
 
 
 def _survey(tables: Tables, plan: StalePlan, now: datetime) -> StaleResult:

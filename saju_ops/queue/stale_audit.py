@@ -209,17 +209,30 @@ def parts_of(storage: Storage, run_id: str) -> list[Part]:
     return found
 
 
-def keys_of_other_runs(storage: Storage, run_id: str, since: str) -> Iterator[Any]:
-    """The keys (JSON form) that other runs of the time since then meant to change."""
-    month = since[:7].replace("-", "/")
-    for name in storage.names(FOLDER):
-        # A month of slack: folders are named in TIMEZONE, `since` is in UTC.
-        if not _is_intent(name) or name.rpartition("/")[2].startswith(f"{run_id}."):
+@dataclass(frozen=True)
+class LaterRuns:
+    """Jobs, by `key_shown`, that runs begun since then changed, and those that a killed one may have changed."""
+
+    changed: set[str]
+    perhaps: set[str]
+
+
+def later_runs(storage: Storage, run_id: str, since: str) -> LaterRuns:
+    names = list(storage.names(FOLDER))
+    # A month of slack: folders are named in TIMEZONE, `since` is in UTC.
+    first = _month_before(since[:7].replace("-", "/"))
+    found = LaterRuns(set(), set())
+    for name in names:
+        own = name.rpartition("/")[2].startswith(f"{run_id}.")
+        if own or not _is_intent(name) or name[len(FOLDER) :][:7] < first:
             continue
-        if name[len(FOLDER) :][:7] >= _month_before(month):
-            part = _part(storage, name, set())
-            if part.created_at >= since:
-                yield from (m.key for m in part.meant)
+        part = _part(storage, name, set(names))
+        if part.created_at < since:
+            continue
+        told = {b.batch for b in part.outcome or []}
+        found.changed.update(key_shown(k) for b in part.outcome or [] for k in b.changed)
+        found.perhaps.update(key_shown(m.key) for m in part.meant if m.batch not in told)
+    return found
 
 
 def mark_undone(storage: Storage, part: Part, content: dict[str, Any]) -> str:

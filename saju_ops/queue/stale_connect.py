@@ -47,6 +47,10 @@ class NoTables(Refused):
     """There is no speech-analysis database here: nothing to settle, now or later."""
 
 
+class NeedsRepair(Refused):
+    """A SQLite database as a killed writer left it: its next reader finishes or undoes what was begun."""
+
+
 class _Changed(Exception):
     """A database at rest was written while it was read."""
 
@@ -129,6 +133,12 @@ def reading(url: sa.URL, zone: ZoneInfo, busy_seconds: float, work: Any) -> Any:
     raise Busy(f"{path} was opened, written and closed by others each time that it was read. Launch again.")
 
 
+def repair(url: sa.URL, zone: ZoneInfo, busy_seconds: float) -> None:
+    """Lets SQLite do what the database's next user would: roll back or finish what a killed writer began."""
+    with errors_told(url):
+        _work(_sqlite(_file(url), "mode=rw", zone, busy_seconds), lambda c: sa.inspect(c).get_table_names())
+
+
 def _file(url: sa.URL) -> Path:
     path = Path(url.database or "")
     if not path.is_file():
@@ -151,11 +161,11 @@ def _read_file(path: Path, zone: ZoneInfo, busy_seconds: float, work: Any) -> An
             # A journal that a killed writer left has to be rolled back first, and that is a change.
             if "readonly" not in str(error.orig) or not journal.exists():
                 raise
-            raise Refused(_repair(path, journal)) from error
+            raise NeedsRepair(_repair(path, journal)) from error
     if shm.exists() and wal.exists():
         return _work(_sqlite(path, "mode=ro&readonly_shm=1", zone, busy_seconds), work)
     if wal.exists() and wal.stat().st_size:
-        raise Refused(_repair(path, wal))
+        raise NeedsRepair(_repair(path, wal))
     # Nobody has it open: even a reader would make the files of the log, unless told that nothing can change.
     before = _state(path)
     result = _work(_sqlite(path, "mode=ro&immutable=1", zone, busy_seconds), work)

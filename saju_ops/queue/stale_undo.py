@@ -21,11 +21,12 @@ import sqlalchemy as sa
 from saju_ops.database import SQLITE_BUSY_TIMEOUT
 from saju_ops.errors import Refused
 from saju_ops.queue.stale_audit import (
+    LaterRuns,
     Meant,
     Part,
     key_from_json,
     key_shown,
-    keys_of_other_runs,
+    later_runs,
     mark_undone,
     parts_of,
 )
@@ -156,7 +157,7 @@ def _count(result: UndoResult, jobs: Sequence[Meant], mine: Sequence[Meant]) -> 
 
 def _changed(tables: Tables, storage: Storage, parts: Sequence[Part], result: UndoResult) -> Iterator[list[Meant]]:
     """What the run changed, transaction by transaction, the last first."""
-    others: set[str] | None = None
+    later: LaterRuns | None = None
     for part in reversed(parts):
         outcome = {b.batch: {key_shown(k) for k in b.changed} for b in part.outcome or []}
         batches: dict[int, list[Meant]] = {}
@@ -167,24 +168,25 @@ def _changed(tables: Tables, storage: Storage, parts: Sequence[Part], result: Un
             if number in outcome:
                 jobs = [j for j in jobs if key_shown(j.key) in outcome[number]]
             else:
-                if others is None:
-                    others = {key_shown(k) for k in keys_of_other_runs(storage, part.run_id, parts[0].created_at)}
-                jobs = _told_by_rows(tables, jobs, others, result)
+                later = later or later_runs(storage, part.run_id, parts[0].created_at)
+                jobs = _told_by_rows(tables, jobs, later, result)
             for start in range(0, len(jobs), BATCH_JOBS):
                 yield jobs[start : start + BATCH_JOBS]
 
 
-def _told_by_rows(tables: Tables, jobs: list[Meant], others: set[str], result: UndoResult) -> list[Meant]:
+def _told_by_rows(tables: Tables, jobs: list[Meant], later: LaterRuns, result: UndoResult) -> list[Meant]:
     """The jobs of a transaction without an outcome, if it was committed; none, if it wasn't."""
     now: dict[Any, str] = {}
     for start in range(0, len(jobs), BATCH_JOBS):
         now |= tables.statuses_of([key_from_json(j.key) for j in jobs[start : start + BATCH_JOBS]], lock=False)
     tables.end()
+    names = {key_shown(j.key) for j in jobs}
     set_since = [j for j in jobs if _still_set(j, now)]
-    # A later run found one of them open again or still: then this transaction was rolled back.
-    if not set_since or any(key_shown(j.key) in others for j in jobs):
+    # A later run found one of them still open: then this transaction was rolled back.
+    if not set_since or names & later.changed:
         return []
-    if any(normal(now.get(key_from_json(j.key))) == normal(j.status) for j in jobs):
+    still_open = any(normal(now.get(key_from_json(j.key))) == normal(j.status) for j in jobs)
+    if still_open or names & later.perhaps:
         result.in_doubt += [key_shown(j.key) for j in set_since][: NAMED - len(result.in_doubt)]
         return []
     return set_since

@@ -106,7 +106,9 @@ class Scene:
         with self.engine.connect() as connection:
             return sorted(map(tuple, connection.exec_driver_sql(f"SELECT * FROM {table}")), key=repr)  # noqa: S608
 
-    def reconcile(self, mode: Mode = "check", *, run_id: str = "run1", dry_run: bool = False, **more: Any) -> StaleResult:
+    def reconcile(
+        self, mode: Mode = "check", *, run_id: str = "run1", dry_run: bool = False, **more: Any
+    ) -> StaleResult:
         plan = {k: more.pop(k) for k in ("hours", "empty_status") if k in more}
         return reconcile(
             self.url,

@@ -138,7 +138,8 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_sqlite_times_are_compared_as_instants_in_every_form(sqlite: Scene, form: str) -> None:
-    for name, at in (("stale", ago(24) - SECOND), ("exact", ago(24)), ("week", ago(168)), ("younger", ago(168) + SECOND)):
+    ages = {"stale": ago(24) - SECOND, "exact": ago(24), "week": ago(168), "younger": ago(168) + SECOND}
+    for name, at in ages.items():
         sqlite.job(name, created=at.strftime(FORMS[form]), files=1)
         sqlite.job(f"seoul_{name}", created=at.astimezone(SEOUL).isoformat(), files=1)
     result = sqlite.reconcile()
@@ -322,8 +323,11 @@ def test_it_can_be_stopped_between_transactions_and_launched_again(
 
 @pytest.mark.parametrize(
     ("seen", "done", "wanted"),
-    [("PENDING", 1, "COMPLETED"), ("Processing", 0, "Failed"), ("PROCESSING", 0, "FAILED"), (" pending ", 1, "completed")],
-)
+    [
+        ("PENDING", 1, "COMPLETED"), ("Processing", 0, "Failed"), ("PROCESSING", 0, "FAILED"),
+        (" pending ", 1, "completed"),
+    ],
+)  # fmt: skip
 def test_letter_case_of_a_status_is_kept(old: Scene, seen: str, done: int, wanted: str) -> None:
     old.job("odd", seen, files=1, done=done)
     old.job("plain", "pending")
@@ -356,7 +360,8 @@ KEYS: list[tuple[str, str, str, Any]] = [
     ("postgres", "varchar(64)", "integer", "7"), ("mysql", "binary(16)", "binary(16)", b"\x00\xff" * 8),
     ("mariadb", "uuid", "uuid", str(UUID(int=5))), ("mysql", "varchar(64)", "bigint", "7"),
     ("mysql", "varchar(64) COLLATE utf8mb4_bin", "varchar(64) COLLATE utf8mb4_0900_ai_ci", "작업-1"),
-    ("sqlite", "text", "integer", "7"), ("sqlite", "blob", "blob", b"\x00\xff"), ("postgres", "char(20)", "char(20)", "x"),
+    ("sqlite", "text", "integer", "7"), ("sqlite", "blob", "blob", b"\x00\xff"),
+    ("postgres", "char(20)", "char(20)", "x"),
 ]  # fmt: skip
 
 
@@ -367,9 +372,14 @@ def test_job_ids_of_any_type(
     for each in ("mysql", "mariadb", "postgres", "sqlite") if engine == "any" else (engine,):
         url = request.getfixturevalue(f"{each}_url")
         scene = Scene(url, tmp_path / each, newer=True).create(job_id=kind, result_job_id=result_kind)
-        scene.job(key if each != "any" else key)
-        value = str(key) if result_kind.startswith("varchar") else int(key) if result_kind in ("integer", "bigint") else key
-        value = UUID(str(key)) if result_kind == "uuid" and each == "postgres" else value
+        scene.job(key)
+        value = key
+        if result_kind.startswith("varchar"):
+            value = str(key)
+        elif result_kind in ("integer", "bigint"):
+            value = int(key)
+        elif each == "postgres" and result_kind == "uuid":
+            value = UUID(str(key))
         scene.insert("analysis_results", {"job_id": value, "file_id": "a", "status": "completed"})
         result = scene.apply()
         assert (result.stale, result.settled_completed) == (1, 1), each
@@ -424,7 +434,7 @@ def test_missing_tables_and_columns_are_named(database_url: str, tmp_path: Path)
     with pytest.raises(Refused, match="has no table analysis_jobs"):
         scene.reconcile()
     scene.execute("CREATE TABLE analysis_jobs (job_id integer PRIMARY KEY, status varchar(20))")
-    with pytest.raises(Refused, match="analysis_jobs in .* has no column created_at"):
+    with pytest.raises(Refused, match=r"analysis_jobs in .* has no column created_at"):
         scene.reconcile()
     scene.execute("ALTER TABLE analysis_jobs ADD COLUMN created_at date")
     with pytest.raises(Refused, match="has no table analysis_results"):
