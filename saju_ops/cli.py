@@ -18,6 +18,7 @@ from saju_ops.cli_chroma import restore_chroma
 from saju_ops.cli_dumps import restore_dump
 from saju_ops.cli_stale import reconcile_stale_jobs
 from saju_ops.cli_trigger import serve_trigger
+from saju_ops.cli_verify import prune_command, verify_command
 from saju_ops.database import error_text
 from saju_ops.errors import OperatorError
 from saju_ops.settings import Settings, SettingsError, load_settings
@@ -148,6 +149,8 @@ main.add_command(test_alert)
 main.add_command(reconcile_stale_jobs)
 main.add_command(restore_dump)
 main.add_command(restore_chroma)
+main.add_command(verify_command)
+main.add_command(prune_command)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from datetime import timedelta
 import dagster as dg
 
 from saju_ops.assets import chroma, conversation_logs, database_dumps
+from saju_ops.jobs import backups as backup_jobs
 from saju_ops.jobs import chroma as chroma_jobs
 from saju_ops.jobs import database_dumps as dump_jobs
 from saju_ops.jobs import expired_jobs, expired_sessions, stale_jobs, weekly_digest
@@ -47,6 +48,7 @@ def _policies(settings: Settings) -> dict[dg.AssetKey, dict[str, object]]:
             "kinds": {"sql", kind},
             "freshness_policy": BACKUP_FRESHNESS,
         },
+        backup_jobs.STORED: {"group_name": "backups", "kinds": {"storage"}},
         chroma.COLLECTIONS: {"group_name": "chatbot", "kinds": {"chroma"}},
         chroma.SNAPSHOT: {
             "group_name": "backups",
@@ -97,11 +99,17 @@ def defs() -> dg.Definitions:
                 database_dumps.dump_asset(),
                 database_dumps.masked_dump_asset(),
                 chroma.source_asset(settings),
+                backup_jobs.source_asset(settings),
                 chroma.snapshot_asset(),
                 chroma.usage_asset(),
             ],
         ),
-        asset_checks=[*conversation_logs.checks(settings), *stale_jobs.checks(), *expired_jobs.checks()],
+        asset_checks=[
+            *conversation_logs.checks(settings),
+            *stale_jobs.checks(),
+            backup_jobs.verify_check(),
+            *expired_jobs.checks(),
+        ],
         jobs=[
             archive,
             purge_conversation_logs_job,
@@ -114,6 +122,8 @@ def defs() -> dg.Definitions:
             dump_jobs.restore_database_dump_job,
             snapshots,
             chroma_jobs.restore_chroma_snapshot_job,
+            backup_jobs.prune_backups_job,
+            backup_jobs.verify_backups_job,
         ],
         schedules=[
             cleanup_schedule(settings, archive),
@@ -123,6 +133,8 @@ def defs() -> dg.Definitions:
             expired_sessions.expired_sessions_schedule(settings),
             dump_jobs.dump_schedule(settings, dumps),
             chroma_jobs.snapshot_schedule(settings, snapshots),
+            backup_jobs.prune_schedule(settings),
+            backup_jobs.verify_schedule(settings),
         ],
         sensors=[
             alerts_sensor(settings),

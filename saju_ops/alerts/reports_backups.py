@@ -1,0 +1,54 @@
+"""Retention and verification of backups, as Korean text. Names of files and numbers; never a row or a document."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from saju_ops.backup.retention import PruneResult
+    from saju_ops.backup.verify import VerifyResult
+
+SHOWN = 5
+
+
+def prune_report(result: PruneResult, at: datetime) -> str:
+    """`at` is told in UTC."""
+    going, staying = result.going, result.staying
+    if not going and not result.problems and not result.strangers:
+        return f"✅ 삭제할 오래된 백업이 없습니다. (보관 {len(staying)}개)"
+    title = "🔍 *오래된 백업 정리* (dry run: 변경 없음)" if result.dry_run else "🧹 *오래된 백업 정리*"
+    lines = [f"🚨 {title[2:]}: 확인이 필요합니다" if result.problems else title]
+    verb = "삭제 예정" if result.dry_run else "삭제"
+    count = len(going) if result.dry_run else len(result.deleted)
+    size = sum(v.bytes for v in going) if result.dry_run else result.freed_bytes
+    lines.append(f"- {verb}: {count}개 ({size / 1e6:,.1f} MB)")
+    lines += [f"  - `{PurePosixPath(v.file).name}`" for v in going[:SHOWN]]
+    if len(going) > SHOWN:
+        lines.append(f"  - … 외 {len(going) - SHOWN}개")
+    lines.append(f"- 보관: {len(staying)}개")
+    lines += [f"- ⚠️ 문제: {p}" for p in result.problems[:SHOWN]]
+    if result.strangers:
+        lines.append(f"- 알 수 없는 파일: {len(result.strangers)}개 (삭제하지 않음)")
+    if result.remains and count:
+        lines.append(f"- 저장소에 남는 것: {result.remains}")
+    return "\n".join([*lines, f"- 실행 시간: {_utc(at)}"])
+
+
+def verify_report(result: VerifyResult, at: datetime) -> str:
+    lines = ["✅ *백업 검증 완료*" if result.passed else "🚨 *백업 검증: 확인이 필요합니다*"]
+    share = "" if result.in_days == 1 else f" (전체 {result.files}개를 {result.in_days}일에 나누어 확인)"
+    lines.append(f"- 확인한 파일: {result.files_checked}개, {result.bytes_read / 1e6:,.1f} MB{share}")
+    rot, missing, strangers = len(result.rot), len(result.missing), len(result.strangers)
+    lines.append(f"- 손상: {rot}개, 누락: {missing}개, 알 수 없는 파일: {strangers}개")
+    lines += [f"- ⚠️ {text}" for text in [*result.rot, *result.missing][:SHOWN]]
+    for drill in result.drills:
+        state = "성공" if drill.passed else "실패 ⚠️" if drill.tried else "시도하지 못함"
+        detail = f"{drill.records:,}건, {drill.seconds:.1f}초" if drill.passed else drill.text
+        lines.append(f"- 복원 훈련 {drill.name}: {state} ({detail})")
+    return "\n".join([*lines, f"- 실행 시간: {_utc(at)}"])
+
+
+def _utc(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

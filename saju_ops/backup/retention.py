@@ -1,0 +1,396 @@
+"""Which old backups go, and their deletion: small, separate and easy to review.
+
+Promises: a backup goes only if the policy lets it go and a newer proven one of the same kind and database is really
+there, in every store, read back and equal to its manifest in that same run. The newest `minimum` proven ones never go.
+What is not proven counts for nothing when others are judged. The manifest goes first and then the file, so that a
+killed deletion leaves a file without a manifest, which is no backup for anyone, and which the next run removes.
+
+Refuses: an empty policy, and to delete anything it doesn't know by its name. Conversation-log archives stay for ever
+unless ARCHIVE_RETENTION_YEARS says otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import get_args
+from zoneinfo import ZoneInfo
+
+from saju_ops.backup.chroma_process import one_at_a_time
+from saju_ops.backup.manifest import (
+    ENDING,
+    FOLDERS,
+    BackupManifest,
+    Kind,
+    manifest_name,
+    read_manifest,
+)
+from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
+from saju_ops.settings import Settings
+from saju_ops.storage import Storage
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+# `app_20261001_030000.sql.gz`, and nothing that somebody put there.
+OURS = re.compile(r"(?P<label>.+)_(?P<stamp>\d{8}_\d{6})(?P<ending>\.(?:sql|tar|sqlite|db|dump|custom)\S*)?")
+STRAY_AGE = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is kept. Days are counted back from now; days, weeks and months are those of `zone`."""
+
+    days: int
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    minimum: int = 3
+    archive_years: int | None = None
+
+    def require(self) -> None:
+        """Raises Refused for a policy that keeps nothing."""
+        if min(self.days, self.daily, self.weekly, self.monthly) < 0 or self.minimum < 1:
+            raise Refused("A retention can't be negative, and KEEP_MINIMUM is at least 1. Nothing was deleted.")
+        if not (self.days or self.daily or self.weekly or self.monthly):
+            raise Refused(
+                "The retention policy is empty: BACKUP_RETENTION_DAYS, BACKUP_KEEP_DAILY, BACKUP_KEEP_WEEKLY and"
+                " BACKUP_KEEP_MONTHLY are all 0. Nothing was deleted; set one of them."
+            )
+
+
+def policy_of(settings: Settings) -> Policy:
+    return Policy(
+        days=settings.backup_retention_days, daily=settings.backup_keep_daily, weekly=settings.backup_keep_weekly,
+        monthly=settings.backup_keep_monthly, minimum=settings.keep_minimum,
+        archive_years=settings.archive_retention_years,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Held:
+    """One backup as the stores have it: its manifest, and whether every store has manifest and whole file."""
+
+    kind: Kind
+    file: str
+    taken: datetime
+    bytes: int
+    proven: bool
+    everywhere: bool
+
+    @property
+    def label(self) -> str:
+        """Which database it is of; each has its own retention."""
+        match = OURS.fullmatch(self.file.rpartition("/")[2])
+        return match["label"] if match else self.file
+
+    @property
+    def good(self) -> bool:
+        return self.proven and self.everywhere
+
+
+@dataclass(frozen=True)
+class Verdict:
+    file: str
+    bytes: int
+    taken: datetime | None
+    goes: bool
+    why: str
+
+
+@dataclass
+class PruneResult:
+    dry_run: bool
+    verdicts: list[Verdict] = field(default_factory=list)
+    strays: list[Verdict] = field(default_factory=list)
+    archives: list[Verdict] = field(default_factory=list)
+    # Names that no rule knows, and manifests that can't be read: reported, never touched.
+    strangers: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+    freed_bytes: int = 0
+    remains: str = ""
+
+    @property
+    def going(self) -> list[Verdict]:
+        return [v for v in [*self.verdicts, *self.strays, *self.archives] if v.goes]
+
+    @property
+    def staying(self) -> list[Verdict]:
+        return [v for v in [*self.verdicts, *self.strays, *self.archives] if not v.goes]
+
+
+# --- judging: pure ---------------------------------------------------------------------------------------------
+
+
+def judge(held: Sequence[Held], policy: Policy, now: datetime, zone: ZoneInfo) -> list[Verdict]:
+    """What goes and why each stays, of one kind and database; the newest first."""
+    policy.require()
+    newest_first = sorted(held, key=lambda h: (h.taken, h.file), reverse=True)
+    good = [h for h in newest_first if h.good]
+    reasons = _kept_by_bucket(good, policy, zone)
+    for h in good[: policy.minimum]:
+        reasons.setdefault(h.file, f"one of the newest {policy.minimum} proven ones")
+    return [_verdict(h, good, reasons.get(h.file), policy, now) for h in newest_first]
+
+
+def _verdict(h: Held, good: Sequence[Held], reason: str | None, policy: Policy, now: datetime) -> Verdict:
+    goes, why = False, reason or ""
+    age = now - h.taken
+    if h.taken > now:
+        why = "its time is in the future"
+    elif policy.days and age < timedelta(days=policy.days):
+        why = f"younger than {policy.days} days"
+    elif not reason:
+        if not any(g.taken > h.taken for g in good):
+            why = "no newer proven backup is there"
+        else:
+            goes = True
+            why = f"{age.days} days old" + _weakness(h)
+    return Verdict(h.file, h.bytes, h.taken, goes, why)
+
+
+def _weakness(h: Held) -> str:
+    if not h.proven:
+        return ", and never proven"
+    return "" if h.everywhere else ", and not whole in every store"
+
+
+def _kept_by_bucket(good: Sequence[Held], policy: Policy, zone: ZoneInfo) -> dict[str, str]:
+    """The newest of each of the last so many days, weeks and months that have one."""
+    found: dict[str, str] = {}
+    buckets: list[tuple[int, str, Callable[[datetime], object]]] = [
+        (policy.daily, "day", lambda t: t.date()),
+        (policy.weekly, "week", lambda t: t.isocalendar()[:2]),
+        (policy.monthly, "month", lambda t: (t.year, t.month)),
+    ]
+    for number, name, bucket in buckets:
+        seen: set[object] = set()
+        for h in good:
+            key = bucket(h.taken.astimezone(zone))
+            if key not in seen and len(seen) < number:
+                seen.add(key)
+                found.setdefault(h.file, f"the newest of its {name} ({number} kept)")
+    return found
+
+
+# --- looking ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Inventory:
+    """What all stores together have of one kind."""
+
+    held: list[Held] = field(default_factory=list)
+    # Files of ours without a manifest, by the time in their name; and what else lies there.
+    strays: list[tuple[str, datetime, int]] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
+
+
+def inventory(storage: Storage, kind: Kind, zone: ZoneInfo) -> Inventory:
+    """Looks at every store. A manifest that can't be read protects its file: that is no stray."""
+    told = Inventory()
+    stores = list(storage.copies())
+    names = [set(store.names(FOLDERS[kind])) for store in stores]
+    everything = sorted(set().union(*names))
+    described: set[str] = set()
+    for name in (n for n in everything if n.endswith(ENDING)):
+        manifest = _manifest_anywhere(stores, names, name)
+        if manifest is None or manifest.kind != kind:
+            told.strangers.append(f"{name} (a manifest that can't be read)")
+            continue
+        described.add(manifest.file)
+        whole = all(_whole(s, n, manifest) for s, n in zip(stores, names, strict=True))
+        told.held.append(
+            Held(kind, manifest.file, manifest.taken, manifest.stored_bytes, manifest.proven, whole)
+        )
+    for name in (n for n in everything if not n.endswith(ENDING) and n not in described):
+        at = stamp_in(name, zone)
+        if at is None:
+            told.strangers.append(name)
+        elif manifest_name(name) not in everything:
+            told.strays.append((name, at, _size(stores, name)))
+    return told
+
+
+def stamp_in(name: str, zone: ZoneInfo) -> datetime | None:
+    """The time that a backup's name holds; None for a name that is not one of ours."""
+    match = OURS.fullmatch(name.rpartition("/")[2])
+    if match is None or match["ending"] is None:
+        return None
+    try:
+        return datetime.strptime(match["stamp"], "%Y%m%d_%H%M%S").replace(tzinfo=zone).astimezone(UTC)
+    except ValueError:
+        return None
+
+
+def _manifest_anywhere(stores: Sequence[Storage], names: Sequence[set[str]], name: str) -> BackupManifest | None:
+    for store, there in zip(stores, names, strict=True):
+        if name in there:
+            try:
+                return read_manifest(store, name)
+            except (ProofFailed, OSError):
+                continue
+    return None
+
+
+def _whole(store: Storage, names: set[str], manifest: BackupManifest) -> bool:
+    there = manifest.name in names and manifest.file in names
+    return there and store.size(manifest.file) == manifest.stored_bytes
+
+
+def _size(stores: Iterable[Storage], name: str) -> int:
+    for store in stores:
+        try:
+            return store.size(name)
+        except OSError:
+            continue
+    return 0
+
+
+# --- deleting --------------------------------------------------------------------------------------------------
+
+
+def prune(
+    storage: Storage,
+    policy: Policy,
+    *,
+    now: datetime,
+    zone: ZoneInfo,
+    dry_run: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> PruneResult:
+    """Deletes what the policy lets go, in every store; with `dry_run` only says what would go and why each stays.
+
+    Raises Refused for an empty policy. A kind that a run is writing right now, and a database whose newest backup
+    can't be proven any more, are left whole and named in `problems`.
+    """
+    policy.require()
+    result = PruneResult(dry_run, remains=storage.remains())
+    for kind in KINDS:
+        try:
+            with ExitStack() as locks:
+                if not dry_run:
+                    locks.enter_context(one_at_a_time(lock_of(storage, kind)))
+                _prune_kind(storage, kind, policy, now, zone, result, say)
+        except Busy as error:
+            result.problems.append(f"{kind}: {error}")
+    if policy.archive_years is not None:
+        _prune_archives(storage, policy.archive_years, now, zone, result, say)
+    return result
+
+
+def lock_of(storage: Storage, kind: Kind) -> str:
+    """The lock under which backups of the kind are written on this machine."""
+    return f"snapshots in {storage.uri}" if kind == "chroma_snapshot" else f"dumps in {storage.uri}{FOLDERS[kind]}"
+
+
+def _prune_kind(
+    storage: Storage, kind: Kind, policy: Policy, now: datetime, zone: ZoneInfo, result: PruneResult,
+    say: Callable[[str], None],
+) -> None:  # fmt: skip
+    told = inventory(storage, kind, zone)
+    result.strangers += told.strangers
+    for label in sorted({h.label for h in told.held}):
+        group = [h for h in told.held if h.label == label]
+        verdicts = judge(group, policy, now, zone)
+        if any(v.goes for v in verdicts):
+            verdicts = _relied_on(storage, kind, label, group, verdicts, result)
+        result.verdicts += verdicts
+        for verdict in (v for v in verdicts if v.goes):
+            _delete(storage, [manifest_name(verdict.file), verdict.file], verdict, result, say)
+    for name, at, size in told.strays:
+        old = now - at > STRAY_AGE
+        why = "it has no manifest, and is older than a day" if old else "it has no manifest; it is not a day old"
+        verdict = Verdict(name, size, at, old, why)
+        result.strays.append(verdict)
+        if old:
+            _delete(storage, [name], verdict, result, say)
+
+
+def _relied_on(
+    storage: Storage, kind: Kind, label: str, group: Sequence[Held], verdicts: list[Verdict], result: PruneResult
+) -> list[Verdict]:
+    """The newest good backup, for whose sake others go, is read back in every store. If it is not what its manifest
+    says, nothing of its database goes."""
+    newest = max((h for h in group if h.good), key=lambda h: (h.taken, h.file))
+    try:
+        for store in storage.copies():
+            require_sound(store, read_manifest(store, manifest_name(newest.file)))
+    except OperatorError as error:
+        result.problems.append(f"{kind} {label}: nothing was deleted, since its newest backup fails: {error}")
+        return [replace(v, goes=False, why="the newest backup can't be proven") if v.goes else v for v in verdicts]
+    return verdicts
+
+
+def require_sound(store: Storage, manifest: BackupManifest) -> int:
+    """Reads a stored file back and compares its size and SHA-256 with the manifest. Returns its bytes. Raises
+    ProofFailed, naming the file."""
+    where, digest, size = store.location(manifest.file), sha256(), 0
+    try:
+        with store.open(manifest.file) as stream:
+            while data := stream.read(1 << 20):
+                digest.update(data)
+                size += len(data)
+    except FileNotFoundError:
+        raise ProofFailed(f"{where} is missing, though its manifest is there.") from None
+    except OSError as error:
+        raise ProofFailed(f"{where} can't be read ({error.strerror or type(error).__name__}).") from None
+    if (size, digest.hexdigest()) != (manifest.stored_bytes, manifest.stored_sha256):
+        raise ProofFailed(f"{where} is damaged: its SHA-256 or size differs from the manifest.")
+    return size
+
+
+def _delete(
+    storage: Storage, names: Sequence[str], verdict: Verdict, result: PruneResult, say: Callable[[str], None]
+) -> None:
+    """In the order given: the manifest first. What is left of a killed deletion never counts as a backup."""
+    if result.dry_run:
+        return
+    try:
+        # Name by name through all stores: as long as any has the manifest and the file, it is whole there.
+        for name in names:
+            for store in storage.copies():
+                store.delete(name)
+    except OperatorError as error:
+        result.problems.append(f"{verdict.file} was not deleted everywhere: {error}")
+        return
+    result.deleted.append(verdict.file)
+    result.freed_bytes += verdict.bytes
+    say(f"Deleted {verdict.file}: {verdict.why}.")
+
+
+# --- archives of the conversation log ----------------------------------------------------------------------------
+
+
+def _prune_archives(
+    storage: Storage, years: int, now: datetime, zone: ZoneInfo, result: PruneResult, say: Callable[[str], None]
+) -> None:
+    from saju_ops.archive.manifest import archived_days, day_files
+    from saju_ops.archive.manifest import manifest_name as day_manifest
+    from saju_ops.archive.window import parse_day
+
+    for stamp in archived_days(storage):
+        day = parse_day(f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:]}", zone)
+        if years_after(day.end, years) > now:
+            continue
+        try:
+            parts = day_files(storage, day).parts
+        except ProofFailed as error:
+            result.problems.append(f"The archive of {day} was left: {error}")
+            continue
+        # The latest part first: an older part alone would bring back what a later one changed.
+        for part in sorted(parts, key=lambda p: p.part, reverse=True):
+            verdict = Verdict(part.file, part.stored_bytes, day.start, True, f"older than {years} years")
+            result.archives.append(verdict)
+            _delete(storage, [day_manifest(day, part.part), part.file], verdict, result, say)
+
+
+def years_after(instant: datetime, years: int) -> datetime:
+    """The same date and time so many years later; 29 February becomes 1 March."""
+    try:
+        return instant.replace(year=instant.year + years)
+    except ValueError:
+        return instant.replace(year=instant.year + years, month=3, day=1)

@@ -1,0 +1,180 @@
+"""Reads every stored backup back, says what rotted, is missing or strange, and restores some as a drill.
+
+Promises: with `in_days` of 1 every file of every store is read whole and compared with its manifest; with N, a share of
+them each day, so that all is read in any N days on end. Archives are read row by row. One random archive day, the
+newest dump of each database and the newest snapshot are restored into scratch places and compared. It changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from zoneinfo import ZoneInfo
+
+from saju_ops.archive.manifest import FOLDER as ARCHIVES
+from saju_ops.archive.manifest import parse_manifest
+from saju_ops.archive.verify import verify_part
+from saju_ops.backup.manifest import ENDING, FOLDERS, read_manifest
+from saju_ops.backup.retention import require_sound
+from saju_ops.errors import OperatorError, ProofFailed, Refused
+from saju_ops.storage import Storage
+
+# Folders whose manifests are those of archives, and those that hold something else of saju_ops's.
+ROW_ARCHIVES = (f"{ARCHIVES}/", "purged_jobs/")
+OTHERS = ("redis_pending/", "reconciled_jobs/")
+
+
+@dataclass(frozen=True)
+class Drill:
+    """One restore that was tried. `text` says what was restored, or what went wrong, for the operator."""
+
+    name: str
+    passed: bool
+    # False where it could not be tried, for want of a right, a setting or a backup: that is no failure of a backup.
+    tried: bool
+    text: str
+    records: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class VerifyResult:
+    in_days: int
+    files: int = 0
+    files_checked: int = 0
+    bytes_read: int = 0
+    # What differs from its manifest; what a manifest names and isn't there; what no manifest names.
+    rot: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
+    drills: list[Drill] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def failed_drills(self) -> list[Drill]:
+        return [d for d in self.drills if not d.passed and d.tried]
+
+    @property
+    def passed(self) -> bool:
+        """Strangers alone fail nothing: they are in nobody's way."""
+        return not (self.rot or self.missing or self.failed_drills)
+
+    def sentences(self) -> list[str]:
+        share = "" if self.in_days == 1 else f" (a share of 1 in {self.in_days} of {self.files})"
+        lines = [f"{self.files_checked} stored files read and compared{share}, {self.bytes_read:,} bytes."]
+        lines += [f"ROT: {text}" for text in self.rot] + [f"MISSING: {text}" for text in self.missing]
+        lines += [f"Not one of ours, or without a manifest: {text}" for text in self.strangers]
+        marks = {(True, True): "restored", (False, True): "FAILED", (False, False): "not tried"}
+        lines += [f"Drill {d.name}: {marks[d.passed, d.tried]}. {d.text}" for d in self.drills]
+        return lines
+
+
+def verify(
+    storage: Storage,
+    *,
+    now: datetime,
+    zone: ZoneInfo,
+    in_days: int = 1,
+    drills: Sequence[Callable[[], Sequence[Drill]]] = (),
+    say: Callable[[str], None] = lambda text: None,
+) -> VerifyResult:
+    """Raises Refused for an impossible share, StorageError for a store that can't be listed. Everything else that it
+    finds is in the result."""
+    if not 1 <= in_days <= 366:
+        raise Refused(f"The backups can't be read in {in_days} days; it may be from 1 to 366. Nothing was read.")
+    began, result = time.monotonic(), VerifyResult(in_days)
+    today = now.astimezone(zone).toordinal() % in_days
+    stores = list(storage.copies())
+    names = [sorted(store.names("")) for store in stores]
+    for store, there in zip(stores, names, strict=True):
+        _verify_store(store, there, today, result, say)
+    _compare_stores(stores, names, result)
+    for drill in drills:
+        found = list(drill())
+        result.drills += found
+        for each in found:
+            say(f"Drill {each.name}: {each.text}")
+    result.seconds = round(time.monotonic() - began, 3)
+    return result
+
+
+def _verify_store(
+    store: Storage, names: list[str], today: int, result: VerifyResult, say: Callable[[str], None]
+) -> None:
+    there, described = set(names), set()
+    for name in _manifests(names):
+        try:
+            file = _described_by(store, name)
+        except (ProofFailed, OSError) as error:
+            result.rot.append(f"{store.location(name)}: {error}")
+            continue
+        described |= {name, file}
+        result.files += 1
+        if file not in there:
+            result.missing.append(f"{store.location(file)}, though its manifest is there")
+        elif _in_share(name, result.in_days, today):
+            _verify_file(store, name, result, say)
+    for name in names:
+        if name not in described and not name.startswith(OTHERS) and not _rotten(store, name, result):
+            result.strangers.append(store.location(name))
+
+
+def _manifests(names: list[str]) -> Iterator[str]:
+    known = (*FOLDERS.values(), *ROW_ARCHIVES)
+    return (n for n in names if n.endswith(ENDING) and n.startswith(known))
+
+
+def _in_share(name: str, in_days: int, today: int) -> bool:
+    return int(sha256(name.encode()).hexdigest()[:8], 16) % in_days == today
+
+
+def _rotten(store: Storage, name: str, result: VerifyResult) -> bool:
+    """Told already as a manifest that can't be read."""
+    return any(text.startswith(f"{store.location(name)}: ") for text in result.rot)
+
+
+def _described_by(store: Storage, name: str) -> str:
+    """The file that a manifest describes. Raises ProofFailed."""
+    if not name.startswith(ROW_ARCHIVES):
+        return read_manifest(store, name).file
+    with store.open(name) as stream:
+        data = stream.read()
+    return parse_manifest(data, name).file if name.startswith(f"{ARCHIVES}/") else _row_manifest(store, name).file
+
+
+def _row_manifest(store: Storage, name: str):  # type: ignore[no-untyped-def]
+    from saju_ops.queue.row_archive import read_row_manifest
+
+    return read_row_manifest(store, name)
+
+
+def _verify_file(store: Storage, name: str, result: VerifyResult, say: Callable[[str], None]) -> None:
+    try:
+        if name.startswith(f"{ARCHIVES}/"):
+            with store.open(name) as stream:
+                size = verify_part(store, parse_manifest(stream.read(), name)).stored_bytes
+        elif name.startswith(ROW_ARCHIVES):
+            size = verify_part(store, _row_manifest(store, name)).stored_bytes
+        else:
+            size = require_sound(store, read_manifest(store, name))
+    except OperatorError as error:
+        result.rot.append(str(error))
+        say(str(error))
+    except OSError as error:
+        result.rot.append(f"{store.location(name)} can't be read ({error.strerror or type(error).__name__})")
+    else:
+        result.bytes_read += size
+    result.files_checked += 1
+
+
+def _compare_stores(stores: Sequence[Storage], names: list[list[str]], result: VerifyResult) -> None:
+    """Of two stores, what only one of them has of backups."""
+    known = (*FOLDERS.values(), *ROW_ARCHIVES)
+    everything = {n for there in names for n in there if n.startswith(known)}
+    for store, there in zip(stores, names, strict=True):
+        for name in sorted(everything - set(there)):
+            result.missing.append(f"{store.location(name)}, though another store has it")
+

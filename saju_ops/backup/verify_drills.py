@@ -1,0 +1,160 @@
+"""The drills of `verify`: a restore of each kind into a scratch place of its own, compared, and thrown away."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from datetime import datetime
+from random import Random
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+
+from saju_ops.archive.manifest import Manifest, archived_days, day_files
+from saju_ops.archive.window import parse_day
+from saju_ops.backup.chroma_process import scratch_folder
+from saju_ops.backup.manifest import BackupManifest, backups
+from saju_ops.backup.verify import Drill
+from saju_ops.database import redacted
+from saju_ops.errors import OperatorError
+from saju_ops.storage import Storage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def standard_drills(
+    storage: Storage, *, now: datetime, zone: ZoneInfo, databases: Sequence[sa.URL], drill_servers: Sequence[sa.URL]
+) -> list[Callable[[], Sequence[Drill]]]:
+    """One random archive day, the newest dump of each database, the newest snapshot."""
+    return [
+        lambda: [archive_drill(storage, now=now, zone=zone)],
+        lambda: dump_drills(storage, databases, drill_servers, now=now),
+        lambda: [snapshot_drill(storage)],
+    ]
+
+
+def _timed(name: str, restore: Callable[[], tuple[str, int]]) -> Drill:
+    began = time.monotonic()
+    try:
+        text, records = restore()
+    except OperatorError as error:
+        return Drill(name, False, True, str(error), seconds=round(time.monotonic() - began, 3))
+    return Drill(name, True, True, text, records, round(time.monotonic() - began, 3))
+
+
+# --- an archive day ----------------------------------------------------------------------------------------------
+
+
+def archive_drill(storage: Storage, *, now: datetime, zone: ZoneInfo) -> Drill:
+    """A random day, another each day and the same for all runs of a day, restored into a scratch SQLite table."""
+    stamps = sorted(archived_days(storage))
+    if not stamps:
+        return Drill("archive day", False, False, "No day of the conversation log is archived yet.")
+    stamp = Random(now.astimezone(zone).toordinal()).choice(stamps)
+    return _timed(f"archive day {stamp}", lambda: _restore_day(storage, stamp, zone))
+
+
+def _restore_day(storage: Storage, stamp: str, zone: ZoneInfo) -> tuple[str, int]:
+    from saju_ops.archive.restore import restore
+
+    day = parse_day(f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:]}", zone)
+    parts = day_files(storage, day).parts
+    with scratch_folder() as scratch:
+        path = scratch / "drill.db"
+        for table in sorted({p.table for p in parts}):
+            _make_table(path, next(p for p in reversed(parts) if p.table == table))
+        plan = restore(
+            storage, sa.URL.create("sqlite", database=str(path)), day, day, zone_of_database=ZoneInfo("UTC"),
+            source_table=parts[-1].table, dry_run=False,
+        )  # fmt: skip
+        with closing(sqlite3.connect(path)) as connection:
+            (found,) = connection.execute(f"SELECT COUNT(*) FROM {_quoted(parts[-1].table)}").fetchone()  # noqa: S608
+    if found != plan.rows_archived - plan.superseded:
+        raise OperatorError(f"Of {plan.rows_archived - plan.superseded} rows of {day} {found} came back.")
+    return f"{found:,} rows of {len(parts)} files came back, compared by {plan.compared_by}.", found
+
+
+def _make_table(path: Path, part: Manifest) -> None:
+    """Its columns as the manifest has them. What another engine's types mean is not SQLite's to change: text stays as
+    it stands in the file."""
+    own = part.engine == "sqlite"
+    columns = []
+    for column in part.table_columns:
+        kind = column.type.split("|")[0] if own else "BLOB" if column.encoding == "hex" else "TEXT"
+        columns.append(f"{_quoted(column.name)} {kind if own or column.name not in part.key else 'TEXT'}")
+    key = ", ".join(_quoted(name) for name in part.key)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"CREATE TABLE {_quoted(part.table)} ({', '.join(columns)}, PRIMARY KEY ({key}))")
+        connection.commit()
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+# --- dumps -------------------------------------------------------------------------------------------------------
+
+
+def dump_drills(
+    storage: Storage, databases: Sequence[sa.URL], servers: Sequence[sa.URL], *, now: datetime
+) -> list[Drill]:
+    """The newest dump of each database that has any. One whose database is no longer configured is not tried."""
+    newest: dict[str, BackupManifest] = {m.source: m for m in backups(storage, "database_dump")}
+    if not newest:
+        return [Drill("dump", False, False, "There is no dump yet.")]
+    return [_dump_drill(storage, m, databases, servers, now) for m in newest.values()]
+
+
+def _dump_drill(
+    storage: Storage, manifest: BackupManifest, databases: Sequence[sa.URL], servers: Sequence[sa.URL], now: datetime
+) -> Drill:
+    from saju_ops.backup.drill import drill
+    from saju_ops.backup.dump import DumpOptions
+    from saju_ops.backup.dump_contents import Contents
+    from saju_ops.backup.dump_engine import open_engine
+    from saju_ops.backup.dump_pack import Packed
+
+    name = f"dump {manifest.file.rpartition('/')[2]}"
+    url = next((u for u in databases if redacted(u) == manifest.source), None)
+    if url is None:
+        return Drill(name, False, False, f"{manifest.source} is none of the configured databases.")
+    m = manifest
+    packed = Packed(m.content_sha256, m.content_bytes, m.stored_sha256, m.stored_bytes)
+    server = DumpOptions(ZoneInfo("UTC"), drill_servers=tuple(servers)).drill_server(url)
+    began = time.monotonic()
+    try:
+        found: Any = drill(
+            open_engine(url), storage.open(m.file), packed, Contents.from_json(m.contents), m.file,
+            encryption=m.encryption, password=storage.password, server=server, now=now,
+        )  # fmt: skip
+    except (OperatorError, FileNotFoundError) as error:
+        return Drill(name, False, True, str(error), seconds=round(time.monotonic() - began, 3))
+    seconds = round(time.monotonic() - began, 3)
+    if found.differences:
+        return Drill(name, False, True, "; ".join(found.differences[:5]), seconds=seconds)
+    if not found.proven:
+        return Drill(name, False, False, found.why_not, seconds=seconds)
+    return Drill(name, True, True, f"{found.tables} tables and {found.rows:,} rows came back.", found.rows, seconds)
+
+
+# --- snapshots ---------------------------------------------------------------------------------------------------
+
+
+def snapshot_drill(storage: Storage) -> Drill:
+    from saju_ops.backup.chroma import drill_snapshot
+
+    held = list(backups(storage, "chroma_snapshot"))
+    if not held:
+        return Drill("snapshot", False, False, "There is no snapshot of Chroma yet.")
+    newest = held[-1]
+
+    def restore() -> tuple[str, int]:
+        told = drill_snapshot(storage, newest)
+        count = int(told["records_compared"])
+        return f"{count:,} records came back, with their vectors and neighbours.", count
+
+    return _timed(f"snapshot {newest.file.rpartition('/')[2]}", restore)

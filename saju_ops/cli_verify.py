@@ -1,0 +1,60 @@
+"""`saju-ops verify` and `saju-ops prune`: the backups looked after while Dagster is down."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+
+import click
+
+from saju_ops.settings import load_settings
+
+
+@click.command("verify")
+@click.option("--in-days", default=1, show_default=True, help="Read a share, so that all is read in so many days.")
+@click.option("--no-drills", is_flag=True, help="Only read back; restore nothing into scratch places.")
+def verify_command(in_days: int, no_drills: bool) -> None:
+    """Reads every stored backup back, compares it with its manifest, and restores some as a drill."""
+    from saju_ops.backup.verify import verify
+    from saju_ops.backup.verify_drills import standard_drills
+    from saju_ops.storage import open_storage
+
+    settings = load_settings()
+    password = settings.archive_password.get_secret_value() if settings.archive_password else None
+    storage, now = open_storage(settings.backup_uri, password), datetime.now(UTC)
+    drills = standard_drills(
+        storage, now=now, zone=settings.timezone, databases=settings.dumped_urls,
+        drill_servers=settings.restore_drill_urls,
+    )  # fmt: skip
+    result = verify(storage, now=now, zone=settings.timezone, in_days=in_days, drills=[] if no_drills else drills)
+    for sentence in result.sentences():
+        click.echo(sentence)
+    click.echo("Everything that was read can be relied on." if result.passed else "See ROT, MISSING and FAILED above.")
+    sys.exit(0 if result.passed else 1)
+
+
+@click.command("prune")
+@click.option("--apply", is_flag=True, help="Delete. Without it, only what would go and why each stays is listed.")
+def prune_command(apply: bool) -> None:
+    """Lists, or with --apply deletes, the dumps and snapshots that the retention lets go."""
+    from saju_ops.backup.retention import policy_of, prune
+    from saju_ops.storage import open_storage
+
+    settings = load_settings()
+    password = settings.archive_password.get_secret_value() if settings.archive_password else None
+    result = prune(
+        open_storage(settings.backup_uri, password), policy_of(settings), now=datetime.now(UTC),
+        zone=settings.timezone, dry_run=not apply,
+    )  # fmt: skip
+    for verdict in result.staying:
+        click.echo(f"stays  {verdict.file}: {verdict.why}")
+    for verdict in result.going:
+        click.echo(f"{'gone ' if verdict.file in result.deleted else 'goes '}  {verdict.file}: {verdict.why}")
+    for name in result.strangers:
+        click.echo(f"not ours, left alone: {name}")
+    for problem in result.problems:
+        click.secho(problem, fg="red", err=True)
+    click.echo(f"{len(result.deleted)} deleted, {result.freed_bytes:,} bytes." if apply else "Nothing was deleted.")
+    if result.remains and result.deleted:
+        click.echo(result.remains)
+    sys.exit(1 if result.problems else 0)

@@ -1,0 +1,256 @@
+"""Retention and verification of backups as Dagster jobs: configuration in, metadata out.
+
+What is stored is one source asset, `stored_backups`, which nothing materializes. Its check is the verification: a
+check on a backup's own asset would run, and read everything, whenever that is materialized.
+
+Dagster reads an op's annotations when it is defined, so this module can't postpone their evaluation.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from saju_ops.alerts.reports_backups import prune_report, verify_report
+from saju_ops.errors import OperatorError
+from saju_ops.progress import tell
+from saju_ops.resources import BackupStorage
+from saju_ops.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from saju_ops.backup.retention import PruneResult
+    from saju_ops.backup.verify import VerifyResult
+    from saju_ops.storage import Storage
+
+STORED = dg.AssetKey("stored_backups")
+CHECK = "every_backup_reads_back"
+POOL = "backup_retention"
+SHOWN = 50
+
+
+def source_asset(settings: Settings) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        STORED,
+        description="Everything that lies under BACKUP_URI: archives, dumps, snapshots, in every store. The job"
+        " `verify_backups` reads it back weekly, and `prune_backups` removes daily what the retention lets go.\n\n"
+        "**Restore** with `saju-ops restore-logs`, `restore-dump` and `restore-chroma`; see the asset of each.",
+    )
+
+
+# --- retention ---------------------------------------------------------------------------------------------------
+
+
+class PruneConfig(dg.Config):
+    dry_run: bool = Field(
+        default=True,
+        description="true: lists what would go and why each stays. false: deletes old backups from every store; nothing"
+        " brings them back.",
+    )
+    retention_days: int | None = Field(
+        default=None,
+        description="Days that dumps and snapshots are kept, 0 to 36500. Empty: BACKUP_RETENTION_DAYS. Smaller deletes"
+        " more; the newest KEEP_MINIMUM proven ones stay whatever it says.",
+    )
+
+
+@dg.op(
+    name="prune_stored_backups",
+    pool=POOL,
+    description="Deletes dumps and snapshots that the retention lets go, each only for the sake of a newer proven one"
+    " that was read back in this run.",
+)
+def prune_backups(context: dg.OpExecutionContext, config: PruneConfig, backup_storage: BackupStorage) -> None:
+    from dataclasses import replace
+
+    from saju_ops.backup.retention import policy_of, prune
+
+    settings = load_settings()
+    policy = policy_of(settings)
+    if config.retention_days is not None:
+        policy = replace(policy, days=config.retention_days)
+    try:
+        result = prune(
+            backup_storage.open(), policy, now=datetime.now(UTC), zone=settings.timezone, dry_run=config.dry_run,
+            say=lambda text: tell(context.log, text),
+        )  # fmt: skip
+    except OperatorError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    metadata = prune_metadata(result)
+    context.add_output_metadata(metadata)
+    context.log_event(dg.AssetObservation(STORED, metadata=metadata))
+    if result.problems:
+        raise dg.Failure(
+            f"{len(result.problems)} problems; {len(result.deleted)} backups were deleted, all others are as they were."
+            f" First: {result.problems[0]}",
+            metadata=metadata,
+            allow_retries=False,
+        )
+
+
+def prune_metadata(result: "PruneResult") -> dict[str, Any]:
+    """The same plain numbers in every run, zeros included."""
+    going = result.going
+    return {
+        "dry_run": result.dry_run,
+        "backups_deleted": len(result.deleted),
+        "backups_to_go": len(going),
+        "backups_kept": len(result.staying),
+        "strays": len(result.strays),
+        "strangers": len(result.strangers),
+        "problems": len(result.problems),
+        "freed_bytes": result.freed_bytes,
+        "bytes_to_go": sum(v.bytes for v in going),
+        "archives_to_go": sum(v.goes for v in result.archives),
+        "what_remains": result.remains or "nothing",
+        "goes": dg.MetadataValue.md(_lines([f"`{v.file}`: {v.why}" for v in going])),
+        "stays": dg.MetadataValue.md(_lines([f"`{v.file}`: {v.why}" for v in result.staying])),
+        "told": dg.MetadataValue.md(_lines([*result.problems, *(f"not ours: `{n}`" for n in result.strangers)])),
+        "report": dg.MetadataValue.md(prune_report(result, datetime.now(UTC)).replace("\n", "\n\n")),
+    }
+
+
+def _lines(items: list[str]) -> str:
+    shown = [f"- {item}" for item in items[:SHOWN]]
+    return "\n".join([*shown, f"- … and {len(items) - SHOWN} more"] if len(items) > SHOWN else shown) or "none"
+
+
+@dg.job(
+    name="prune_backups",
+    description="Deletes old dumps and snapshots by the retention policy. By hand it only lists (dry_run: true); the"
+    " daily schedule deletes. It can be killed at any time and launched again.",
+)
+def prune_backups_job() -> None:
+    # The step bears the job's name, by which its config is addressed; a definition of that name would clash.
+    prune_backups.alias("prune_backups")()
+
+
+def prune_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    return dg.ScheduleDefinition(
+        name="prune_backups_daily",
+        job=prune_backups_job,
+        cron_schedule="30 4 * * *",
+        execution_timezone=settings.timezone_name,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        run_config=dg.RunConfig(ops={"prune_backups": PruneConfig(dry_run=False)}),
+        description="Every day at 04:30: deletes dumps and snapshots that the retention lets go.",
+    )
+
+
+# --- verification ------------------------------------------------------------------------------------------------
+
+
+class VerifyConfig(dg.Config):
+    in_days: int = Field(
+        default=1,
+        description="1: reads everything. N, up to 366: a share a day, so that N daily runs read everything once.",
+    )
+    drills: bool = Field(
+        default=True,
+        description="true: restores a random archive day, the newest dumps and the newest snapshot in scratch places.",
+    )
+
+
+def verify_everything(
+    settings: Settings, storage: "Storage", in_days: int, drills: bool, say: Callable[[str], None]
+) -> "VerifyResult":
+    from saju_ops.backup.verify import verify
+    from saju_ops.backup.verify_drills import standard_drills
+
+    now = datetime.now(UTC)
+    wanted = standard_drills(
+        storage, now=now, zone=settings.timezone, databases=settings.dumped_urls,
+        drill_servers=settings.restore_drill_urls,
+    )  # fmt: skip
+    return verify(
+        storage, now=now, zone=settings.timezone, in_days=in_days, drills=wanted if drills else [], say=say
+    )
+
+
+@dg.op(
+    name="verify_stored_backups",
+    description="Reads stored backups back, compares them with their manifests, and restores some as a drill. Changes"
+    " nothing.",
+)
+def verify_backups(context: dg.OpExecutionContext, config: VerifyConfig, backup_storage: BackupStorage) -> None:
+    settings = load_settings()
+    try:
+        result = verify_everything(
+            settings, backup_storage.open(), config.in_days, config.drills, lambda text: tell(context.log, text)
+        )
+    except OperatorError as error:
+        raise dg.Failure(str(error), allow_retries=True) from error
+    metadata = verify_metadata(result)
+    context.add_output_metadata(metadata)
+    # Runless: a job that isn't planned to evaluate the check can't store one of its run.
+    context.instance.report_runless_asset_event(
+        dg.AssetCheckEvaluation(
+            asset_key=STORED, check_name=CHECK, passed=result.passed, severity=dg.AssetCheckSeverity.ERROR,
+            metadata={**metadata, "run_id": context.run_id},
+        )  # fmt: skip
+    )
+    if not result.passed:
+        wrong = [*result.rot, *result.missing, *(f"{d.name}: {d.text}" for d in result.failed_drills)]
+        raise dg.Failure(
+            f"{len(wrong)} of the stored backups can't be relied on. First: {wrong[0]}", metadata=metadata,
+            allow_retries=False,
+        )  # fmt: skip
+
+
+def verify_metadata(result: "VerifyResult") -> dict[str, Any]:
+    return {
+        "files": result.files,
+        "files_checked": result.files_checked,
+        "bytes_read": result.bytes_read,
+        "rotten": len(result.rot),
+        "missing": len(result.missing),
+        "strangers": len(result.strangers),
+        "drills_passed": sum(d.passed for d in result.drills),
+        "drills_failed": len(result.failed_drills),
+        "drills_not_tried": sum(not d.tried for d in result.drills),
+        "in_days": result.in_days,
+        "seconds": result.seconds,
+        "summary": dg.MetadataValue.md(_lines(result.sentences())),
+        "report": dg.MetadataValue.md(verify_report(result, datetime.now(UTC)).replace("\n", "\n\n")),
+    }
+
+
+@dg.job(
+    name="verify_backups",
+    description="Reads every stored backup back and restores some as a drill. Changes nothing. Its result is the check"
+    " every_backup_reads_back of stored_backups.",
+)
+def verify_backups_job() -> None:
+    verify_backups.alias("verify_backups")()
+
+
+def verify_check() -> dg.AssetChecksDefinition:
+    """The same as a check, so that the UI shows its results and can run it."""
+
+    @dg.asset_check(
+        asset=STORED,
+        name=CHECK,
+        description="Every stored file, read back whole, is what its manifest says, and one random archive day, the"
+        " newest dumps and the newest snapshot can be restored. Severity ERROR: a backup that can't be read is none.",
+    )
+    def every_backup_reads_back(
+        context: dg.AssetCheckExecutionContext, backup_storage: BackupStorage
+    ) -> dg.AssetCheckResult:
+        result = verify_everything(
+            load_settings(), backup_storage.open(), 1, True, lambda text: tell(context.log, text)
+        )
+        return dg.AssetCheckResult(passed=result.passed, metadata=verify_metadata(result))
+
+    return every_backup_reads_back
+
+
+def verify_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    return dg.ScheduleDefinition(
+        name="verify_backups_weekly",
+        job=verify_backups_job,
+        cron_schedule="0 5 * * 0",
+        execution_timezone=settings.timezone_name,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Every Sunday at 05:00: reads every stored backup back and restores some as a drill.",
+    )
