@@ -73,7 +73,8 @@ def dump_asset() -> dg.AssetsDefinition:
 MASKED_DESCRIPTION = """
 The same databases, safe for developers, as `masked_database/<database>_<time in Asia/Seoul>.sql.gz` under BACKUP_URI:
 birth data, names, contents, phone numbers and payment data are false, by the rules in
-`saju_ops/backup/masking_rules.py`. A person keeps the same false birth date within one dump, and has another in the next; foreign keys still join.
+`saju_ops/backup/masking_rules.py`. A person keeps the same false birth date within one dump, and has another in the
+next; foreign keys still join.
 
 **Materializing** copies each database into a scratch one (on RESTORE_DRILL_URL, else on the same server), masked on the
 way, looks through the copy for any true value, and dumps and proves it like `database_dump`. It fails, and writes

@@ -212,6 +212,19 @@ class _Dump:
 
     def take(self) -> DumpResult:
         before = self._source.schema_state()
+        try:
+            return self._take(before)
+        except DBAPIError as error:
+            # A table that is gone, or another one now, can't be read in the old snapshot.
+            if self._source.schema_state() != before:
+                raise self._spoilt(error_text(error)) from None
+            raise
+
+    def _spoilt(self, said: str = "") -> DumpSpoilt:
+        text = f"The definition of something in {self._source.database} was changed while it was dumped"
+        return DumpSpoilt(f"{text} ({said})." if said else f"{text}.")
+
+    def _take(self, before: str) -> DumpResult:
         taken_at = self._free(self._now())
         file = self._file(taken_at)
         began = time.monotonic()
@@ -222,9 +235,7 @@ class _Dump:
                 contents = taking.contents()
                 tool = taking.tool
             if self._source.schema_state() != before:
-                raise DumpSpoilt(
-                    f"The definition of something in {self._source.database} was changed while it was dumped."
-                )
+                raise self._spoilt()
             proof_seconds = time.monotonic() - written
             self._say(f"{self._source.database}: {packed.content_bytes:,} bytes read; restoring them for the proof.")
             result = self._prove(writer.read_back(), packed, contents, file)

@@ -30,7 +30,8 @@ DUMP_IF_KNOWN = {
     "network-timeout": "--network-timeout",
 }
 RESTORE = (
-    "--batch", "--default-character-set=utf8mb4", "--max-allowed-packet=1G",
+    # Without --comments MariaDB's client strips the comments out of routines.
+    "--batch", "--comments", "--default-character-set=utf8mb4", "--max-allowed-packet=1G",
     # No \! and the like from the stream, and no file of this machine for a server that asks.
     "--binary-mode", "--local-infile=0",
 )  # fmt: skip

@@ -1,0 +1,420 @@
+"""What goes wrong with a dump is noticed, leaves nothing that looks like a backup, and touches nobody else's data."""
+
+# ruff: noqa: S608 (the statements are this module's own)
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+import sqlalchemy as sa
+
+from saju_ops.backup import dump_mysql
+from saju_ops.backup.dump_engine import DrillNotPossible, DumpSpoilt, open_engine, scratch_name
+from saju_ops.backup.dump_mysql import MySQLTaking, _Guard
+from saju_ops.backup.dump_pack import Packed, unpacked
+from saju_ops.backup.dump_process import words_of
+from saju_ops.database import connect
+from saju_ops.errors import OperatorError, ProofFailed, Refused
+from saju_ops_tests.backup.dump_scene import (
+    AT_THREE,
+    Dumps,
+    everything,
+    fill,
+    oracle,
+    oracle_clients,
+    scratch_databases,
+)
+from saju_ops_tests.engines import Engine
+
+__all__ = ["oracle"]
+PROJECT = Path(__file__).parents[2]
+
+
+def run_sql(url: str, *statements: str) -> None:
+    with sa.create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement.replace("%", "%%"))
+
+
+# --- a cut or altered file -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("password", [None, "correct horse battery staple"])
+def test_a_dump_cut_anywhere_is_found(mariadb_url: str, tmp_path: Path, password: str | None) -> None:
+    fill(mariadb_url)
+    dumps = Dumps(mariadb_url, tmp_path, password)
+    m = dumps.take().manifest
+    whole = (dumps.folder / m.file).read_bytes()
+    packed = Packed(m.content_sha256, m.content_bytes, m.stored_sha256, m.stored_bytes)
+    places = {0, 1, 10, 18, len(whole) // 2, len(whole) - 9, len(whole) - 8, len(whole) - 1}
+    places |= set(random.Random(1).sample(range(len(whole)), 60))
+    for place in sorted(places):
+        cut = dumps.folder / "cut"
+        cut.write_bytes(whole[:place])
+        with pytest.raises((ProofFailed, Refused)):
+            list(unpacked(cut.open("rb"), packed, m.encryption, password, m.file))
+    for place in sorted(places - {len(whole)})[:40]:
+        bad = dumps.folder / "bad"
+        bad.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises((ProofFailed, Refused)):
+            list(unpacked(bad.open("rb"), packed, m.encryption, password, m.file))
+    longer = dumps.folder / "longer"
+    longer.write_bytes(whole + b"\0")
+    with pytest.raises((ProofFailed, Refused)):
+        list(unpacked(longer.open("rb"), packed, m.encryption, password, m.file))
+
+
+@pytest.mark.parametrize("where", ["statement", "line", "middle", "completion", "header"])
+def test_a_program_that_ends_early_but_well_makes_no_dump(
+    where: str, mariadb_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cut that restores with exit status 0: at the end of a statement."""
+    fill(mariadb_url)
+    whole = Dumps(mariadb_url, tmp_path / "whole").take()
+    text = Dumps(mariadb_url, tmp_path / "whole").content(whole)
+    place = {
+        "statement": text.index(b"UNLOCK TABLES;\n") + 15,
+        "line": text.index(b"\n", len(text) // 2) + 1,
+        "middle": len(text) // 2,
+        "completion": text.index(b"\n-- Dump completed"),
+        "header": 200,
+    }[where]
+    cut = tmp_path / "cut.sql"
+    cut.write_bytes(text[:place])
+    fakes = tmp_path / "fakes"
+    fakes.mkdir()
+    fake = fakes / "mariadb-dump"
+    known = '*--version*) echo "Distrib 10.11-MariaDB";; *--help*) ;;'
+    fake.write_text(f'#!/bin/sh\ncase "$*" in {known} *) cat {cut};; esac\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fakes}{os.pathsep}{os.environ['PATH']}")
+    dumps = Dumps(mariadb_url, tmp_path)
+    with pytest.raises(DumpSpoilt, match="not whole"):
+        dumps.take(tries=1)
+    assert dumps.files() == []
+
+
+def test_rows_that_are_missing_in_a_whole_looking_dump_are_found(
+    mariadb_url: str, mariadb_server: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(mariadb_url)
+    original = MySQLTaking.chunks
+
+    def lossy(self: MySQLTaking) -> Iterator[bytes]:
+        for chunk in original(self):
+            yield chunk.replace(b"('twice',1),\n", b"", 1)
+
+    monkeypatch.setattr(MySQLTaking, "chunks", lossy)
+    dumps = Dumps(mariadb_url, tmp_path)
+    with pytest.raises(ProofFailed, match=r"table no_key has 2 rows, 3 are right"):
+        dumps.take()
+    assert dumps.files() == []
+    assert scratch_databases(mariadb_server) == []
+
+
+@pytest.mark.parametrize("engine", ["mariadb", "postgres", "sqlite"])
+def test_a_value_that_changes_on_the_way_is_found(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = request.getfixturevalue(f"{engine}_url")
+    fill(url)
+    module = {"mariadb": "dump_mysql.MySQLTaking", "postgres": "dump_postgres.PostgresTaking"}.get(
+        engine, "dump_sqlite.SQLiteTaking"
+    )
+    import importlib
+
+    name, _, attribute = module.partition(".")
+    taking = getattr(importlib.import_module(f"saju_ops.backup.{name}"), attribute)
+    original, true, false = taking.chunks, "부모".encode(), "부무".encode()
+    monkeypatch.setattr(taking, "chunks", lambda self: (c.replace(true, false) for c in original(self)))
+    dumps = Dumps(url, tmp_path)
+    with pytest.raises(ProofFailed, match="parent has the right number of rows and another checksum"):
+        dumps.take()
+    assert dumps.files() == []
+
+
+# --- a DDL meanwhile -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "ddl", ["ALTER TABLE no_key ADD COLUMN more int", "TRUNCATE TABLE no_key", "DROP VIEW seen"], ids=lambda s: s[:8]
+)
+@pytest.mark.parametrize("engine", ["mariadb", "postgres"])
+def test_a_ddl_during_the_dump_makes_it_be_taken_again(
+    ddl: str, engine: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = request.getfixturevalue(f"{engine}_url")
+    fill(url)
+    dumps = Dumps(url, tmp_path)
+    done = []
+    from saju_ops.backup.dump import _Dump
+
+    original = _Dump._stream
+
+    def stream(self, taking, writer, file):  # type: ignore[no-untyped-def]
+        packed = original(self, taking, writer, file)
+        if not done:
+            done.append(ddl)
+            if engine == "postgres":
+                # pg_dump held its locks until it ended.
+                run_sql(url, ddl)
+            else:
+                taking._after.rollback()
+                run_sql(url, ddl)
+        return packed
+
+    monkeypatch.setattr(_Dump, "_stream", stream)
+    result = dumps.take()
+    assert done
+    assert result.tries == 2
+    assert result.proven
+    assert any("changed while it was dumped" in said for said in dumps.said)
+    assert len(dumps.names()) == 2
+
+
+# --- killed ----------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_dump_program_leaves_nothing(mariadb_url: str, tmp_path: Path) -> None:
+    fill(mariadb_url)
+    run_sql(mariadb_url, "INSERT INTO no_key SELECT 'many', seq FROM seq_1_to_400000")
+    dumps = Dumps(mariadb_url, tmp_path)
+    stop = threading.Event()
+
+    def kill() -> None:
+        while not stop.is_set():
+            for process in psutil.Process().children():
+                try:
+                    if "mariadb-dump" in process.name() and "--defaults-file" in " ".join(process.cmdline()):
+                        process.kill()
+                except psutil.Error:
+                    continue
+            time.sleep(0.002)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with pytest.raises(OperatorError, match="SIGKILL"):
+            dumps.take()
+    finally:
+        stop.set()
+        killer.join()
+    assert dumps.files() == []
+
+
+@pytest.mark.kill
+def test_a_killed_run_leaves_no_backup_and_the_next_one_cleans_up(
+    mariadb_url: str, mariadb_server: Engine, tmp_path: Path
+) -> None:
+    """SIGKILL at many instants: no manifest, no named file; what the drill left goes a day later."""
+    fill(mariadb_url)
+    run_sql(mariadb_url, "INSERT INTO no_key SELECT 'many', seq FROM seq_1_to_60000")
+    code = (
+        "import sys; from saju_ops_tests.backup.dump_scene import Dumps; from pathlib import Path;"
+        "print('ready', flush=True); print(Dumps(sys.argv[1], Path(sys.argv[2])).take().proven, flush=True)"
+    )
+    dumps = Dumps(mariadb_url, tmp_path)
+    for delay in (0.05, 0.2, 0.35, 0.5, 0.7):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, mariadb_url, str(tmp_path)], cwd=PROJECT, stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        manifests = [n for n in dumps.names() if n.endswith(".manifest.json")]
+        assert len(manifests) * 2 == len(dumps.names()) or len(dumps.names()) - len(manifests) <= 1
+    left = scratch_databases(mariadb_server)
+    engine = open_engine(sa.make_url(mariadb_url))
+    with engine.scratch(None, AT_THREE + timedelta(hours=1)):
+        assert set(left) <= set(scratch_databases(mariadb_server)), "younger than a day: may still be in use"
+    with engine.scratch(None, AT_THREE + timedelta(days=2)):
+        assert not set(left) & set(scratch_databases(mariadb_server))
+
+
+@pytest.mark.parametrize("server", ["mysql", "mariadb", "postgres"])
+def test_only_old_databases_of_our_own_are_dropped(server: str, request: pytest.FixtureRequest) -> None:
+    engine: Engine = request.getfixturevalue(f"{server}_server")
+    url = request.getfixturevalue(f"{server}_url")
+    old = scratch_name(datetime(2026, 1, 1, tzinfo=UTC))
+    somebodys = "saju_ops_drill_mine"
+    filled = scratch_name(datetime(2026, 1, 2, tzinfo=UTC))
+    for name in (old, somebodys, filled):
+        engine.execute(f"CREATE DATABASE {name}")
+    # Of our name, without our mark, and with something in it: somebody else's.
+    if server == "postgres":
+        engine.execute(f"COMMENT ON DATABASE {filled} IS 'in use'")
+    else:
+        engine.execute(f"CREATE TABLE {filled}.precious (id int)")
+    try:
+        with open_engine(sa.make_url(url)).scratch(None, datetime.now(UTC)) as scratch:
+            assert scratch_databases(engine) == sorted([somebodys, filled, scratch.database])
+        assert scratch_databases(engine) == sorted([somebodys, filled])
+    finally:
+        for name in (somebodys, filled):
+            engine.execute(f"DROP DATABASE {name}")
+
+
+# --- the drill stays in its own database -----------------------------------------------------------------------
+
+
+def test_the_drill_does_not_change_the_database_that_it_copies(
+    mysql_url: str, mysql_server: Engine, tmp_path: Path, oracle: None
+) -> None:
+    """mysqldump names the source in ALTER DATABASE lines when a routine is older than the database's collation; and
+    a copied event would run, in the copy, with the source's name in it."""
+    name = sa.make_url(mysql_url).database
+    run_sql(
+        mysql_url,
+        "CREATE TABLE kept (id int PRIMARY KEY)",
+        "INSERT INTO kept VALUES (1), (2)",
+        f"ALTER DATABASE {name} CHARACTER SET latin1",
+        "CREATE PROCEDURE older() SELECT 1",
+        "CREATE TRIGGER old_trigger BEFORE INSERT ON kept FOR EACH ROW SET NEW.id = NEW.id",
+        f"ALTER DATABASE {name} CHARACTER SET utf8mb4",
+        f"CREATE EVENT eater ON SCHEDULE EVERY 1 SECOND STARTS '2037-01-01' ENABLE DO DELETE FROM {name}.kept",
+    )
+    before = mysql_server.execute(f"SELECT * FROM information_schema.schemata WHERE schema_name = '{name}'")
+    dumps = Dumps(mysql_url, tmp_path)
+    result = dumps.take()
+    assert b"ALTER DATABASE" in dumps.content(result), "the dump names no database: the test would prove nothing"
+    assert result.proven, result.message
+    assert mysql_server.execute(f"SELECT * FROM information_schema.schemata WHERE schema_name = '{name}'") == before
+    assert everything(mysql_url)["kept"] == [(1,), (2,)]
+    seen = []
+    with open_engine(sa.make_url(mysql_url)).scratch(None, datetime.now(UTC)) as scratch:
+        scratch.load(iter([dumps.content(result)]), str(name), drill=True)
+        with connect(scratch.url).connect() as connection:
+            seen = connection.exec_driver_sql(
+                "SELECT EVENT_NAME, STATUS FROM information_schema.EVENTS WHERE EVENT_SCHEMA = DATABASE()"
+            ).all()
+    assert [tuple(r) for r in seen] == [("eater", "DISABLED")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"USE production;", b"CREATE DATABASE x;", b"DROP DATABASE production;", b"use production;",
+        b"ALTER DATABASE `production` CHARACTER SET latin1 COLLATE latin1_swedish_ci ;",
+        b"/*!40000 DROP DATABASE IF EXISTS `x`*/;",
+    ],
+)  # fmt: skip
+def test_a_line_that_leaves_the_database_is_refused(line: bytes, mariadb_url: str, mariadb_server: Engine) -> None:
+    dump = b"CREATE TABLE a (id int);\n" + line + b"\nDROP TABLE a;\n-- Dump completed\n"
+    with open_engine(sa.make_url(mariadb_url)).scratch(None, datetime.now(UTC)) as scratch:
+        with pytest.raises(Refused, match="leaves its database"):
+            scratch.load(iter([dump]), "app", drill=True)
+    assert scratch_databases(mariadb_server) == []
+
+
+def test_an_event_that_cannot_be_switched_off_is_not_copied() -> None:
+    guard = _Guard("app", "scratch", drill=True)
+    with pytest.raises(DrillNotPossible, match="can't switch off"):
+        guard.look(b"/*!50106 CREATE*/ /*!50106 EVENT `e` ON SCHEDULE EVERY 1 DAY DO X */ ;;\n")
+    assert guard.look(b"DELIMITER ;;\n") == b"DELIMITER ;;\n"
+    assert guard.look(b"USE this in a comment of a routine\n")
+
+
+def test_psqls_own_commands_are_refused(postgres_url: str) -> None:
+    with open_engine(sa.make_url(postgres_url)).scratch(None, datetime.now(UTC)) as scratch:
+        with pytest.raises(Refused, match="command of psql"):
+            scratch.load(iter([b"CREATE TABLE a (id int);\n\\connect template1\n"]), "app", drill=True)
+
+
+def test_a_foreign_key_into_another_database_forbids_a_copy_on_the_same_server(
+    mariadb_server: Engine, mariadb_url: str, tmp_path: Path
+) -> None:
+    with mariadb_server.database() as other:
+        run_sql(other, "CREATE TABLE parent (id int PRIMARY KEY)")
+        run_sql(
+            mariadb_url,
+            f"CREATE TABLE child (id int, FOREIGN KEY (id) REFERENCES {sa.make_url(other).database}.parent (id))",
+        )
+        result = Dumps(mariadb_url, tmp_path).take()
+        run_sql(mariadb_url, "DROP TABLE child")
+    assert not result.proven
+    assert "RESTORE_DRILL_URL" in result.message
+
+
+# --- no drill possible -------------------------------------------------------------------------------------------
+
+
+def test_without_the_right_to_a_scratch_database_the_dump_is_kept_and_unproven(
+    mariadb_server: Engine, mariadb_url: str, tmp_path: Path
+) -> None:
+    fill(mariadb_url)
+    name = sa.make_url(mariadb_url).database
+    mariadb_server.execute(
+        "CREATE OR REPLACE USER small@'127.0.0.1' IDENTIFIED BY 'long enough'",
+        f"GRANT ALL ON {name}.* TO small@'127.0.0.1'", "GRANT SELECT ON mysql.proc TO small@'127.0.0.1'",
+    )  # fmt: skip
+    url = sa.make_url(mariadb_url).set(username="small", password="long enough")
+    dumps = Dumps(url.render_as_string(hide_password=False), tmp_path)
+    try:
+        result = dumps.take()
+        assert not result.proven
+        assert "Grant ALL ON" in result.message
+        assert "RESTORE_DRILL_URL" in result.message
+        assert not result.manifest.proven
+        with pytest.raises(Refused, match="none was ever proven"):
+            dumps.restore(dry_run=True)
+        # With a server where it is possible, the same user's dump is proven.
+        assert dumps.take(drill_servers=(sa.make_url(mariadb_server.url),)).proven
+    finally:
+        mariadb_server.execute("DROP USER small@'127.0.0.1'")
+
+
+def test_a_drill_on_a_server_of_another_kind_says_so(
+    mysql_server: Engine, mariadb_url: str, tmp_path: Path
+) -> None:
+    fill(mariadb_url)
+    result = Dumps(mariadb_url, tmp_path).take(drill_servers=(sa.make_url(mysql_server.url),))
+    assert not result.proven
+    assert "can only be tried on mariadb" in result.message
+
+
+def test_a_missing_program_is_named(mariadb_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(OperatorError, match="mariadb-dump or mysqldump, and none of them is on PATH"):
+        Dumps(mariadb_url, tmp_path).take()
+
+
+def test_what_a_program_said_is_told_without_values() -> None:
+    said = words_of("ERROR 1062 (23000) at line 5: Duplicate entry '홍길동-010-1234-5678' for key 'users.PRIMARY'")
+    assert "Duplicate entry" in said
+    assert "홍길동" not in said
+    assert "'bob'@'h'" in words_of("ERROR 1045 (28000): Access denied for user 'bob'@'h' (using password: YES)")
+    assert "값" not in words_of('psql:<stdin>:7: ERROR:  invalid input syntax for type integer: "값"')
+
+
+def test_the_lock_is_never_waited_for_long(mysql_url: str, tmp_path: Path, oracle: None) -> None:
+    """A long query would make FLUSH TABLES WITH READ LOCK, and every new write behind it, wait."""
+    fill(mysql_url)
+    assert dump_mysql.LOCK_WAIT_SECONDS <= 2
+    holder = connect(mysql_url).connect()
+    holder.exec_driver_sql("LOCK TABLES parent WRITE")
+    try:
+        with connect(mysql_url).connect() as connection:
+            began = time.monotonic()
+            assert dump_mysql._read_lock(connection) is False
+            assert time.monotonic() - began < 3
+    finally:
+        holder.close()
+
+
+def test_oracles_wrapper_is_oracles(tmp_path: Path) -> None:
+    path = oracle_clients(tmp_path / "o")
+    said = subprocess.run([f"{path}/mysqldump", "--version"], capture_output=True, text=True, check=True).stdout
+    assert "MariaDB" not in said
