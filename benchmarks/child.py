@@ -115,7 +115,20 @@ def dump(job: dict[str, Any]) -> Callable[[], int]:
     return dumps.take(job)
 
 
+def stale_jobs(job: dict[str, Any]) -> Callable[[], int]:
+    from benchmarks import stale
+
+    return stale.ours(job)
+
+
+def stale_jobs_peer(job: dict[str, Any]) -> Callable[[], int]:
+    from benchmarks import stale
+
+    return stale.peer(job)
+
+
 TASKS: dict[str, Task] = {
+    "stale_jobs": stale_jobs, "stale_jobs_peer": stale_jobs_peer,
     "archive": archive, "pandas": pandas, "restore": restore, "load_data": load_data, "dump": dump,
 }  # fmt: skip
 
