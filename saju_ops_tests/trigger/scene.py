@@ -13,10 +13,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import psutil
 import uvicorn
 
 from saju_ops.settings import load_settings
@@ -48,20 +50,20 @@ def free_port() -> int:
 class Trigger:
     """`with Trigger(folder, DAGSTER_WEBSERVER_URL=…) as trigger:`; what it writes is in `log`."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, **settings: str) -> None:
         folder.mkdir(exist_ok=True)
         self.log = folder / "trigger.log"
         self.environment = {
             **os.environ, "PYTHONWARNINGS": "ignore", "CLEANUP_TRIGGER_TOKEN": TOKEN, "TRIGGER_PORT": "0",
             "DAGSTER_WEBSERVER_URL": f"http://127.0.0.1:{free_port()}", **settings,
         }  # fmt: skip
-        self.folder = folder
+        self.folder, self.arguments = folder, arguments
 
     def __enter__(self) -> Self:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [_script(), "serve-trigger"], env=self.environment, cwd=self.folder, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, start_new_session=True,
+                [_script(), "serve-trigger", *self.arguments], env=self.environment, cwd=self.folder,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         try:
             self.url = until(self._address, 30, "the trigger's address")
@@ -73,8 +75,16 @@ class Trigger:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """SIGKILL, to everything that it started too."""
+        family: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):
+            family = psutil.Process(self.process.pid).children(recursive=True)
+        for each in family:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
         self.process.kill()
         self.process.wait()
+        psutil.wait_procs(family, timeout=10)
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -130,8 +140,8 @@ class InThread:
         self.socket.close()
         assert not self.thread.is_alive()
 
-    def call(self, method: str, path: str) -> httpx.Response:
-        return httpx.request(method, f"{self.url}{path}", headers=BEARER, timeout=90)
+    def call(self, method: str, path: str, headers: Mapping[str, str] = BEARER) -> httpx.Response:
+        return httpx.request(method, f"{self.url}{path}", headers=dict(headers), timeout=90)
 
 
 def error_of(response: httpx.Response) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from saju_ops_tests.trigger.scene import BEARER, TOKEN, Trigger, error_of, free_port, serve_trigger
+from saju_ops_tests.trigger.scene import BEARER, TOKEN, InThread, Trigger, error_of, free_port, serve_trigger
 
 METHODS = {"/run-cleanup": "GET, POST", "/run-cleanup/x": "GET", "/jobs/x": "GET, POST", "/healthz": "GET, HEAD"}
 
@@ -81,8 +81,8 @@ def test_the_scheme_may_be_written_in_any_case(trigger: Trigger) -> None:
     assert trigger.call("POST", "/run-cleanup", {"Authorization": f"bearer  {TOKEN}"}).status_code == 503
 
 
-def test_without_the_token_nobody_learns_what_there_is(tmp_path: Path) -> None:
-    with Trigger(tmp_path / "t") as trigger:
+def test_without_the_token_nobody_learns_what_there_is() -> None:
+    with InThread() as trigger:
         answers = {trigger.call("GET", path, {}).text for path in ("/run-cleanup", "/nowhere", "/jobs/x", "/")}
         answers |= {trigger.call(method, "/run-cleanup", {}).text for method in ("POST", "DELETE", "OPTIONS")}
     assert len(answers) == 1
@@ -168,8 +168,8 @@ def test_slow_bodies_and_slow_heads_are_given_up_and_hold_up_nobody(trigger: Tri
     assert found["head"] == found["nothing"] == (0, b"")
 
 
-def test_too_many_calls_are_429_with_retry_after(tmp_path: Path) -> None:
-    with Trigger(tmp_path / "t", TRIGGER_CALLS_PER_MINUTE="3") as trigger:
+def test_too_many_calls_are_429_with_retry_after() -> None:
+    with InThread(TRIGGER_CALLS_PER_MINUTE="3", DAGSTER_WEBSERVER_URL="http://127.0.0.1:1") as trigger:
         answers = [trigger.call("GET", "/run-cleanup/x") for _ in range(5)]
         assert [a.status_code for a in answers] == [503, 503, 503, 429, 429]
         assert 1 <= int(answers[-1].headers["retry-after"]) <= 20
