@@ -1,4 +1,4 @@
-"""Real database servers for the tests: MySQL 9.7, MariaDB 10.11 and PostgreSQL 15, each on 127.0.0.1.
+"""Real servers for the tests: MySQL 9.7, MariaDB 10.11, PostgreSQL 15 and Redis 7, each on 127.0.0.1.
 
 Promises: a started server has a free port, a password and a temporary folder of its own; after `stop()`,
 and also after SIGKILL of the process that started it, neither the server nor its folder is left. Data
@@ -47,7 +47,7 @@ HOST = "127.0.0.1"
 PORTS = range(20_000, 32_000)
 START_TIMEOUT = 120.0
 STOP_TIMEOUT = 60.0
-PACKAGES = ("mariadb-server", "postgresql", "debootstrap", "percona-toolkit")
+PACKAGES = ("mariadb-server", "postgresql", "debootstrap", "percona-toolkit", "redis-server")
 PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 POLICY = Path("/usr/sbin/policy-rc.d")
 REMEDY = (
@@ -165,21 +165,26 @@ class Engine:
             raise
         return self
 
-    def _wait_until_it_answers(self, supervisor: subprocess.Popen[bytes]) -> None:
+    def _answers(self) -> bool:
         from sqlalchemy.exc import OperationalError
 
+        try:
+            self.execute("SELECT 1")
+            return True
+        except OperationalError:
+            return False
+
+    def _wait_until_it_answers(self, supervisor: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_TIMEOUT
         while True:
             if supervisor.poll() is not None:
                 assert supervisor.stderr is not None
                 log = supervisor.stderr.read().decode(errors="replace")
                 raise EngineError(f"{self.name} did not start: {log}")
-            try:
-                self.execute("SELECT 1")
+            if self._answers():
                 return
-            except OperationalError as error:
-                if time.monotonic() > deadline:
-                    raise EngineError(f"{self.name} gave no answer in {START_TIMEOUT:.0f} s.") from error
+            if time.monotonic() > deadline:
+                raise EngineError(f"{self.name} gave no answer in {START_TIMEOUT:.0f} s.")
             time.sleep(0.05)
 
     def stop(self) -> None:
@@ -415,7 +420,43 @@ class PostgreSQL(Engine):
         self.execute(f'DROP DATABASE "{database}" WITH (FORCE)')
 
 
-ENGINES: tuple[type[Engine], ...] = (MySQL, MariaDB, PostgreSQL)
+class Redis(Engine):
+    """Redis 7 of Debian 12, with a password, in memory only."""
+
+    name = "Redis"
+    version = "7"
+    drivername = "redis"
+    user = ""
+
+    @classmethod
+    def version_command(cls) -> list[str] | None:
+        program = shutil.which("redis-server", path=PATH)
+        return [program, "--version"] if program else None
+
+    def plan(self, folder: Path) -> Plan:
+        settings = folder / "redis.conf"
+        settings.touch(mode=0o600)
+        settings.write_text(
+            f"bind {HOST}\nport {self.port}\nrequirepass {self.password}\ndir {folder}\nsave \"\"\nappendonly no\n"
+        )
+        program = shutil.which("redis-server", path=PATH) or "redis-server"
+        return Plan(folder=str(folder), setup=[], serve=[program, str(settings), *self.extra_args])
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{self.password}@{HOST}:{self.port}/0"
+
+    def _answers(self) -> bool:
+        import redis
+
+        try:
+            with redis.Redis.from_url(self.url) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+
+ENGINES: tuple[type[Engine], ...] = (MySQL, MariaDB, PostgreSQL, Redis)
 
 
 def free_port() -> int:
@@ -431,7 +472,7 @@ def version_shown_by(command: list[str]) -> str | None:
     """The version that a server's `--version` prints; None if it does not run."""
     shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     # Not the first number: the line begins with the program's path, which may hold one too.
-    found = re.search(r"(?: Ver|\(PostgreSQL\)) (\d[\d.]*)", shown)
+    found = re.search(r"(?: Ver |\(PostgreSQL\) | v=)(\d[\d.]*)", shown)
     return found[1] if found else None
 
 

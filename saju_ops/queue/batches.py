@@ -189,7 +189,10 @@ class Batches:
             except sa.exc.DBAPIError as error:
                 if error.connection_invalidated:
                     raise
-                if not is_lock_conflict(error) or attempt == TRIES - 1:
+                if is_lock_conflict(error) and self.store.table.engine == "sqlite":
+                    # The whole file is somebody's, and was waited for long enough: the halves would wait again.
+                    raise Stop(f"the database was locked by others ({error_text(error)})") from None
+                if not _is_deadlock(error) or attempt == TRIES - 1:
                     return f"the database refused ({error_text(error)})"
                 self.store.end_read()
                 self.sleep(0.2 * 2**attempt)
@@ -209,6 +212,12 @@ class Batches:
         limit = self.limits.max_runtime_seconds
         if limit is not None and self.clock() - self.started >= limit:
             raise Stop(f"max_runtime_seconds ({limit:g}) reached")
+
+
+def _is_deadlock(error: sa.exc.DBAPIError) -> bool:
+    """Whether the same may go through in a moment. A row that somebody holds was waited for already."""
+    code = getattr(error.orig, "args", (None,))[0]
+    return code == 1213 or getattr(error.orig, "sqlstate", None) in ("40001", "40P01")
 
 
 def name_of(root: Identity) -> str:

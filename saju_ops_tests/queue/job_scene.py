@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.pool import NullPool
 
 from saju_ops.queue.expired_jobs import JobPurgeResult, JobTables, job_limits, open_jobs, purge_expired_jobs
-from saju_ops.queue.job_files import FilePlace, JobFiles
+from saju_ops.queue.job_files import JobFiles
 from saju_ops.schema import tables as schema
 from saju_ops.storage import open_storage
 
@@ -34,12 +33,18 @@ CHILDREN = (
 )  # fmt: skip
 TABLES = JobTables("jobs", CHILDREN, ("payments", "payment_failures"), (("job_files", "s3_key"),))
 NO_FILES = JobTables("jobs", CHILDREN, ("payments", "payment_failures"))
+NOTHING_KEPT = JobTables("jobs", CHILDREN)
 # A job has so many rows besides its own: 1 payment, 4 files, 2 sms, 2 attempts, 1 failure, 1 report, 3 knowledge.
 HANGING = 14
+SIZE = 10
 
 
 def job_id(number: int) -> str:
     return str(UUID(int=number + (4 << 76) + (8 << 60)))
+
+
+def file_key(number: int, file: int) -> str:
+    return f"jobs/{job_id(number)}/{file}.pdf"
 
 
 def paid_reports(cascades: str = "orm") -> sa.MetaData:
@@ -100,20 +105,25 @@ class JobScene:
         rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ("jobs", *CHILDREN)}
         for n in numbers:
             one = {"job_id": job_id(n), "created_at": made}
-            phone = f"010-0000-{n % 10_000:04}"
-            rows["jobs"].append({"id": job_id(n), "phone": phone, "product": "신년 운세", "created_at": made, "expires_at": at})
-            rows["payments"].append(one | {"id": n, "order_id": f"order_{n}", "amount": 29_000, "status": "paid", "method": "카드"})
-            rows["payment_failures"].append(one | {"id": n, "error_code": "PAY_CANCELED", "error_message": "취소, \"창\" 닫음"})
+            who = {"phone": f"010-0000-{n % 10_000:04}"}
+            job = who | {"id": job_id(n), "product": "신년 운세", "created_at": made, "expires_at": at}
+            rows["jobs"].append(job)
+            paid = {"order_id": f"order_{n}", "amount": 29_000, "status": "paid", "method": "카드"}
+            rows["payments"].append(one | paid | {"id": n})
+            failure = {"error_code": "PAY_CANCELED", "error_message": '취소, "창" 닫음'}
+            rows["payment_failures"].append(one | failure | {"id": n})
             rows["reports"].append(one | {"id": n, "title": "제목", "content": "내용" * 50})
             for i in range(4):
-                rows["job_files"].append(one | {"id": 4 * n + i, "kind": "f", "s3_key": f"jobs/{job_id(n)}/{i}.pdf", "size_bytes": 100 + i})
+                file = {"kind": "f", "s3_key": file_key(n, i), "size_bytes": SIZE}
+                rows["job_files"].append(one | file | {"id": 4 * n + i})
             for i in range(2):
-                rows["sms_logs"].append(one | {"id": 2 * n + i, "phone": phone, "message": "문자", "status": "sent"})
-                rows["phone_verification_attempts"].append(one | {"id": 2 * n + i, "phone": phone, "code_hash": "0" * 64})
+                rows["sms_logs"].append(one | who | {"id": 2 * n + i, "message": "문자", "status": "sent"})
+                tried = one | who | {"id": 2 * n + i, "code_hash": "0" * 64}
+                rows["phone_verification_attempts"].append(tried)
             for i in range(3):
-                rows["report_knowledge"].append({"id": 3 * n + i, "report_id": n, "knowledge_id": f"k{i}", "created_at": made})
+                known = {"id": 3 * n + i, "report_id": n, "knowledge_id": f"k{i}", "created_at": made}
+                rows["report_knowledge"].append(known)
         with self.engine.begin() as connection:
-            connection.exec_driver_sql("SELECT 1")
             for name in ("jobs", *CHILDREN):
                 connection.execute(sa.insert(self.table(name)), rows[name])
         return [job_id(n) for n in numbers]
@@ -146,12 +156,12 @@ class JobScene:
 
     def purge(
         self, *, now: datetime = NOW, tables: JobTables = NO_FILES, files: JobFiles | None = None,
-        storage: Any = None, passed: dict[str, Any] | None = None, **options: Any,
+        storage: Any = None, passed: dict[str, Any] | None = None, wait: float = 5.0, **options: Any,
     ) -> JobPurgeResult:  # fmt: skip
         limits = job_limits(**{"dry_run": False, **options})
         with open_jobs(self.url, tables.root, self.zone) as store:
             return purge_expired_jobs(
-                store, storage or self.storage, tables, limits, now=now, zone=SEOUL, files=files, wait=5.0,
+                store, storage or self.storage, tables, limits, now=now, zone=SEOUL, files=files, wait=wait,
                 **(passed or {}),
             )  # fmt: skip
 
@@ -168,49 +178,3 @@ class JobScene:
 
     def archived_ids(self, table: str) -> list[int]:
         return sorted(int(row["id"]) for row in self.archived(table))
-
-
-# --- S3 ------------------------------------------------------------------------------------------------------
-
-
-class Bucket:
-    """A bucket of the S3 server that runs here, seen by the test."""
-
-    def __init__(self, client: Any, name: str, endpoint: str) -> None:
-        self.client, self.name, self.endpoint = client, name, endpoint
-
-    def put(self, keys: Iterable[str], content: bytes = b"x" * 10) -> None:
-        for key in keys:
-            self.client.put_object(Bucket=self.name, Key=key, Body=content)
-
-    def put_files_of(self, numbers: Sequence[int]) -> None:
-        self.put(f"jobs/{job_id(n)}/{i}.pdf" for n in numbers for i in range(4))
-
-    def keys(self) -> set[str]:
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name)
-        return {item["Key"] for page in pages for item in page.get("Contents", ())}
-
-    def versions(self) -> int:
-        pages = self.client.get_paginator("list_object_versions").paginate(Bucket=self.name)
-        return sum(len(p.get("Versions", ())) + len(p.get("DeleteMarkers", ())) for p in pages)
-
-    def files(self, endpoint: str | None = None, **more: Any) -> JobFiles:
-        place = FilePlace(self.name, **{"prefix": "jobs", "endpoint_url": endpoint or self.endpoint, **more})
-        return JobFiles(place)
-
-
-@contextmanager
-def served(handler: Any) -> Iterator[str]:
-    """An HTTP server on a free port of 127.0.0.1, in a thread."""
-    import threading
-    from http.server import ThreadingHTTPServer
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
