@@ -32,6 +32,8 @@ LOG = logging.getLogger("saju_ops.trigger")
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z:.\-]{0,79}")
 _PATH = re.compile(r"[!-~]+")
 _HOST = re.compile(r"[0-9A-Za-z.\-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
+# Calls under way; the server behind it gives up somewhat later, in plain text.
+AT_ONCE = 2500
 HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -81,6 +83,7 @@ class _Outer:
 
     def __init__(self, app: ASGIApp, guard: Guard) -> None:
         self._app, self._guard = app, guard
+        self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -97,6 +100,7 @@ class _Outer:
                 message["headers"] = list(headers.items())
             await send(message)
 
+        self._under_way += 1
         try:
             await self._guarded(scope, receive, answer)
         except ClientDisconnect:
@@ -105,10 +109,16 @@ class _Outer:
             LOG.exception("A call failed in a way that nobody foresaw.")
             if not status:
                 await _failed()(scope, receive, answer)
+        finally:
+            self._under_way -= 1
         if scope["path"] != "/healthz" and status != 429:
             LOG.info("%s %s %d %.2f s", *_said(scope), status, time.monotonic() - began)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._under_way > AT_ONCE:
+            full = _error(503, "Too many calls at the same moment; try again in 5 seconds.", {"retry-after": "5"})
+            await full(scope, receive, send)
+            return
         if scope["path"] != "/healthz":
             try:
                 await self._guard.check(Request(scope, receive))

@@ -217,4 +217,6 @@ def _without_cleanup(tags: object) -> dict[str, str]:
 
 
 def _nothing(reason: str) -> Group:
-    return Group(None, [], State("nothing_to_do", going=False, done=True, message=f"Nothing was started: {reason}."))
+    return Group(
+        None, [], State("nothing_to_do", going=False, done=True, message=f"Nothing was started: {reason.rstrip('.')}.")
+    )
