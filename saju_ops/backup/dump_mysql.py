@@ -133,7 +133,8 @@ class MySQLDumps:
         with self._engine.connect() as connection:
             tables = [(t.name, t.kind, t.created) for t in _tables(connection)]
             altered = connection.execute(ALTERED).scalar()
-            return fingerprint(tables, altered, self._table_ids(connection), sorted(self._definitions(connection).items()))
+            definitions = sorted(self._definitions(connection).items())
+            return fingerprint(tables, altered, self._table_ids(connection), definitions)
 
     def _table_ids(self, connection: sa.Connection) -> list[Any]:
         """InnoDB's own numbers: TRUNCATE gives a table another one, within the second that CREATE_TIME tells. Only

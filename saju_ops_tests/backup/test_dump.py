@@ -44,7 +44,8 @@ def drop(url: str) -> None:
     if parsed.get_backend_name() != "sqlite":
         admin = parsed.set(database="postgres" if "postgresql" in url else None)
         with sa.create_engine(admin, isolation_level="AUTOCOMMIT").connect() as connection:
-            connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {parsed.database}")
+            force = " WITH (FORCE)" if "postgresql" in url else ""
+            connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {parsed.database}{force}")
 
 
 def test_every_value_comes_back(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,199 @@
+"""A restore says first what it does, proves the dump before it touches anything, and refuses what it wasn't told."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner
+
+from saju_ops.backup.dump import take_dump
+from saju_ops.backup.dump_restore import instant_of
+from saju_ops.cli import main
+from saju_ops.database import connect
+from saju_ops.errors import OperatorError, ProofFailed, Refused
+from saju_ops_tests.backup.dump_scene import AT_THREE, Dumps, everything, fill, options
+from saju_ops_tests.engines import Engine
+
+
+def change(url: str) -> None:
+    with connect(url).connect() as connection:
+        connection.exec_driver_sql("DELETE FROM no_key")
+        connection.exec_driver_sql("CREATE TABLE added_later (id int)")
+        connection.commit()
+
+
+@pytest.mark.parametrize("engine", ["mariadb", "postgres", "sqlite"])
+def test_replacing_puts_the_old_state_back_whole(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = request.getfixturevalue(f"{engine}_url")
+    fill(url)
+    dumps = Dumps(url, tmp_path)
+    dumps.take()
+    before = everything(url)
+    change(url)
+    changed = everything(url)
+    name = "test" if engine == "sqlite" else sa.make_url(url).database
+    with pytest.raises(Refused, match=rf"is not empty .* --replace {name}"):
+        dumps.restore()
+    with pytest.raises(Refused, match="not 'another'"):
+        dumps.restore(replace="another")
+    assert everything(url) == changed
+    dry = dumps.restore(dry_run=True, replace=name)
+    assert everything(url) == changed
+    assert any("dropped first" in s or "kept beside" in s for s in dry.sentences())
+    dumps.restore(replace=name)
+    assert everything(url) == before
+    if engine == "sqlite":
+        (aside,) = Path(sa.make_url(url).database or "").parent.glob("test.db.before_restore_*")
+        assert everything(f"sqlite:///{aside}") == changed
+
+
+@pytest.mark.parametrize("engine", ["mariadb", "postgres", "sqlite"])
+def test_a_damaged_dump_is_found_before_anything_is_dropped(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = request.getfixturevalue(f"{engine}_url")
+    fill(url)
+    dumps = Dumps(url, tmp_path)
+    file = dumps.folder / dumps.take().manifest.file
+    whole = file.read_bytes()
+    before = everything(url)
+    name = "test" if engine == "sqlite" else sa.make_url(url).database
+    for bad in (whole[:-1], whole[:-200], whole + b"x", whole[:100] + b"?" + whole[101:]):
+        file.write_bytes(bad)
+        with pytest.raises(ProofFailed):
+            dumps.restore(replace=name)
+        assert everything(url) == before
+
+
+def test_the_newest_dump_until_a_time_is_taken(sqlite_url: str, tmp_path: Path) -> None:
+    fill(sqlite_url)
+    dumps = Dumps(sqlite_url, tmp_path)
+    files = []
+    for day in range(3):
+        moment = AT_THREE + timedelta(days=day)
+        result = take_dump(dumps.url, dumps.storage, options(), now=lambda moment=moment: moment)  # type: ignore[misc]
+        files.append(result.manifest.file)
+    target = f"sqlite:///{tmp_path / 'x.db'}"
+    assert dumps.restore(target, dry_run=True).manifest.file == files[2]
+    at = AT_THREE + timedelta(days=1)
+    assert dumps.restore(target, dry_run=True, at=at).manifest.file == files[1]
+    assert dumps.restore(target, dry_run=True, at=at - timedelta(seconds=1)).manifest.file == files[0]
+    with pytest.raises(Refused, match="The oldest dump of test was taken at 2026-09-30 18:00:00 UTC"):
+        dumps.restore(target, dry_run=True, at=AT_THREE - timedelta(seconds=1))
+    with pytest.raises(Refused, match=r"no dump of nothing .* there are dumps of: test"):
+        dumps.restore(target, dry_run=True, database="nothing")
+
+
+def test_a_dump_without_manifest_is_no_dump(sqlite_url: str, tmp_path: Path) -> None:
+    fill(sqlite_url)
+    dumps = Dumps(sqlite_url, tmp_path)
+    result = dumps.take()
+    (dumps.folder / result.manifest.name).unlink()
+    with pytest.raises(Refused, match="There is no dump"):
+        dumps.restore(dry_run=True)
+
+
+def test_an_unproven_dump_is_restored_only_when_asked(sqlite_url: str, tmp_path: Path) -> None:
+    fill(sqlite_url)
+    dumps = Dumps(sqlite_url, tmp_path)
+    path = dumps.folder / dumps.take().manifest.name
+    raw = json.loads(path.read_text())
+    path.write_text(json.dumps({**raw, "proven": False}))
+    target = f"sqlite:///{tmp_path / 'x.db'}"
+    with pytest.raises(Refused, match="none was ever proven"):
+        dumps.restore(target)
+    assert any("NEVER PROVEN" in s for s in dumps.restore(target, unproven=True).sentences())
+    assert everything(target) == everything(sqlite_url)
+
+
+def test_a_dump_of_another_engine_is_refused(sqlite_url: str, postgres_url: str, tmp_path: Path) -> None:
+    fill(sqlite_url)
+    dumps = Dumps(sqlite_url, tmp_path)
+    dumps.take()
+    with pytest.raises(Refused, match="is a dump of sqlite and can't go into postgresql"):
+        dumps.restore(postgres_url)
+
+
+def test_a_restore_that_breaks_off_says_what_to_do(mariadb_url: str, mariadb_server: Engine, tmp_path: Path) -> None:
+    fill(mariadb_url)
+    dumps = Dumps(mariadb_url, tmp_path)
+    dumps.take()
+    with mariadb_server.database() as target:
+        name = sa.make_url(target).database
+        mariadb_server.execute(
+            "CREATE OR REPLACE USER poor@'127.0.0.1' IDENTIFIED BY 'long enough'",
+            f"GRANT SELECT, CREATE ON {name}.* TO poor@'127.0.0.1'",
+        )
+        poor = sa.make_url(target).set(username="poor", password="long enough").render_as_string(hide_password=False)
+        try:
+            with pytest.raises(OperatorError, match=rf"broke off: .*start again with --replace {name}"):
+                dumps.restore(poor)
+        finally:
+            mariadb_server.execute("DROP USER poor@'127.0.0.1'")
+
+
+def test_times_are_read_in_the_zone_of_the_settings() -> None:
+    seoul = ZoneInfo("Asia/Seoul")
+    assert instant_of("2026-10-01 03:00", seoul, "--at") == datetime(2026, 9, 30, 18, 0, 59, 999999, UTC)
+    assert instant_of("2026-10-01 03:00:07", seoul, "--at") == datetime(2026, 9, 30, 18, 0, 7, tzinfo=UTC)
+    assert instant_of("2026-10-01T03:00:00+00:00", seoul, "--at") == datetime(2026, 10, 1, 3, tzinfo=UTC)
+    assert instant_of("2026-10-01", seoul, "--at") == datetime(2026, 10, 1, 14, 59, 59, 999999, UTC)
+    assert instant_of(None, seoul, "--at") is None
+    with pytest.raises(Refused, match="--at is 'gestern'; it may be a date"):
+        instant_of("gestern", seoul, "--at")
+
+
+def test_the_command_line_restores(
+    postgres_url: str, postgres_server: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(postgres_url)
+    dumps = Dumps(postgres_url, tmp_path)
+    dumps.take()
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    monkeypatch.setenv("BACKUP_URI", str(dumps.folder))
+    with postgres_server.database() as target:
+        dry = CliRunner().invoke(main, ["restore-dump", "--into", target, "--dry-run"])
+        assert dry.exit_code == 0, dry.output
+        assert "It is empty." in dry.output
+        assert "Nothing was touched" in dry.output
+        assert everything(target) == {}
+        done = CliRunner().invoke(main, ["restore-dump", "--into", target, "--at", "2026-10-01"])
+        assert done.exit_code == 0, done.output
+        assert "restored and compared with the manifest" in done.output
+        assert everything(target) == everything(postgres_url)
+        again = CliRunner().invoke(main, ["restore-dump", "--into", target])
+        assert again.exit_code == 1
+        assert "is not empty" in again.output
+    password = str(sa.make_url(postgres_url).password)
+    assert password not in dry.output + done.output + again.output
+    wrong = CliRunner().invoke(main, ["restore-dump", "--into", "oracle://u:geheim@h/d"])
+    assert wrong.exit_code == 1
+    assert "--into can't be used" in wrong.output
+    assert "geheim" not in wrong.output
+
+
+def test_a_user_without_rights_over_roles_restores_all_but_owners(
+    postgres_server: Engine, postgres_url: str, tmp_path: Path
+) -> None:
+    fill(postgres_url)
+    with connect(postgres_url).connect() as connection:
+        connection.exec_driver_sql("INSERT INTO no_key VALUES ('GRANT x;', 9)")
+        connection.commit()
+    dumps = Dumps(postgres_url, tmp_path)
+    dumps.take()
+    postgres_server.execute("CREATE ROLE modest LOGIN PASSWORD 'long enough'", "CREATE DATABASE modest_db OWNER modest")
+    url = sa.make_url(postgres_url).set(username="modest", password="long enough", database="modest_db")
+    target = url.render_as_string(hide_password=False)
+    try:
+        result = dumps.restore(target)
+        assert everything(target) == everything(postgres_url)
+        assert any("owners and grants were left out" in s for s in result.left_out)
+    finally:
+        postgres_server.execute("DROP DATABASE modest_db WITH (FORCE)", "DROP ROLE modest")
