@@ -303,7 +303,7 @@ class _Restore:
         if not len(later) and not len(there):
             return batch  # nothing to compare with: 1.6 µs a row less
         keys = row_hashes(batch, self.store.table.key_columns)
-        old, present = later.has_keys(keys), there.has_keys(keys)
+        old, present = later.has_keys(self._archived_keys(batch, part, keys)), there.has_keys(keys)
         same = there.holds(keys, row_hashes(batch, self.store.table.columns)) if comparable else present & False
         differs = present & ~same & ~old
         self.plan.superseded += int(old.sum())
@@ -312,6 +312,12 @@ class _Restore:
         if differs.any():
             self._name_conflicts(batch, part, differs)
         return batch.filter(pa.array(~old & ~present))
+
+    def _archived_keys(self, batch: pa.RecordBatch, part: Manifest, keys: np.ndarray) -> np.ndarray:
+        """The keys as the archive's parts hash them; an empty SQLite table calls every column text, for one."""
+        theirs, mine = part.key_columns, self.store.table.key_columns
+        alike = [(c.name, c.encoding, c.framed) for c in theirs] == [(c.name, c.encoding, c.framed) for c in mine]
+        return keys if alike else row_hashes(batch, theirs)
 
     def _name_conflicts(self, batch: pa.RecordBatch, part: Manifest, differs: np.ndarray) -> None:
         import pyarrow as pa
@@ -380,7 +386,8 @@ class _Restore:
                 yield batch
                 continue
             keys = row_hashes(batch, self.store.table.key_columns)
-            wanted = ~(work.later.has_keys(keys) | work.there.has_keys(keys))
+            old = work.later.has_keys(self._archived_keys(batch, work.manifest, keys))
+            wanted = ~(old | work.there.has_keys(keys))
             if wanted.any():
                 yield batch if wanted.all() else batch.filter(pa.array(wanted))
 

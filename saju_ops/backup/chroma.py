@@ -114,6 +114,7 @@ def take_snapshot(
                     " nothing was stored. Scratch files lie under TMPDIR and need twice the space of the collections."
                 ) from None
             taken.completed = completed
+            storage.require_all()
             return taken
     raise ProofFailed(
         f"None of {attempts} copies of {source} could be proven; nothing was stored, and older snapshots are untouched."

@@ -108,10 +108,15 @@ def _answer(task: str, told: bytes, status: int) -> dict[str, Any]:
     return dict(answer)
 
 
+def scratch_root() -> Path:
+    """TMPDIR."""
+    return Path(tempfile.gettempdir())
+
+
 @contextmanager
 def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     """A private folder, removed at the end; first of all, those that killed runs left."""
-    root = parent or Path(tempfile.gettempdir())
+    root = parent or scratch_root()
     for left in root.glob(f"{PREFIX}*"):
         _remove_if_unused(left)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
@@ -141,7 +146,7 @@ def _remove_if_unused(folder: Path) -> None:
 def one_at_a_time(what: str) -> Iterator[None]:
     """A lock on this machine, by name; it ends with the process. Raises Busy."""
     name = hashlib.sha256(what.encode()).hexdigest()[:24]
-    path = Path(tempfile.gettempdir()) / f"saju_ops_{os.getuid()}_{name}.lock"
+    path = scratch_root() / f"saju_ops_{os.getuid()}_{name}.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         try:

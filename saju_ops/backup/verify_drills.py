@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from saju_ops.archive.manifest import Manifest, archived_days, day_files
+from saju_ops.archive.table import Column
 from saju_ops.archive.window import parse_day
 from saju_ops.backup.chroma_process import scratch_folder
 from saju_ops.backup.manifest import BackupManifest, backups
@@ -84,12 +85,19 @@ def _make_table(path: Path, part: Manifest) -> None:
     own = part.engine == "sqlite"
     columns = []
     for column in part.table_columns:
-        kind = column.type.split("|")[0] if own else "BLOB" if column.encoding == "hex" else "TEXT"
-        columns.append(f"{_quoted(column.name)} {kind if own or column.name not in part.key else 'TEXT'}")
+        kind = column.type.split("|")[0] if own else _kind(column, column.name in part.key)
+        columns.append(f"{_quoted(column.name)} {kind}")
     key = ", ".join(_quoted(name) for name in part.key)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"CREATE TABLE {_quoted(part.table)} ({', '.join(columns)}, PRIMARY KEY ({key}))")
         connection.commit()
+
+
+def _kind(column: Column, in_key: bool) -> str:
+    """A key is compared with the file's own, so a number must be one here too."""
+    if in_key and column.encoding == "number":
+        return "INTEGER"
+    return "BLOB" if column.encoding == "hex" else "TEXT"
 
 
 def _quoted(name: str) -> str:

@@ -184,12 +184,11 @@ def verify_backups(context: dg.OpExecutionContext, config: VerifyConfig, backup_
     metadata = verify_metadata(result)
     context.add_output_metadata(metadata)
     # Runless: a job that isn't planned to evaluate the check can't store one of its run.
-    context.instance.report_runless_asset_event(
-        dg.AssetCheckEvaluation(
-            asset_key=STORED, check_name=CHECK, passed=result.passed, severity=dg.AssetCheckSeverity.ERROR,
-            metadata={**metadata, "run_id": context.run_id},
-        )  # fmt: skip
-    )
+    evaluation = dg.AssetCheckEvaluation(
+        asset_key=STORED, check_name=CHECK, passed=result.passed, severity=dg.AssetCheckSeverity.ERROR,
+        metadata={**metadata, "run_id": context.run_id},
+    )  # fmt: skip
+    context.instance.report_runless_asset_event(evaluation)
     if not result.passed:
         wrong = [*result.rot, *result.missing, *(f"{d.name}: {d.text}" for d in result.failed_drills)]
         raise dg.Failure(

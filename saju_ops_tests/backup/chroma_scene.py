@@ -24,7 +24,9 @@ from saju_ops_tests.engines import free_port
 EMBEDDING = {
     "type": "known",
     "name": "sentence_transformer",
-    "config": {"model_name": "jhgan/ko-sroberta-multitask", "device": "cpu", "normalize_embeddings": False, "kwargs": {}},
+    "config": {
+        "model_name": "jhgan/ko-sroberta-multitask", "device": "cpu", "normalize_embeddings": False, "kwargs": {},
+    },
 }  # fmt: skip
 SPACES = {"saju_knowledge": "cosine", "interpretation_rules": "l2", "fortune_patterns": "ip"}
 TENANT, DATABASE = "default_tenant", "default_database"
@@ -45,7 +47,8 @@ def make_collection(
     server: Any, name: str, space: str, count: int, *, sync: int = 1000, dimension: int = 16, database: str = DATABASE
 ) -> Any:
     """Records with every kind of value: no document, no metadata, a URI, lists, Korean."""
-    configuration = {"hnsw": {"space": space, "sync_threshold": sync, "ef_search": 120}, "embedding_function": EMBEDDING}
+    index = {"space": space, "sync_threshold": sync, "ef_search": 120}
+    configuration = {"hnsw": index, "embedding_function": EMBEDDING}
     body = {"model": "ko-sroberta", "번호": 7, "ratio": 1.5, "live": True}
     if hasattr(server, "bindings"):
         server.bindings.create_collection(name, json.dumps(configuration), None, body, False, TENANT, database)
@@ -202,10 +205,9 @@ def serving(folder: Path) -> Iterator[int]:
     """The Chroma server of the installed package; gives its port."""
     port = free_port()
     command = [str(Path(sys.executable).parent / "chroma"), "run", "--path", str(folder), "--port", str(port)]
+    environment = {**os.environ, "ANONYMIZED_TELEMETRY": "False"}
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1"], stdout=log, stderr=log, env={**os.environ, "ANONYMIZED_TELEMETRY": "False"}
-        )
+        process = subprocess.Popen([*command, "--host", "127.0.0.1"], stdout=log, stderr=log, env=environment)
         try:
             _wait_for(port, process, log)
             yield port

@@ -67,7 +67,7 @@ def test_what_still_waits_in_the_queue_counts_as_chroma_will_count_it(tmp_path: 
     close(server)
     with closing(sqlite3.connect(tmp_path / "chroma_db" / "chroma.sqlite3")) as connection:
         for table in ("embedding_metadata", "embedding_metadata_array", "embeddings", "max_seq_id"):
-            connection.execute(f"DELETE FROM {table}")
+            connection.execute(f"DELETE FROM {table}")  # noqa: S608
         connection.execute("DELETE FROM embedding_fulltext_search")
         connection.commit()
     told = check_folder(tmp_path / "chroma_db", None)

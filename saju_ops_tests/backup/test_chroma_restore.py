@@ -9,7 +9,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -20,8 +19,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from click.testing import CliRunner
 
-from saju_ops.backup import chroma_restore
-from saju_ops.backup.chroma import Source, Snapshot, take_snapshot
+from saju_ops.backup import chroma_process, chroma_restore
+from saju_ops.backup.chroma import Snapshot, Source, take_snapshot
 from saju_ops.backup.chroma_restore import ChromaRestore, parse_time, restore_snapshot
 from saju_ops.backup.chroma_server import UNFINISHED, connect
 from saju_ops.cli import main
@@ -56,7 +55,7 @@ def wanted(taken: Any) -> Everything:
 def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     scratch = tmp_path / "tmp"
     scratch.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    monkeypatch.setattr(chroma_process, "scratch_root", lambda: scratch)
     return scratch
 
 
@@ -198,7 +197,7 @@ def test_an_older_snapshot_is_found_by_its_time(taken: Any, tmp_path: Path) -> N
         ("2026-10-01", snapshot), ("2026-10-02", later), ("2026-10-02 03:29", snapshot), ("2026-10-02 03:30", later),
     ):  # fmt: skip
         assert restore(mine, target, dry_run=True, at=parse_time(text, KST)).manifest == found.manifest, text
-    with pytest.raises(Refused, match="no proven snapshot from .* or before; the oldest is of 2026-09-30"):
+    with pytest.raises(Refused, match=r"no proven snapshot from .* or before; the oldest is of 2026-09-30"):
         restore(mine, target, at=parse_time("2026-09-30", KST))
 
 

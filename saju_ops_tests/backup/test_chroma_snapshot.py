@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -22,7 +21,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from saju_ops.backup import chroma
+from saju_ops.backup import chroma, chroma_process
 from saju_ops.backup.chroma import Source, drill_snapshot, extract_snapshot, take_snapshot
 from saju_ops.backup.chroma_check import check_folder
 from saju_ops.backup.chroma_files import ChromaFiles, TornCopy, contents
@@ -70,7 +69,7 @@ def storage(tmp_path: Path) -> LocalStorage:
 def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     scratch = tmp_path / "tmp"
     scratch.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    monkeypatch.setattr(chroma_process, "scratch_root", lambda: scratch)
     return scratch
 
 
@@ -103,7 +102,7 @@ def test_a_snapshot_has_its_name_in_the_zone_and_a_manifest_that_says_what_it_ho
     assert scratch_left(own_scratch) == []
 
 
-def test_what_is_extracted_is_value_by_value_what_was_there(folder: Path, storage: LocalStorage, tmp_path: Path) -> None:
+def test_what_is_extracted_is_what_was_there(folder: Path, storage: LocalStorage, tmp_path: Path) -> None:
     extract_snapshot(storage, take(storage, folder).manifest, tmp_path / "out")
     assert_same(held_in(tmp_path / "out"), held_in(folder))
     for path in (tmp_path / "out").rglob("*"):
@@ -194,7 +193,7 @@ def test_when_every_copy_is_torn_nothing_is_stored(
     folder: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, own_scratch: Path
 ) -> None:
     tear_first(monkeypatch, 99)
-    with pytest.raises(ProofFailed, match="None of 2 copies .* could be proven; nothing was stored"):
+    with pytest.raises(ProofFailed, match=r"None of 2 copies .* could be proven; nothing was stored"):
         take(storage, folder, attempts=2)
     assert [p for p in storage.root.rglob("*") if p.is_file()] == []
     assert scratch_left(own_scratch) == []
@@ -357,16 +356,18 @@ def test_a_writer_waits_for_the_lock_and_is_not_refused(folder: Path, storage: L
 # --- killed ------------------------------------------------------------------------------------------------------
 
 KILLED = """
-import sys, tempfile
+import sys
 from datetime import datetime, timezone, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
-tempfile.tempdir = sys.argv[3]
+from saju_ops.backup import chroma_process
+chroma_process.scratch_root = lambda: Path(sys.argv[3])
 from saju_ops.backup.chroma import Source, take_snapshot
 from saju_ops.storage import open_storage
 print("begun", flush=True)
 at = datetime(2026, 9, 30, 18, 30, int(sys.argv[4]), tzinfo=timezone.utc)
-take_snapshot(open_storage(sys.argv[2]), Source(folder=Path(sys.argv[1])), zone=ZoneInfo("Asia/Seoul"), clock=lambda: at)
+source, zone = Source(folder=Path(sys.argv[1])), ZoneInfo("Asia/Seoul")
+take_snapshot(open_storage(sys.argv[2]), source, zone=zone, clock=lambda: at)
 """
 
 

@@ -1,0 +1,320 @@
+"""What `verify` finds in the stores, and the drills: restores of each kind, compared and thrown away."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner
+
+from saju_ops.alerts.reports_backups import verify_report
+from saju_ops.archive.window import parse_day
+from saju_ops.backup import chroma_process
+from saju_ops.backup.chroma import Source, take_snapshot
+from saju_ops.backup.dump import DumpOptions, dump_databases
+from saju_ops.backup.verify import Drill, VerifyResult, verify
+from saju_ops.backup.verify_drills import archive_drill, dump_drills, snapshot_drill, standard_drills
+from saju_ops.cli import main
+from saju_ops.database import parse_database_url
+from saju_ops.definitions import defs
+from saju_ops.errors import Refused
+from saju_ops.storage.local import LocalStorage
+from saju_ops_tests.archive.scene import Scene
+from saju_ops_tests.backup.chroma_scene import make_folder
+from saju_ops_tests.backup.test_retention import Two
+
+KST = ZoneInfo("Asia/Seoul")
+NOW = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)
+
+
+def archive(url: str, folder: Path, texts: list[str]) -> Scene:
+    scene = Scene(url, folder).create_table()
+    for number, text in enumerate(texts):
+        day = parse_day(text, KST)
+        scene.add(5, first=1 + 10 * number, day=day, content=None if number % 2 else "안녕\r\n\"'\\ ", tokens=None)
+        scene.archive(day)
+    return scene
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """Backups of every kind, the folder of Chroma, and the database."""
+    root = tmp_path_factory.mktemp("made")
+    database = root / "service.db"
+    database.touch()
+    url = f"sqlite:///{database}"
+    backups = root / "backups"
+    archive(url, backups, ["2026-09-01", "2026-09-02"])
+    storage = LocalStorage(backups)
+    dumped = dump_databases([parse_database_url(url)], storage, DumpOptions(KST), now=lambda: NOW)
+    assert dumped.results[0].proven, dumped
+    make_folder(root / "chroma_db", {"saju_knowledge": 50})
+    take_snapshot(storage, Source(folder=root / "chroma_db"), zone=KST, clock=lambda: NOW)
+    return backups, root / "chroma_db", url
+
+
+@pytest.fixture
+def storage(made: Any, tmp_path: Path) -> LocalStorage:
+    return LocalStorage(Path(shutil.copytree(made[0], tmp_path / "backups")))
+
+
+@pytest.fixture(autouse=True)
+def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    monkeypatch.setattr(chroma_process, "scratch_root", lambda: scratch)
+    return scratch
+
+
+def look(storage: Any, **more: Any) -> VerifyResult:
+    return verify(storage, now=NOW, zone=KST, **more)
+
+
+def test_sound_backups_pass_and_every_byte_was_read(storage: LocalStorage) -> None:
+    result = look(storage)
+    assert result.passed
+    data = [n for n in storage.names("") if not n.endswith(".manifest.json")]
+    assert result.files_checked == len(data) == 4
+    assert result.bytes_read == sum(storage.size(n) for n in data)
+    assert not result.strangers
+
+
+def test_a_bit_that_flipped_in_any_file_is_rot(storage: LocalStorage) -> None:
+    for name in [n for n in storage.names("") if not n.endswith(".manifest.json")]:
+        path = Path(storage.location(name))
+        whole = path.read_bytes()
+        data = bytearray(whole)
+        data[len(data) // 2] ^= 4
+        path.write_bytes(data)
+        result = look(storage)
+        assert len(result.rot) == 1, name
+        assert path.name in result.rot[0]
+        assert not result.passed
+        path.write_bytes(whole)
+
+
+def test_a_file_that_is_gone_is_missing_and_one_that_nobody_knows_a_stranger(storage: LocalStorage) -> None:
+    gone = next(n for n in storage.names("chroma/") if n.endswith(".tar.gz"))
+    Path(storage.location(gone)).unlink()
+    with storage.create("database/mine.txt") as writer:
+        writer.commit()
+    result = look(storage)
+    assert [gone in text for text in result.missing] == [True]
+    assert result.strangers == [storage.location("database/mine.txt")]
+
+
+def test_a_stranger_alone_fails_nothing(storage: LocalStorage) -> None:
+    with storage.create("notes.txt") as writer:
+        writer.commit()
+    assert look(storage).passed
+
+
+def test_a_manifest_that_is_cut_is_rot(storage: LocalStorage) -> None:
+    for name in [n for n in storage.names("") if n.endswith(".manifest.json")]:
+        path = Path(storage.location(name))
+        whole = path.read_text()
+        path.write_text(whole[: len(whole) // 2])
+        assert len(look(storage).rot) == 1, name
+        path.write_text(whole)
+
+
+@pytest.mark.parametrize("days", [1, 2, 7, 30])
+def test_a_share_a_day_reads_everything_once_in_that_many_days(storage: LocalStorage, days: int) -> None:
+    results = [verify(storage, now=NOW + timedelta(days=n), zone=KST, in_days=days) for n in range(days)]
+    assert sum(r.files_checked for r in results) == 4
+    assert all(r.files == 4 for r in results)
+
+
+def test_an_impossible_share_is_refused(storage: LocalStorage) -> None:
+    with pytest.raises(Refused, match="may be from 1 to 366"):
+        look(storage, in_days=0)
+
+
+def test_of_two_stores_what_one_lacks_is_missing(storage: LocalStorage, tmp_path: Path) -> None:
+    other = LocalStorage(Path(shutil.copytree(storage.root, tmp_path / "other")))
+    assert look(Two(storage, other)).files_checked == 8
+    gone = next(n for n in other.names("database/") if n.endswith(".manifest.json"))
+    Path(other.location(gone)).unlink()
+    result = look(Two(storage, other))
+    assert any(other.location(gone) in text for text in result.missing)
+    assert not result.passed
+
+
+def test_verifying_changes_nothing(storage: LocalStorage, made: Any, own_scratch: Path) -> None:
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in storage.root.rglob("*") if p.is_file()}
+    look(storage, drills=drills(storage, made[2]))
+    assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in storage.root.rglob("*") if p.is_file()} == before
+    assert not list(own_scratch.glob("saju_ops_chroma_*"))
+
+
+# --- drills ------------------------------------------------------------------------------------------------------
+
+
+def drills(storage: LocalStorage, url: str) -> Any:
+    return standard_drills(storage, now=NOW, zone=KST, databases=[parse_database_url(url)], drill_servers=[])
+
+
+def test_the_drills_restore_a_day_a_dump_and_a_snapshot(storage: LocalStorage, made: Any) -> None:
+    result = look(storage, drills=drills(storage, made[2]))
+    assert [(d.name.split()[0], d.passed) for d in result.drills] == [
+        ("archive", True), ("dump", True), ("snapshot", True),
+    ], result.sentences()  # fmt: skip
+    assert [d.records for d in result.drills] == [5, 11, 50]  # with the row of sqlite_sequence
+    assert result.passed
+
+
+def test_a_day_of_any_engine_can_be_drilled(database_url: str, storage: LocalStorage, tmp_path: Path) -> None:
+    if database_url.startswith("sqlite"):
+        Path(database_url.removeprefix("sqlite:///")).touch()
+    scene = archive(database_url, tmp_path / "mine", ["2026-09-01", "2026-09-02"])
+    scene.add(3, first=6, day=parse_day("2026-09-01", KST))
+    scene.update("content = '바뀜'", "log_id = 1")
+    scene.archive(parse_day("2026-09-01", KST))
+    told = [archive_drill(scene.storage, now=NOW + timedelta(days=n), zone=KST) for n in range(6)]
+    assert not [d.text for d in told if not d.passed]
+    assert {d.records for d in told} == {8, 5}, "each day has its turn"
+
+
+def test_a_drill_that_fails_fails_the_verification(storage: LocalStorage) -> None:
+    for name in storage.names("conversation_logs/"):
+        if name.endswith(".csv"):
+            path = Path(storage.location(name))
+            path.write_bytes(path.read_bytes().replace(b"s1", b"s9"))
+    told = archive_drill(storage, now=NOW, zone=KST)
+    assert (told.passed, told.tried) == (False, True)
+    assert not look(storage, drills=[lambda: [told]]).passed
+
+
+def test_what_can_not_be_tried_fails_nothing(tmp_path: Path) -> None:
+    nothing = LocalStorage(tmp_path / "nothing")
+    told = [archive_drill(nothing, now=NOW, zone=KST), *dump_drills(nothing, [], [], now=NOW), snapshot_drill(nothing)]
+    assert [(d.passed, d.tried) for d in told] == [(False, False)] * 3
+    assert look(nothing, drills=[lambda: told]).passed
+
+
+def test_a_dump_of_a_database_that_is_configured_no_more_is_not_tried(storage: LocalStorage) -> None:
+    (told,) = dump_drills(storage, [sa.make_url("sqlite:////elsewhere.db")], [], now=NOW)
+    assert (told.passed, told.tried) == (False, False)
+
+
+# --- as operators see it -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def environment(storage: LocalStorage, made: Any, monkeypatch: pytest.MonkeyPatch) -> LocalStorage:
+    monkeypatch.setenv("BACKUP_URI", str(storage.root))
+    monkeypatch.setenv("DATABASE_URL", made[2])
+    monkeypatch.setenv("CHROMA_DB_PATH", str(made[1]))
+    return storage
+
+
+def execute(job: str, instance: dg.DagsterInstance, config: dict[str, Any] | None = None) -> Any:
+    given = {"ops": {job: {"config": config}}} if config else {}
+    return defs().resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False, run_config=given)
+
+
+def outputs(result: Any) -> dict[str, Any]:
+    (found,) = (e.step_output_data.metadata for e in result.all_events if e.event_type_value == "STEP_OUTPUT")
+    return {k: v.value for k, v in found.items()}
+
+
+def check_results(instance: dg.DagsterInstance) -> list[Any]:
+    key = dg.AssetCheckKey(dg.AssetKey("stored_backups"), "every_backup_reads_back")
+    records = instance.event_log_storage.get_asset_check_execution_history(key, limit=5)
+    return [r.event.dagster_event.event_specific_data for r in records if r.event]
+
+
+def test_the_job_verifies_and_its_result_is_the_check_of_the_stored_backups(environment: LocalStorage) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = execute("verify_backups", instance)
+        assert result.success
+        told = outputs(result)
+        assert (told["files_checked"], told["drills_passed"], told["rotten"]) == (4, 3, 0)
+        assert told["report"].startswith("✅ *백업 검증 완료*")
+        assert [c.passed for c in check_results(instance)] == [True]
+
+        name = next(n for n in environment.names("database/") if not n.endswith(".json"))
+        Path(environment.location(name)).write_bytes(b"rot")
+        assert not execute("verify_backups", instance, {"in_days": 1, "drills": False}).success
+        assert [c.passed for c in check_results(instance)] == [False, True]
+
+
+def test_the_prune_job_lists_by_hand_and_deletes_when_told(environment: LocalStorage) -> None:
+    before = set(environment.names(""))
+    stray = "chroma/chromadb_20200101_000000.tar.gz"
+    with environment.create(stray) as writer:
+        writer.commit()
+    with dg.DagsterInstance.ephemeral() as instance:
+        told = outputs(execute("prune_backups", instance))
+        assert (told["dry_run"], told["backups_to_go"], told["backups_deleted"], told["strays"]) == (True, 1, 0, 1)
+        assert environment.exists(stray)
+        told = outputs(execute("prune_backups", instance, {"dry_run": False}))
+        assert told["backups_deleted"] == 1
+        assert set(environment.names("")) == before
+        assert not execute("prune_backups", instance, {"dry_run": False, "retention_days": 0}).success
+
+
+def test_the_snapshot_job_stores_a_proven_snapshot_and_measures(environment: LocalStorage) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = execute("snapshot_chroma", instance)
+        assert result.success
+        (checked,) = result.get_asset_check_evaluations()
+        assert (checked.passed, checked.metadata["records_compared"].value) == (True, 50)
+        events = result.get_asset_materialization_events()
+        told = {e.asset_key.to_user_string(): e.materialization.metadata for e in events}
+        assert told["chroma_snapshot"]["records"].value == 50
+        assert told["chroma_snapshot"]["documents/saju_knowledge"].value == 50
+        assert told["chroma_usage"]["documents"].value == 50
+        assert told["chroma_usage"]["snapshots"].value == 2
+        assert told["chroma_snapshot"]["report"].value.startswith("🧠 *ChromaDB Snapshot*")
+
+
+def test_the_restore_job_only_says_what_it_would_do_by_hand(environment: LocalStorage, tmp_path: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        told = outputs(execute("restore_chroma_snapshot", instance, {"into_path": str(tmp_path / "x")}))
+        assert (told["dry_run"], told["records"], told["records_written"]) == (True, 50, 0)
+        assert not (tmp_path / "x").exists()
+        done = execute("restore_chroma_snapshot", instance, {"into_path": str(tmp_path / "x"), "dry_run": False})
+        assert outputs(done)["records_written"] == 50
+        assert (tmp_path / "x" / "chroma.sqlite3").is_file()
+
+
+def test_schedules_are_seouls_and_delete_and_run_by_themselves() -> None:
+    found = {s.name: s for s in defs().schedules or [] if isinstance(s, dg.ScheduleDefinition)}
+    wanted = {
+        "chroma_snapshot_daily": "30 3 * * *", "prune_backups_daily": "30 4 * * *",
+        "verify_backups_weekly": "0 5 * * 0",
+    }  # fmt: skip
+    for name, cron in wanted.items():
+        assert (found[name].cron_schedule, found[name].execution_timezone) == (cron, "Asia/Seoul")
+        assert found[name].default_status is dg.DefaultScheduleStatus.RUNNING
+    context = dg.build_schedule_context(scheduled_execution_time=NOW)
+    (request,) = found["prune_backups_daily"].evaluate_tick(context).run_requests or []
+    assert request.run_config["ops"]["prune_backups"]["config"]["dry_run"] is False
+
+
+def test_the_command_says_rot_and_ends_with_status_1(environment: LocalStorage) -> None:
+    said = CliRunner().invoke(main, ["verify", "--no-drills"])
+    assert said.exit_code == 0, said.output
+    assert "4 stored files read and compared" in said.output
+    name = next(n for n in environment.names("chroma/") if not n.endswith(".json"))
+    Path(environment.location(name)).write_bytes(b"rot")
+    said = CliRunner().invoke(main, ["verify", "--no-drills"])
+    assert said.exit_code == 1
+    assert "ROT: " in said.output
+
+
+def test_the_korean_report_names_what_is_wrong() -> None:
+    result = VerifyResult(1, files=3, files_checked=3, bytes_read=10, rot=["a.sql.gz is damaged"])
+    result.drills = [Drill("dump x", False, True, "differs"), Drill("snapshot y", True, True, "ok", 5, 1.0)]
+    report = verify_report(result, NOW)
+    assert report.startswith("🚨 *백업 검증: 확인이 필요합니다*")
+    assert "- 손상: 1개, 누락: 0개, 알 수 없는 파일: 0개" in report
+    assert "- 복원 훈련 dump x: 실패 ⚠️ (differs)" in report
+    assert "- 복원 훈련 snapshot y: 성공 (5건, 1.0초)" in report
