@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+from saju_ops.storage.s3 import S3Options
+
 KEYS_PER_REQUEST = 1000
 # S3's own limit, in bytes of UTF-8.
 LONGEST_KEY = 1024
@@ -20,6 +22,7 @@ THREADS = 16
 # Rows are locked while files go: an S3 that hangs must not hold them for minutes. Seconds.
 CONNECT_TIMEOUT = 5
 READ_TIMEOUT = 20
+ATTEMPTS = 2
 GONE = {"NoSuchKey", "NoSuchVersion", "NotFound", "404"}
 
 
@@ -29,12 +32,12 @@ class BadKey(ValueError):
 
 @dataclass(frozen=True)
 class FilePlace:
-    """Where the files of jobs are: JOBS_S3_BUCKET, JOBS_S3_PREFIX, JOBS_S3_ALL_VERSIONS, S3_ENDPOINT_URL."""
+    """Where the files of jobs are: JOBS_S3_BUCKET, JOBS_S3_PREFIX, JOBS_S3_ALL_VERSIONS; and how to get there."""
 
     bucket: str
     prefix: str = ""
     all_versions: bool = False
-    endpoint_url: str | None = None
+    options: S3Options = field(default_factory=S3Options)
 
     @property
     def folder(self) -> str:
@@ -179,16 +182,20 @@ def connect_s3(place: FilePlace) -> Any:
     import boto3
     from botocore.config import Config
 
+    o = place.options
     config = Config(
         connect_timeout=CONNECT_TIMEOUT, read_timeout=READ_TIMEOUT, max_pool_connections=THREADS,
-        retries={"max_attempts": 2, "mode": "standard"},
+        retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},
         # Many compatible stores don't know the checksums that newer clients add to everything.
         request_checksum_calculation="when_required", response_checksum_validation="when_required",
-        s3={"addressing_style": "path" if place.endpoint_url else "auto"},
+        s3={"addressing_style": o.addressing_style or ("path" if o.endpoint_url else "auto")},
     )  # fmt: skip
-    session = boto3.Session()
-    region = session.region_name or ("us-east-1" if place.endpoint_url else None)
-    return session.client("s3", endpoint_url=place.endpoint_url, region_name=region, config=config)
+    session = boto3.Session(
+        aws_access_key_id=o.access_key_id, aws_secret_access_key=o.secret_access_key,
+        aws_session_token=o.session_token, profile_name=o.profile, region_name=o.region,
+    )  # fmt: skip
+    region = session.region_name or ("us-east-1" if o.endpoint_url else None)
+    return session.client("s3", endpoint_url=o.endpoint_url, region_name=region, config=config)
 
 
 def error_name(error: BaseException) -> str:

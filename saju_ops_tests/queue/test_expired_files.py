@@ -1,0 +1,241 @@
+"""Files in S3 go with their job, and only then; whatever S3 says of each is heard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from saju_ops.queue.job_files import BadKey, FilePlace
+from saju_ops_tests.fakes.s3 import S3Server
+from saju_ops_tests.queue.files_scene import Files, files_behind_faults
+from saju_ops_tests.queue.job_scene import HOUR, NOW, SIZE, TABLES, JobScene, file_key, job_id
+
+
+@pytest.fixture
+def files(s3_server: S3Server) -> Iterator[Files]:
+    with files_behind_faults(s3_server) as files:
+        yield files
+
+
+@pytest.fixture
+def scene(database_url: str, tmp_path: Path) -> JobScene:
+    return JobScene(database_url, tmp_path / "backups").create()
+
+
+@pytest.fixture
+def lite(sqlite_url: str, tmp_path: Path) -> JobScene:
+    return JobScene(sqlite_url, tmp_path / "backups").create()
+
+
+def keys_of(*numbers: int) -> set[str]:
+    return {file_key(n, i) for n in numbers for i in range(4)}
+
+
+def purge(scene: JobScene, files: Files, *, place: dict[str, Any] | None = None, **options: Any) -> Any:
+    return scene.purge(tables=TABLES, files=files.purged_through(**(place or {})), **options)
+
+
+def test_the_files_of_expired_jobs_go_and_those_of_living_ones_stay(scene: JobScene, files: Files) -> None:
+    scene.add([1, 2])
+    scene.add([3], NOW + HOUR)
+    files.put_those_of([1, 2, 3])
+    result = purge(scene, files)
+    assert files.names() == keys_of(3)
+    assert [scene.whole(n) for n in (1, 2, 3)] == [None, None, True]
+    assert (result.files, result.bytes) == (8, 8 * SIZE)
+
+
+def test_a_job_of_which_one_file_did_not_go_stays_whole_and_is_tried_again(scene: JobScene, files: Files) -> None:
+    scene.add(range(1, 5))
+    files.put_those_of(range(1, 5))
+    files.faults.refused = {file_key(2, 1): "AccessDenied"}
+    files.faults.silent = {file_key(3, 0)}
+    result = purge(scene, files)
+    assert [scene.whole(n) for n in range(1, 5)] == [None, True, True, None]
+    assert files.names() == {file_key(2, 1), file_key(3, 0)}
+    assert dict(result.stayed) == {
+        "S3 did not delete a file (AccessDenied)": 1, "S3 did not say that a file was deleted": 1,
+    }  # fmt: skip
+    files.faults.refused, files.faults.silent = {}, set()
+    purge(scene, files, now=NOW + HOUR)
+    assert scene.ids() == files.names() == set()
+    assert scene.archived_ids("payments") == [1, 2, 3, 4]
+
+
+def test_a_missing_file_counts_as_gone(lite: JobScene, files: Files) -> None:
+    lite.add([1])
+    files.faults.refused = {file_key(1, 0): "NoSuchKey"}
+    purge(lite, files)
+    assert lite.whole(1) is None
+
+
+def test_an_s3_that_is_down_keeps_every_job_with_files_and_is_asked_once(lite: JobScene, files: Files) -> None:
+    lite.add(range(1, 4))
+    lite.run("DELETE FROM job_files WHERE job_id = :id", id=job_id(3))
+    files.put_those_of([1, 2])
+    files.faults.status = 503
+    result = purge(lite, files, batch_jobs=1)
+    assert lite.ids() == {job_id(1), job_id(2)}
+    assert lite.counts()["job_files"] == 8
+    assert files.faults.requests <= 2  # the one request, and its retry
+    assert result.stayed.total() == 2
+    files.faults.status = None
+    purge(lite, files)
+    assert lite.ids() == files.names() == set()
+
+
+def test_a_bucket_that_is_not_there_keeps_the_jobs(lite: JobScene, files: Files) -> None:
+    lite.add([1])
+    files.client.delete_bucket(Bucket=files.name)
+    result = purge(lite, files)
+    assert lite.whole(1) is True
+    assert dict(result.stayed) == {"S3 can't be used (NoSuchBucket)": 1}
+
+
+def test_a_file_that_a_living_job_names_too_stays(scene: JobScene, files: Files) -> None:
+    scene.add([1])
+    scene.add([2], NOW + HOUR)
+    files.put_those_of([1, 2])
+    spellings = {10: f"s3://{files.name}/{file_key(1, 0)}", 8: file_key(1, 1), 9: f"/{file_key(1, 2)}"}
+    for row, text in spellings.items():
+        scene.run("UPDATE job_files SET s3_key = :key WHERE id = :row", key=text, row=row)
+    result = purge(scene, files)
+    assert {file_key(1, i) for i in range(3)} <= files.names()
+    assert file_key(1, 3) not in files.names()
+    assert result.files_shared == 3
+    assert scene.ids() == {job_id(2)}
+
+
+def test_a_file_that_two_expired_jobs_share_goes_with_the_last_of_them(lite: JobScene, files: Files) -> None:
+    lite.add([1, 2])
+    files.put_those_of([1, 2])
+    lite.run("UPDATE job_files SET s3_key = :key WHERE id = 8", key=file_key(1, 0))
+    purge(lite, files, max_jobs=1, batch_jobs=1)
+    assert (len(lite.ids()), file_key(1, 0) in files.names()) == (1, True)
+    purge(lite, files)
+    assert files.names() == {file_key(2, 0)}  # named by no row any more
+
+
+def test_more_files_than_one_request_takes_go_in_several(lite: JobScene, files: Files) -> None:
+    lite.add([1])
+    columns = "(id, job_id, kind, s3_key)"
+    with lite.engine.begin() as connection:
+        rows = [{"id": 100 + n, "job": job_id(1), "key": f"jobs/many/{n}&<>\"'한"} for n in range(2_100)]
+        connection.execute(sa.text(f"INSERT INTO job_files {columns} VALUES (:id, :job, 'f', :key)"), rows)  # noqa: S608
+    files.put(*(rows[n]["key"] for n in (0, 999, 1_000, 2_099)))
+    result = purge(lite, files)
+    assert (files.names(), lite.whole(1)) == (set(), None)
+    assert (result.files, files.faults.deletes) == (2_104, 3)
+
+
+def test_every_version_goes_where_that_is_set_and_a_marker_comes_where_not(lite: JobScene, files: Files) -> None:
+    files.keep_versions()
+    files.put_those_of([1, 1, 2])
+    files.put(file_key(1, 0) + ".other")
+    files.client.delete_object(Bucket=files.name, Key=file_key(1, 0))
+    lite.add([1])
+    purge(lite, files, place={"all_versions": True})
+    assert lite.whole(1) is None
+    assert files.versions() == 4 + 1
+    lite.add([2])
+    purge(lite, files)
+    assert files.names() == {file_key(1, 0) + ".other"}
+    assert files.versions() == 8 + 1
+
+
+def test_a_version_that_does_not_go_keeps_the_job(lite: JobScene, files: Files) -> None:
+    files.keep_versions()
+    files.put_those_of([1])
+    lite.add([1])
+    files.faults.refused = {file_key(1, 2): "AccessDenied"}
+    purge(lite, files, place={"all_versions": True})
+    assert lite.whole(1) is True
+
+
+def test_without_a_column_of_sizes_s3_is_asked(lite: JobScene, files: Files) -> None:
+    lite.add([1])
+    lite.run("ALTER TABLE job_files DROP COLUMN size_bytes")
+    files.put_those_of([1])
+    assert purge(lite, files, dry_run=True).bytes == 4 * SIZE
+    assert purge(lite, files).bytes == 4 * SIZE
+
+
+def test_a_dry_run_deletes_no_file(lite: JobScene, files: Files) -> None:
+    lite.add([1])
+    files.put_those_of([1])
+    result = purge(lite, files, dry_run=True)
+    assert (result.files, result.bytes, files.names()) == (4, 4 * SIZE, keys_of(1))
+
+
+def test_switched_off_the_rows_go_and_the_files_stay(lite: JobScene, files: Files) -> None:
+    lite.add([1])
+    files.put_those_of([1])
+    lite.purge(tables=TABLES, files=None)
+    assert (lite.whole(1), files.names()) == (None, keys_of(1))
+
+
+def test_rows_are_deleted_but_not_committed_when_s3_is_asked(scene: JobScene, files: Files) -> None:
+    """What the database would refuse, it refuses before a file goes."""
+    scene.add([1])
+    files.put_those_of([1])
+    seen: list[int] = []
+
+    def look() -> None:
+        if scene.engine.dialect.name != "sqlite":
+            seen.append(scene.counts()["jobs"])
+
+    files.faults.before_delete = look
+    purge(scene, files)
+    assert seen == ([] if scene.engine.dialect.name == "sqlite" else [1])
+    assert scene.whole(1) is None
+
+
+def test_a_database_that_refuses_keeps_the_files(lite: JobScene, files: Files) -> None:
+    lite.add([1])
+    files.put_those_of([1])
+    lite.run("CREATE TRIGGER no BEFORE DELETE ON sms_logs BEGIN SELECT RAISE(ABORT, 'kept'); END")
+    purge(lite, files)
+    assert (lite.whole(1), files.names(), files.faults.deletes) == (True, keys_of(1), 0)
+
+
+PLACE = FilePlace("bucket", "jobs/")
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "other/a.pdf", "jobs", "jobs/", "jobs_private/a.pdf", "/jobs/a.pdf", "jobs/../secret/a.pdf", "jobs/./a.pdf",
+        "jobs/..", "jobs/%2e%2e/a.pdf", "jobs/%252e%252e/a.pdf", "jobs\\..\\a.pdf", "jobs/x/..%2fa.pdf", "s3://other/jobs/a.pdf",
+        "s3://bucket/other/a.pdf", "s3://bucket//jobs/a.pdf", "s3://bucket", "https://bucket.s3.amazonaws.com/jobs/a.pdf",
+        "file:///etc/passwd", "jobs/a\x00.pdf", "jobs/a\n.pdf", "jobs/" + "가" * 400, " jobs/a.pdf", "JOBS/a.pdf", 7,
+    ],
+)  # fmt: skip
+def test_a_name_that_is_not_plainly_inside_bucket_and_prefix_is_refused(stored: Any) -> None:
+    with pytest.raises(BadKey):
+        PLACE.key_of(stored)
+
+
+@pytest.mark.parametrize(
+    ("stored", "key"),
+    [
+        ("jobs/a.pdf", "jobs/a.pdf"), ("s3://bucket/jobs/a.pdf", "jobs/a.pdf"), ("jobs/..a/b..pdf", "jobs/..a/b..pdf"),
+        ("jobs/한글 이름 (1).pdf", "jobs/한글 이름 (1).pdf"), (None, None), ("", None),
+    ],
+)  # fmt: skip
+def test_a_key_inside_is_taken_as_it_is(stored: Any, key: str | None) -> None:
+    assert PLACE.key_of(stored) == key
+
+
+def test_a_job_with_a_bad_key_stays_whole_and_no_file_of_it_goes(scene: JobScene, files: Files) -> None:
+    scene.add([1, 2])
+    files.put_those_of([1, 2])
+    files.put("jobs/../payroll.xls", "payroll.xls")
+    scene.run("UPDATE job_files SET s3_key = 'jobs/../payroll.xls' WHERE id = 4")
+    result = purge(scene, files)
+    assert [scene.whole(1), scene.whole(2)] == [True, None]
+    assert files.names() == {"jobs/../payroll.xls", "payroll.xls"} | keys_of(1)
+    assert dict(result.stayed) == {"its S3 key holds . or .. as a folder": 1}
