@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, BinaryIO
@@ -16,10 +16,12 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from saju_ops.backup.dump_contents import Contents, differences
-from saju_ops.backup.dump_engine import DrillNotPossible, DumpEngine
+from saju_ops.backup.dump_engine import DrillNotPossible, DumpEngine, open_engine
 from saju_ops.backup.dump_pack import Packed, unpacked
 from saju_ops.backup.dump_process import ProgramFailed, ProgramMissing
+from saju_ops.backup.manifest import BackupManifest
 from saju_ops.database import error_text, redacted
+from saju_ops.storage import Storage
 
 # What a server says for want of a right, or of something that the other server has: nothing against the dump.
 NOT_ALLOWED = re.compile(
@@ -59,6 +61,26 @@ class Drill:
         }
 
 
+def drill_stored(
+    storage: Storage, manifest: BackupManifest, url: sa.URL, servers: Sequence[sa.URL], now: datetime
+) -> Drill:
+    """The drill of a dump that was taken earlier. `url` is any database of its kind of server, for a place to try it
+    on; it is not touched. Raises ProofFailed when the stored bytes are not those of the manifest."""
+    m = manifest
+    source = open_engine(url)
+    family = "mysql" if m.engine == "mariadb" else m.engine
+    server = next((s for s in servers if s.get_backend_name().replace("mariadb", "mysql") == family), None)
+    began = time.monotonic()
+    packed = Packed(m.content_sha256, m.content_bytes, m.stored_sha256, m.stored_bytes)
+    chunks = unpacked(storage.open(m.file), packed, m.encryption, storage.password, m.file)
+    name = str(m.extra.get("dumped_as", m.extra.get("database")))
+    result = _restored(source, chunks, Contents.from_json(m.contents), server, now, name)
+    if not result.proven:
+        for _ in chunks:
+            pass
+    return replace(result, seconds=time.monotonic() - began)
+
+
 def drill(
     source: DumpEngine, stream: BinaryIO, packed: Packed, contents: Contents, file: str, *, encryption: str,
     password: str | None, server: sa.URL | None, now: datetime,
@@ -66,7 +88,7 @@ def drill(
     """Restores the stored bytes and compares. Raises ProofFailed when the bytes are not those that were stored."""
     began = time.monotonic()
     chunks = unpacked(stream, packed, encryption, password, file)
-    result = _restored(source, chunks, contents, server, now)
+    result = _restored(source, chunks, contents, server, now, source.database)
     if not result.proven:
         for _ in chunks:  # what a restore didn't read is read all the same: are they the bytes that were stored?
             pass
@@ -74,11 +96,11 @@ def drill(
 
 
 def _restored(
-    source: DumpEngine, chunks: Iterator[bytes], contents: Contents, server: sa.URL | None, now: datetime
+    source: DumpEngine, chunks: Iterator[bytes], contents: Contents, server: sa.URL | None, now: datetime, name: str
 ) -> Drill:
     try:
         with source.scratch(server, now) as scratch:
-            left_out = scratch.load(chunks, source.database, drill=True)
+            left_out = scratch.load(chunks, name, drill=True)
             found = scratch.contents()
     except (DrillNotPossible, ProgramMissing) as error:
         return Drill(why_not=str(error))

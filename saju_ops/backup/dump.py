@@ -35,6 +35,7 @@ from saju_ops.storage.encryption import ENDING, METHOD
 
 # Times a dump is taken again when a DDL or a lost connection spoilt it.
 TRIES = 3
+PORTS = {"mysql": 3306, "postgresql": 5432}
 LONGEST_LABEL = 48
 
 
@@ -104,7 +105,7 @@ def distinct(urls: Sequence[sa.URL]) -> list[sa.URL]:
     """The databases, each once: two addresses of one database are one."""
     found: dict[tuple[Any, ...], sa.URL] = {}
     for url in urls:
-        found.setdefault((_family(url), url.host, url.port, url.database), url)
+        found.setdefault((_family(url), url.host, url.port or PORTS.get(_family(url)), url.database), url)
     return list(found.values())
 
 

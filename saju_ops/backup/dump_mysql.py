@@ -15,6 +15,7 @@ It never reads or writes another database than the one it is told: see `_Guard`.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ from saju_ops.errors import OperatorError, Refused
 
 # Seconds. While FLUSH TABLES WITH READ LOCK waits for a long query, new writes wait behind it.
 LOCK_WAIT_SECONDS = 1
+# Seconds that the lock is held at most: the dump program connects and opens its snapshot in 0.05.
+LOCK_HELD_SECONDS = 3.0
 # Times that a quiet moment is looked for: at ten commits a second two of three tries find one.
 QUIET_TRIES = 3
 SANDBOX = re.compile(rb"\A/\*M?!999999\\- [^\n]*\n")
@@ -305,7 +308,8 @@ class MySQLTaking:
         arguments = [f"--ignore-table={database}.{MARKER}", database]
         program = self._stack.enter_context(self._client.program(self._dumps.url, arguments))
         self._output = self._stack.enter_context(Output(program))
-        self._read_until_begun()
+        if not self._begun(LOCK_HELD_SECONDS if strategy == "locked" else None):
+            return False
         self._after = self._snapshot()
         if strategy == "locked":
             look.exec_driver_sql("UNLOCK TABLES")
@@ -320,12 +324,17 @@ class MySQLTaking:
         connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
         return connection
 
-    def _read_until_begun(self) -> None:
+    def _begun(self, seconds: float | None) -> bool:
+        """Waits until the dump's snapshot is open. False when that takes too long, the service's writes waiting."""
+        deadline = None if seconds is None else time.monotonic() + seconds
         while not BEGUN.search(self._head):
+            if deadline is not None and not self._output.ready(deadline - time.monotonic()):
+                return False
             data = self._output.read()
             if not data:
-                return
+                return True
             self._head += data
+        return True
 
     def chunks(self) -> Iterator[bytes]:
         # MariaDB's first line switches its own client into a sandbox; older clients and MySQL's choke on it.
@@ -369,6 +378,10 @@ class MySQLTaking:
             if connection is not None:
                 connection.rollback()
         definitions = self._dumps._definitions(self._after)
+        floats = [t.name for t in _tables(self._after) if any(kind == "float" for _, kind in t.columns)]
+        if floats:
+            # The dump programs print a FLOAT as the server shows it; its last binary digits are lost.
+            self._notes.append(f"FLOAT columns hold six digits, as the server shows them: {', '.join(floats)}")
         return Contents(tables, definitions, self._dumps._dialect, self._notes)
 
 

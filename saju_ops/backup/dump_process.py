@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -101,6 +102,10 @@ class Output:
     def read(self) -> bytes:
         """What is there, at most CHUNK; nothing at the end."""
         return os.read(self._pipe, CHUNK)
+
+    def ready(self, seconds: float) -> bool:
+        """Whether `read` would return at once, within so many seconds."""
+        return bool(select.select([self._pipe], [], [], max(0.0, seconds))[0])
 
     def finish(self) -> None:
         """Waits for the end. Raises ProgramFailed unless the status is 0."""

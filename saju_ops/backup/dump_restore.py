@@ -114,6 +114,9 @@ def find_dump(storage: Storage, request: RestoreRequest, default: sa.URL) -> Bac
     kind: Kind = "masked_database_dump" if request.masked else "database_dump"
     everything = list(backups(storage, kind))
     wanted = [m for m in everything if _is_of(m, request.database, default)]
+    if request.database is None:
+        # Of this very address first: the service may have moved, and its old address's dumps are there still.
+        wanted = [m for m in wanted if m.source == redacted(default)] or wanted
     if not wanted:
         there = ", ".join(sorted({str(m.extra.get("database")) for m in everything})[:NAMED]) or "none"
         named = request.database or open_engine(default).database
@@ -151,9 +154,13 @@ def _is_of(manifest: BackupManifest, name: str | None, default: sa.URL) -> bool:
     if name is None:
         return manifest.source == redacted(default) or (
             manifest.extra.get("database") == open_engine(default).database
-            and manifest.engine in (default.get_backend_name(), "mariadb", "mysql")
+            and _family(manifest.engine) == _family(default.get_backend_name())
         )
     return name in (manifest.extra.get("database"), label_in(manifest))
+
+
+def _family(engine: str) -> str:
+    return "mysql" if engine == "mariadb" else engine
 
 
 def _home(manifest: BackupManifest, urls: tuple[sa.URL, ...]) -> sa.URL:
@@ -171,10 +178,7 @@ def _home(manifest: BackupManifest, urls: tuple[sa.URL, ...]) -> sa.URL:
 
 
 def _require_same_engine(manifest: BackupManifest, target: DumpEngine) -> None:
-    family = {"mariadb": "mysql"}
-    if family.get(manifest.engine, manifest.engine) != family.get(
-        target.url.get_backend_name(), target.url.get_backend_name()
-    ):
+    if _family(manifest.engine) != _family(target.url.get_backend_name()):
         raise Refused(
             f"{manifest.file} is a dump of {manifest.engine} and can't go into {redacted(target.url)}. Nothing was"
             " touched."

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import pytest
 import sqlalchemy as sa
 
 from saju_ops.backup import dump_mysql
+from saju_ops.backup.drill import drill_stored
 from saju_ops.backup.dump_engine import DrillNotPossible, DumpSpoilt, open_engine, scratch_name
 from saju_ops.backup.dump_mysql import MySQLTaking, _Guard
 from saju_ops.backup.dump_pack import Packed, unpacked
@@ -412,6 +414,33 @@ def test_the_lock_is_never_waited_for_long(mysql_url: str, tmp_path: Path, oracl
             assert time.monotonic() - began < 3
     finally:
         holder.close()
+
+
+@pytest.mark.parametrize("engine", ["mariadb", "postgres", "sqlite"])
+def test_an_old_dump_can_be_tried_again(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    url = request.getfixturevalue(f"{engine}_url")
+    fill(url)
+    dumps = Dumps(url, tmp_path)
+    manifest = dumps.take().manifest
+    assert drill_stored(dumps.storage, manifest, dumps.url, (), AT_THREE).proven
+    if engine != "sqlite":
+        run_sql(url, "DELETE FROM no_key")  # what is in the database today doesn't matter
+        assert drill_stored(dumps.storage, manifest, dumps.url, (), AT_THREE).proven
+    tables = {**manifest.contents["tables"]}
+    wrong = replace(manifest, contents={**manifest.contents, "tables": {**tables, "more": {"rows": 1}}})
+    assert any("more is missing" in d for d in drill_stored(dumps.storage, wrong, dumps.url, (), AT_THREE).differences)
+
+
+def test_the_lock_is_given_back_when_the_dump_does_not_begin(
+    mariadb_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dump program that hangs while the service's writes wait: the third way is taken, without the lock."""
+    fill(mariadb_url)
+    monkeypatch.setattr(dump_mysql, "QUIET_TRIES", 0)
+    monkeypatch.setattr(dump_mysql, "LOCK_HELD_SECONDS", 0.0)
+    result = Dumps(mariadb_url, tmp_path).take()
+    assert result.proven
+    assert result.contents.proof == "bracketed"
 
 
 def test_oracles_wrapper_is_oracles(tmp_path: Path) -> None:
