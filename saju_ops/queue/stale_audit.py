@@ -64,7 +64,7 @@ def key_shown(value: Any) -> str:
     return str(next(iter(value.values()))) if isinstance(value, dict) else str(value)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StaleJob:
     """An open job that hasn't moved, and what it becomes."""
 

@@ -30,8 +30,11 @@ COMPLETED = "completed"
 CREATED, UPDATED = "created_at", "updated_at"
 # How a time column keeps an instant: MySQL TIMESTAMP; with an offset; in DATABASE_TIMEZONE; SQLite's text.
 TimeKind = Literal["utc", "aware", "local", "text"]
-# A text that starts like this is ordered by time as by letter, up to its offset; two days cover any offset.
-DATE_SHAPE = "[12][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9][ T]*"
+# A text that starts like this is ordered by time as by letter, up to its offset; two days cover any offset. LIKE
+# takes 0.05 s for a million rows, GLOB 0.2 s or more.
+DATE_SHAPE = "2___-__-__%"
+# Texts as most programs write them, without an offset: their largest is the latest.
+PLAIN_SHAPE, PLAIN_SHAPE_MICRO = "2___-__-__ __:__:__", "2___-__-__ __:__:__.______"
 ANY_OFFSET = timedelta(days=2)
 # A time without a zone is ambiguous by so much, at most, in the night that the clocks change.
 CLOCK_CHANGE = timedelta(hours=2)
@@ -60,7 +63,7 @@ def same_case(seen: str, word: str) -> str:
     return word.upper() if seen.isupper() else word.capitalize() if seen.istitle() else word
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OpenJob:
     """A row of analysis_jobs whose status is pending or processing."""
 
@@ -71,7 +74,7 @@ class OpenJob:
     updated: Moment
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Files:
     """What analysis_results holds of one job."""
 
@@ -141,9 +144,13 @@ class Tables:
 
     def _rowid(self) -> bool:
         """Whether SQLite numbers the rows of analysis_results, and no column of its own bears that name."""
-        query = "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ?"
-        without = self.connection.exec_driver_sql(query, (self.results.name,)).scalar()
-        return not without and "rowid" not in map(str.casefold, self._results)
+        if "rowid" in map(str.casefold, self._results):
+            return False
+        try:
+            self.connection.execute(sa.select(_rowid_of(self.results)).limit(0))
+        except sa.exc.OperationalError:
+            return False
+        return True
 
     def _times(self, table: str, columns: dict[str, Any]) -> dict[str, TimeKind]:
         """The time columns that say when something moved, by their names in the database."""
@@ -215,7 +222,7 @@ class Tables:
         exact = self._instant(created) <= _micro(bound)
         older = sa.case(
             (
-                created.op("GLOB")(DATE_SHAPE),
+                created.like(DATE_SHAPE),
                 sa.case(
                     (created < f"{bound - ANY_OFFSET:%Y-%m-%d}", 1),
                     (created >= f"{bound + ANY_OFFSET:%Y-%m-%d}", 0),
@@ -231,7 +238,9 @@ class Tables:
     def open_jobs(self, spellings: Sequence[str], cutoff: datetime, now: datetime) -> Iterator[OpenJob]:
         """Open jobs but for those that were surely created after the cutoff, the oldest first, as a stream."""
         created = self._job(CREATED)
-        query = sa.select(*self._job_cells()).where(self._status_in(spellings)).order_by(created, self._job("job_id"))
+        # By an expression: for the column itself SQLite walks through the whole table in the order of its index.
+        age = created.op("||")(sa.literal_column("''")) if self.sqlite else self._cell(created)
+        query = sa.select(*self._job_cells()).where(self._status_in(spellings)).order_by(age, self._job("job_id"))
         if not self.sqlite:
             recent = sa.and_(
                 created >= self._bound(created.name, cutoff + CLOCK_CHANGE), created <= self._bound(created.name, now)
@@ -272,7 +281,7 @@ class Tables:
 
     def _files_by_scan(self, keys: Sequence[Any]) -> dict[Any, Files]:
         """SQLite without an index on job_id: range after range of the table, none of which holds up a writer."""
-        rowid: Any = sa.column("rowid", _selectable=self.results)
+        rowid = _rowid_of(self.results)
         first, last = self.connection.execute(sa.select(sa.func.min(rowid), sa.func.max(rowid))).one()
         if first is None:
             return {}
@@ -298,7 +307,7 @@ class Tables:
 
     def scan_takes_long(self) -> bool:
         """By SQLite's largest rowid, which is about the number of rows."""
-        rowid: Any = sa.column("rowid", _selectable=self.results)
+        rowid = _rowid_of(self.results)
         return int(self.connection.execute(sa.select(sa.func.max(rowid))).scalar() or 0) > LONG_SCAN_ROWS
 
     def data_version(self) -> int:
@@ -373,16 +382,24 @@ class Tables:
         cells: list[Any] = [sa.func.count(), sa.func.sum(sa.case((done, 1), else_=0))]
         for name in self.result_times:
             column = self.results.c[name]
-            largest = sa.func.max(self._instant(column)) if self.sqlite else self._cell(sa.func.max(column))
-            cells.append(largest)
+            if self.sqlite:
+                plain = _plain_time(column)
+                cells.append(sa.func.max(sa.case((plain, column))))
+                cells.append(sa.func.max(sa.case((plain, sa.null()), else_=self._instant(column))))
+            else:
+                cells.append(self._cell(sa.func.max(column)))
         return cells
 
     def _files(self, cells: Any) -> Files:
         total, done, *times = cells
         moments = []
-        for name, cell in zip(self.result_times, times, strict=True):
-            label = f"{RESULTS}.{name}"
-            moments.append(computed_moment(label, cell) if self.sqlite else self._moment(RESULTS, name, cell))
+        for number, name in enumerate(self.result_times):
+            if self.sqlite:
+                plain, computed = times[2 * number : 2 * number + 2]
+                other = computed_moment(f"{RESULTS}.{name}", computed)
+                moments.append(_later(self._moment(RESULTS, name, plain), other))
+            else:
+                moments.append(self._moment(RESULTS, name, times[number]))
         return Files(int(total), int(done or 0), tuple(moments))
 
     def _instant(self, column: Any) -> Any:
@@ -451,6 +468,22 @@ def _sum(one: Files | None, other: Files) -> Files:
         return other
     pairs = zip(one.moments, other.moments, strict=True)
     return Files(one.total + other.total, one.done + other.done, tuple(_later(a, b) for a, b in pairs))
+
+
+def _rowid_of(table: Any) -> Any:
+    return sa.column("rowid", _selectable=table)
+
+
+def _plain_time(column: Any) -> Any:
+    """Whether a SQLite cell is a text of a date and a time without an offset, so that it is ordered as such."""
+    month, day = sa.func.substr(column, 6, 2), sa.func.substr(column, 9, 2)
+    text = sa.and_(sa.func.typeof(column) == "text", month.between("01", "12"), day.between("01", "31"))
+    last = sa.func.substr(column, 26)
+    no_offset = sa.and_(
+        last >= "0", last <= "9", sa.func.instr(column, "+") == 0, sa.func.instr(sa.func.substr(column, 12), "-") == 0
+    )
+    micro = sa.and_(column.like(PLAIN_SHAPE_MICRO), no_offset)
+    return sa.and_(text, sa.or_(column.like(PLAIN_SHAPE), micro))
 
 
 def _later(one: Moment, other: Moment) -> Moment:

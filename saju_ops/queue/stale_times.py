@@ -84,7 +84,7 @@ def microseconds(value: Any, kind: str, zone: ZoneInfo) -> int | None:
     return UNREADABLE if found is None else (found - EPOCH) // timedelta(microseconds=1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Moment:
     """A time as the database holds it: `at` is None where `text` can't be read; both None for NULL."""
 

@@ -81,8 +81,15 @@ def test_a_time_that_was_never_set_says_nothing(newer: Scene) -> None:
     assert newer.stale() == {"never_updated"}
 
 
-@pytest.mark.parametrize("zone", ["UTC", "Asia/Seoul", "America/New_York"])
-def test_times_without_a_zone_are_in_the_zone_of_the_database(database_url: str, tmp_path: Path, zone: str) -> None:
+@pytest.mark.parametrize(
+    ("engine", "zone"),
+    [("mysql", "Asia/Seoul"), ("mariadb", "Asia/Seoul"), ("postgres", "Asia/Seoul"), ("sqlite", "Asia/Seoul"),
+     ("sqlite", "America/New_York"), ("sqlite", "UTC")],
+)  # fmt: skip
+def test_times_without_a_zone_are_in_the_zone_of_the_database(
+    engine: str, zone: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    database_url = request.getfixturevalue(f"{engine}_url")
     scene = Scene(database_url, tmp_path / "backups", zone=zone).create()
     scene.job("just_stale", created=ago(24) - timedelta(minutes=1))
     scene.job("just_not", created=ago(24) + timedelta(minutes=1))
@@ -146,6 +153,39 @@ def test_sqlite_times_are_compared_as_instants_in_every_form(sqlite: Scene, form
     wanted = {"stale", "week", "younger"}
     assert set(becomes(result)) == wanted | {f"seoul_{w}" for w in wanted}
     assert (result.older_than_7_days, result.odd_count) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("recent", "old"),
+    [("2026-10-14 15:00:00", "2026-10-01 00:00:00"), ("2026-10-14 15:00:00.123456", "2026-10-14 00:00:00"),
+     # 26 characters each, and not one a plain time: a fraction of three digits, of two, of one, and a Z.
+     ("2026-10-14 10:00:00.123-05", "2026-10-14 14:00:00.123456"),
+     ("2026-10-14 10:00:00.1-0500", "2026-10-14 14:00:00.123456"),
+     ("2026-10-15T00:00:00.123+09", "2026-10-01 00:00:00.000000"),
+     ("2026-10-14T15:00:00.12345Z", "2026-10-14 14:00:00"),
+     ("2026-10-14 15:00", "2026-10-14 14:00:00"), ("2026/10/14 15:00:00", "2026-10-14 14:00:00")],
+)  # fmt: skip
+def test_the_latest_result_is_found_among_texts_of_any_form(sqlite: Scene, recent: str, old: str) -> None:
+    for number, (one, other) in enumerate([(recent, old), (old, recent)]):
+        sqlite.job(f"j{number}", files=2)
+        sqlite.execute(
+            f"UPDATE analysis_results SET updated_at = '{one}' WHERE job_id = 'j{number}' AND file_id = 'f0'",  # noqa: S608
+            f"UPDATE analysis_results SET updated_at = '{other}' WHERE job_id = 'j{number}' AND file_id = 'f1'",  # noqa: S608
+        )
+    # Half an hour ago.
+    assert sqlite.stale(hours=1) == set()
+    sqlite.execute(f"UPDATE analysis_results SET updated_at = '{old}'")  # noqa: S608
+    assert sqlite.stale(hours=1) == {"j0", "j1"}
+
+
+def test_one_unreadable_result_among_good_ones_is_told(sqlite: Scene) -> None:
+    for number, text in enumerate(("1999-01-01 00:00:00", "2025-13-01 00:00:00", "2025-01-00 00:00:00", "abc", "")):
+        sqlite.job(f"j{number}", files=3, done=1)
+        sqlite.execute(
+            f"UPDATE analysis_results SET updated_at = '{text}' WHERE job_id = 'j{number}' AND file_id = 'f1'"  # noqa: S608
+        )
+    assert sqlite.apply().stale == 0
+    assert sqlite.reconcile().odd_count == 5
 
 
 def test_the_latest_of_a_jobs_results_counts_and_not_the_one_last_in_the_alphabet(sqlite: Scene) -> None:
@@ -321,22 +361,18 @@ def test_it_can_be_stopped_between_transactions_and_launched_again(
 # --- odd statuses, ids and tables -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("seen", "done", "wanted"),
-    [
+def test_letter_case_of_a_status_is_kept(old: Scene) -> None:
+    cases = [
         ("PENDING", 1, "COMPLETED"), ("Processing", 0, "Failed"), ("PROCESSING", 0, "FAILED"),
-        (" pending ", 1, "completed"),
-    ],
-)  # fmt: skip
-def test_letter_case_of_a_status_is_kept(old: Scene, seen: str, done: int, wanted: str) -> None:
-    old.job("odd", seen, files=1, done=done)
-    old.job("plain", "pending")
-    old.job("null", "completed")
+        (" pending ", 1, "completed"), ("pending", 0, "failed"), ("COMPLETED", 0, "COMPLETED"),
+    ]  # fmt: skip
+    for number, (seen, done, _) in enumerate(cases):
+        old.job(f"j{number}", seen, files=1, done=done)
     result = old.apply()
-    assert result.statuses["pending"] + result.statuses["processing"] == 2
-    assert old.statuses() == {"odd": wanted, "plain": "failed", "null": "completed"}
+    assert result.statuses == {"pending": 3, "processing": 2, "completed": 1}
+    assert old.statuses() == {f"j{n}": wanted for n, (_, _, wanted) in enumerate(cases)}
     old.undo()
-    assert old.statuses()["odd"] == seen
+    assert old.statuses() == {f"j{n}": seen for n, (seen, _, _) in enumerate(cases)}
 
 
 def test_a_job_without_a_status_is_counted_and_left_alone(database_url: str, tmp_path: Path) -> None:
