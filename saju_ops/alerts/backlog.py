@@ -56,14 +56,22 @@ def last_clean_up(cron: str, now: datetime, zone: Any) -> datetime:
 
 def overdue_rows(store: LogStore, first: Day, cutoff: Day) -> int:
     """Rows of the log table created from the first partition on and before the cutoff day; at most a million."""
-    from saju_ops.archive.table import TIME_COLUMN
-
-    time = store.col(TIME_COLUMN)
+    window: Any = _Window(first.start, cutoff.start)
     inner = (
-        sa.select(sa.literal(1).label("one")).select_from(store.from_)
-        .where(time >= store.time_bound(first.start), time < store.time_bound(cutoff.start)).limit(MOST).subquery()
+        sa.select(sa.literal(1).label("one"))
+        .select_from(store.from_).where(*store.day_condition(window)).limit(MOST).subquery()
     )  # fmt: skip
-    return int(store.connection.execute(sa.select(sa.func.count()).select_from(inner)).scalar_one())
+    rows = int(store.connection.execute(sa.select(sa.func.count()).select_from(inner)).scalar_one())
+    store.end_read()
+    return rows
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Many days as one, for an engine's own condition on created_at."""
+
+    start: datetime
+    end: datetime
 
 
 def judge(measurements: Sequence[Measured]) -> Verdict:

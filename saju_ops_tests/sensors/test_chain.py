@@ -29,9 +29,9 @@ def schedule_state(instance: dg.DagsterInstance) -> InstigatorState | None:
     return found[0] if found else None
 
 
-def sensor_state(instance: dg.DagsterInstance) -> InstigatorState:
+def sensor_state(instance: dg.DagsterInstance, name: str = "purge_after_archive") -> InstigatorState:
     found = instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
-    return next(state for state in found if state.name == "purge_after_archive")
+    return next(state for state in found if state.name == name)
 
 
 def set_back(instance: dg.DagsterInstance, days: int) -> None:
@@ -43,9 +43,9 @@ def set_back(instance: dg.DagsterInstance, days: int) -> None:
     instance.update_instigator_state(state.with_data(data))
 
 
-def forget(instance: dg.DagsterInstance) -> None:
+def forget(instance: dg.DagsterInstance, name: str = "purge_after_archive") -> None:
     """The sensor loses its cursor and when it looked last, so that it looks at once."""
-    state = sensor_state(instance)
+    state = sensor_state(instance, name)
     assert isinstance(state.instigator_data, SensorInstigatorData)
     instance.update_instigator_state(
         state.with_data(SensorInstigatorData(sensor_type=state.instigator_data.sensor_type))
