@@ -93,6 +93,9 @@ class CsvSink(io.RawIOBase):
         """Writes what is still held back. Nothing may be written after it."""
         if self._arrow is not None:
             self._arrow.close()
+            # It holds this object, through C++ where Python's garbage collector doesn't see the circle: its buffer
+            # of 0.7 MB would stay for ever, once a day archived.
+            self._arrow = None
         if self._gzip:
             self._store(self._gzip.flush())
         if self._encrypted:

@@ -162,6 +162,50 @@ def test_the_fast_path_and_the_plain_cursor_give_the_same_bytes(
     assert scene.data_file().read_bytes() == fast
 
 
+def test_a_small_day_and_a_process_with_many_threads_take_the_plain_cursor(
+    mysql_scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """connectorx leaves three threads behind for each query, for half a minute."""
+    from saju_ops.archive.engines import mysql
+
+    mysql_scene.add(9)
+    rows = fast_paths(mysql_scene, monkeypatch)
+    for name, value in (("SMALL_DAY_ROWS", 9), ("MOST_THREADS", 0)):
+        with monkeypatch.context() as patch:
+            patch.setattr(mysql, name, value)
+            assert mysql_scene.archive().rows == 9
+        shutil.rmtree(mysql_scene.folder)
+    assert rows == []
+    mysql_scene.archive()
+    assert sum(rows) == 9
+
+
+def test_a_day_is_cut_where_its_rows_are_large(mysql_scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    from saju_ops.archive.engines import mysql
+
+    scene = mysql_scene
+    scene.add(40)
+    scene.update("content = REPEAT('가', 2000)", "log_id BETWEEN 21 AND 30")
+    monkeypatch.setattr(mysql, "PIECE_BYTES", 10_000)
+    rows = fast_paths(scene, monkeypatch)
+    scene.archive()
+    assert sum(rows) == 40
+    # Ten rows of 6,200 bytes: at most three of them fit a piece, which is under twice PIECE_BYTES.
+    assert len(rows) >= 4
+
+
+def test_archived_days_leave_no_memory_behind(mysql_scene: Scene) -> None:
+    import pyarrow as pa
+
+    mysql_scene.add(9)
+    mysql_scene.archive()
+    before = pa.total_allocated_bytes()
+    for _ in range(3):
+        shutil.rmtree(mysql_scene.folder)
+        mysql_scene.archive()
+    assert pa.total_allocated_bytes() == before
+
+
 def test_copy_and_the_plain_cursor_give_the_same_bytes(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

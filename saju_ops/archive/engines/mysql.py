@@ -62,11 +62,16 @@ SHORT_TEXT = 1_024
 # Bytes of a row's short columns, roughly.
 ROW_BYTES = 200
 M_ARENA_MAX = -8
+M_MMAP_THRESHOLD = -3
 # connectorx reads ahead without bound when the storage is slower than the server: so a day is read in pieces
 # of about this many bytes, each of them a query of its own (5 ms), and none of twice as many.
 PIECE_BYTES = 16 << 20
 # Rows of the first piece at most; the following ones are cut by what the ones before them held.
 FIRST_PIECE_ROWS = 1 << 15
+# connectorx leaves three threads behind for each query, for 30 s: a thousand small days read by it in a row had
+# three thousand threads. Up to so many rows a plain cursor is as fast, and beyond so many threads it steps in.
+SMALL_DAY_ROWS = 1_000
+MOST_THREADS = 600
 # A day that can't be cut by its key goes the fast way only up to this size.
 WHOLE_BYTES = 64 << 20
 # Integer types that can be printed in one way only: no ZEROFILL, and none that may stand for a boolean.
@@ -322,7 +327,7 @@ class MySQLLogStore(LogStore):
 
     def fast_apart(self, day: Day, profile: Profile) -> FastRows | None:
         # An address with options (TLS files, sockets) means something to PyMySQL that connectorx may not know.
-        if self.url.query or self.url.host is None:
+        if self.url.query or self.url.host is None or profile.rows <= SMALL_DAY_ROWS or _threads() > MOST_THREADS:
             return None
         if profile.first is None or profile.last is None:
             # Such a day can't be cut by its key: only as a whole, if it isn't large.
@@ -587,13 +592,24 @@ class _FastDay(FastRows):
         return digest, size
 
 
+def _threads() -> int:
+    """Threads of this process, the libraries' own included; 0 where the system doesn't tell."""
+    try:
+        return len(os.listdir("/proc/self/task"))  # noqa: PTH208 (a path object per thread is not needed)
+    except OSError:
+        return 0
+
+
 @functools.cache
 def _share_arenas() -> None:
-    """Two arenas for glibc's malloc: with one for each of connectorx's threads a process took 70 MB more."""
+    """Two arenas for glibc's malloc: with one for each of connectorx's threads a process took 70 MB more. And
+    large pieces from the system, to which they go back: 10 MB less."""
     import ctypes
 
     with suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
+        library = ctypes.CDLL(None)
+        library.mallopt(M_ARENA_MAX, 2)
+        library.mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 def _printed(cells: pa.Array) -> pa.Array:
