@@ -141,16 +141,19 @@ class JobScene:
 
     def whole(self, number: int) -> bool | None:
         """Whether a job is there with every row; None where it is gone with every row; False in between."""
-        one, job = sa.bindparam("n", number), job_id(number)
+        return self.wholeness([number])[number]
+
+    def wholeness(self, numbers: Iterable[int]) -> dict[int, bool | None]:
+        shares: dict[int, set[float]] = {number: set() for number in numbers}
         with self.engine.connect() as connection:
-            found = []
             for name, expected in zip(("jobs", *CHILDREN), (1, 1, 4, 2, 2, 1, 1, 3), strict=True):
-                table = self.table(name)
-                where = {"jobs": lambda t: t.c.id == job, "report_knowledge": lambda t: t.c.report_id == one}
-                condition = where.get(name, lambda t: t.c.job_id == job)(table)
-                query = sa.select(sa.func.count()).select_from(table).where(condition)
-                found.append(int(connection.execute(query).scalar_one()) / expected)
-        return True if set(found) == {1} else None if set(found) == {0} else False
+                column = {"jobs": "id", "report_knowledge": "report_id"}.get(name, "job_id")
+                owner = self.table(name).c[column]
+                found = dict(map(tuple, connection.execute(sa.select(owner, sa.func.count()).group_by(owner))))
+                for number in shares:
+                    key = number if column == "report_id" else job_id(number)
+                    shares[number].add(found.get(key, 0) / expected)
+        return {n: True if found == {1} else None if found == {0} else False for n, found in shares.items()}
 
     # --- the purge -------------------------------------------------------------------------------------------
 

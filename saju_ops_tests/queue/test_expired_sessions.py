@@ -1,0 +1,297 @@
+"""Sessions that expired long ago go with their calculations; never with a log row that no archive holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
+
+from saju_ops.archive.archive import archive_day
+from saju_ops.archive.engines import open_log_store
+from saju_ops.archive.window import day_of
+from saju_ops.errors import Refused
+from saju_ops.queue.expired_sessions import (
+    ARCHIVED_NOT,
+    SessionPurgeResult,
+    SessionTables,
+    open_sessions,
+    purge_expired_sessions,
+    session_limits,
+)
+from saju_ops.queue.session_cache import SessionCache
+from saju_ops.schema import tables as schema
+from saju_ops.storage import open_storage
+from saju_ops_tests.engines import Redis
+from saju_ops_tests.queue.job_scene import SEOUL, UTC_ZONE
+
+NOW = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
+OLD = NOW - timedelta(days=60)
+DAY = timedelta(days=1)
+TABLES = SessionTables("user_sessions", ("saju_calculations", "saju_analyses"), "conversation_logs")
+
+
+class SessionScene:
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url, self.folder = sa.make_url(url), folder
+        self.storage = open_storage(str(folder))
+        self.engine = sa.create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        if self.engine.dialect.name in ("mysql", "mariadb"):
+            sa.event.listen(self.engine, "connect", _pin, insert=True)
+        schema.chatbot.create_all(self.engine)
+        self.insert("users", {"user_id": "u"})
+
+    def run(self, statement: str, **values: Any) -> list[Any]:
+        with self.engine.connect() as connection:
+            if self.engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("PRAGMA foreign_keys = ON")
+            result = connection.execute(sa.text(statement), values)
+            return list(result) if result.returns_rows else []
+
+    def insert(self, table: str, *rows: dict[str, Any]) -> None:
+        with self.engine.connect() as connection:
+            connection.execute(sa.insert(schema.chatbot.tables[table]), list(rows))
+
+    def add(self, session: str, expired: datetime = OLD, logs: list[datetime] | None = None) -> None:
+        """A session with a calculation, its analysis, and log rows of these instants."""
+        number = int(session.lstrip("s"))
+        self.insert(
+            "user_sessions", {"session_id": session, "user_id": "u", "expires_at": expired.replace(tzinfo=None)}
+        )
+        ganji = {f"{pillar}_ganji": "갑자" for pillar in ("year", "month", "day", "time")}
+        born = {"birth_datetime": datetime(1990, 1, 1, 5, 30)}  # noqa: DTZ001
+        self.insert("saju_calculations", {"calculation_id": number, "session_id": session, **ganji, **born})
+        self.insert(
+            "saju_analyses", {"analysis_id": number, "calculation_id": number, "day_gan": "갑", "day_zhi": "자"}
+        )
+        for order, at in enumerate(logs or []):
+            row = {"session_id": session, "message_order": order, "role": "user", "content": f"비밀 {session}"}
+            self.insert("conversation_logs", row | {"created_at": at.replace(tzinfo=None)})
+
+    def archive(self, at: datetime) -> None:
+        with open_log_store(self.url, "conversation_logs", UTC_ZONE) as store:
+            archive_day(store, self.storage, day_of(at, SEOUL), now=NOW)
+
+    def purge(self, *, now: datetime = NOW, tables: SessionTables = TABLES, **options: Any) -> SessionPurgeResult:
+        cache, grace = options.pop("cache", None), options.pop("grace_days", 30)
+        retention, passed = options.pop("retention_days", 30), options.pop("passed", {})
+        limits = session_limits(**{"dry_run": False, **options})
+        with open_sessions(self.url, tables.root, UTC_ZONE) as store:
+            return purge_expired_sessions(
+                store, self.storage, tables, limits, now=now, grace_days=grace, retention_days=retention, zone=SEOUL,
+                cache=cache, wait=5.0, **passed,
+            )  # fmt: skip
+
+    def sessions(self) -> list[str]:
+        return [row[0] for row in self.run("SELECT session_id FROM user_sessions ORDER BY session_id")]
+
+    def count(self, table: str) -> int:
+        return int(self.run(f"SELECT COUNT(*) FROM {table}")[0][0])  # noqa: S608
+
+
+def _pin(connection: Any, _record: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET SESSION time_zone = '+00:00'")
+
+
+@pytest.fixture
+def scene(database_url: str, tmp_path: Path) -> SessionScene:
+    return SessionScene(database_url, tmp_path / "backups")
+
+
+@pytest.fixture
+def lite(sqlite_url: str, tmp_path: Path) -> SessionScene:
+    return SessionScene(sqlite_url, tmp_path / "backups")
+
+
+def test_sessions_beyond_the_grace_period_go_with_calculations_and_analyses(scene: SessionScene) -> None:
+    scene.add("s1")
+    scene.add("s2", NOW - 30 * DAY)  # exactly: not past
+    scene.add("s3", NOW - 30 * DAY - timedelta(seconds=1))
+    scene.add("s4", NOW + DAY)
+    dry = scene.purge(dry_run=True)
+    result = scene.purge()
+    assert scene.sessions() == ["s2", "s4"]
+    assert scene.count("saju_calculations") == scene.count("saju_analyses") == 2
+    assert dict(result.rows) == dict(dry.rows) == {"user_sessions": 2, "saju_calculations": 2, "saju_analyses": 2}
+
+
+def test_a_session_with_a_log_row_that_no_archive_holds_stays(scene: SessionScene) -> None:
+    """Two deleted sessions once took nine log rows with them."""
+    archived, not_archived = OLD - 2 * DAY, OLD - DAY
+    scene.add("s1", logs=[archived, archived])
+    scene.add("s2", logs=[archived, not_archived])
+    scene.add("s3")
+    scene.archive(archived)
+    result = scene.purge()
+    assert scene.sessions() == ["s2"]
+    assert scene.count("conversation_logs") == 2
+    assert (result.deleted, result.log_rows, dict(result.stayed)) == (2, 2, {ARCHIVED_NOT: 1})
+    scene.archive(not_archived)
+    scene.purge()
+    assert scene.sessions() == []
+
+
+def test_a_log_row_that_changed_after_its_archive_keeps_its_session(scene: SessionScene) -> None:
+    scene.add("s1", logs=[OLD])
+    scene.add("s2", logs=[OLD])
+    scene.archive(OLD)
+    scene.run("UPDATE conversation_logs SET content = 'edited' WHERE session_id = 's1'")
+    scene.purge()
+    assert scene.sessions() == ["s1"]
+    scene.archive(OLD)
+    scene.purge()
+    assert scene.sessions() == []
+
+
+def test_a_damaged_archive_holds_nothing(lite: SessionScene) -> None:
+    lite.add("s1", logs=[OLD])
+    lite.archive(OLD)
+    (file,) = lite.folder.rglob("*.csv")
+    file.chmod(0o600)
+    file.write_bytes(file.read_bytes() + b"\n")
+    result = lite.purge()
+    assert lite.sessions() == ["s1"]
+    assert "damaged" in result.problems[0]
+
+
+def test_log_rows_within_the_retention_keep_their_session_even_if_archived(lite: SessionScene) -> None:
+    recent = NOW - 10 * DAY
+    lite.add("s1", logs=[recent])
+    lite.archive(recent)
+    lite.purge()
+    assert lite.sessions() == ["s1"]
+    lite.purge(retention_days=5)
+    assert lite.sessions() == []
+
+
+def test_a_log_table_without_a_foreign_key_is_looked_at_just_the_same(scene: SessionScene) -> None:
+    """A partitioned table can't have one."""
+    scene.add("s1", logs=[OLD])
+    scene.add("s2")
+    scene.run("CREATE TABLE logs2 AS SELECT * FROM conversation_logs")
+    scene.run("DROP TABLE conversation_logs")
+    if scene.engine.dialect.name == "sqlite":
+        scene.run("CREATE UNIQUE INDEX logs2_key ON logs2 (log_id)")
+        scene.run("CREATE TABLE conversation_logs (log_id INTEGER PRIMARY KEY, session_id TEXT, created_at TEXT)")
+        scene.run("INSERT INTO conversation_logs SELECT log_id, session_id, created_at FROM logs2")
+    else:
+        scene.run("ALTER TABLE logs2 ADD PRIMARY KEY (log_id)")
+        scene.run("ALTER TABLE logs2 RENAME TO conversation_logs")
+    scene.purge()
+    assert scene.sessions() == ["s1"]
+    scene.archive(OLD)
+    scene.purge()
+    assert (scene.sessions(), scene.count("conversation_logs")) == ([], 0)
+
+
+def test_a_table_that_is_not_listed_is_refused(lite: SessionScene) -> None:
+    lite.add("s1")
+    reference = "TEXT REFERENCES user_sessions ON DELETE CASCADE"
+    lite.run(f"CREATE TABLE ratings (id INTEGER PRIMARY KEY, session_id {reference})")
+    with pytest.raises(Refused, match=r"ratings references user_sessions .* SESSION_PURGE_TABLES doesn't name it"):
+        lite.purge()
+    assert lite.sessions() == ["s1"]
+
+
+def test_a_session_is_never_named_whole(lite: SessionScene) -> None:
+    token, at = {"session_id": "very-secret-session-token"}, OLD.replace(tzinfo=None)
+    lite.insert("user_sessions", token | {"user_id": "u", "expires_at": at})
+    message = {"message_order": 1, "role": "user", "content": "x", "created_at": at}
+    lite.insert("conversation_logs", token | message)
+    assert lite.purge().stayed_named == [("very-sec…", ARCHIVED_NOT)]
+
+
+# --- Redis ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def client(redis_server: Redis) -> Iterator[Any]:
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def cache(redis_server: Redis) -> Iterator[SessionCache]:
+    cache = SessionCache(redis_server.url)
+    yield cache
+    cache.close()
+
+
+def down() -> SessionCache:
+    return SessionCache("redis://:topsecret@127.0.0.1:1/0")
+
+
+def pending(scene: SessionScene) -> list[Path]:
+    return list(scene.folder.glob("redis_pending/*.json"))
+
+
+def test_the_keys_of_deleted_sessions_leave_redis_and_others_stay(lite: SessionScene, client: Any, cache: Any) -> None:
+    lite.add("s1")
+    lite.add("s2", logs=[OLD])
+    lite.add("s3", NOW)
+    for name in ("session:s1", "session:s2", "session:s3", "other:s1"):
+        client.set(name, "x")
+    result = lite.purge(cache=cache)
+    assert set(client.keys()) == {b"session:s2", b"session:s3", b"other:s1"}
+    assert (result.cache_told, result.cache_keys, result.cache_waiting, pending(lite)) == (1, 1, 0, [])
+
+
+def test_a_redis_that_is_down_is_told_remembered_and_made_good(scene: SessionScene, client: Any, cache: Any) -> None:
+    scene.add("s1")
+    client.set("session:s1", "x")
+    result = scene.purge(cache=down())
+    assert scene.sessions() == []
+    assert (result.deleted, result.cache_waiting) == (1, 1)
+    assert "Redis can't be used" in result.cache_problem
+    assert "topsecret" not in repr(result)
+    assert len(pending(scene)) == 1
+    scene.purge(cache=down())
+    assert client.exists("session:s1")
+    result = scene.purge(cache=cache)
+    assert not client.exists("session:s1")
+    assert (result.cache_told, pending(scene)) == (1, [])
+
+
+def test_a_session_that_somebody_else_deleted_meanwhile_leaves_redis_too(
+    lite: SessionScene, client: Any, cache: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from saju_ops.queue import expired_sessions
+
+    lite.add("s1")
+    client.set("session:s1", "x")
+    real = expired_sessions._Purge._chunk
+
+    def gone_before(self: Any, sessions: Any) -> None:
+        lite.run("DELETE FROM user_sessions")
+        real(self, sessions)
+
+    monkeypatch.setattr(expired_sessions._Purge, "_chunk", gone_before)
+    result = lite.purge(cache=cache)
+    assert (result.deleted, client.exists("session:s1")) == (0, 0)
+
+
+def test_a_session_used_again_after_a_run_was_killed_keeps_its_key(lite: SessionScene, client: Any, cache: Any) -> None:
+    from saju_ops.queue.session_cache import remember
+
+    lite.add("s1", NOW + DAY)
+    remember(lite.storage, ["s1", "s2"], NOW)
+    client.set("session:s1", "x")
+    client.set("session:s2", "x")
+    lite.purge(cache=cache)
+    assert client.keys() == [b"session:s1"]
+    assert pending(lite) == []
+
+
+def test_a_dry_run_leaves_redis_alone(lite: SessionScene, client: Any, cache: Any) -> None:
+    lite.add("s1")
+    client.set("session:s1", "x")
+    lite.purge(dry_run=True, cache=cache)
+    assert client.exists("session:s1")
+    assert pending(lite) == []
