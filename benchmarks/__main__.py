@@ -28,13 +28,13 @@ from zoneinfo import ZoneInfo
 import pymysql
 import sqlalchemy as sa
 
-from benchmarks import dagster_run, dumps, rows, stale
+from benchmarks import dagster_run, dumps, expired, rows, stale
 from benchmarks.report import Line, machine, save, show
 from saju_ops_tests.engines import Engine, MariaDB, MySQL
 
 CHUNK = 5_000
 MB = 1 << 20
-PARTS = ("archive", "purge", "restore", "memory", "year", "load", "dumps", "stale")
+PARTS = ("archive", "purge", "restore", "memory", "year", "load", "dumps", "stale", "expired")
 
 
 class Bench:
@@ -274,6 +274,9 @@ class Bench:
 
     def stale(self) -> None:
         stale.measure(self)
+
+    def expired(self) -> None:
+        expired.measure(self)
 
     def load(self) -> None:
         if not dagster_run.definitions_exist():

@@ -26,7 +26,9 @@ DOMAIN = (
     "alerts",
 )
 JOBS = {"archive_conversation_logs", "purge_conversation_logs", "restore_conversation_logs", "reconcile_stale_jobs"}
+JOBS |= {"purge_expired_jobs", "purge_expired_sessions"}
 CHANGE_DATA = ("purge_conversation_logs", "restore_conversation_logs", "reconcile_stale_jobs")
+CHANGE_DATA += ("purge_expired_jobs", "purge_expired_sessions")
 # Takes the network away: whoever asks for an address or connects to one fails.
 NO_NETWORK = """
 import socket

@@ -1,0 +1,128 @@
+"""The jobs, schedules and checks of expired jobs and sessions, as Dagster runs them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from saju_ops.definitions import defs
+from saju_ops_tests.jobs.project import Run, plain
+from saju_ops_tests.queue.job_scene import JobScene, job_id
+
+HOUR = timedelta(hours=1)
+
+
+class Service:
+    """The paid reports in SQLite, the definitions on them, an instance of Dagster."""
+
+    def __init__(self, scene: JobScene, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.scene, self.instance = scene, dg.DagsterInstance.ephemeral()
+        monkeypatch.setenv("DATABASE_URL", scene.url.render_as_string(hide_password=False))
+        monkeypatch.setenv("BACKUP_URI", str(scene.folder))
+        monkeypatch.setenv("JOBS_S3_DELETE", "false")
+
+    def run(self, job: str, **config: Any) -> Run:
+        result = defs().resolve_job_def(job).execute_in_process(
+            instance=self.instance, raise_on_error=False, run_config={"ops": {job: {"config": config}}}
+        )
+        return Run(self.instance, result.run_id)
+
+    def tick(self, schedule: str) -> Any:
+        definition = next(s for s in defs().schedules or [] if s.name == schedule)
+        at = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
+        with dg.build_schedule_context(instance=self.instance, scheduled_execution_time=at) as context:
+            return definition.evaluate_tick(context)  # type: ignore[union-attr, arg-type]
+
+
+@pytest.fixture
+def service(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Service:
+    return Service(JobScene(sqlite_url, tmp_path / "backups").create(), monkeypatch)
+
+
+def test_by_hand_the_job_only_counts_and_told_to_it_deletes(service: Service) -> None:
+    now = datetime.now(UTC)
+    service.scene.add([1, 2], now - HOUR)
+    service.scene.add([3], now + HOUR)
+    run = service.run("purge_expired_jobs")
+    assert run.succeeded
+    told = run.outputs()
+    assert (told["dry_run"], told["jobs_deletable"], told["jobs_deleted"]) == (True, 2, 0)
+    assert service.scene.whole(1) is True
+    told = service.run("purge_expired_jobs", dry_run=False).outputs()
+    assert (told["jobs_deleted"], told["rows"], told["rows_archived"], told["orphan_rows"]) == (2, 30, 4, 0)
+    assert "만료 작업 정리" in told["report"]
+    assert "010-" not in str(told)
+    assert service.scene.ids() == {job_id(3)}
+
+
+def test_an_hour_without_anything_to_do_has_the_same_numbers_and_no_report(service: Service) -> None:
+    run = service.run("purge_expired_jobs", dry_run=False)
+    assert run.succeeded
+    assert run.outputs()["jobs_deleted"] == run.outputs()["s3_bytes"] == 0
+    assert "report" not in run.outputs()
+    ((asset, observed),) = run.observed()
+    assert asset == "paid_jobs"
+    assert observed["jobs_stayed"] == 0
+
+
+def test_without_a_bucket_the_job_is_refused_and_the_schedule_skips(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOBS_S3_DELETE", "true")
+    service.scene.add([1], datetime.now(UTC) - HOUR)
+    run = service.run("purge_expired_jobs", dry_run=False)
+    assert "JOBS_S3_BUCKET holds nothing" in run.failure
+    assert service.scene.whole(1) is True
+    assert "JOBS_S3_BUCKET holds nothing" in service.tick("expired_jobs").skip_message
+
+
+def test_the_schedules_delete_hourly_and_daily_in_seoul(service: Service) -> None:
+    (request,) = service.tick("expired_jobs").run_requests
+    assert request.run_config["ops"]["purge_expired_jobs"]["config"]["dry_run"] is False
+    found = {s.name: s for s in defs().schedules or []}
+    assert found["expired_jobs"].cron_schedule == "0 * * * *"  # type: ignore[union-attr]
+    for name in ("expired_jobs", "expired_sessions"):
+        schedule = found[name]
+        assert isinstance(schedule, dg.ScheduleDefinition)
+        assert schedule.execution_timezone == "Asia/Seoul"
+        assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+
+
+def test_where_there_is_no_table_the_schedules_skip_and_say_so(
+    service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert "no such table" in service.tick("expired_sessions").skip_message
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/nothing.db")
+    assert "There is no database" in service.tick("expired_jobs").skip_message
+    assert not (tmp_path / "nothing.db").exists()
+
+
+def test_rows_left_behind_fail_the_check_with_their_number(service: Service) -> None:
+    with service.scene.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
+        columns = "(id, job_id, phone, message, status)"
+        connection.exec_driver_sql(f"INSERT INTO sms_logs {columns} VALUES (1, 'gone', '', '', '')")  # noqa: S608
+    checks = [c for c in defs().asset_checks or [] if any(s.name == "no_orphan_rows" for s in c.check_specs)]
+    result = dg.materialize([*checks], instance=service.instance, selection=dg.AssetSelection.all_asset_checks())
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert not evaluation.passed
+    assert plain(evaluation.metadata) == {"orphan_rows": 1, "columns": "sms_logs.job_id (1)"}
+
+
+def test_sessions_are_purged_by_their_job(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from saju_ops_tests.queue.test_expired_sessions import SessionScene
+
+    scene = SessionScene(sqlite_url, tmp_path / "backups")
+    now = datetime.now(UTC)
+    scene.add("s1", now - timedelta(days=40))
+    scene.add("s2", now - timedelta(days=40), logs=[now - timedelta(days=40)])
+    service = Service(JobScene(sqlite_url, tmp_path / "backups"), monkeypatch)
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    told = service.run("purge_expired_sessions", dry_run=False).outputs()
+    assert (told["sessions_deleted"], told["sessions_stayed"], told["redis_sessions_waiting"]) == (1, 1, 1)
+    assert "Redis" in told["report"]
+    assert scene.sessions() == ["s2"]
