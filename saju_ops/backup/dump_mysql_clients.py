@@ -27,7 +27,6 @@ DUMP = (
 DUMP_IF_KNOWN = {
     "set-gtid-purged": "--set-gtid-purged=OFF",
     "column-statistics": "--column-statistics=0",
-    "network-timeout": "--network-timeout",
 }
 RESTORE = (
     # Without --comments MariaDB's client strips the comments out of routines.
@@ -60,7 +59,8 @@ def dump_client(server: str) -> Client:
     """The dump program of the server's own kind if there is one, else the other kind's. Raises ProgramMissing."""
     names = ["mariadb-dump", "mysqldump"] if server == "mariadb" else ["mysqldump", "mariadb-dump"]
     path, version = _best(names, server, f"A dump of a {server} database")
-    known = _help(path)
+    # Of these options MariaDB's program has none that is needed.
+    known = "" if "MariaDB" in version else _help(path)
     extra = tuple(option for name, option in DUMP_IF_KNOWN.items() if f"--{name}" in known)
     return Client(path, version, "MariaDB" in version, (*DUMP, *extra))
 

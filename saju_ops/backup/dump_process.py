@@ -27,7 +27,7 @@ from saju_ops.errors import OperatorError
 # Bytes that are read at once, and what a pipe holds: the program goes on while what it wrote is compressed.
 CHUNK = 1 << 20
 # Less than this is waited with for a moment, in seconds, in which the pipe doesn't fill up.
-ENOUGH, PAUSE = CHUNK // 4, 0.002
+ENOUGH, PAUSE = CHUNK // 2, 0.002
 # Seconds that a program which was told to end has for it.
 PATIENCE = 10
 _KEPT_STDERR = 4_000
