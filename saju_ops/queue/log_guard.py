@@ -29,7 +29,7 @@ from saju_ops.queue.hanging import Identity, chunks, one_of
 from saju_ops.queue.stale_times import parse_instant
 from saju_ops.storage import Storage
 
-# Days whose archived rows' hashes are kept in memory, 16 bytes a row.
+# Days whose archived rows' hashes are kept in memory for later batches, 16 bytes a row.
 DAYS_KEPT = 40
 # Stands for the day of a row whose created_at can't be read: no archive has it.
 NO_DAY = date.max
@@ -45,9 +45,13 @@ class LogGuard:
 
     def prepare(self, sessions: Sequence[Identity]) -> None:
         """Reads, before anything is locked, the archives of the days from which these sessions have rows."""
-        for day in self._days_of(sessions):
-            self._load(day)
+        needed = self._days_of(sessions)
         self.store.end_read()
+        for day in sorted(needed):
+            self._load(day)
+        # Days that no session of this batch needs go first, and never one that a session of it does.
+        for name in [n for n in self._days if n not in set(map(str, needed))][: max(0, len(self._days) - DAYS_KEPT)]:
+            del self._days[name]
 
     def rows_held(self, sessions: Sequence[Identity]) -> int | None:
         """How many log rows the sessions have, if all are held; None if one is not. They stay locked."""
@@ -113,8 +117,6 @@ class LogGuard:
             return
         if held is not None:
             self._days[name] = held
-            while len(self._days) > DAYS_KEPT:
-                self._days.popitem(last=False)
 
     def _read(self, day: Day) -> HeldRows | None:
         parts = day_files(self.storage, day).parts

@@ -160,6 +160,19 @@ def test_a_damaged_archive_holds_nothing(lite: SessionScene) -> None:
     assert "damaged" in result.problems[0]
 
 
+def test_sessions_of_more_days_than_are_kept_in_memory_go_in_one_batch(
+    lite: SessionScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from saju_ops.queue import log_guard
+
+    monkeypatch.setattr(log_guard, "DAYS_KEPT", 2)
+    for number in range(1, 6):
+        lite.add(f"s{number}", logs=[OLD - number * DAY])
+        lite.archive(OLD - number * DAY)
+    lite.purge()
+    assert lite.sessions() == []
+
+
 def test_log_rows_within_the_retention_keep_their_session_even_if_archived(lite: SessionScene) -> None:
     recent = NOW - 10 * DAY
     lite.add("s1", logs=[recent])
