@@ -226,7 +226,7 @@ def test_killed_at_any_moment_nothing_is_lost_and_launching_again_restores(
     target = Path(shutil.copytree(taken[0], tmp_path / "target"))
     (target / "old").write_text("old")
     moments = random.Random(3)
-    for _ in range(4):
+    for _ in range(3):
         process = subprocess.Popen(
             [sys.executable, "-c", KILLED, str(storage.root), str(target)], stdout=subprocess.PIPE
         )
