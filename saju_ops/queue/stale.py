@@ -38,7 +38,7 @@ from saju_ops.queue.stale_audit import (
     key_shown,
     key_to_json,
 )
-from saju_ops.queue.stale_connect import NeedsRepair, NoTables, Undecodable, errors_told, read_write, reading, repair
+from saju_ops.queue.stale_connect import NoTables, Undecodable, data_version, errors_told, read_write, reading
 from saju_ops.queue.stale_tables import COMPLETED, OPEN, Files, OpenJob, Tables, normal, same_case
 from saju_ops.queue.stale_times import fate
 from saju_ops.storage import Storage
@@ -179,13 +179,19 @@ def reconcile(
     if plan.changes and storage is None:
         raise Refused("There is no storage for the audit of what is changed. Nothing was touched.")
     began = time.monotonic()
-    result = _looked(url, plan, now, zone_of_database, busy_seconds)
-    if plan.changes and result.stale and storage is not None:
-        audit = Audit(storage, plan.run_id, result.database, now, zone, plan.hours)
-        result.audit_files = audit.files
+    if plan.changes and storage is not None:
+        # Opened first: SQLite then repairs what a killed writer left, and tells whether anybody wrote since.
         with errors_told(url), read_write(url, zone_of_database, busy_seconds).connect() as connection:
-            tables = Tables(connection, url, zone_of_database)
-            _Settling(tables, audit, plan, result, now, should_stop, progress).run()
+            version = data_version(connection)
+            connection.rollback()
+            result = _looked(url, plan, now, zone_of_database, busy_seconds)
+            if result.stale:
+                tables = Tables(connection, url, zone_of_database)
+                audit = Audit(storage, plan.run_id, result.database, now, zone, plan.hours)
+                result.audit_files = audit.files
+                _Settling(tables, audit, plan, result, now, version, should_stop, progress).run()
+    else:
+        result = _looked(url, plan, now, zone_of_database, busy_seconds)
     result.seconds = time.monotonic() - began
     return result
 
@@ -206,17 +212,7 @@ def missing_tables(url: sa.URL, zone_of_database: ZoneInfo) -> str | None:
 
 
 def _looked(url: sa.URL, plan: StalePlan, now: datetime, zone: ZoneInfo, busy_seconds: float) -> StaleResult:
-    def work(connection: sa.Connection) -> StaleResult:
-        return _survey(Tables(connection, url, zone), plan, now)
-
-    try:
-        found: StaleResult = reading(url, zone, busy_seconds, work)
-    except NeedsRepair:
-        if not plan.changes:
-            raise
-        # It may have been an apply that was killed.
-        repair(url, zone, busy_seconds)
-        found = reading(url, zone, busy_seconds, work)
+    found: StaleResult = reading(url, zone, busy_seconds, lambda c: _survey(Tables(c, url, zone), plan, now))
     return found
 
 
@@ -256,7 +252,7 @@ def _find(tables: Tables, spellings: list[str], plan: StalePlan, now: datetime, 
         if odd := _odd_key(job):
             _note(result, odd)
             continue
-        what, column = fate(job.created, [job.updated], cutoff, now)
+        what, column = fate(job.created, (job.updated,), cutoff, now)
         if what == "stale":
             candidates.append(job)
         elif what != "moving":
@@ -295,7 +291,7 @@ def _odd_key(job: OpenJob) -> OddJob | None:
 
 def _judge(job: OpenJob, files: Files, plan: StalePlan, cutoff: datetime, now: datetime) -> StaleJob | OddJob | None:
     """What becomes of an open job; None if it moved."""
-    what, column = fate(job.created, [job.updated, *files.moments], cutoff, now)
+    what, column = fate(job.created, (job.updated, *files.moments), cutoff, now)
     if what == "moving":
         return None
     if what != "stale":
@@ -336,6 +332,8 @@ class _Settling:
     plan: StalePlan
     result: StaleResult
     now: datetime
+    # SQLite's data_version before the jobs were looked at.
+    version: int | None
     should_stop: ShouldStop
     progress: Callable[[StaleResult], None]
 
@@ -386,8 +384,7 @@ class _Settling:
         """One transaction: lock, look again, change what is still as it was seen. Returns the keys changed."""
         wanted = {key_from_json(job.key): job for job in jobs}
         try:
-            now_jobs, files = self._locked_look(list(wanted))
-            changed = [k for k, job in wanted.items() if self._unchanged(job, now_jobs.get(k), files.get(k, Files()))]
+            changed = self._still_as_seen(wanted)
             for (seen, becomes), keys in _grouped(changed, wanted).items():
                 if self.tables.set_status(keys, seen, becomes) != len(keys):
                     raise OperatorError(
@@ -401,23 +398,33 @@ class _Settling:
         self._count([wanted[key] for key in changed], len(jobs))
         return changed
 
-    def _locked_look(self, keys: list[Any]) -> tuple[dict[Any, OpenJob], dict[Any, Files]]:
+    def _still_as_seen(self, wanted: dict[Any, StaleJob]) -> list[Any]:
+        """Begins the transaction and locks; the keys of the jobs that are as they were seen."""
         tables = self.tables
-        if not tables.scans_results or not tables.scan_takes_long():
-            tables.end()
-            tables.begin()
-            now_jobs = tables.jobs_now(keys)
-            return now_jobs, tables.files_of(list(now_jobs)) if now_jobs else {}
-        # Without an index the look takes seconds, for which no writer may wait: so look first, and begin only if
-        # nobody wrote meanwhile.
+        tables.end()
+        tables.begin()
+        if self.version is not None and data_version(tables.connection) == self.version:
+            # Nobody has written to this SQLite database since, and nobody can before the commit.
+            return list(wanted)
+        if tables.scans_results and tables.scan_takes_long():
+            now_jobs, files = self._look_before_the_lock(list(wanted))
+        else:
+            now_jobs = tables.jobs_now(list(wanted))
+            files = tables.files_of(list(now_jobs)) if now_jobs else {}
+        return [k for k, job in wanted.items() if self._unchanged(job, now_jobs.get(k), files.get(k, Files()))]
+
+    def _look_before_the_lock(self, keys: list[Any]) -> tuple[dict[Any, OpenJob], dict[Any, Files]]:
+        """Without an index the look takes seconds, for which no writer may wait: so look first, and begin only if
+        nobody wrote meanwhile."""
+        tables = self.tables
         for _ in range(SCAN_TRIES):
-            version = tables.data_version()
+            tables.end()
+            version = data_version(tables.connection)
             files = tables.files_of(keys)
             tables.end()
             tables.begin()
-            if tables.data_version() == version:
+            if data_version(tables.connection) == version:
                 return tables.jobs_now(keys), files
-            tables.end()
         raise Busy(
             "analysis_results has no index on job_id and is written to all the time, so it can't be looked through"
             " between two writes. CREATE INDEX analysis_results_job_id ON analysis_results (job_id), and launch again."

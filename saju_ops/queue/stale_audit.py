@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -30,8 +30,8 @@ from saju_ops.storage import AlreadyThere, Storage, StorageError
 FOLDER = "reconciled_jobs/"
 FORMAT = 1
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-# Up to so many bytes of jobs are kept in memory, more in a file without a name that ends with the process.
-IN_MEMORY = 8 << 20
+# Up to so many jobs are kept in memory (10 MB), more in a file without a name that ends with the process.
+IN_MEMORY = 20_000
 T = TypeVar("T")
 
 
@@ -64,8 +64,7 @@ def key_shown(value: Any) -> str:
     return str(next(iter(value.values()))) if isinstance(value, dict) else str(value)
 
 
-@dataclass(frozen=True)
-class StaleJob:
+class StaleJob(NamedTuple):
     """An open job that hasn't moved, and what it becomes."""
 
     # As key_to_json gives it.
@@ -92,20 +91,29 @@ class Spool(Generic[T]):
     """Things in their order, written and then read as often as one likes; memory stays flat for millions."""
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 (closed with the object)
-        self._count = 0
+        # Without a name, so that it is gone with the process, whatever ends it.
+        self._file: Any = None
+        self._chunks = 0
+        self._last: list[T] = []
 
     def append(self, thing: T) -> None:
-        pickle.dump(thing, self._file, pickle.HIGHEST_PROTOCOL)
-        self._count += 1
+        self._last.append(thing)
+        if len(self._last) >= IN_MEMORY:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the object)
+            pickle.dump(self._last, self._file, pickle.HIGHEST_PROTOCOL)
+            self._chunks += 1
+            self._last = []
 
     def __len__(self) -> int:
-        return self._count
+        return self._chunks * IN_MEMORY + len(self._last)
 
     def __iter__(self) -> Iterator[T]:
-        self._file.seek(0)
-        for _ in range(self._count):
-            yield pickle.load(self._file)
+        if self._file is not None:
+            self._file.seek(0)
+            for _ in range(self._chunks):
+                yield from pickle.load(self._file)
+        yield from self._last
 
 
 # --- the files ----------------------------------------------------------------------------------------------
@@ -119,8 +127,7 @@ class Batch:
     changed: list[Any]
 
 
-@dataclass(frozen=True)
-class Meant:
+class Meant(NamedTuple):
     """A change as it was meant."""
 
     key: Any
@@ -169,7 +176,7 @@ class Audit:
         """Before the first change of a part. Raises where it can't be written; then nothing is changed."""
         self._part += 1
         jobs = [
-            asdict(Meant(j.key, number, j.status, j.becomes, j.files, j.done))
+            Meant(j.key, number, j.status, j.becomes, j.files, j.done)._asdict()
             for number, batch in enumerate(batches)
             for j in batch
         ]

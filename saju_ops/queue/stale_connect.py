@@ -133,10 +133,12 @@ def reading(url: sa.URL, zone: ZoneInfo, busy_seconds: float, work: Any) -> Any:
     raise Busy(f"{path} was opened, written and closed by others each time that it was read. Launch again.")
 
 
-def repair(url: sa.URL, zone: ZoneInfo, busy_seconds: float) -> None:
-    """Lets SQLite do what the database's next user would: roll back or finish what a killed writer began."""
-    with errors_told(url):
-        _work(_sqlite(_file(url), "mode=rw", zone, busy_seconds), lambda c: sa.inspect(c).get_table_names())
+def data_version(connection: sa.Connection) -> int | None:
+    """SQLite: another number once another connection has committed a change, this one's own not counted; None
+    elsewhere. Looked at inside a transaction it is what holds till that transaction's end."""
+    if connection.dialect.name != "sqlite":
+        return None
+    return int(connection.exec_driver_sql("PRAGMA data_version").scalar_one())
 
 
 def _file(url: sa.URL) -> Path:

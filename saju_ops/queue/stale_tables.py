@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -22,12 +21,13 @@ from sqlalchemy.types import NullType
 from saju_ops.database import redacted
 from saju_ops.errors import Refused
 from saju_ops.queue.stale_connect import INSTANT, NoTables
-from saju_ops.queue.stale_times import Moment, computed_moment, moment
+from saju_ops.queue.stale_times import EARLIEST_YEAR, Moment, computed_moment, moment
 
 JOBS, RESULTS = "analysis_jobs", "analysis_results"
 OPEN = ("pending", "processing")
 COMPLETED = "completed"
 CREATED, UPDATED = "created_at", "updated_at"
+CREATED_LABEL, UPDATED_LABEL = f"{JOBS}.{CREATED}", f"{JOBS}.{UPDATED}"
 # How a time column keeps an instant: MySQL TIMESTAMP; with an offset; in DATABASE_TIMEZONE; SQLite's text.
 TimeKind = Literal["utc", "aware", "local", "text"]
 # A text that starts like this is ordered by time as by letter, up to its offset; two days cover any offset. LIKE
@@ -63,8 +63,7 @@ def same_case(seen: str, word: str) -> str:
     return word.upper() if seen.isupper() else word.capitalize() if seen.istitle() else word
 
 
-@dataclass(frozen=True)
-class OpenJob:
+class OpenJob(NamedTuple):
     """A row of analysis_jobs whose status is pending or processing."""
 
     key: Any
@@ -74,8 +73,7 @@ class OpenJob:
     updated: Moment
 
 
-@dataclass(frozen=True)
-class Files:
+class Files(NamedTuple):
     """What analysis_results holds of one job."""
 
     total: int = 0
@@ -100,6 +98,12 @@ class Tables:
         self._has_rowid = self.sqlite and self._rowid()
         self.job_times = self._times(JOBS, self._jobs)
         self.result_times = self._times(RESULTS, self._results)
+        utc = ZoneInfo("UTC")
+        self._zones = {
+            f"{table}.{name.casefold()}": utc if kind == "utc" else zone
+            for table, times in ((JOBS, self.job_times), (RESULTS, self.result_times))
+            for name, kind in times.items()
+        }
         self.renewed = self._renewed()
         self.end()
 
@@ -219,21 +223,18 @@ class Tables:
             query = sa.select(sa.func.count()).select_from(self.jobs)
             query = query.where(created <= self._bound(created.name, bound))
             return int(self.connection.execute(query).scalar_one())
-        exact = self._instant(created) <= _micro(bound)
-        older = sa.case(
-            (
-                created.like(DATE_SHAPE),
-                sa.case(
-                    (created < f"{bound - ANY_OFFSET:%Y-%m-%d}", 1),
-                    (created >= f"{bound + ANY_OFFSET:%Y-%m-%d}", 0),
-                    (exact, 1),
-                    else_=0,
-                ),
-            ),
-            (exact, 1),
-            else_=0,
-        )
-        return int(self.connection.execute(sa.select(sa.func.sum(older))).scalar() or 0)
+        # Most rows are told by the index alone: a text that begins with an earlier year, month and day. Only the rest
+        # is looked at: the last days' and what isn't written so.
+        low, high = (f"{bound + sign * ANY_OFFSET:%Y-%m-%d}" for sign in (-1, 1))
+        surely = sa.select(sa.func.count()).select_from(self.jobs)
+        surely = surely.where(created >= str(EARLIEST_YEAR), created < low)
+        recent = sa.and_(created.like(DATE_SHAPE), created >= high)
+        exact = sa.case((recent, 0), (self._instant(created) <= _micro(bound), 1), else_=0)
+        rest = [created < str(EARLIEST_YEAR), created >= low]
+        total = int(self.connection.execute(surely).scalar_one())
+        for where in rest:
+            total += int(self.connection.execute(sa.select(sa.func.sum(exact)).where(where)).scalar() or 0)
+        return total
 
     def open_jobs(self, spellings: Sequence[str], cutoff: datetime, now: datetime) -> Iterator[OpenJob]:
         """Open jobs but for those that were surely created after the cutoff, the oldest first, as a stream."""
@@ -310,10 +311,6 @@ class Tables:
         rowid = _rowid_of(self.results)
         return int(self.connection.execute(sa.select(sa.func.max(rowid))).scalar() or 0) > LONG_SCAN_ROWS
 
-    def data_version(self) -> int:
-        """SQLite: another number once another connection has committed."""
-        return int(self.connection.exec_driver_sql("PRAGMA data_version").scalar_one())
-
     # --- changing ------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
@@ -364,18 +361,15 @@ class Tables:
         key, status, folder, created, updated = row
         return OpenJob(
             key, _shown(status), None if folder is None else _shown(folder),
-            self._moment(JOBS, CREATED, created), self._moment(JOBS, UPDATED, updated),
+            self._moment(CREATED_LABEL, created), self._moment(UPDATED_LABEL, updated),
         )  # fmt: skip
 
     def _cell(self, column: Any) -> Any:
         """A time as text, since a driver may refuse what a column may hold: zero dates, infinity."""
         return column if self.sqlite else sa.cast(column, sa.Text)
 
-    def _moment(self, table: str, name: str, cell: Any) -> Moment:
-        columns = self._jobs if table == JOBS else self._results
-        times = self.job_times if table == JOBS else self.result_times
-        kind = times.get(_named(columns, name) or name)
-        return moment(f"{table}.{name}", cell, ZoneInfo("UTC") if kind == "utc" else self.zone)
+    def _moment(self, label: str, cell: Any) -> Moment:
+        return moment(label, cell, self._zones.get(label, self.zone))
 
     def _file_cells(self) -> list[Any]:
         done = sa.func.lower(sa.func.trim(self._plain(self._result("status")))) == COMPLETED
@@ -394,12 +388,13 @@ class Tables:
         total, done, *times = cells
         moments = []
         for number, name in enumerate(self.result_times):
+            label = f"{RESULTS}.{name.casefold()}"
             if self.sqlite:
                 plain, computed = times[2 * number : 2 * number + 2]
-                other = computed_moment(f"{RESULTS}.{name}", computed)
-                moments.append(_later(self._moment(RESULTS, name, plain), other))
+                latest = self._moment(label, plain)
+                moments.append(latest if computed is None else _later(latest, computed_moment(label, computed)))
             else:
-                moments.append(self._moment(RESULTS, name, times[number]))
+                moments.append(self._moment(label, times[number]))
         return Files(int(total), int(done or 0), tuple(moments))
 
     def _instant(self, column: Any) -> Any:

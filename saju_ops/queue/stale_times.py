@@ -8,9 +8,10 @@ zero dates and anything else that isn't clearly a date and time are UNREADABLE.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -20,6 +21,7 @@ UNREADABLE = 1 << 62
 CLOCK_SKEW = timedelta(minutes=5)
 # 1970-01-01, 0001-01-01 and 0000-00-00 stand for "no time" in many programs; no such service is that old.
 EARLIEST_YEAR = 2000
+PLAIN_LENGTHS = (19, 26)
 _SLOW = re.compile(
     r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[ T]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,](\d+))?)?)?"
     r"\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?",
@@ -31,6 +33,12 @@ Fate = Literal["stale", "moving", "unreadable", "future"]
 
 def parse_instant(value: Any, zone: ZoneInfo) -> datetime | None:
     """The instant, UTC, that a stored value means; None where it can't be told."""
+    if type(value) is str and len(value) in PLAIN_LENGTHS and zone.key == "UTC" and value[10] in " T":
+        # What most programs write, three times as fast as the whole way round.
+        with suppress(ValueError):
+            found = datetime.fromisoformat(value)
+            if found.tzinfo is None and value[4] == "-":
+                return found.replace(tzinfo=UTC) if found.year >= EARLIEST_YEAR else None
     if isinstance(value, bytes):
         try:
             value = value.decode()
@@ -40,10 +48,10 @@ def parse_instant(value: Any, zone: ZoneInfo) -> datetime | None:
         return None
     text = value.strip()
     try:
-        found = _parsed(text)
-        if found is None or found.year < EARLIEST_YEAR:
+        parsed = _parsed(text)
+        if parsed is None or parsed.year < EARLIEST_YEAR:
             return None
-        return _in_utc(found, zone)
+        return _in_utc(parsed, zone)
     except (ValueError, OverflowError):
         return None
 
@@ -84,8 +92,7 @@ def microseconds(value: Any, kind: str, zone: ZoneInfo) -> int | None:
     return UNREADABLE if found is None else (found - EPOCH) // timedelta(microseconds=1)
 
 
-@dataclass(frozen=True)
-class Moment:
+class Moment(NamedTuple):
     """A time as the database holds it: `at` is None where `text` can't be read; both None for NULL."""
 
     column: str
@@ -111,17 +118,18 @@ def computed_moment(column: str, value: int | None) -> Moment:
     return Moment(column, at, "unreadable" if at is None else at.isoformat())
 
 
-def fate(created: Moment, others: list[Moment], cutoff: datetime, now: datetime) -> tuple[Fate, str]:
+def fate(created: Moment, others: Sequence[Moment], cutoff: datetime, now: datetime) -> tuple[Fate, str]:
     """What the times say of an open job, and which of them says it. A job that moved exactly at the cutoff is
     not stale. NULL in created_at can't be judged; NULL in another column means that it never moved there."""
-    moments = [created, *others]
     if created.at is None:
         return "unreadable", created.column
-    for each in moments:
-        if each.unreadable:
-            return "unreadable", each.column
-    last = max((m for m in moments if m.at is not None), key=lambda m: m.at or EPOCH)
-    at = last.at or EPOCH
+    at, column = created.at, created.column
+    for other in others:
+        if other.at is None:
+            if other.text is not None:
+                return "unreadable", other.column
+        elif other.at > at:
+            at, column = other.at, other.column
     if at > now + CLOCK_SKEW:
-        return "future", last.column
-    return ("stale" if at < cutoff else "moving"), last.column
+        return "future", column
+    return ("stale" if at < cutoff else "moving"), column

@@ -337,15 +337,15 @@ def test_without_an_index_a_large_table_is_looked_through_before_the_lock(
         scene.job(f"j{number}", files=2)
     real = Tables.files_of
     begun: list[bool] = []
-    writes = iter([False, True, False, False])
+    writes = iter(["stt_text = 'x' WHERE job_id = 'j0'", "status = 'completed' WHERE job_id = 'j3'", None])
 
     def files_of_while_others_write(self: Tables, keys: Any) -> Any:
         raw: Any = self.connection.connection.driver_connection
         begun.append(raw.in_transaction)
         found = real(self, keys)
-        if next(writes):
-            # A result that comes after the look, and would be missed.
-            scene.execute("UPDATE analysis_results SET status = 'completed' WHERE job_id = 'j3'")
+        # After the first look, and after the one before the lock: a result that would be missed.
+        if write := next(writes):
+            scene.execute(f"UPDATE analysis_results SET {write}")  # noqa: S608
         return found
 
     monkeypatch.setattr(Tables, "files_of", files_of_while_others_write)
