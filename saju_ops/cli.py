@@ -93,11 +93,11 @@ def status() -> None:
 def restore_logs(first: str, last: str, into_table: str | None, into_url: str | None, dry_run: bool) -> None:
     """Puts archived days of the conversation log back."""
     from saju_ops.archive.restore import restore
-    from saju_ops.storage import open_storage
+    from saju_ops.storage import open_backups
 
     settings = load_settings()
     plan = restore(
-        open_storage(settings.backup_uri),
+        open_backups(settings, reading=True),
         _address(into_url, settings),
         _day(first, "--from", settings),
         _day(last, "--to", settings),

@@ -27,12 +27,11 @@ def restore_chroma(
 ) -> None:
     """Puts a snapshot of the vector store back, into a folder that nobody uses or into a server."""
     from saju_ops.backup.chroma_restore import restore_snapshot, restore_target, restore_time
-    from saju_ops.storage import open_storage
+    from saju_ops.storage import open_backups
 
     settings = load_settings()
-    password = settings.archive_password.get_secret_value() if settings.archive_password else None
     plan = restore_snapshot(
-        open_storage(settings.backup_uri, password),
+        open_backups(settings, reading=True),
         restore_target(settings, into, host, port),
         at=restore_time(at, settings),
         replace=replace,

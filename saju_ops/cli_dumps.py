@@ -27,16 +27,15 @@ def restore_dump(
     """Puts the newest proven dump back: into its own database if that is empty, or into another."""
     from saju_ops.backup.dump_restore import RestoreRequest, instant_of, target_url
     from saju_ops.backup.dump_restore import restore_dump as restore
-    from saju_ops.storage import open_storage
+    from saju_ops.storage import open_backups
 
     settings = load_settings()
-    password = settings.archive_password.get_secret_value() if settings.archive_password else None
     request = RestoreRequest(
         into=target_url(into, "--into") if into else None, at=instant_of(at, settings.timezone, "--at"),
         database=database, replace=replace, dry_run=dry_run, masked=masked, unproven=unproven,
     )  # fmt: skip
     result = restore(
-        open_storage(settings.backup_uri, password), request, default=settings.database_url,
+        open_backups(settings, reading=True), request, default=settings.database_url,
         configured=settings.dumped_urls, announce=_announce, say=lambda text: click.echo(f"  {text}"),
     )  # fmt: skip
     if dry_run:

@@ -87,7 +87,7 @@ def _reconcile(
     mode: Literal["check", "apply", "stats"], settings: Settings, hours: int | None, dry_run: bool
 ) -> StaleResult:
     from saju_ops.queue.stale import StalePlan, reconcile
-    from saju_ops.storage import open_storage
+    from saju_ops.storage import open_backups
 
     now = datetime.now(UTC)
     plan = StalePlan(
@@ -99,7 +99,7 @@ def _reconcile(
     )
     return reconcile(
         settings.analysis_database_url,
-        open_storage(settings.backup_uri) if plan.changes else None,
+        open_backups(settings) if plan.changes else None,
         plan,
         now=now,
         zone_of_database=settings.database_timezone,
@@ -110,12 +110,12 @@ def _reconcile(
 def _undo(run_id: str, settings: Settings, dry_run: bool, as_json: bool) -> None:
     from saju_ops.alerts.reports_stale import undo_lines
     from saju_ops.queue.stale_undo import undo
-    from saju_ops.storage import open_storage
+    from saju_ops.storage import open_backups
 
     now = datetime.now(UTC)
     result = undo(
         settings.analysis_database_url,
-        open_storage(settings.backup_uri),
+        open_backups(settings),
         run_id,
         undo_run_id=_new_run_id(now),
         dry_run=dry_run,

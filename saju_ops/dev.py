@@ -36,6 +36,8 @@ def pin_settings() -> None:
     """Puts the settings into the environment, relative paths made absolute: they mean this working folder."""
     from dotenv import dotenv_values
 
+    from saju_ops.storage import split_uri
+
     for name, value in dotenv_values(".env").items():
         if value is not None:
             os.environ.setdefault(name, value)
@@ -46,8 +48,14 @@ def pin_settings() -> None:
         ("ANALYSIS_DATABASE_URL", settings.analysis_database_url),
     ):
         _pin_sqlite(name, url)
-    os.environ["BACKUP_URI"] = str(Path(settings.backup_uri.removeprefix("file://")).expanduser().absolute())
+    os.environ["BACKUP_URI"] = ",".join(map(_pin_store, split_uri(settings.backup_uri)))
     os.environ["CHROMA_DB_PATH"] = str(Path(settings.chroma_db_path).expanduser().absolute())
+
+
+def _pin_store(uri: str) -> str:
+    if uri.startswith(("s3://", "gdrive://")):
+        return uri
+    return str(Path(uri.removeprefix("file://")).expanduser().absolute())
 
 
 def _pin_sqlite(name: str, url: sa.URL) -> None:

@@ -28,10 +28,11 @@ class LogDatabase(dg.ConfigurableResource):
 class BackupStorage(dg.ConfigurableResource):
     """Where backups live: BACKUP_URI."""
 
-    def open(self) -> Storage:
-        from saju_ops.storage import open_storage
+    def open(self, *, reading: bool = False) -> Storage:
+        """`reading` is for restores: of two stores one is enough."""
+        from saju_ops.storage import open_backups
 
-        return open_storage(load_settings().backup_uri)
+        return open_backups(load_settings(), reading=reading)
 
 
 def slack_client(settings: Settings) -> WebClient:

@@ -11,16 +11,20 @@ import os
 import re
 from datetime import UTC, date, datetime
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 import sqlalchemy as sa
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from saju_ops.database import SUPPORTED as SUPPORTED_DATABASES
 from saju_ops.database import parse_database_url
+
+if TYPE_CHECKING:
+    from saju_ops.storage import DriveOptions, S3Options
 
 _URL_FIELDS = {
     *("DATABASE_URL", "JOBS_DATABASE_URL", "ANALYSIS_DATABASE_URL", "REPLICA_URLS", "RESTORE_DRILL_URL", "REDIS_URL"),
@@ -95,7 +99,8 @@ class Settings(BaseSettings):
         "a cron line of five fields, such as '0 9 * * 1'", default="0 9 * * 1", alias="LOG_CLEANUP_CRON"
     )
     backup_uri: str = _allowed(
-        "a folder; s3:// and gdrive:// addresses are not yet supported by this version",
+        "a folder, s3://bucket/prefix or gdrive://<folder id>, or two of them with a comma between them: then a backup"
+        " counts once it is in both",
         default="./backups",
         alias="BACKUP_URI",
     )
@@ -103,10 +108,41 @@ class Settings(BaseSettings):
         "none or gzip", default="none", alias="ARCHIVE_COMPRESSION"
     )
     archive_password: SecretStr | None = _allowed(
-        "nothing: encrypted archives are not yet supported by this version, and archives are never written"
-        " in the clear when a password is set",
+        "a password of at least 12 printable ASCII characters (other tools disagree on how to encode others), such as"
+        " `openssl rand -base64 24` prints; with it, archives, dumps and snapshots are encrypted zip files",
         default=None,
         alias="ARCHIVE_PASSWORD",
+    )
+    s3_server_side_encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = _allowed(
+        "AES256, aws:kms or aws:kms:dsse; empty leaves it to the bucket's own rule",
+        default=None,
+        alias="S3_SERVER_SIDE_ENCRYPTION",
+    )
+    s3_kms_key_id: str | None = _allowed(
+        "the id, ARN or alias of a KMS key, with S3_SERVER_SIDE_ENCRYPTION aws:kms or aws:kms:dsse",
+        default=None,
+        alias="S3_KMS_KEY_ID",
+    )
+    s3_addressing_style: Literal["auto", "path", "virtual"] | None = _allowed(
+        "auto, path or virtual; empty means path with S3_ENDPOINT_URL and auto without",
+        default=None,
+        alias="S3_ADDRESSING_STYLE",
+    )
+    aws_access_key_id: SecretStr | None = _allowed("an AWS access key's id", default=None, alias="AWS_ACCESS_KEY_ID")
+    aws_secret_access_key: SecretStr | None = _allowed(
+        "an AWS access key's secret", default=None, alias="AWS_SECRET_ACCESS_KEY"
+    )
+    aws_session_token: SecretStr | None = _allowed("an AWS session token", default=None, alias="AWS_SESSION_TOKEN")
+    aws_region: str | None = _allowed("an AWS region, such as ap-northeast-2", default=None, alias="AWS_REGION")
+    aws_default_region: str | None = _allowed(
+        "an AWS region; AWS_REGION goes before it", default=None, alias="AWS_DEFAULT_REGION"
+    )
+    aws_profile: str | None = _allowed("a profile of the AWS configuration", default=None, alias="AWS_PROFILE")
+    google_application_credentials: str | None = _allowed(
+        "the path of a Google service account's key file", default=None, alias="GOOGLE_APPLICATION_CREDENTIALS"
+    )
+    gdrive_api_url: str = _allowed(
+        "the http(s) address of Google's API", default="https://www.googleapis.com", alias="GDRIVE_API_URL"
     )
     restore_drill_urls_secret: SecretStr | None = _allowed(
         "addresses of database servers on which dumps are restored for their proof, at most one of each engine,"
@@ -493,16 +529,44 @@ class Settings(BaseSettings):
     @field_validator("backup_uri")
     @classmethod
     def _backup_uri(cls, value: str) -> str:
-        if "://" in value and not value.startswith("file://"):
-            raise ValueError("not a folder")
+        from saju_ops.storage import StorageError, split_uri
+
+        try:
+            split_uri(value)
+        except StorageError as error:
+            raise ValueError("no such address" if "@" in value else str(error)) from None
         return value
 
     @field_validator("archive_password")
     @classmethod
     def _password(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and value.get_secret_value():
-            raise ValueError("not supported")
+        from saju_ops.storage.encryption import SHORTEST
+
+        secret = value.get_secret_value() if value else ""
+        if value is not None and len(secret) < SHORTEST:
+            raise ValueError("too short")
+        if not (secret.isascii() and secret.isprintable()):
+            raise ValueError("not printable ASCII")
         return value
+
+    @field_validator("gdrive_api_url")
+    @classmethod
+    def _api_url(cls, value: str) -> str:
+        if not re.match(r"https?://[^@]+$", value):
+            raise ValueError("not an address without a login")
+        return value
+
+    @model_validator(mode="after")
+    def _kms_key_is_used(self) -> Settings:
+        if self.s3_kms_key_id and self.s3_server_side_encryption in (None, "AES256"):
+            raise PydanticCustomError(
+                "s3_kms_key_id", "S3_KMS_KEY_ID is set, so S3_SERVER_SIDE_ENCRYPTION must be aws:kms or aws:kms:dsse"
+            )
+        if (self.aws_access_key_id is None) != (self.aws_secret_access_key is None):
+            raise PydanticCustomError(
+                "aws_keys", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be set together, or neither of them"
+            )
+        return self
 
     @field_validator("cleanup_trigger_token")
     @classmethod
@@ -646,6 +710,25 @@ class Settings(BaseSettings):
         days = self.expired_session_grace_days_set
         return self.log_retention_days if days is None else days
 
+    @property
+    def s3_options(self) -> S3Options:
+        """How S3 is reached: what is empty is left to boto3's own places."""
+        from saju_ops.storage import S3Options
+
+        return S3Options(
+            endpoint_url=self.s3_endpoint_url, region=self.aws_region or self.aws_default_region,
+            access_key_id=_value(self.aws_access_key_id), secret_access_key=_value(self.aws_secret_access_key),
+            session_token=_value(self.aws_session_token), profile=self.aws_profile,
+            server_side_encryption=self.s3_server_side_encryption, kms_key_id=self.s3_kms_key_id,
+            addressing_style=self.s3_addressing_style,
+        )  # fmt: skip
+
+    @property
+    def drive_options(self) -> DriveOptions:
+        from saju_ops.storage import DriveOptions
+
+        return DriveOptions(self.google_application_credentials, self.gdrive_api_url)
+
     @cached_property
     def timezone(self) -> ZoneInfo:
         return ZoneInfo(self.timezone_name)
@@ -660,6 +743,10 @@ def listed(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def _value(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
+
+
 def load_settings(**overrides: Any) -> Settings:
     """The settings of this process. Raises SettingsError with one sentence per wrong variable."""
     try:
@@ -669,6 +756,8 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def _sentence(item: Any) -> str:
+    if not item["loc"]:
+        return f"{item['msg']}."
     variable = str(item["loc"][0])
     field = next((f for f in Settings.model_fields.values() if f.validation_alias == variable), None)
     allowed = field.description if field else "another value"
@@ -677,6 +766,8 @@ def _sentence(item: Any) -> str:
         holds = "a value that is not shown because it may hold a secret"
     else:
         holds = repr(_current(variable))
+        if "@" in holds and "://" in holds:
+            holds = "an address that is not shown because it may hold a login"
     return f"{variable} holds {holds} ({why}); it may hold {allowed}."
 
 

@@ -1,4 +1,5 @@
-"""What `saju-ops status` says: each setting, and whether what it names can be used. Looks only, changes nothing."""
+"""What `saju-ops status` says: each setting, and whether what it names can be used. Changes nothing; it writes a small
+file to each store and takes it away again."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def report() -> tuple[list[str], bool]:
         settings = load_settings()
     except SettingsError as error:
         return [f"FAIL {error}"], False
-    lines = [*_settings(settings), *_databases(settings), _storage(settings), _chroma(settings), *_rest(settings)]
+    lines = [*_settings(settings), *_databases(settings), *_stores(settings), _chroma(settings), *_rest(settings)]
     return [str(line) for line in lines], all(line.usable is not False for line in lines)
 
 
@@ -100,28 +101,41 @@ def _missing_file(url: sa.URL) -> str | None:
     return None
 
 
-def _storage(settings: Settings) -> Line:
-    from saju_ops.storage import open_storage
+def _stores(settings: Settings) -> Iterator[Line]:
+    """A line for each store of BACKUP_URI. Each is really tried: a small file is written, read and deleted."""
+    from saju_ops.storage import open_backups
+    from saju_ops.storage.probe import probe
 
-    root = Path(open_storage(settings.backup_uri).location("x")).parent
-    existing = root
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir():
-        return Line("BACKUP_URI", False, f"{existing} is not a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        return Line("BACKUP_URI", False, f"{existing} can't be written by this user")
-    space = os.statvfs(existing)
-    free = space.f_bavail * space.f_frsize / 1e9
-    state = "" if existing == root else " (made at the first archive)"
-    return Line("BACKUP_URI", True, f"{root}{state}, {free:.1f} GB free")
+    for store in open_backups(settings).copies():
+        try:
+            yield Line("BACKUP_URI", True, probe(store))
+        except (OperatorError, OSError) as error:
+            text = str(error) if isinstance(error, OperatorError) else f"{store.uri}: {error.strerror or error}"
+            yield Line("BACKUP_URI", False, text)
 
 
 def _chroma(settings: Settings) -> Line:
+    if settings.chroma_host:
+        return _chroma_server(settings.chroma_host, settings.chroma_port)
     path = Path(settings.chroma_db_path)
     if not path.is_dir():
-        return Line("CHROMA_DB_PATH", None, f"there is no folder {path.absolute()}; this version does not use it yet")
-    return Line("CHROMA_DB_PATH", os.access(path, os.R_OK), str(path.absolute()))
+        return Line("CHROMA_DB_PATH", None, f"there is no folder {path.absolute()}; no snapshot can be taken")
+    database = path / "chroma.sqlite3"
+    if not database.is_file():
+        return Line("CHROMA_DB_PATH", False, f"{path.absolute()} holds no chroma.sqlite3")
+    if not os.access(database, os.R_OK | os.W_OK):
+        return Line("CHROMA_DB_PATH", False, f"{database.absolute()} can't be read and locked by this user")
+    return Line("CHROMA_DB_PATH", True, str(path.absolute()))
+
+
+def _chroma_server(host: str, port: int) -> Line:
+    import socket
+
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError as error:
+        return Line("CHROMA_HOST", False, f"{host}:{port} doesn't answer ({error.strerror or type(error).__name__})")
+    return Line("CHROMA_HOST", True, f"{host}:{port}")
 
 
 def _rest(settings: Settings) -> Iterator[Line]:

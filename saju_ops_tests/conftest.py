@@ -27,7 +27,7 @@ SETTINGS = {
 }
 # TZ is none of them, and the machine's time zone must not decide a test either.
 PREFIXES = ("ARCHIVE_", "BACKUP_", "CHROMA_", "SLACK_", "SMTP_", "ALERT_", "AWS_", "DAGSTER_", "TRIGGER_", "STALE_JOB_")
-PREFIXES += ("JOBS_", "PURGE_", "EXPIRED_")
+PREFIXES += ("S3_", "GDRIVE_", "GOOGLE_", "JOBS_", "PURGE_", "EXPIRED_")
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from saju_ops.settings import Settings, SettingsError, load_settings
+from saju_ops.storage import open_backups
 
 SECRET = "hunter2"
 
@@ -51,8 +52,9 @@ def test_without_any_setting_the_defaults_of_the_specification_hold(tmp_path: Pa
         ("LOG_CLEANUP_CRON", "61 9 * * 1", "a cron line of five fields"),
         ("LOG_CLEANUP_CRON", "* * * * * *", "a cron line of five fields"),
         ("ARCHIVE_COMPRESSION", "zip", "none or gzip"),
-        ("BACKUP_URI", "s3://bucket/prefix", "s3:// and gdrive:// addresses are not yet supported"),
-        ("BACKUP_URI", "gdrive://folder", "s3:// and gdrive:// addresses are not yet supported"),
+        ("BACKUP_URI", "azure://bucket/prefix", "a folder, s3://bucket/prefix or gdrive://<folder id>"),
+        ("S3_SERVER_SIDE_ENCRYPTION", "aes", "aws:kms"),
+        ("S3_ADDRESSING_STYLE", "host", "auto, path or virtual"),
         ("CONVERSATION_LOG_TABLE", "a/b", "at most 64 characters"),
         ("CONVERSATION_LOG_TABLE", "x" * 65, "at most 64 characters"),
     ],
@@ -95,11 +97,51 @@ def test_a_password_with_an_unescaped_at_sign_is_not_shown_either(monkeypatch: p
     assert SECRET not in sentence
 
 
-def test_an_archive_password_is_refused_rather_than_ignored_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    sentence = refusal(monkeypatch, "ARCHIVE_PASSWORD", SECRET)
+@pytest.mark.parametrize("password", ["short-secret"[:11], "비밀번호 secret-4711-비밀번호", "tab\tsecret-4711"])
+def test_a_weak_archive_password_is_refused_and_never_shown(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
+    sentence = refusal(monkeypatch, "ARCHIVE_PASSWORD", password)
     assert sentence.startswith("ARCHIVE_PASSWORD holds a value that is not shown")
-    assert "encrypted archives are not yet supported" in sentence
+    assert "at least 12 printable ASCII characters" in sentence
+    assert password not in sentence
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("./backups", "/srv/backups", "file:///srv/backups", "s3://bucket", "s3://my-bucket/a/b", "gdrive://1AbC_d-E"),
+        *("/srv/backups,s3://bucket/x", "s3://one/x , s3://two/x"),
+    ],
+)
+def test_stores_of_every_kind_and_two_of_them_are_taken(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.setenv("BACKUP_URI", uri)
+    assert len(open_backups(load_settings()).copies()) == uri.count(",") + 1
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://B", "gdrive://", "ftp://x/y", "a,b,c", "a,", ",", "s3://bucket/x,s3://bucket/x", "s3://b/../x", "file://x"]
+)
+def test_an_address_of_no_store_is_refused(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    sentence = refusal(monkeypatch, "BACKUP_URI", uri)
+    assert f"BACKUP_URI holds {uri!r}" in sentence
+    assert "s3://bucket/prefix or gdrive://<folder id>" in sentence
+
+
+def test_a_login_in_an_address_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence = refusal(monkeypatch, "BACKUP_URI", f"s3://user:{SECRET}@bucket/x")
     assert SECRET not in sentence
+    monkeypatch.delenv("BACKUP_URI")
+    assert SECRET not in refusal(monkeypatch, "S3_ENDPOINT_URL", f"https://user:{SECRET}@store.example")
+
+
+def test_s3_settings_that_make_no_sense_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentence = refusal(monkeypatch, "S3_KMS_KEY_ID", "alias/x")
+    assert "S3_SERVER_SIDE_ENCRYPTION must be aws:kms" in sentence
+    monkeypatch.setenv("S3_SERVER_SIDE_ENCRYPTION", "aws:kms")
+    assert load_settings().s3_options.kms_key_id == "alias/x"
+    assert "together" in refusal(monkeypatch, "AWS_ACCESS_KEY_ID", "AKIATEST")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    assert load_settings().s3_options.secret_access_key == SECRET
+    assert SECRET not in repr(load_settings()) + repr(load_settings().s3_options)
 
 
 def test_replicas_must_be_mysql_and_their_passwords_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from saju_ops.cli import main
 from saju_ops.settings import Settings
 from saju_ops.status import report
 from saju_ops_tests.archive.scene import Scene
+from saju_ops_tests.fakes.s3 import S3Server
 
 SECRET = "hunter2"
 
@@ -127,10 +128,37 @@ def test_a_backup_folder_that_is_not_there_yet_is_usable_and_not_made(database: 
 
 
 def test_a_backup_uri_of_another_kind_is_refused_with_the_settings_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BACKUP_URI", "s3://bucket/prefix")
+    monkeypatch.setenv("BACKUP_URI", "azure://bucket/prefix")
     printed, usable = report()
     assert not usable
-    assert printed[0].startswith("FAIL BACKUP_URI holds 's3://bucket/prefix' (not a folder); it may hold a folder")
+    assert printed[0].startswith("FAIL BACKUP_URI holds 'azure://bucket/prefix' (")
+    assert "it may hold a folder, s3://bucket/prefix" in printed[0]
+
+
+def test_each_of_two_stores_has_its_line_and_is_really_tried(
+    database: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    database.create_table()
+    (tmp_path / "backups").mkdir()
+    with S3Server() as server, server.bucket() as bucket:
+        monkeypatch.setenv("BACKUP_URI", f"{tmp_path}/backups,{bucket.uri}")
+        monkeypatch.setenv("S3_ENDPOINT_URL", bucket.proxy.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret-key")
+        printed, usable = report()
+        found = [text for text in printed if " BACKUP_URI " in text]
+        assert usable, printed
+        assert [text.startswith("ok ") for text in found] == [True, True]
+        assert f"{bucket.uri}: written, read and deleted" in found[1]
+        assert bucket.objects() == {}
+        assert list((tmp_path / "backups").iterdir()) == []
+        bucket.proxy.add("status", "PUT", times=99, status=403, code="AccessDenied")
+        printed, usable = report()
+        found = [text for text in printed if " BACKUP_URI " in text]
+        assert not usable
+        assert [text.startswith("ok ") for text in found] == [True, False]
+        assert "access denied" in found[1]
+        assert "very-secret-key" not in "".join(printed)
 
 
 def test_a_table_without_an_index_on_created_at_is_usable_and_said_to_be_slow(database: Scene) -> None:

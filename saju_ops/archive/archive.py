@@ -95,8 +95,10 @@ def archive_day(
         task.held = held
         try:
             storage.clear_unfinished(base_name(day, 1))
+            storage.complete(base_name(day, 1))
             files = day_files(storage, day)
             result = task.again(files) if files.parts else task.first(files)
+            storage.require_all()
         except OSError as error:
             raise OperatorError(
                 f"The day {day} was not archived: {storage.uri} can't be written or read ({error.strerror or error})."

@@ -256,7 +256,7 @@ def restore_conversation_logs(
         if first is None or last is None:
             raise Refused("from_day and to_day must both be given. Nothing was written.")
         plan = restore(
-            backup_storage.open(),
+            backup_storage.open(reading=True),
             settings.database_url,
             first,
             last,

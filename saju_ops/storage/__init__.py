@@ -3,20 +3,77 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from saju_ops.storage.base import AlreadyThere, FollowedWriter, Storage, StorageError, Writer
+from saju_ops.storage.drive import DriveOptions, DriveStorage, parse_drive_uri
 from saju_ops.storage.local import LocalStorage
+from saju_ops.storage.mirrored import MirroredStorage
+from saju_ops.storage.s3 import S3Options, S3Storage, parse_s3_uri
 
-__all__ = ["AlreadyThere", "FollowedWriter", "Storage", "StorageError", "Writer", "open_storage"]
+if TYPE_CHECKING:
+    from saju_ops.settings import Settings
+
+__all__ = [
+    "AlreadyThere",
+    "DriveOptions",
+    "FollowedWriter",
+    "S3Options",
+    "Storage",
+    "StorageError",
+    "Writer",
+    "open_backups",
+    "open_storage",
+    "split_uri",
+]
 
 
-def open_storage(uri: str, password: str | None = None) -> Storage:
-    """The storage at a BACKUP_URI. Raises StorageError for a kind this version can't write to.
+def split_uri(uri: str) -> list[str]:
+    """The one or two addresses of a BACKUP_URI. Raises StorageError for what this version can't write to."""
+    found = [part.strip() for part in uri.split(",")]
+    if not all(found) or len(found) > 2:
+        raise StorageError("BACKUP_URI may name one store, or two with a comma between them.")
+    for each in found:
+        if each.startswith("s3://"):
+            parse_s3_uri(each)
+        elif each.startswith("gdrive://"):
+            parse_drive_uri(each)
+        elif "://" in each and not each.startswith("file:///"):
+            raise StorageError("BACKUP_URI may be a folder, s3://bucket/prefix or gdrive://<folder id>.")
+    if len(set(found)) < len(found):
+        raise StorageError("BACKUP_URI names the same place twice; two stores must be two places.")
+    return found
 
-    `password` is ARCHIVE_PASSWORD: with it, new files are encrypted, and encrypted ones can be read.
+
+def open_storage(
+    uri: str,
+    password: str | None = None,
+    *,
+    s3: S3Options | None = None,
+    drive: DriveOptions | None = None,
+    reading: bool = False,
+) -> Storage:
+    """The storage at a BACKUP_URI. Raises StorageError for an address that is none.
+
+    `password` is ARCHIVE_PASSWORD: with it, new files are encrypted, and encrypted ones can be read. `reading` is
+    for restores: of two stores one is enough.
     """
-    if uri.startswith("file://"):
-        return LocalStorage(Path(uri.removeprefix("file://")), password)
-    if "://" in uri:
-        raise StorageError(f"BACKUP_URI holds {uri!r}; this version writes to a local folder only.")
-    return LocalStorage(Path(uri), password)
+    stores = [_open_one(each, password, s3, drive) for each in split_uri(uri)]
+    return stores[0] if len(stores) == 1 else MirroredStorage(stores, password, reading=reading)
+
+
+def _open_one(uri: str, password: str | None, s3: S3Options | None, drive: DriveOptions | None) -> Storage:
+    if uri.startswith("s3://"):
+        return S3Storage(uri, s3, password)
+    if uri.startswith("gdrive://"):
+        return DriveStorage(uri, drive, password)
+    return LocalStorage(Path(uri.removeprefix("file://")), password)
+
+
+def open_backups(settings: Settings, *, reading: bool = False) -> Storage:
+    """The storage that the settings name, with their password and credentials."""
+    password = settings.archive_password
+    return open_storage(
+        settings.backup_uri, password.get_secret_value() if password else None,
+        s3=settings.s3_options, drive=settings.drive_options, reading=reading,
+    )  # fmt: skip

@@ -1,0 +1,315 @@
+"""Two stores at once: what is written goes to both, and a backup counts once its manifest is in both.
+
+Promises: a store that fails while a run writes doesn't keep the other from getting its copy; the run then fails at
+its end, with what is where, and `complete` of the next run copies what is missing, proven by SHA-256. Every copy is
+read back, not only the first. A purge, which calls no `complete`, refuses to list while one of the two is down.
+
+`reading` is for restores: any copy is good enough, since what is read is proven against its manifest anyway.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, BinaryIO, TypeVar
+
+from saju_ops.storage.base import AlreadyThere, Storage, StorageError, Writer
+from saju_ops.storage.remote import BUFFER, Written
+
+T = TypeVar("T")
+MANIFEST = ".manifest.json"
+
+
+class MirroredStorage:
+    def __init__(self, stores: Sequence[Storage], password: str | None = None, *, reading: bool = False) -> None:
+        if len({store.uri for store in stores}) < 2:
+            raise StorageError("BACKUP_URI names the same place twice; two stores must be two places.")
+        self.stores = tuple(stores)
+        self.password = password
+        # Whether a store that is down may be left aside: while restoring, and after `complete` of a run that
+        # writes, which fails at its end for it.
+        self._lenient = reading
+        self._reading = reading
+        # Whether `complete` was called: the next run's copies what this one can't write.
+        self.writing = False
+        self.down: dict[str, str] = {}
+
+    @property
+    def uri(self) -> str:
+        return ",".join(store.uri for store in self.stores)
+
+    def location(self, name: str) -> str:
+        return ", ".join(store.location(name) for store in self.stores)
+
+    # --- which stores can be used --------------------------------------------------------------------------
+
+    @property
+    def usable(self) -> list[Storage]:
+        return [store for store in self.stores if store.uri not in self.down]
+
+    def note(self, store: Storage, error: Exception) -> None:
+        self.down[store.uri] = _text(error)
+
+    def nothing_left(self) -> StorageError:
+        return StorageError("No store can be used: " + "; ".join(f"{u}: {why}" for u, why in self.down.items()))
+
+    def _of_each(self, work: Callable[[Storage], T]) -> dict[str, T]:
+        """What each usable store says. One that fails is left aside where that is allowed, and raises elsewhere."""
+        found: dict[str, T] = {}
+        for store in self.usable:
+            try:
+                found[store.uri] = work(store)
+            except (StorageError, OSError) as error:
+                self.note(store, error)
+                if not self._lenient:
+                    self.down.pop(store.uri)
+                    raise StorageError(
+                        f"One of two stores can't be used, and a backup counts only once it is in both. {store.uri}:"
+                        f" {_text(error)} To work with the other alone, name it alone in BACKUP_URI."
+                    ) from None
+        if not found:
+            raise self.nothing_left()
+        return found
+
+    def require_all(self) -> None:
+        if self.down and not self._reading:
+            used = ", ".join(store.uri for store in self.usable)
+            raise StorageError(
+                f"What this run wrote is in {used} alone, and counts once it is in both stores; the next run copies"
+                " what is missing. " + " ".join(f"{uri}: {why}" for uri, why in self.down.items())
+            )
+
+    # --- reading -------------------------------------------------------------------------------------------
+
+    def names(self, prefix: str) -> Iterator[str]:
+        listed = list(self._of_each(lambda store: set(store.names(prefix))).values())
+        anywhere, everywhere = set.union(*listed), set.intersection(*listed)
+        if not self._reading:
+            anywhere = {name for name in anywhere if not name.endswith(MANIFEST)} | everywhere
+        yield from sorted(anywhere)
+
+    def open(self, name: str) -> BinaryIO:
+        return self._first(name, lambda store: store.open(name))
+
+    def size(self, name: str) -> int:
+        return self._first(name, lambda store: store.size(name))
+
+    def _first(self, name: str, work: Callable[[Storage], T]) -> T:
+        for store in self.usable:
+            try:
+                return work(store)
+            except FileNotFoundError:
+                continue
+            except (StorageError, OSError) as error:
+                if not self._lenient:
+                    raise
+                self.note(store, error)
+        if not self.usable:
+            raise self.nothing_left()
+        raise FileNotFoundError(2, "No such file", self.location(name))
+
+    def exists(self, name: str) -> bool:
+        return any(self._of_each(lambda store: store.exists(name)).values())
+
+    def copies(self) -> tuple[Storage, ...]:
+        return tuple(copy for store in self.stores for copy in store.copies())
+
+    def remains(self) -> str:
+        return "; ".join(filter(None, self._of_each(lambda store: store.remains()).values()))
+
+    def free_space(self) -> str:
+        return "; ".join(filter(None, self._of_each(lambda store: store.free_space()).values()))
+
+    # --- writing -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def create(self, name: str) -> Iterator[_MirroredWriter]:
+        with ExitStack() as stack:
+            writers: dict[str, tuple[Storage, Writer]] = {}
+            for store in self.usable:
+                try:
+                    entered: AbstractContextManager[Writer] = store.create(name)
+                    writers[store.uri] = store, stack.enter_context(entered)
+                except AlreadyThere:
+                    raise
+                except (StorageError, OSError) as error:
+                    self.note(store, error)
+            if not writers:
+                raise self.nothing_left()
+            yield _MirroredWriter(self, name, writers)
+
+    def delete(self, name: str) -> None:
+        """From both; a store that is down keeps its copy, and the error says so after the other was tried."""
+        failed = []
+        for store in self.stores:
+            try:
+                store.delete(name)
+            except (StorageError, OSError) as error:
+                failed.append(f"{store.location(name)} is still there: {_text(error)}")
+        if failed:
+            raise StorageError(" ".join(failed))
+
+    def clear_unfinished(self, prefix: str) -> int:
+        """Also where one store is down: what writes after this calls `complete`, which notes it."""
+        removed = 0
+        for store in self.usable:
+            try:
+                removed += store.clear_unfinished(prefix)
+            except (StorageError, OSError):
+                continue
+        return removed
+
+    # --- completing ----------------------------------------------------------------------------------------
+
+    def complete(self, prefix: str) -> list[str]:
+        self._lenient = self.writing = True
+        listed = self._of_each(lambda store: set(store.names(prefix)))
+        copied: list[str] = []
+        for name in sorted(n for n in set.union(*listed.values()) if n.endswith(MANIFEST)):
+            sources = [s for s in self.usable if name in listed.get(s.uri, ())]
+            targets = [s for s in self.usable if name not in listed.get(s.uri, {name})]
+            for target in targets if sources else ():
+                try:
+                    copied += _copy_backup(sources[0], target, name)
+                except _TargetFailed as error:
+                    self.note(target, error)
+        return copied
+
+
+class _TargetFailed(Exception):
+    """The store that lacks a copy can't take it now."""
+
+
+class _MirroredWriter:
+    def __init__(self, storage: MirroredStorage, name: str, writers: dict[str, tuple[Storage, Writer]]) -> None:
+        self._storage, self._name, self._writers = storage, name, writers
+        self._written = {uri: Written(store.location(name)) for uri, (store, _) in writers.items()}
+
+    def _of_each(self, work: Callable[[str, Writer], Any]) -> None:
+        for uri, (store, writer) in list(self._writers.items()):
+            try:
+                work(uri, writer)
+            except AlreadyThere:
+                raise
+            except (StorageError, OSError) as error:
+                self._drop(store, error)
+
+    def _drop(self, store: Storage, error: Exception) -> None:
+        self._storage.note(store, error)
+        del self._writers[store.uri]
+        if not self._writers:
+            raise self._storage.nothing_left() from None
+
+    def write(self, data: bytes | memoryview) -> int:
+        def one(uri: str, writer: Writer) -> None:
+            writer.write(data)
+            self._written[uri].add(data)
+
+        self._of_each(one)
+        return len(data)
+
+    def read_back(self) -> BinaryIO:
+        while True:
+            uri, (store, writer) = next(iter(self._writers.items()))
+            try:
+                return self._written[uri].proving(writer.read_back())
+            except (StorageError, OSError) as error:
+                if isinstance(error, AlreadyThere):
+                    raise
+                self._drop(store, error)
+
+    def commit(self) -> None:
+        def one(uri: str, writer: Writer) -> None:
+            if not self._written[uri].proven:
+                self._written[uri].prove(writer.read_back())
+
+        self._of_each(one)
+        self._of_each(lambda uri, writer: writer.commit())
+        if self._name.endswith(MANIFEST) or not self._storage.writing:
+            # A file without a manifest of its own, in a run that completes nothing, has no second chance.
+            self._storage.require_all()
+
+
+def _copy_backup(source: Storage, target: Storage, manifest_name: str) -> list[str]:
+    """Copies a backup's file, and then its manifest. Raises StorageError where the source's copy is damaged."""
+    with source.open(manifest_name) as stream:
+        manifest = stream.read()
+    try:
+        raw = json.loads(manifest)
+        file, sha, size = str(raw["file"]), str(raw["stored_sha256"]), int(raw["stored_bytes"])
+    except (ValueError, TypeError, KeyError):
+        return []  # it counts for nothing where it is, and `verify` reports it
+    copied = []
+    if not _has(target, file, sha, size):
+        _copy(source, target, file, (sha, size))
+        copied.append(file)
+    _put(target, manifest_name, iter([manifest]))
+    return [*copied, manifest_name]
+
+
+def _has(target: Storage, file: str, sha: str, size: int) -> bool:
+    """Whether the file is there already, from a copy that was broken off before its manifest."""
+    try:
+        if not target.exists(file):
+            return False
+        found = Written(target.location(file))
+        with target.open(file) as stream:
+            while data := stream.read(BUFFER):
+                found.add(data)
+    except (StorageError, OSError) as error:
+        raise _TargetFailed(_text(error)) from None
+    if (found.sha256, found.bytes) != (sha, size):
+        raise StorageError(
+            f"{target.location(file)} is another file than its counterpart in the other store. Nothing was changed;"
+            " look at both, and take the wrong one away."
+        )
+    return True
+
+
+def _copy(source: Storage, target: Storage, file: str, expected: tuple[str, int]) -> None:
+    def chunks() -> Iterator[bytes]:
+        read = Written(source.location(file))
+        with source.open(file) as stream:
+            while data := stream.read(BUFFER):
+                read.add(data)
+                yield data
+        if (read.sha256, read.bytes) != expected:
+            raise _Damaged
+
+    try:
+        _put(target, file, chunks())
+    except (_Damaged, FileNotFoundError):
+        raise StorageError(
+            f"{source.location(file)} is missing or damaged, and {target.uri} has no copy of it to mend it with."
+            " Nothing was changed."
+        ) from None
+
+
+class _Damaged(Exception):
+    pass
+
+
+def _put(target: Storage, name: str, chunks: Iterator[bytes]) -> None:
+    """Raises _TargetFailed for what goes wrong at the target; what the chunks raise goes through."""
+    written = Written(target.location(name))
+    with ExitStack() as stack:
+        writer = _at_target(lambda: stack.enter_context(target.create(name)))
+        for data in chunks:
+            written.add(data)
+            _at_target(lambda data=data: writer.write(data))  # type: ignore[misc]
+        _at_target(lambda: written.prove(writer.read_back()))
+        _at_target(writer.commit)
+
+
+def _at_target(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except (StorageError, OSError) as error:
+        raise _TargetFailed(_text(error)) from None
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.strerror or type(error).__name__}"
+    return str(error)
