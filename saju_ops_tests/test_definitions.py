@@ -144,7 +144,7 @@ def test_the_archive_turns_stale_when_a_weekly_run_is_missed(definitions: dg.Def
 def test_the_kind_of_the_assets_is_the_engine_of_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("mysql", "mariadb", "postgres", "sqlite"):
         monkeypatch.setenv("DATABASE_URL", "sqlite:///a.db" if kind == "sqlite" else f"{kind}://u:p@h/d")
-        assert all({kind, "chroma"} & spec.kinds for spec in specs(defs()))
+        assert all({kind, "chroma", "storage"} & spec.kinds for spec in specs(defs()))
 
 
 def test_the_source_asset_names_the_table_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
