@@ -11,12 +11,14 @@ from pathlib import Path
 
 import dagster as dg
 
-from saju_ops.alerts import slack
+from saju_ops.alerts import deliver, slack
 from saju_ops.definitions import defs
 
 
 def main(folder: Path, pause: float) -> None:
     slack.RETRY_PAUSE = 0.01
+    # A test's outage lasts seconds.
+    deliver.FIRST_PAUSE, deliver.LONGEST_PAUSE = 0.5, 2.0
     definitions = defs()
     instance = dg.DagsterInstance.local_temp(str(folder))
     sensor = next(s for s in definitions.sensors or [] if s.name == "alerts")

@@ -17,7 +17,7 @@ import pytest
 
 from saju_ops_tests.fakes.slack import TOKEN, FakeSlack
 from saju_ops_tests.jobs.dev_server import DevServer, until
-from saju_ops_tests.sensors.alerts_scene import FAILURE, SUCCESS, ended
+from saju_ops_tests.sensors.alerts_scene import FAILURE, SUCCESS, ended, new_instance
 from saju_ops_tests.sensors.test_chain import forget
 
 POST = "chat.postMessage"
@@ -60,12 +60,11 @@ def test_two_hundred_runs_are_told_once_though_slack_was_down_and_the_sensor_was
     tmp_path: Path, fake: FakeSlack
 ) -> None:
     folder = tmp_path / "instance"
-    folder.mkdir()
     environment = {
         **os.environ, "PYTHONWARNINGS": "ignore", "SLACK_BOT_TOKEN": TOKEN, "SLACK_API_URL": fake.url,
         "DATABASE_URL": f"sqlite:///{tmp_path / 'logs.db'}",
     }  # fmt: skip
-    instance = dg.DagsterInstance.local_temp(str(folder))
+    instance = new_instance(folder)
     worker = Worker(folder, environment)
     try:
         until(worker.ticks, 60, "the first tick")
@@ -81,8 +80,8 @@ def test_two_hundred_runs_are_told_once_though_slack_was_down_and_the_sensor_was
         runs += [ended(instance) for _ in range(50)]
         # Slack takes a request and doesn't answer; so the process dies in the middle of a delivery.
         fake.fault(POST, "hang", times=0, seconds=60)
-        fake.up()
         posts = fake.calls.count(POST)
+        fake.up()
         until(lambda: fake.calls.count(POST) > posts, 90, "an attempt that hangs")
         worker.kill()
         fake.mend()
@@ -100,12 +99,11 @@ def test_two_hundred_runs_are_told_once_though_slack_was_down_and_the_sensor_was
 @pytest.mark.kill
 def test_kills_at_any_moment_lose_nothing_and_repeat_only_what_was_on_its_way(tmp_path: Path, fake: FakeSlack) -> None:
     folder = tmp_path / "instance"
-    folder.mkdir()
     environment = {
         **os.environ, "PYTHONWARNINGS": "ignore", "SLACK_BOT_TOKEN": TOKEN, "SLACK_API_URL": fake.url,
         "DATABASE_URL": f"sqlite:///{tmp_path / 'logs.db'}",
     }  # fmt: skip
-    instance = dg.DagsterInstance.local_temp(str(folder))
+    instance = new_instance(folder)
     fake.fault(POST, "slow", times=0, seconds=0.05)
     worker = Worker(folder, environment, pause=0.05)
     runs: list[str] = []
