@@ -165,7 +165,6 @@ def job_tables(settings: Settings) -> "JobTables":
 def job_files(settings: Settings) -> "JobFiles | None":
     """The bucket, or None where files are to be left. Raises Refused where it isn't said which."""
     from saju_ops.queue.job_files import FilePlace, JobFiles
-    from saju_ops.storage.s3 import S3Options
 
     if not settings.jobs_s3_delete:
         return None
@@ -174,10 +173,10 @@ def job_files(settings: Settings) -> "JobFiles | None":
             "JOBS_S3_BUCKET holds nothing, so the files of expired jobs can't be deleted; it may hold the name of a"
             " bucket. Nothing was deleted; set it, or set JOBS_S3_DELETE=false to leave the files."
         )
-    options = S3Options(endpoint_url=settings.s3_endpoint_url)
-    return JobFiles(
-        FilePlace(settings.jobs_s3_bucket, settings.jobs_s3_prefix, settings.jobs_s3_all_versions, options)
+    place = FilePlace(
+        settings.jobs_s3_bucket, settings.jobs_s3_prefix, settings.jobs_s3_all_versions, settings.s3_options
     )
+    return JobFiles(place)
 
 
 def jobs_metadata(result: "JobPurgeResult") -> dict[str, Any]:

@@ -10,8 +10,10 @@ import dagster as dg
 import pytest
 
 from saju_ops.definitions import defs
+from saju_ops_tests.fakes.s3 import S3Server
 from saju_ops_tests.jobs.project import Run, plain
-from saju_ops_tests.queue.job_scene import JobScene, job_id
+from saju_ops_tests.queue.files_scene import files_behind_faults
+from saju_ops_tests.queue.job_scene import SIZE, JobScene, job_id
 
 HOUR = timedelta(hours=1)
 
@@ -126,3 +128,19 @@ def test_sessions_are_purged_by_their_job(sqlite_url: str, tmp_path: Path, monke
     assert (told["sessions_deleted"], told["sessions_stayed"], told["redis_sessions_waiting"]) == (1, 1, 1)
     assert "Redis" in told["report"]
     assert scene.sessions() == ["s2"]
+
+
+def test_the_files_go_with_the_address_and_keys_of_the_settings(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with S3Server() as server, files_behind_faults(server) as files:
+        files.put_those_of([1])
+        service.scene.add([1], datetime.now(UTC) - HOUR)
+        settings = {
+            "JOBS_S3_DELETE": "true", "JOBS_S3_BUCKET": files.name, "JOBS_S3_PREFIX": "jobs/",
+            "S3_ENDPOINT_URL": files.url, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y",
+        }  # fmt: skip
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        told = service.run("purge_expired_jobs", dry_run=False).outputs()
+        assert (told["s3_files"], told["s3_bytes"], files.names()) == (4, 4 * SIZE, set())

@@ -23,7 +23,7 @@ from saju_ops_tests.queue.job_scene import HOUR, NOW, TABLES, JobScene, file_key
 
 EXPIRED = range(1, 41)
 LIVING = range(100, 105)
-KILLS = 8
+KILLS = 6
 PRELOAD = ["saju_ops_tests.queue.test_expired_kill", "pyarrow.csv", "pyarrow.compute", "numpy", "boto3", "psycopg"]
 
 
