@@ -225,12 +225,14 @@ class Tables:
             return int(self.connection.execute(query).scalar_one())
         # Most rows are told by the index alone: a text that begins with an earlier year, month and day. Only the rest
         # is looked at: the last days' and what isn't written so.
+        # With its dash, because SQLite would compare '2000' as a number with a column that is declared DATETIME.
+        earliest = f"{EARLIEST_YEAR}-"
         low, high = (f"{bound + sign * ANY_OFFSET:%Y-%m-%d}" for sign in (-1, 1))
         surely = sa.select(sa.func.count()).select_from(self.jobs)
-        surely = surely.where(created >= str(EARLIEST_YEAR), created < low)
+        surely = surely.where(created >= earliest, created < low)
         recent = sa.and_(created.like(DATE_SHAPE), created >= high)
         exact = sa.case((recent, 0), (self._instant(created) <= _micro(bound), 1), else_=0)
-        rest = [created < str(EARLIEST_YEAR), created >= low]
+        rest = [created < earliest, created >= low]
         total = int(self.connection.execute(surely).scalar_one())
         for where in rest:
             total += int(self.connection.execute(sa.select(sa.func.sum(exact)).where(where)).scalar() or 0)
