@@ -39,6 +39,8 @@ JOBS = {
     "database_dump": Job("데이터베이스 덤프", "운영 데이터베이스와 이전 덤프는 그대로입니다."),
     "masked_database_dump": Job("마스킹 덤프", "운영 데이터베이스와 이전 덤프는 그대로입니다."),
     "chroma_snapshot": Job("ChromaDB 스냅샷", "운영 ChromaDB와 이전 스냅샷은 그대로입니다."),
+    "dump_databases": Job("데이터베이스 덤프", "운영 데이터베이스와 이전 덤프는 그대로입니다."),
+    "snapshot_chroma": Job("ChromaDB 스냅샷", "운영 ChromaDB와 이전 스냅샷은 그대로입니다."),
     "prune_backups": Job("오래된 백업 정리", "검증된 최신 백업은 삭제되지 않았습니다."),
     "verify_backups": Job(
         "백업 검증", "백업 파일과 운영 데이터는 그대로입니다.", "검증되지 않은 백업에 기대지 말고 원인을 확인하세요."
@@ -63,6 +65,10 @@ ASSETS = {
     "masked_database_dump": "마스킹 덤프",
     "chroma_snapshot": "ChromaDB 스냅샷",
     "chroma_collections": "ChromaDB 컬렉션",
+    "stored_backups": "저장된 백업",
+    "analysis_jobs": "분석 작업",
+    "paid_jobs": "유료 작업",
+    "user_sessions": "사용자 세션",
     "slow_queries": "느린 쿼리 보고서",
     "index_usage": "인덱스 사용 보고서",
     "table_sizes": "테이블 크기 보고서",
