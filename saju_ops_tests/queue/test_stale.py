@@ -345,6 +345,16 @@ def test_more_jobs_than_one_transaction_and_one_part_of_the_audit_hold(
     assert set(scene.statuses().values()) == {"processing"}
 
 
+def test_many_jobs_are_kept_outside_of_memory_in_their_order(sqlite: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saju_ops.queue.stale_audit.IN_MEMORY", 3)
+    for number in range(11):
+        sqlite.job(f"j{number:02}", created=ago(200 - number), files=2, done=number % 2)
+    result = sqlite.apply()
+    wanted = [f"j{n:02}" for n in range(11)]
+    assert [[j.job_id for j in result.jobs] for _ in range(2)] == [wanted, wanted]
+    assert (len(result.jobs), result.settled, result.settled_partly) == (11, 11, 5)
+
+
 def test_it_can_be_stopped_between_transactions_and_launched_again(
     sqlite: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
