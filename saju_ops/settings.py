@@ -291,7 +291,9 @@ class Settings(BaseSettings):
     smtp_user: str | None = _allowed(
         "the mail server's user, in ASCII; empty means no login", default=None, alias="SMTP_USER"
     )
-    smtp_password: SecretStr | None = _allowed("the mail server's password, in ASCII", default=None, alias="SMTP_PASSWORD")
+    smtp_password: SecretStr | None = _allowed(
+        "the mail server's password, in ASCII", default=None, alias="SMTP_PASSWORD"
+    )
     alert_email_from: str | None = _allowed(
         "an e-mail address, such as ops@example.com; needed where SMTP_HOST is set",
         default=None,
