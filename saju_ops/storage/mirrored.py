@@ -129,6 +129,8 @@ class MirroredStorage:
             writers: dict[str, tuple[Storage, Writer]] = {}
             for store in self.usable:
                 try:
+                    if store.exists(name):
+                        raise AlreadyThere(f"{store.location(name)} exists and was not overwritten.")
                     entered: AbstractContextManager[Writer] = store.create(name)
                     writers[store.uri] = store, stack.enter_context(entered)
                 except AlreadyThere:

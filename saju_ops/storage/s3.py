@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, BinaryIO, Literal, TypeVar
 
 from saju_ops.storage.base import AlreadyThere, StorageError, require_name
@@ -110,25 +110,8 @@ class S3Storage:
 
     @cached_property
     def client(self) -> Any:
-        import boto3
-        from botocore.config import Config
-
-        o = self.options
-        style = o.addressing_style or ("path" if o.endpoint_url else "auto")
-        config = Config(
-            retries={"mode": "standard", "total_max_attempts": o.max_attempts},
-            connect_timeout=CONNECT_SECONDS, read_timeout=o.read_seconds, max_pool_connections=THREADS + 2,
-            s3={"addressing_style": style}, tcp_keepalive=True,
-            # Stores other than AWS' refuse the checksum trailers that boto3 sends unasked; bodies go with their MD5.
-            request_checksum_calculation="when_required", response_checksum_validation="when_required",
-        )  # fmt: skip
         with self.told("set up"):
-            session = boto3.Session(
-                aws_access_key_id=o.access_key_id, aws_secret_access_key=o.secret_access_key,
-                aws_session_token=o.session_token, profile_name=o.profile,
-                region_name=o.region or ("us-east-1" if o.endpoint_url else None),
-            )  # fmt: skip
-            return session.client("s3", endpoint_url=o.endpoint_url, config=config)
+            return _client(self.options)
 
     # --- writing -------------------------------------------------------------------------------------------
 
@@ -312,6 +295,28 @@ class S3Storage:
         if status in (400, 405, 501):
             return _Unknown(f"{told}.")
         return StorageError(f"{told}. What was there before is still there; launch again.")
+
+
+@lru_cache(8)
+def _client(o: S3Options) -> Any:
+    """One client for all that is opened with the same options: making one takes half a second."""
+    import boto3
+    from botocore.config import Config
+
+    style = o.addressing_style or ("path" if o.endpoint_url else "auto")
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": o.max_attempts},
+        connect_timeout=CONNECT_SECONDS, read_timeout=o.read_seconds, max_pool_connections=THREADS + 2,
+        s3={"addressing_style": style}, tcp_keepalive=True,
+        # Stores other than AWS' refuse the checksum trailers that boto3 sends unasked; bodies go with their MD5.
+        request_checksum_calculation="when_required", response_checksum_validation="when_required",
+    )  # fmt: skip
+    session = boto3.Session(
+        aws_access_key_id=o.access_key_id, aws_secret_access_key=o.secret_access_key,
+        aws_session_token=o.session_token, profile_name=o.profile,
+        region_name=o.region or ("us-east-1" if o.endpoint_url else None),
+    )  # fmt: skip
+    return session.client("s3", endpoint_url=o.endpoint_url, config=config)
 
 
 def _setup(error: Any) -> str:

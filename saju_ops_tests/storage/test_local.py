@@ -121,3 +121,41 @@ def test_names_are_sorted_and_only_those_with_the_prefix(storage: LocalStorage) 
 def test_a_kind_of_storage_that_is_not_known_is_refused() -> None:
     with pytest.raises(StorageError, match="BACKUP_URI"):
         open_storage("ftp://somewhere/x")
+
+
+def test_deleting_is_for_one_name_and_a_missing_one_is_fine(storage: LocalStorage) -> None:
+    put(storage, NAME, b"one")
+    put(storage, NAME + "x", b"two")
+    storage.delete(NAME)
+    storage.delete(NAME)
+    storage.delete("no/such/folder")
+    assert list(storage.names("")) == [NAME + "x"]
+
+
+def no_links(*_: object, **__: object) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
+def test_a_file_system_without_hard_links_still_never_overwrites(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.link", no_links)
+    put(storage, NAME, b"one")
+    with pytest.raises(AlreadyThere, match="not overwritten"):
+        put(storage, NAME, b"two")
+    assert (storage.root / NAME).read_bytes() == b"one"
+    assert len(all_files(storage)) == 1
+
+
+def test_a_file_system_that_can_only_overwrite_is_refused(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoRenameat2:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+    monkeypatch.setattr("os.link", no_links)
+    monkeypatch.setattr("ctypes.CDLL", NoRenameat2)
+    with pytest.raises(StorageError, match="neither hard links nor a rename that refuses to replace"):
+        put(storage, NAME, b"one")
+    assert all_files(storage) == []
