@@ -26,7 +26,7 @@ def runs_of(instance: dg.DagsterInstance, job: str) -> list[dg.DagsterRun]:
 
 def schedule_state(instance: dg.DagsterInstance) -> InstigatorState | None:
     found = instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)
-    return found[0] if found else None
+    return next((state for state in found if state.name == "log_cleanup"), None)
 
 
 def sensor_state(instance: dg.DagsterInstance, name: str = "purge_after_archive") -> InstigatorState:
