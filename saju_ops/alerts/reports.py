@@ -43,3 +43,17 @@ def archive_report(
         return f"✅ 새로 백업할 로그가 없습니다. (이미 백업됨: {days}일, {unchanged} rows)"
     report = cleanup_report(files, rows, cutoff or at.date(), at)
     return f"{report}\n- 위치: `{files[-1]}`"
+
+
+def purge_preview(deletable: int, kept: int, cutoff: date, at: datetime) -> str:
+    """What a purge with dry_run would delete."""
+    return "\n".join(
+        [
+            "💾 *DB Cleanup (dry run)*",
+            f"- 삭제 예정 수: {deletable} rows",
+            f"- 남겨 둘 수: {kept} rows",
+            f"- 삭제 기준일: {cutoff:%Y-%m-%d}",
+            f"- 실행 시간: {at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
+            "- 아무것도 삭제하지 않았습니다.",
+        ]
+    )

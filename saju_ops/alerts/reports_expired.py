@@ -16,10 +16,10 @@ NAMED = 5
 UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
-def expired_jobs_report(result: JobPurgeResult) -> str | None:
-    """What an hourly run has to tell; None where there was nothing to do."""
+def expired_jobs_report(result: JobPurgeResult) -> str:
+    """What an hourly run has to tell; one line where there was nothing to do."""
     if not (result.deleted or result.stayed or result.problems or result.orphans or result.unreadable):
-        return None
+        return f"✅ 삭제할 만료 작업이 없습니다. (기준: {result.now.astimezone(UTC):%Y-%m-%d %H:%M} UTC)"
     verb = "삭제 예정" if result.dry_run else "삭제"
     lines = [
         "🗑️ *만료 작업 정리 (dry run)*" if result.dry_run else "🗑️ *만료 작업 정리*",
@@ -35,13 +35,13 @@ def expired_jobs_report(result: JobPurgeResult) -> str | None:
     return "\n".join([*lines, *_common(result, "작업", result.now)])
 
 
-def expired_sessions_report(result: SessionPurgeResult) -> str | None:
-    """None where there was nothing to do."""
+def expired_sessions_report(result: SessionPurgeResult) -> str:
+    """What a daily run has to tell; one line where there was nothing to do."""
     told = result.deleted or result.stayed or result.problems or result.orphans or result.unreadable
-    if not (told or result.cache_problem):
-        return None
-    verb = "삭제 예정" if result.dry_run else "삭제"
     past = result.past or result.now
+    if not (told or result.cache_problem):
+        return f"✅ 삭제할 만료 세션이 없습니다. (기준: {past.astimezone(UTC):%Y-%m-%d %H:%M} UTC 이전 만료)"
+    verb = "삭제 예정" if result.dry_run else "삭제"
     lines = [
         "🧹 *만료 세션 정리 (dry run)*" if result.dry_run else "🧹 *만료 세션 정리*",
         f"- {verb} 세션: {result.deleted}건 (기준: {past.astimezone(UTC):%Y-%m-%d %H:%M} UTC 이전 만료)",

@@ -192,7 +192,7 @@ def jobs_metadata(result: "JobPurgeResult") -> dict[str, Any]:
         "s3_files": result.files,
         "s3_files_shared": result.files_shared,
         "s3_bytes": result.bytes,
-        **_report(expired_jobs_report(result)),
+        "report": dg.MetadataValue.md(expired_jobs_report(result).replace("\n", "\n\n")),
     }
 
 
@@ -227,11 +227,6 @@ def _listed(counts: Any) -> str:
 def _table(counts: Any, title: str) -> dg.MetadataValue:
     lines = [f"|{name}|{count}|" for name, count in sorted(counts.items())]
     return dg.MetadataValue.md("\n".join([f"|{title}|number|", "|-|-:|", *lines]) if lines else "none")
-
-
-def _report(text: str | None) -> dict[str, Any]:
-    """Nothing to tell is no report: an hourly line that says so would hide those that matter."""
-    return {} if text is None else {"report": dg.MetadataValue.md(text.replace("\n", "\n\n"))}
 
 
 @dg.job(

@@ -141,7 +141,6 @@ def _purge(config: PurgeSessionsConfig, backup: BackupStorage) -> "SessionPurgeR
 
 def sessions_metadata(result: "SessionPurgeResult") -> dict[str, Any]:
     """The same plain numbers in every run, zeros included."""
-    report = expired_sessions_report(result)
     return {
         **common_metadata(result),
         "sessions_expired": result.expired,
@@ -154,7 +153,7 @@ def sessions_metadata(result: "SessionPurgeResult") -> dict[str, Any]:
         "redis_sessions_told": result.cache_told,
         "redis_keys_removed": result.cache_keys,
         "redis_sessions_waiting": result.cache_waiting,
-        **({} if report is None else {"report": dg.MetadataValue.md(report.replace("\n", "\n\n"))}),
+        "report": dg.MetadataValue.md(expired_sessions_report(result).replace("\n", "\n\n")),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta, timezone
 
-from saju_ops.alerts.reports import cleanup_report
+from saju_ops.alerts.reports import cleanup_report, purge_preview
 
 AT = datetime(2025, 10, 15, 9, 0, tzinfo=UTC)
 CUTOFF = date(2025, 9, 15)
@@ -57,3 +57,14 @@ def test_many_files_are_named_by_the_first_and_the_last() -> None:
     assert cleanup_report(files, 9, CUTOFF, AT).splitlines()[1] == (
         "- 백업 파일: `conversation_log_backup_20250901.csv` … `conversation_log_backup_20250914.csv` (14개)"
     )
+
+
+def test_a_dry_run_says_what_would_go_and_that_nothing_did() -> None:
+    assert purge_preview(124, 3, CUTOFF, AT).splitlines() == [
+        "💾 *DB Cleanup (dry run)*",
+        "- 삭제 예정 수: 124 rows",
+        "- 남겨 둘 수: 3 rows",
+        "- 삭제 기준일: 2025-09-15",
+        "- 실행 시간: 2025-10-15 09:00:00 UTC",
+        "- 아무것도 삭제하지 않았습니다.",
+    ]

@@ -61,11 +61,11 @@ def test_by_hand_the_job_only_counts_and_told_to_it_deletes(service: Service) ->
     assert service.scene.ids() == {job_id(3)}
 
 
-def test_an_hour_without_anything_to_do_has_the_same_numbers_and_no_report(service: Service) -> None:
+def test_an_hour_without_anything_to_do_has_the_same_numbers_and_says_so(service: Service) -> None:
     run = service.run("purge_expired_jobs", dry_run=False)
     assert run.succeeded
     assert run.outputs()["jobs_deleted"] == run.outputs()["s3_bytes"] == 0
-    assert "report" not in run.outputs()
+    assert run.outputs()["report"].startswith("✅ 삭제할 만료 작업이 없습니다.")
     ((asset, observed),) = run.observed()
     assert asset == "paid_jobs"
     assert observed["jobs_stayed"] == 0
