@@ -50,7 +50,7 @@ def test_by_hand_it_only_counts(project: Project) -> None:
         outputs = run.outputs()
         assert outputs["dry_run"] is True
         assert (outputs["rows_deletable"], outputs["rows_deleted"]) == (50, 0)
-        assert "50 rows would be deleted" in outputs["report"]
+        assert "삭제 예정 수: 50 rows" in outputs["report"]
     assert project.scene.count() == 65
 
 
