@@ -56,8 +56,8 @@ def alerts_sensor(settings: Settings) -> dg.SensorDefinition:
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         tick = Tick(settings, context)
         summary = tick.run()
-        context.update_cursor(tick.cursor())
         if tick.failing:
+            # A tick that raises doesn't save its cursor. It needn't: where the outbox is, the cursor isn't read.
             raise DeliveryFailing(" ".join(tick.failing))
         return dg.SensorResult(skip_reason=dg.SkipReason(summary), cursor=tick.cursor())
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.scheduler.instigation import InstigatorTick, TickStatus
 
 from saju_ops_tests.fakes.slack import TOKEN, FakeSlack
 from saju_ops_tests.jobs.dev_server import DevServer, until
@@ -138,6 +139,8 @@ def test_a_real_daemon_that_is_killed_twice_tells_every_run_once(
         until(lambda: outbox.exists() and _began(outbox), 60, "the sensor's first tick")
         monkeypatch.setenv("DAGSTER_HOME", str(home))
         with dg.DagsterInstance.get() as instance:
+            ticks = until(lambda: _ended_ticks(instance), 60, "the end of the first tick")
+            assert {t.status for t in ticks} == {TickStatus.SKIPPED}, ticks[0].error
             failed = dev.launch("purge_conversation_logs", dry_run=True)  # there is no such database
             runs = [ended(instance) for _ in range(15)]
             until(lambda: _ended(instance, failed), 60, "the run's end")
@@ -159,6 +162,12 @@ def test_a_real_daemon_that_is_killed_twice_tells_every_run_once(
 
 def _began(outbox: Path) -> bool:
     return _count(outbox, "SELECT COUNT(*) FROM facts WHERE key = 'last_tick'") == 1
+
+
+def _ended_ticks(instance: dg.DagsterInstance) -> list[InstigatorTick]:
+    state = next((s for s in instance.all_instigator_state() if s.instigator_name == "alerts"), None)
+    ticks = [] if state is None else instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=5)
+    return [t for t in ticks if t.status != TickStatus.STARTED]
 
 
 def _waiting(outbox: Path) -> int:
