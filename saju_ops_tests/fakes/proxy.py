@@ -103,6 +103,12 @@ class _ProxyHandler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         return
 
+    def handle_expect_100(self) -> bool:
+        # At once: the client waits a second for it before it sends the body.
+        passed = super().handle_expect_100()
+        self.wfile.flush()
+        return passed
+
     def handle_one_request(self) -> None:
         with suppress(ConnectionError):
             super().handle_one_request()

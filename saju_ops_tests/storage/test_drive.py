@@ -28,8 +28,8 @@ class Scene:
         self.waits: list[float] = []
         self.storage = self.open()
 
-    def open(self) -> DriveStorage:
-        options = DriveOptions(str(self.key), self.proxy.url, CHUNK, read_seconds=0.4)
+    def open(self, read_seconds: float = 20.0) -> DriveStorage:
+        options = DriveOptions(str(self.key), self.proxy.url, CHUNK, read_seconds)
         return DriveStorage(f"gdrive://{ROOT}", options, sleep=self.waits.append)
 
 
@@ -192,7 +192,7 @@ PLACES = {
 def test_a_fault_that_passes_costs_nothing(scene: Scene, place: str, fault: str) -> None:
     kind, more = FAULTS[fault]
     struck = scene.proxy.add(kind, *PLACES[place], **more)
-    put(scene.storage, NAME, LARGE, read=True)
+    put(scene.open(0.4 if kind == "slow" else 20.0), NAME, LARGE, read=True)
     assert struck.struck == struck.times
     assert scene.server.files() == {NAME: LARGE}
     assert fault != "429" or 3.0 in scene.waits
@@ -227,7 +227,7 @@ def test_a_fault_that_stays_leaves_nothing_and_says_so(scene: Scene, place: str)
 def test_reading_goes_on_where_it_broke(scene: Scene, kind: Any) -> None:
     put(scene.storage, NAME, LARGE)
     scene.proxy.add(kind, "GET", "alt=media", times=3, status=503, seconds=0.6 if kind == "slow" else 0)
-    with scene.storage.open(NAME) as stream:
+    with scene.open(0.4 if kind == "slow" else 20.0).open(NAME) as stream:
         assert stream.read() == LARGE
 
 
