@@ -152,7 +152,7 @@ def usage_asset() -> dg.AssetsDefinition:
 
         try:
             now = datetime.now(UTC)
-            told = usage(source_of(load_settings()), backup_storage.open(), now=now)
+            told = usage(source_of(load_settings()), backup_storage.open(reading=True), now=now)
         except OperatorError as error:
             raise dg.Failure(str(error), allow_retries=True) from error
         return dg.MaterializeResult(metadata=usage_metadata(told, now))

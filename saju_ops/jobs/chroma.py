@@ -76,7 +76,7 @@ def restore_chroma_snapshot(
     settings = load_settings()
     try:
         plan = restore_snapshot(
-            backup_storage.open(),
+            backup_storage.open(reading=True),
             restore_target(settings, config.into_path, config.host, config.port),
             at=restore_time(config.at, settings),
             replace=config.replace,

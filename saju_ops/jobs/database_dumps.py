@@ -104,7 +104,7 @@ def restore_database_dump(
     settings = load_settings()
     try:
         result = restore_dump(
-            backup_storage.open(),
+            backup_storage.open(reading=True),
             _request(config, settings),
             default=settings.database_url,
             configured=settings.dumped_urls,
