@@ -381,8 +381,8 @@ def _prune_archives(
         except ProofFailed as error:
             result.problems.append(f"The archive of {day} was left: {error}")
             continue
-        # The latest part first: an older part alone would bring back what a later one changed.
-        for part in sorted(parts, key=lambda p: p.part, reverse=True):
+        # The oldest part first: left alone by a kill, it would bring back rows as they were before they changed.
+        for part in sorted(parts, key=lambda p: p.part):
             verdict = Verdict(part.file, part.stored_bytes, day.start, True, f"older than {years} years")
             result.archives.append(verdict)
             _delete(storage, [day_manifest(day, part.part), part.file], verdict, result, say)

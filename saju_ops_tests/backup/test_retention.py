@@ -320,6 +320,21 @@ def test_archives_stay_for_ever_unless_years_are_set(archived: LocalStorage) -> 
     assert len(before - files(archived)) == 2
 
 
+def test_of_a_day_with_parts_the_oldest_goes_first(storage: LocalStorage, sqlite_url: str) -> None:
+    """What a kill leaves must not bring back a row as it was before it changed."""
+    Path(sqlite_url.removeprefix("sqlite:///")).touch()
+    scene, day = Scene(sqlite_url, storage.root).create_table(), parse_day("2020-02-29", KST)
+    scene.add(3, day=day)
+    scene.archive(day)
+    scene.update("content = 'later'", "log_id = 1")
+    scene.archive(day)
+    result = run(storage, Policy(7, archive_years=5))
+    assert [v.file.rpartition("/")[2] for v in result.archives] == [
+        "conversation_log_backup_20200229.csv", "conversation_log_backup_20200229.part2.csv",
+    ]  # fmt: skip
+    assert files(storage) == set()
+
+
 def test_years_are_counted_on_the_calendar() -> None:
     assert years_after(datetime(2024, 2, 29, 15, tzinfo=UTC), 1) == datetime(2025, 3, 1, 15, tzinfo=UTC)
     assert years_after(datetime(2023, 5, 1, tzinfo=UTC), 3) == datetime(2026, 5, 1, tzinfo=UTC)
