@@ -18,7 +18,7 @@ POST = "chat.postMessage"
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSlack]:
-    monkeypatch.setattr(slack_module, "TIMEOUT", 1)
+    monkeypatch.setattr(slack_module, "TIMEOUT", 4)
     monkeypatch.setattr(slack_module, "RETRY_PAUSE", 0.01)
     with FakeSlack() as fake:
         yield fake
@@ -90,7 +90,7 @@ def test_after_any_failure_that_passes_every_message_is_told_once(scene: Scene, 
 
 
 def test_a_slack_that_does_not_answer_loses_nothing(scene: Scene, fake: FakeSlack) -> None:
-    fake.fault(POST, "hang", times=1, seconds=3)
+    fake.fault(POST, "hang", times=1, seconds=6)
     scene.add(message(1), message(2))
     (report,) = scene.deliver()
     assert "연결할 수 없습니다" in report.error

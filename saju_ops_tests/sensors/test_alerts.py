@@ -22,7 +22,6 @@ REPORT = "💾 *DB Cleanup Report*\n- 백업 파일: `a.csv`\n- 백업 수: 124 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSlack]:
-    monkeypatch.setattr(slack_module, "TIMEOUT", 1)
     monkeypatch.setattr(slack_module, "RETRY_PAUSE", 0.01)
     with FakeSlack() as fake:
         yield fake
