@@ -21,7 +21,7 @@ from saju_ops.storage.base import AlreadyThere, StorageError, require_name
 
 UNFINISHED = ".unfinished"
 # Bytes after which what was written goes to the disk, and may be read by who follows.
-HANDED_OVER = 8 << 20
+HANDED_OVER = 1 << 20
 PAGE = 4096
 
 
