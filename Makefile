@@ -34,3 +34,4 @@ lint: install
 bench: install
 	@$(BIN)/python -m saju_ops_tests.engines install
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.chroma
