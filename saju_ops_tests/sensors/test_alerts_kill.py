@@ -142,21 +142,21 @@ def test_a_real_daemon_that_is_killed_twice_tells_every_run_once(
             ticks = until(lambda: _ended_ticks(instance), 60, "the end of the first tick")
             assert {t.status for t in ticks} == {TickStatus.SKIPPED}, ticks[0].error
             failed = dev.launch("purge_conversation_logs", dry_run=True)  # there is no such database
-            runs = [ended(instance) for _ in range(15)]
+            runs = [ended(instance) for _ in range(100)]
             until(lambda: _ended(instance, failed), 60, "the run's end")
             fake.down()
             dev.kill()
-            runs += [ended(instance) for _ in range(15)]
+            runs += [ended(instance) for _ in range(100)]
             forget(instance, "alerts")
             dev.start()
-            waiting = until(lambda: _waiting(outbox) >= 15, 60, "a tick while Slack is down")
+            waiting = until(lambda: _waiting(outbox) >= 100, 180, "a tick while Slack is down")
             assert waiting
             dev.kill()
             fake.up()
             forget(instance, "alerts")
             dev.start()
-            until(lambda: times_told(fake, [*runs, failed])[0] == 0, 120, "all of them")
-    assert times_told(fake, [*runs, failed]) == {1: 31}
+            until(lambda: times_told(fake, [*runs, failed])[0] == 0, 300, "all of them")
+    assert times_told(fake, [*runs, failed]) == {1: 201}
     assert any("대화 로그 삭제 실패" in m.text for m in fake.messages)
 
 
