@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -13,6 +14,24 @@ if TYPE_CHECKING:
     from saju_ops.queue.expired_sessions import SessionPurgeResult
 
 NAMED = 5
+# Why something stayed, as the queue says it in English, for operators. What isn't here is told as it is.
+REASONS = (
+    (r"a row of its conversation log is not archived as it is now, or not beyond the retention",
+     "대화 로그에 아직 보관되지 않았거나 보관 기간 안에 있는 행이 있음"),
+    (r"a row of (\S+) that has not expired hangs on it", r"만료되지 않은 \1 행이 연결되어 있음"),
+    (r"a row of (\S+) came or changed after it was archived",
+     r"보관 후 \1 행이 추가되거나 변경됨 (다음 실행에서 다시 보관)"),
+    (r"its rows can't be archived \((.*)\)", r"보관할 수 없는 행이 있음 (\1)"),
+    (r"its S3 key (.*)", r"S3 키를 쓸 수 없음 (\1)"),
+    (r"S3 did not delete a file \((.*)\)", r"S3 파일이 삭제되지 않음 (\1)"),
+    (r"S3 did not say that a file was deleted", "S3가 파일 삭제를 확인해 주지 않음"),
+    (r"its versions could not be listed", "S3 파일의 버전을 조회할 수 없음"),
+    (r"the database refused \((.*)\)", r"데이터베이스가 거부함 (\1)"),
+    (r"the database was locked by others \((.*)\)", r"데이터베이스가 다른 작업에 잠겨 있음 (\1)"),
+    (r"max_(?:jobs|sessions) \((.*)\) reached", r"한 번에 처리할 수 있는 수에 도달 (\1)"),
+    (r"max_runtime_seconds \((.*)\) reached", r"최대 실행 시간에 도달 (\1초)"),
+    (r"cancelled by the operator", "운영자가 중단함"),
+)  # fmt: skip
 UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
@@ -60,15 +79,22 @@ def _common(result: Outcome, what: str, at: datetime) -> list[str]:
         lines.append(f"- 참조만 지워진 행: {_tables(result.detached)}")
     if result.stayed:
         lines.append(f"- 남겨 둔 {what}: {sum(result.stayed.values())}건")
-        lines += [f"  · {reason}: {count}건" for reason, count in result.stayed.most_common(NAMED)]
+        lines += [f"  · {in_korean(reason)}: {count}건" for reason, count in result.stayed.most_common(NAMED)]
     if result.unreadable:
         lines.append(f"- ⚠️ expires_at을 읽을 수 없는 {what}: {result.unreadable}건 (삭제하지 않음)")
     if result.orphans:
         lines.append(f"- ⚠️ 부모 없는 행: {_tables(result.orphans)}")
     lines += [f"- ⚠️ {problem}" for problem in result.problems[:NAMED]]
     if not result.finished:
-        lines.append(f"- 중단: {result.stopped} (나머지는 다음 실행에서)")
+        lines.append(f"- 중단: {in_korean(result.stopped)} (나머지는 다음 실행에서)")
     return [*lines, f"- 실행 시간: {at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"]
+
+
+def in_korean(reason: str) -> str:
+    for pattern, korean in REASONS:
+        if match := re.fullmatch(pattern, reason, re.DOTALL):
+            return match.expand(korean)
+    return reason
 
 
 def _tables(rows: Counter[str]) -> str:
