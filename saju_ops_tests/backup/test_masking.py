@@ -27,8 +27,8 @@ TABLES = {**chatbot.tables, **paid_reports.tables, **speech_analysis.tables}
 # What stands in the true rows and must not be in the dump, in any encoding of it.
 TRUE = [
     "홍길동", "010-1234", "010-9876", "1990-05-05 09:30", "1990-05-05T09:30", "sess-true", "hong.gildong", "ORDER-2026",
-    "kakaopay", "E1234567", "김상담", "부산", "gAAAAAtrue", "길동이", "경오", "신사", "편재강함", "역마살있음", "욕설단어",
-    "35.1796",
+    "kakaopay", "E1234567", "김상담", "부산", "gAAAAAtrue", "길동이", "경오", "신사", "편재강함", "역마살있음",
+    "욕설단어", "35.1796",
 ]  # fmt: skip
 
 
