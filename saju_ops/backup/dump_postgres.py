@@ -26,7 +26,15 @@ from saju_ops.backup.dump_engine import (
     scratch_name,
 )
 from saju_ops.backup.dump_lines import with_lines
-from saju_ops.backup.dump_postgres_catalog import DEFINITIONS, LARGE_OBJECTS, LOCALE, RELATIONS, ROLES, SCHEMAS
+from saju_ops.backup.dump_postgres_catalog import (
+    DEFINITIONS,
+    LARGE_OBJECTS,
+    LOCALE,
+    RELATIONS,
+    ROLES,
+    SCHEMAS,
+    as_restored,
+)
 from saju_ops.backup.dump_process import Output, Program, ProgramFailed, feed, find_program, secret_file
 from saju_ops.database import connect, error_text, redacted
 from saju_ops.errors import Refused
@@ -285,7 +293,7 @@ def _definitions(connection: sa.Connection) -> dict[str, str]:
     found = {}
     for kind, statement in DEFINITIONS.items():
         for name, *parts in _rows(connection, statement):
-            found[f"{kind} {name}"] = fingerprint(*parts)
+            found[f"{kind} {name}"] = fingerprint(*(as_restored(p) if isinstance(p, str) else p for p in parts))
     return found
 
 

@@ -7,6 +7,8 @@ Extensions' own objects are left out: the extension brings them.
 
 from __future__ import annotations
 
+import re
+
 from saju_ops.backup.dump_engine import MARKER
 
 OURS = r"""n.nspname NOT IN ('pg_catalog', 'information_schema')
@@ -108,3 +110,43 @@ SELECT count(*), coalesce(sum(hashtextextended(loid || ' ' || pageno || ' ' || e
 FROM pg_largeobject"""
 LOCALE = """
 SELECT pg_encoding_to_char(encoding), datcollate, datctype FROM pg_database WHERE datname = current_database()"""
+
+
+# --- definitions that a restore prints in another way -----------------------------------------------------------
+
+_CAST_ARRAY = re.compile(r"\(ARRAY\[")
+# What ends or opens something between the brackets: quoted text and names are stepped over whole.
+_TOKEN = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|[\[\](),]")
+_CAST = re.compile(r"\)::((?:[\w. ]|\"(?:[^\"]|\"\")*\")+(?:\([\d,]+\))?)\[\]")
+
+
+def as_restored(definition: str) -> str:
+    """A definition as PostgreSQL prints it once it was dumped and restored.
+
+    `role IN ('a', 'b')` on a varchar is printed `(ARRAY['a'::character varying, …])::text[]`; read back, the cast is
+    pushed into the array, and from then on `ARRAY[('a'::character varying)::text, …]` is printed.
+    """
+    at = 0
+    while found := _CAST_ARRAY.search(definition, at):
+        at = found.start() + 1
+        parts, end = _elements(definition, found.end())
+        cast = _CAST.match(definition, end)
+        if cast:
+            inside = ", ".join(f"({part})::{cast[1]}" for part in parts)
+            definition = f"{definition[: found.start()]}ARRAY[{inside}]{definition[cast.end() :]}"
+            at = found.start() + len("ARRAY[")
+    return definition
+
+
+def _elements(text: str, begin: int) -> tuple[list[str], int]:
+    """What stands between commas from `begin` to the closing bracket, and the place behind that."""
+    parts, depth, since = [], 0, begin
+    for token in _TOKEN.finditer(text, begin):
+        if token[0] == "," and not depth:
+            parts.append(text[since : token.start()].strip())
+            since = token.end()
+        elif token[0] == "]" and not depth:
+            return [*parts, text[since : token.start()].strip()], token.end()
+        else:
+            depth += {"[": 1, "(": 1, "]": -1, ")": -1}.get(token[0], 0)
+    return [], len(text)

@@ -56,6 +56,11 @@ POSTGRES = [
     "CREATE TABLE parts_0 PARTITION OF parts FOR VALUES FROM (0) TO (10)",
     "CREATE VIEW seen AS SELECT v, w FROM no_key",
     "CREATE MATERIALIZED VIEW seen_once AS SELECT count(*) FROM no_key",
+    # PostgreSQL prints IN on a varchar in one way, and once it is restored in another.
+    "CREATE TABLE chosen (role varchar(20) CHECK (role IN ('user', 'a, ]''b')), n int, big varchar(9) GENERATED ALWAYS"
+    " AS (CASE WHEN role IN ('user', 'x') THEN 'u' END) STORED)",
+    "CREATE INDEX chosen_some ON chosen (n) WHERE role NOT IN ('user', 'b')",
+    "CREATE VIEW chosen_seen AS SELECT n, role IN ('user', NULL) AS known FROM chosen WHERE n IN (1, 2)",
     "CREATE FUNCTION louder() RETURNS trigger LANGUAGE plpgsql AS $$ begin\nNEW.v = NEW.v || '!';\nreturn NEW;\nend $$",
     "CREATE TRIGGER before_parts BEFORE INSERT ON parts_0 FOR EACH ROW EXECUTE FUNCTION louder()",
 ]
