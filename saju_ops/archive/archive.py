@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import sqlalchemy as sa
 
 from saju_ops.archive.csvfile import Compression, CsvSink, Packing
-from saju_ops.archive.digest import ALGORITHM, EMPTY, Digest, row_hashes
+from saju_ops.archive.digest import ALGORITHM, EMPTY, Digest, key_hashes, row_hashes
 from saju_ops.archive.engines import LogStore, Selection
 from saju_ops.archive.engines.base import Profile, as_bytes, broken_off
 from saju_ops.archive.held import HeldRows
@@ -196,7 +196,7 @@ class _Task:
         held, own = HeldRows(), self.store.table.columns
         for part in files.parts:
             altered = not self.store.adopt(part.table_columns)
-            verify_part(self.storage, part, held.collect(part.key_columns, altered=altered))
+            verify_part(self.storage, part, held.collect(part.hashed_by(self.store.table.key), altered=altered))
         latest = files.parts[-1]
         self.store.use(own)
         altered = not self.store.adopt(latest.table_columns, writing=self.day)
@@ -398,7 +398,7 @@ class _NewRows:
 
         for batch in self._batches:
             hashes = row_hashes(batch, self._columns)
-            held = self._held.holds(row_hashes(batch, self._key), hashes)
+            held = self._held.holds(key_hashes(batch, self._key), hashes)
             self.left_out += Digest.of(hashes[held])
             if not held.all():
                 yield batch.filter(pa.array(~held))

@@ -13,6 +13,7 @@ made to two rows of the same shape (`UPDATE … SET tokens_used = 7`) cancels it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -31,6 +32,7 @@ SEPARATOR = "\x1f"
 NULL = "N"
 # Bytes of cells from which on a batch's row strings might not fit 32-bit offsets (2 GiB).
 LARGE = 1 << 30
+INTEGER = re.compile(rb"-?[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,38 @@ def row_hashes(batch: pa.RecordBatch, columns: Sequence[Column]) -> np.ndarray:
         return np.empty(0, dtype=np.uint64)
     strings = _row_strings(batch, columns)
     _, starts, data = strings.buffers()
-    ends = np.frombuffer(starts, _offsets_of(strings.type))[strings.offset : strings.offset + len(strings) + 1].tolist()
+    ends = np.frombuffer(starts, offsets_of(strings.type))[strings.offset : strings.offset + len(strings) + 1].tolist()
     # Slices of one bytes object, and whole digests cut by numpy: views and slicing each cost 0.2 µs more a row.
     text = data.to_pybytes() if data is not None else b""
     joined = b"".join([sha256(text[a:b]).digest() for a, b in pairwise(ends)])
     return np.frombuffer(joined, dtype=">u8")[::4].astype(np.uint64)
+
+
+def key_hashes(batch: pa.RecordBatch, columns: Sequence[Column]) -> np.ndarray:
+    """64 bits per row by which rows are found again: what `row_hashes` gives of the key's columns, but an integer that
+    fits 64 bits, being a key by itself, stands for itself. That can't collide, and saves 0.8 µs a row."""
+    import numpy as np
+    import pyarrow as pa
+
+    plain = len(columns) == 1 and columns[0].encoding == "number" and not columns[0].framed
+    if not plain or batch.num_rows == 0:
+        return row_hashes(batch, columns)
+    texts = batch.column(columns[0].name).cast(pa.binary())
+    try:
+        numbers = texts.cast(pa.string()).cast(pa.int64())
+    except pa.ArrowInvalid:
+        numbers = None
+    if numbers is None or numbers.null_count:
+        return _mixed_keys(texts, row_hashes(batch, columns))
+    return numbers.to_numpy().view(np.uint64)
+
+
+def _mixed_keys(texts: pa.Array, hashes: np.ndarray) -> np.ndarray:
+    """Where not all are integers of 64 bits: each cell still gets what it would get in any other batch."""
+    for row, text in enumerate(texts.to_pylist()):
+        if text is not None and INTEGER.fullmatch(text) and -(1 << 63) <= int(text) < 1 << 63:
+            hashes[row] = int(text) & 0xFFFF_FFFF_FFFF_FFFF
+    return hashes
 
 
 def constant(text: bytes, kind: pa.DataType) -> pa.Scalar:
@@ -79,11 +108,11 @@ def constant(text: bytes, kind: pa.DataType) -> pa.Scalar:
     import numpy as np
     import pyarrow as pa
 
-    ends = pa.py_buffer(np.array([0, len(text)], _offsets_of(kind)))
+    ends = pa.py_buffer(np.array([0, len(text)], offsets_of(kind)))
     return pa.Array.from_buffers(kind, 1, [None, ends, pa.py_buffer(text)])[0]
 
 
-def _offsets_of(kind: pa.DataType) -> type:
+def offsets_of(kind: pa.DataType) -> type:
     import numpy as np
     import pyarrow as pa
 

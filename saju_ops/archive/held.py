@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saju_ops.archive.digest import row_hashes
+from saju_ops.archive.digest import key_hashes
 from saju_ops.archive.table import Column
 from saju_ops.archive.verify import Visit
 
@@ -36,7 +36,7 @@ class HeldRows:
             return visit
 
         def visit(batch: pa.RecordBatch, hashes: np.ndarray) -> None:
-            keys.append(row_hashes(batch, key_columns))
+            keys.append(key_hashes(batch, key_columns))
             rows.append(~hashes if altered else hashes)
 
         self._sorted = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -84,6 +84,14 @@ class Manifest:
         by_name = {c.name: c for c in self.table_columns}
         return [by_name[name] for name in self.key]
 
+    def hashed_by(self, key: Sequence[str]) -> list[Column]:
+        """The file's columns that make up another key; its own key's where it lacks one of them."""
+        by_name = {c.name: c for c in self.table_columns}
+        return [by_name[name] for name in key] if self.has_columns(key) else self.key_columns
+
+    def has_columns(self, names: Sequence[str]) -> bool:
+        return {*names} <= {c["name"] for c in self.columns}
+
     def packing(self, password: str | None) -> Packing:
         """How to read the file with the storage's password."""
         return Packing(self.compression, self.encryption != "none", password)
@@ -106,6 +114,15 @@ def parse_manifest(data: bytes, name: str, kind: str = "conversation_log_archive
     if not valid:
         raise ProofFailed(f"{name} is of a kind or format that this version doesn't know.")
     return manifest
+
+
+def common_key(parts: Sequence[Manifest]) -> list[str]:
+    """What tells the rows of all these parts apart: the narrowest of their keys, since the table may have got another
+    meanwhile (partitioning makes log_id to log_id, created_at)."""
+    key = parts[-1].key
+    for part in parts:
+        key = part.key if {*part.key} < {*key} else key
+    return key
 
 
 @dataclass(frozen=True)

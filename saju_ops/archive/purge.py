@@ -22,11 +22,11 @@ import numpy as np
 import sqlalchemy as sa
 
 from saju_ops.archive.archive import due_days, require_same_table
-from saju_ops.archive.digest import Digest, row_hashes
+from saju_ops.archive.digest import Digest, key_hashes, row_hashes
 from saju_ops.archive.engines import LogStore, Selection
 from saju_ops.archive.engines.base import Key, broken_off
 from saju_ops.archive.held import HeldRows
-from saju_ops.archive.manifest import Manifest, day_files
+from saju_ops.archive.manifest import Manifest, common_key, day_files
 from saju_ops.archive.verify import key_at, keys_of, one_ahead, part_batches, verify_part, verify_stored_bytes
 from saju_ops.archive.window import Day, cutoff_day, day_of
 from saju_ops.database import error_text
@@ -160,6 +160,7 @@ class _Purge:
 
     def __post_init__(self) -> None:
         self.result = PurgeResult(self.cutoff, self.plan.dry_run)
+        self.key = self.store.table.key
         self.started = self.clock()
 
     def broken_off(self, text: str) -> str:
@@ -221,26 +222,29 @@ class _Purge:
             verify_stored_bytes(self.storage, part)
         self.result.days += 1
         self.result.files += [self.storage.location(part.file) for part in files.parts]
-        altered = []
+        altered, identity = [], common_key(files.parts)
         for number, part in enumerate(files.parts):
-            later = self._keys_of_parts(files.parts[number + 1 :])
-            if self.store.adopt(part.table_columns):
-                self._part(day, part, later)
+            newer = files.parts[number + 1 :]
+            comparable = all(each.has_columns(identity) for each in (part, *newer))
+            if comparable and self.store.adopt(part.table_columns):
+                # By the file's own key, in whose order it is, should the table have got another since.
+                self.store.use(self.store.table.columns, part.key)
+                self._part(day, part, self._keys_of_parts(newer, identity), identity)
             else:
                 altered.append(part.part)
         self._count_kept(day, files.parts, altered)
         self.progress(self.result, day)
 
-    def _keys_of_parts(self, parts: Sequence[Manifest]) -> HeldRows:
+    def _keys_of_parts(self, parts: Sequence[Manifest], key: Sequence[str]) -> HeldRows:
         """Rows that a later part has in a newer form: the older form is no reason to delete anything."""
         later = HeldRows()
         for part in parts:
-            verify_part(self.storage, part, later.collect(part.key_columns))
+            verify_part(self.storage, part, later.collect(part.hashed_by(key)))
         return later
 
     # --- chunks --------------------------------------------------------------------------------------------
 
-    def _part(self, day: Day, part: Manifest, later: HeldRows) -> None:
+    def _part(self, day: Day, part: Manifest, later: HeldRows, identity: Sequence[str]) -> None:
         columns = self.store.table.columns
         rows = rechunk(part_batches(self.storage, part), self.plan.chunk_size)
         hashed = ((chunk, row_hashes(chunk, columns)) for chunk in rows)
@@ -248,7 +252,8 @@ class _Purge:
         for chunk, hashes in one_ahead(hashed):
             self._check_limits()
             left = self._rows_left()
-            self._chunk(day, part, chunk.slice(0, left), hashes[:left], later)
+            chunk = chunk.slice(0, left)
+            self._chunk(day, part, chunk, hashes[:left], self._superseded(chunk, later, identity))
             self.progress(self.result, day)
             if self.plan.pause_seconds and not self.plan.dry_run:
                 self.sleep(self.plan.pause_seconds)
@@ -259,9 +264,8 @@ class _Purge:
         return self.plan.max_rows - (self.result.deletable if self.plan.dry_run else self.result.deleted)
 
     def _chunk(
-        self, day: Day, part: Manifest, chunk: pa.RecordBatch, hashes: np.ndarray, later: HeldRows
+        self, day: Day, part: Manifest, chunk: pa.RecordBatch, hashes: np.ndarray, superseded: np.ndarray
     ) -> None:
-        superseded = self._superseded(chunk, later)
         expected = Digest.of(hashes)
         selection = Selection(
             day, key_at(chunk, part.key, 0), key_at(chunk, part.key, chunk.num_rows - 1)
@@ -281,10 +285,10 @@ class _Purge:
         self.result.per_day[str(day)] += deleted
         self.result.chunks += 1
 
-    def _superseded(self, chunk: pa.RecordBatch, later: HeldRows) -> np.ndarray:
+    def _superseded(self, chunk: pa.RecordBatch, later: HeldRows, identity: Sequence[str]) -> np.ndarray:
         if not len(later):
             return np.zeros(chunk.num_rows, bool)
-        return later.has_keys(row_hashes(chunk, self.store.table.key_columns))
+        return later.has_keys(key_hashes(chunk, [self.store.table.column(name) for name in identity]))
 
     def _whole(self, selection: Selection, expected: Digest) -> int | None:
         """Deletes the whole range if, under lock, it is exactly what the archive holds. None if it is not."""
@@ -387,11 +391,12 @@ class _Purge:
         if not remaining or (self.plan.dry_run and remaining == self.result.per_day[str(day)]):
             return
         held = HeldRows()
+        self.store.use(self.store.table.columns, self.key)
         for part in parts:
-            verify_part(self.storage, part, held.collect(part.key_columns, altered=part.part in altered))
+            verify_part(self.storage, part, held.collect(part.hashed_by(self.key), altered=part.part in altered))
         with self.store.snapshot():
             for batch in self.store.batches(Selection(day)):
-                keys = row_hashes(batch, self.store.table.key_columns)
+                keys = key_hashes(batch, self.store.table.key_columns)
                 same = held.holds(keys, row_hashes(batch, self.store.table.columns))
                 known = held.has_keys(keys)
                 self.result.kept_late += int((~known).sum())

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from saju_ops.archive.digest import EMPTY, Digest, row_hashes
+from saju_ops.archive.digest import EMPTY, Digest, key_hashes, row_hashes
 from saju_ops.archive.engines import LogStore, Selection, open_log_store
 from saju_ops.archive.engines.base import Key, broken_off
 from saju_ops.archive.held import HeldRows
-from saju_ops.archive.manifest import DayFiles, Manifest, archived_days, day_files
+from saju_ops.archive.manifest import DayFiles, Manifest, archived_days, common_key, day_files
 from saju_ops.archive.table import TIME_COLUMN, Column
 from saju_ops.archive.verify import keys_of, one_ahead, part_batches, verify_part
 from saju_ops.archive.window import Day, parse_day
@@ -122,7 +122,7 @@ def restore(
     store, created = _target(url, table or source_table, source_table, zone_of_database, dry_run)
     plan.creates_table = created
     with broken_off(plan.broken_off), store:
-        work = _Restore(storage, store, plan, created and dry_run)
+        work = _Restore(storage, store, plan, created and dry_run, common_key([p for f in files for p in f.parts]))
         parts = [w for f in files for w in work.examine(f)]
         work.refuse_if_unsafe()
         announce(plan)
@@ -170,6 +170,8 @@ class _Restore:
     plan: RestorePlan
     # A dry run into a table that isn't there yet: nothing can be in the way.
     nothing_there: bool
+    # What tells archived rows apart, whichever part they stand in.
+    identity: Sequence[str]
 
     def __post_init__(self) -> None:
         self.columns = self.store.table.columns
@@ -183,8 +185,8 @@ class _Restore:
         for number, part in enumerate(files.parts):
             later, own = HeldRows(), HeldRows()
             for newer in files.parts[number + 1 :]:
-                verify_part(self.storage, newer, later.collect(newer.key_columns))
-            found = verify_part(self.storage, part, own.collect(part.key_columns))
+                verify_part(self.storage, newer, later.collect(newer.hashed_by(self.identity)))
+            found = verify_part(self.storage, part, own.collect(part.hashed_by(self.identity)))
             self.plan.files += 1
             self.plan.rows_archived += part.rows
             if found.first_key is None or found.last_key is None:
@@ -194,6 +196,7 @@ class _Restore:
                 self.plan.superseded += part.rows
                 continue
             self._take_columns(part)
+            self._take_key(part)
             self._refuse_second_day(part, own)
             work.append(self._compare(part, later, found.first_key, found.last_key))
         self.store.end_read()
@@ -232,6 +235,10 @@ class _Restore:
             )
         self.store.use([self.store.table.column(c.name) for c in part.table_columns])
         self._refuse_shifted_time(part)
+
+    def _take_key(self, part: Manifest) -> None:
+        """The file's own key, in whose order it is, also where the target has another."""
+        self.store.use(self.store.table.columns, part.key)
 
     def _refuse_shifted_time(self, part: Manifest) -> None:
         """An archive of another engine is written as its text; with another meaning of time it would shift."""
@@ -302,8 +309,8 @@ class _Restore:
 
         if not len(later) and not len(there):
             return batch  # nothing to compare with: 1.6 µs a row less
-        keys = row_hashes(batch, self.store.table.key_columns)
-        old, present = later.has_keys(self._archived_keys(batch, part, keys)), there.has_keys(keys)
+        keys = key_hashes(batch, self.store.table.key_columns)
+        old, present = later.has_keys(self._archived_keys(batch, part)), there.has_keys(keys)
         same = there.holds(keys, row_hashes(batch, self.store.table.columns)) if comparable else present & False
         differs = present & ~same & ~old
         self.plan.superseded += int(old.sum())
@@ -313,11 +320,9 @@ class _Restore:
             self._name_conflicts(batch, part, differs)
         return batch.filter(pa.array(~old & ~present))
 
-    def _archived_keys(self, batch: pa.RecordBatch, part: Manifest, keys: np.ndarray) -> np.ndarray:
-        """The keys as the archive's parts hash them; an empty SQLite table calls every column text, for one."""
-        theirs, mine = part.key_columns, self.store.table.key_columns
-        alike = [(c.name, c.encoding, c.framed) for c in theirs] == [(c.name, c.encoding, c.framed) for c in mine]
-        return keys if alike else row_hashes(batch, theirs)
+    def _archived_keys(self, batch: pa.RecordBatch, part: Manifest) -> np.ndarray:
+        """The keys as `later` hashes them; an empty SQLite table calls every column text, for one."""
+        return key_hashes(batch, part.hashed_by(self.identity))
 
     def _name_conflicts(self, batch: pa.RecordBatch, part: Manifest, differs: np.ndarray) -> None:
         import pyarrow as pa
@@ -346,6 +351,7 @@ class _Restore:
             return
         part = work.manifest
         self._take_columns(part)
+        self._take_key(part)
         if not self._same_family(part):
             # LOAD DATA LOCAL turns errors into warnings and cuts what doesn't fit. Digests would show it, but not
             # where only the number of rows is compared; INSERT is strict.
@@ -385,8 +391,8 @@ class _Restore:
             if not len(work.later) and not len(work.there):
                 yield batch
                 continue
-            keys = row_hashes(batch, self.store.table.key_columns)
-            old = work.later.has_keys(self._archived_keys(batch, work.manifest, keys))
+            keys = key_hashes(batch, self.store.table.key_columns)
+            old = work.later.has_keys(self._archived_keys(batch, work.manifest))
             wanted = ~(old | work.there.has_keys(keys))
             if wanted.any():
                 yield batch if wanted.all() else batch.filter(pa.array(wanted))

@@ -17,7 +17,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from saju_ops.archive.archive import require_same_table
-from saju_ops.archive.digest import row_hashes
+from saju_ops.archive.digest import key_hashes, row_hashes
 from saju_ops.archive.engines import LogStore, Selection
 from saju_ops.archive.held import HeldRows
 from saju_ops.archive.manifest import day_files
@@ -62,7 +62,7 @@ class LogGuard:
         count = 0
         for selection in self._selections(sessions):
             for batch in self.store.batches(selection, lock=True):
-                keys = row_hashes(batch, self.store.table.key_columns)
+                keys = key_hashes(batch, self.store.table.key_columns)
                 if not self._held(keys, row_hashes(batch, self.store.table.columns)).all():
                     return None
                 count += batch.num_rows
@@ -127,5 +127,5 @@ class LogGuard:
         own = [(c.name, c.encoding, c.framed) for c in self.store.table.columns]
         for part in parts:
             altered = [(c.name, c.encoding, c.framed) for c in part.table_columns] != own
-            verify_part(self.storage, part, held.collect(part.key_columns, altered=altered))
+            verify_part(self.storage, part, held.collect(part.hashed_by(self.store.table.key), altered=altered))
         return held

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from saju_ops.archive.csvfile import Compression, CsvSink, Packing
-from saju_ops.archive.digest import ALGORITHM, EMPTY, Digest, row_hashes
+from saju_ops.archive.digest import ALGORITHM, EMPTY, Digest, key_hashes, row_hashes
 from saju_ops.archive.engines import LogStore, Selection
 from saju_ops.archive.engines.base import as_bytes
 from saju_ops.archive.held import HeldRows
@@ -119,7 +119,7 @@ class RowArchive:
         found = 0
         for selection in selections:
             for batch in self.store.batches(selection, lock=True):
-                keys = row_hashes(batch, self.store.table.key_columns)
+                keys = key_hashes(batch, self.store.table.key_columns)
                 if not self._held.holds(keys, row_hashes(batch, self.store.table.columns)).all():
                     return False
                 found += batch.num_rows
@@ -240,7 +240,7 @@ class _New:
         for selection in self._archive.selections(self._identities):
             for batch in self._archive.store.batches(selection):
                 hashes = row_hashes(batch, table.columns)
-                known = held.holds(row_hashes(batch, table.key_columns), hashes)
+                known = held.holds(key_hashes(batch, table.key_columns), hashes)
                 self.left_out += Digest.of(hashes[known])
                 if not known.all():
                     yield batch.filter(pa.array(~known))

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import pyarrow as pa
 import pytest
 
-from saju_ops.archive.digest import Digest, row_hashes
+from saju_ops.archive.digest import Digest, key_hashes, row_hashes
 from saju_ops.archive.engines import Selection
+from saju_ops.archive.table import Column
 from saju_ops.archive.window import Day, cutoff_day, day_of, days, naive_bound, parse_day
 from saju_ops_tests.archive.scene import DAY, SEOUL, Scene
 
@@ -29,6 +31,21 @@ def digest(scene: Scene) -> Digest:
             computed += Digest.of(row_hashes(batch, store.table.columns))
     assert told == computed
     return told
+
+
+@pytest.mark.parametrize("stranger", [str(1 << 63), str((1 << 64) - 1), "1.50", str(-(1 << 63) - 1), None])
+def test_a_key_stands_for_the_same_whatever_else_is_read_with_it(stranger: str | None) -> None:
+    column = Column("log_id", "decimal(20,2)", "number", framed=False)
+
+    def keys(*texts: str | None) -> list[int]:
+        batch = pa.RecordBatch.from_arrays([pa.array(texts, pa.string())], names=["log_id"])
+        return key_hashes(batch, [column]).tolist()
+
+    plain = ["1", "-1", "0", "9223372036854775807", "-9223372036854775808"]
+    apart = [keys(text)[0] for text in [*plain, stranger]]
+    assert keys(*plain, stranger) == apart
+    assert keys(*plain) == apart[:-1]
+    assert len(set(apart)) == len(apart)
 
 
 def test_a_changed_cell_changes_the_digest(scene: Scene) -> None:

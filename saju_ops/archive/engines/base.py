@@ -129,8 +129,8 @@ class LogStore(abc.ABC):
         other.from_ = sa.table(table, *map(sa.column, other.table.names), schema=other.table.schema)
         return other
 
-    def use(self, columns: Sequence[Column]) -> None:
-        self.table = replace(self.table, columns=tuple(columns))
+    def use(self, columns: Sequence[Column], key: Sequence[str] | None = None) -> None:
+        self.table = replace(self.table, columns=tuple(columns), key=tuple(key or self.table.key))
         self.from_ = sa.table(self.table.name, *map(sa.column, self.table.names), schema=self.table.schema)
 
     def adopt(self, columns: Sequence[Column], writing: Day | None = None) -> bool:
