@@ -26,7 +26,7 @@ from saju_ops.backup.chroma_process import Worker, ask, one_at_a_time, scratch_f
 from saju_ops.backup.manifest import FORMAT, BackupManifest, manifest_name, stamp, write_manifest
 from saju_ops.errors import OperatorError, ProofFailed
 from saju_ops.settings import Settings
-from saju_ops.storage import Storage
+from saju_ops.storage import Storage, Writer
 from saju_ops.storage.encryption import ENDING as ENCRYPTED
 from saju_ops.storage.encryption import METHOD
 
@@ -127,19 +127,16 @@ def _attempt(
 ) -> Snapshot:
     taken_at, began = clock(), time.monotonic()
     name = _free_name(storage, taken_at, zone)
-    copied = _copy(source, work)
-    copy_seconds, began = time.monotonic() - began, time.monotonic()
-    inner = name.rpartition("/")[2].removesuffix(ENCRYPTED)
-    with storage.create(name) as writer:
-        # The copy is read without Chroma while it is packed: two processes, one copy.
-        with Worker(work) as reader:
-            reader.start("read", folder=str(work / "copy"))
-            hashes = pack(work / "copy", writer, password=storage.password, name=inner)
-            contents = reader.answer()["contents"]
-        shutil.rmtree(work / "copy")
-        store_seconds, began = time.monotonic() - began, time.monotonic()
-        proof = _prove(writer.read_back(), work, hashes, contents, storage.password)
-        writer.commit()
+    # Started now, so that it has imported Chroma by the time that there is something to check.
+    with Worker(work, warm=True) as checker:
+        copied = _copy(source, work)
+        copy_seconds, began = time.monotonic() - began, time.monotonic()
+        with storage.create(name) as writer:
+            hashes, contents = _store(writer, work, storage.password, name.rpartition("/")[2].removesuffix(ENCRYPTED))
+            store_seconds, began = time.monotonic() - began, time.monotonic()
+            proof = _prove(checker, writer.read_back(), work, hashes, contents, storage.password)
+            writer.commit()
+    shutil.rmtree(work / "copy")
     proof_seconds = time.monotonic() - began
     manifest = _manifest(source, name, storage, taken_at, clock(), hashes, contents, proof, copied, run_id)
     write_manifest(storage, manifest)
@@ -147,6 +144,14 @@ def _attempt(
         manifest, storage.location(name), len(torn) + 1, list(torn), copied, round(copy_seconds, 3),
         round(store_seconds, 3), round(proof_seconds, 3),
     )  # fmt: skip
+
+
+def _store(writer: Writer, work: Path, password: str | None, inner: str) -> tuple[Hashes, dict[str, Any]]:
+    """The copy is read without Chroma while it is packed: two processes, one copy."""
+    with Worker(work) as reader:
+        reader.start("read", folder=str(work / "copy"))
+        hashes = pack(work / "copy", writer, password=password, name=inner)
+        return hashes, reader.answer()["contents"]
 
 
 def _free_name(storage: Storage, taken_at: datetime, zone: ZoneInfo) -> str:
@@ -164,18 +169,20 @@ def _copy(source: Source, work: Path) -> dict[str, Any]:
     return ask("copy", work, source=str(source.folder), target=target)
 
 
-def _prove(stream: Any, work: Path, hashes: Hashes, contents: dict[str, Any], password: str | None) -> dict[str, Any]:
-    """What lies in the storage, extracted, compared and opened. Raises TornCopy."""
-    with stream, Worker(work, warm=True) as checker:
+def _prove(
+    checker: Worker, stream: Any, work: Path, hashes: Hashes, contents: dict[str, Any], password: str | None
+) -> dict[str, Any]:
+    """What lies in the storage, extracted, opened by Chroma and compared with the copy. Raises TornCopy."""
+    with stream:
         try:
             found = unpack(stream, work / "proof", password=password, encrypted=password is not None)
         except ProofFailed as error:
             raise TornCopy(f"what was stored can't be read back: {error}") from None
-        if found != hashes:
-            raise TornCopy("what was stored differs from what was written: its SHA-256 or size is another")
-        checker.start("check", folder=str(work / "proof"), expected=contents)
-        proof = checker.answer()
-    shutil.rmtree(work / "proof")
+    if found != hashes:
+        raise TornCopy("what was stored differs from what was written: its SHA-256 or size is another")
+    # Chroma may change what it opens: it opens what was extracted, and the copy stays what that is compared with.
+    checker.start("check", folder=str(work / "copy"), twin=str(work / "proof"), expected=contents)
+    proof = checker.answer()
     del proof["contents"]
     return proof
 

@@ -1,17 +1,22 @@
 """Opens a Chroma directory by Chroma and compares all of it with what its files hold.
 
 Runs in the worker process. Promises: every record is read by Chroma's client, page by page, and compared with what
-`chroma_files` read from the files before; ids, documents and metadata exactly, vectors exactly but for the cosine
-distance, for which Chroma stores vectors normalized (a relative 1e-5); and neighbours of a sample are looked up and
-compared with those that all vectors give. No embedding function is loaded and no text is embedded.
+`chroma_files` read from the files; ids, documents and metadata exactly, by the sum of all records' digests, vectors one
+by one and exactly but for the cosine distance, for which Chroma stores vectors normalized (a relative 1e-5); and
+neighbours of a sample are looked up and compared with those that all vectors give. No embedding function is loaded and
+no text is embedded.
 
-Chroma changes a directory by opening it, so it opens a copy beside it, and the directory stays as it is.
+Chroma changes a directory by opening it, so it opens a copy, and the directory stays as it is. It holds a collection's
+whole index in memory, so it opens the copy anew for each: memory is that of the largest collection.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +24,16 @@ from typing import TYPE_CHECKING, Any
 from saju_ops.backup.chroma_files import (
     ChromaFiles,
     Collection,
-    Held,
+    Digest,
     Record,
+    T,
     TornCopy,
+    Vectors,
+    contents,
+    described,
     differences,
-    held,
     record_digest,
+    vector_digest,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +41,8 @@ if TYPE_CHECKING:
 
 # Records at once. A page without a limit fails beyond some 30,000, for the number of SQL variables.
 PAGE = 500
+# Of ids alone.
+IDS = 5_000
 INCLUDE = ["documents", "metadatas", "embeddings", "uris"]
 SAMPLE, NEAREST = 20, 10
 # A sound index found 94 to 100 of 100 vectors when asked for themselves. How many of the ten nearest it finds hangs
@@ -49,35 +60,54 @@ def open_folder(folder: Path) -> Any:
     return client._server
 
 
-def check_folder(folder: Path, expected: dict[str, Any] | None, share: float = 0.0) -> dict[str, Any]:
+@contextmanager
+def opened(folder: Path) -> Iterator[Any]:
+    """The same, and closed again: what Chroma held in memory of the folder's indexes is given back."""
+    import chromadb
+    from chromadb.config import Settings
+
+    client: Any = chromadb.PersistentClient(path=str(folder), settings=Settings(anonymized_telemetry=False))
+    try:
+        yield client._server
+    finally:
+        client.close()
+
+
+def check_folder(
+    folder: Path, expected: dict[str, Any] | None, share: float = 0.0, twin: Path | None = None
+) -> dict[str, Any]:
     """What the folder holds, proven. Raises TornCopy, naming collections and never a record.
 
     With `expected`, the contents that a manifest holds, they must be the same; `share` is that of neighbours that were
-    found when the snapshot was taken. Needs room for a copy beside it.
+    found when the snapshot was taken. Chroma opens `twin`, which should hold the same and is removed; where none is
+    given, it is copied beside the folder first.
     """
     with ChromaFiles(folder) as files:
-        everything = [held(files, c) for c in files.collections()]
-        contents = {"collections": [h.content for h in everything]}
-        if expected is not None and (wrong := differences(expected, contents)):
-            raise TornCopy("; ".join(wrong[:10]))
-        opened = folder.with_name(f"{folder.name}.opened")
-        shutil.copytree(folder, opened, copy_function=shutil.copyfile)
+        wanted = contents(files) if expected is None else expected
+        if twin is None:
+            twin = folder.with_name(f"{folder.name}.opened")
+            shutil.copytree(folder, twin, copy_function=shutil.copyfile)
         try:
-            server = open_folder(opened)
-            _same_names(server, files.collections())
-            told = [_check_collection(server, h) for h in everything]
+            with opened(twin) as server:
+                _same_names(server, files.collections())
+            told = [_checked(files, collection, twin) for collection in files.collections()]
         finally:
-            shutil.rmtree(opened, ignore_errors=True)
-    looked = sum(t["neighbours_looked_for"] for t in told)
-    found = sum(t["neighbours_found"] for t in told)
-    if found < (share - FEWER_THAN_BEFORE) * looked:
-        raise TornCopy(f"its index finds {found} of {looked} nearest neighbours; {share:.0%} when it was taken")
+            shutil.rmtree(twin, ignore_errors=True)
+    found = {"collections": [t.content for t in told]}
+    if wrong := differences(wanted, found):
+        raise TornCopy("; ".join(wrong[:10]))
+    looked_for = sum(t.neighbours_looked_for for t in told)
+    neighbours = sum(t.neighbours_found for t in told)
+    if neighbours < (share - FEWER_THAN_BEFORE) * looked_for:
+        raise TornCopy(
+            f"its index finds {neighbours} of {looked_for} nearest neighbours; {share:.0%} when it was taken"
+        )
     return {
-        "contents": contents,
-        "records_compared": sum(t["records"] for t in told),
-        "neighbours_looked_for": looked,
-        "neighbours_found": found,
-        "neighbours_share": round(found / looked, 4) if looked else 1.0,
+        "contents": found,
+        "records_compared": sum(t.content["count"] for t in told),
+        "neighbours_looked_for": looked_for,
+        "neighbours_found": neighbours,
+        "neighbours_share": round(neighbours / looked_for, 4) if looked_for else 1.0,
         "chroma_version": version("chromadb"),
     }
 
@@ -106,26 +136,24 @@ def _same_names(server: Any, collections: list[Collection]) -> None:
         raise TornCopy("Chroma shows other collections than the database file holds")
 
 
-def _check_collection(server: Any, whole: Held) -> dict[str, int]:
-    collection = whole.collection
-    model = server.get_collection(collection.name, tenant=collection.tenant, database=collection.database)
-    _same_settings(model, collection)
-    count = server._count(model.id, tenant=collection.tenant, database=collection.database)
-    if count != len(whole.digests):
-        raise TornCopy(f"Chroma counts {count} records in {collection.label}, its files hold {len(whole.digests)}")
-    seen: set[str] = set()
-    for page in pages(server, model, collection.tenant, collection.database):
-        _same_page(whole, page)
-        seen.update(row[0] for row in page)
-    if len(seen) != len(whole.digests):
-        raise TornCopy(f"Chroma gave {len(seen)} of {len(whole.digests)} records of {collection.label}")
-    looked, found, selves, sample = _neighbours(server, model, whole)
-    if found < NEIGHBOURS_AT_LEAST * looked or selves < THEMSELVES_AT_LEAST * sample:
-        raise TornCopy(
-            f"the index of {collection.label} finds {found} of {looked} nearest neighbours and {selves} of {sample}"
-            " vectors themselves only"
-        )
-    return {"records": len(seen), "neighbours_looked_for": looked, "neighbours_found": found}
+@dataclass(frozen=True)
+class _Told:
+    """`content` holds the digests of the records that Chroma gave, and of the vectors that the files hold of them."""
+
+    content: dict[str, Any]
+    neighbours_looked_for: int
+    neighbours_found: int
+
+
+def _checked(files: ChromaFiles, collection: Collection, twin: Path) -> _Told:
+    vectors = files.vectors(collection)
+    with opened(twin) as server:
+        model = server.get_collection(collection.name, tenant=collection.tenant, database=collection.database)
+        _same_settings(model, collection)
+        try:
+            return _Comparison(server, model, collection, vectors).told()
+        except KeyError:
+            raise TornCopy(f"a record of the collection {collection.label} has no vector in its files") from None
 
 
 def _same_settings(model: Any, collection: Collection) -> None:
@@ -179,17 +207,6 @@ def rows_of(got: Any) -> list[Row]:
     ]
 
 
-def _same_page(whole: Held, page: list[Row]) -> None:
-    import numpy as np
-
-    label = whole.collection.label
-    if any(whole.digests.get(id) != record_digest(id, record) for id, record, _ in page):
-        raise TornCopy(f"Chroma gives a record of {label} that differs from what its files hold")
-    stored = whole.vectors.of([row[0] for row in page])
-    if not same_vectors(stored, np.stack([row[2] for row in page]), whole.collection.space):
-        raise TornCopy(f"Chroma gives a vector of {label} that differs from what its files hold")
-
-
 def same_vectors(stored: np.ndarray, given: np.ndarray, space: str) -> bool:
     """Row by row: exactly, but for the cosine distance, where both were normalized and multiplied by their length
     again in 32-bit floats."""
@@ -204,48 +221,107 @@ def same_vectors(stored: np.ndarray, given: np.ndarray, space: str) -> bool:
     return bool((close | (np.isnan(stored) & np.isnan(given))).all())
 
 
-# --- neighbours ------------------------------------------------------------------------------------------------
+def ahead(items: Iterator[T]) -> Generator[T]:
+    """The same, each fetched by another thread while the one before it is looked at. None ends them."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
-def _neighbours(server: Any, model: Any, whole: Held) -> tuple[int, int, int, int]:
-    """How many of the nearest neighbours of a sample were looked for and how many the index found; how many of the
-    sample found themselves, and how large it is. By distance, not by id: several records may be as near."""
-    import numpy as np
-
-    ids = sorted(whole.digests)
-    if not ids or not whole.collection.dimension:
-        return 0, 0, 0, 0
-    sample = [ids[int(n)] for n in np.linspace(0, len(ids) - 1, min(SAMPLE, len(ids)))]
-    asked = whole.vectors.of(sample)
-    number = min(NEAREST, len(ids))
-    far = np.concatenate(
-        [
-            distances(whole.vectors.of(ids[start : start + PAGE]), asked, whole.collection.space)
-            for start in range(0, len(ids), PAGE)
-        ]
-    )
-    place = {id: n for n, id in enumerate(ids)}
-    looked = found = selves = 0
-    for column, answer in enumerate(_ask(server, model, whole, asked, number)):
-        mine = far[:, column]
-        limit = float(np.partition(mine, number - 1)[number - 1])
-        # What 32-bit floats leave open; a thousandth of the range, where the nearest is at zero.
-        limit += 1e-4 * max(abs(limit), 1e-3 * float(np.abs(mine).max()))
-        near = [float(mine[place[id]]) for id in answer if id in place]
-        own = float(mine[place[sample[column]]]) + 1e-4
-        looked += number
-        found += sum(1 for distance in near if distance <= limit)
-        # By inner product something else may be nearer; then being among the nearest is all there is to ask for.
-        selves += any(distance <= own for distance in near)
-    return looked, found, selves, len(sample)
+# --- one collection --------------------------------------------------------------------------------------------
 
 
-def _ask(server: Any, model: Any, whole: Held, vectors: np.ndarray, number: int) -> list[list[str]]:
-    answer = server._query(
-        model.id, query_embeddings=vectors.tolist(), n_results=number, include=["distances"],
-        tenant=whole.collection.tenant, database=whole.collection.database,
-    )  # fmt: skip
-    return list(answer["ids"])
+class _Comparison:
+    """What Chroma gives of a collection, beside the vectors that the files hold, in one pass."""
+
+    def __init__(self, server: Any, model: Any, collection: Collection, vectors: Vectors) -> None:
+        import numpy as np
+
+        self._server, self._model, self._collection, self._vectors = server, model, collection, vectors
+        ids = sorted(self._ids())
+        self._number = min(NEAREST, len(ids))
+        sample = np.linspace(0, len(ids) - 1, min(SAMPLE, len(ids)) if collection.dimension else 0)
+        self._sample = [ids[int(n)] for n in sample]
+        self._asked = vectors.of(self._sample)
+        # Of each record: its place, and how far it is from each of the sample.
+        self._place: dict[str, int] = {}
+        self._far = np.empty((len(ids), len(self._sample)))
+
+    def _ids(self) -> list[str]:
+        """Every id, once. Raises TornCopy unless they are as many as Chroma counts."""
+        c, found = self._collection, []
+        count = self._server._count(self._model.id, tenant=c.tenant, database=c.database)
+        for offset in range(0, count + 1, IDS):
+            found += self._server._get(
+                self._model.id, limit=IDS, offset=offset, include=[], tenant=c.tenant, database=c.database
+            )["ids"]  # fmt: skip
+        if len(set(found)) != count or len(found) != count:
+            raise TornCopy(f"Chroma counts {count} records in {c.label} and gives {len(found)}")
+        return found
+
+    def told(self) -> _Told:
+        records, of_vectors = Digest(), Digest()
+        c = self._collection
+        # Closed before Chroma is, whatever is found.
+        with closing(ahead(pages(self._server, self._model, c.tenant, c.database))) as coming:
+            for page in coming:
+                for id, record, _ in page:
+                    records.add(record_digest(id, record))
+                self._compare(page, of_vectors)
+        if len(self._place) != len(self._far) or records.count != len(self._far):
+            raise TornCopy(f"Chroma gave {len(self._place)} of {len(self._far)} records of {c.label}")
+        looked_for, found = self._neighbours()
+        return _Told(described(c, records, of_vectors), looked_for, found)
+
+    def _compare(self, page: list[Row], digest: Digest) -> None:
+        import numpy as np
+
+        ids, space = [row[0] for row in page], self._collection.space
+        stored = self._vectors.of(ids)
+        if not same_vectors(stored, np.stack([row[2] for row in page]), space):
+            raise TornCopy(f"Chroma gives a vector of {self._collection.label} that differs from what its files hold")
+        for id, vector in zip(ids, stored, strict=True):
+            digest.add(vector_digest(id, vector))
+        start = len(self._place)
+        self._place.update((id, start + n) for n, id in enumerate(ids))
+        if self._sample and len(self._place) == start + len(ids) <= len(self._far):
+            self._far[start : start + len(ids)] = distances(stored, self._asked, space)
+
+    def _neighbours(self) -> tuple[int, int]:
+        """How many of the nearest neighbours of the sample were looked for and how many the index found. By distance,
+        not by id: several records may be as near. Raises TornCopy where they are too few."""
+        import numpy as np
+
+        looked_for = found = selves = 0
+        for column, answer in enumerate(self._ask()):
+            mine = self._far[:, column]
+            limit = float(np.partition(mine, self._number - 1)[self._number - 1])
+            # What 32-bit floats leave open; a thousandth of the range, where the nearest is at zero.
+            limit += 1e-4 * max(abs(limit), 1e-3 * float(np.abs(mine).max()))
+            near = [float(mine[self._place[id]]) for id in answer if id in self._place]
+            own = float(mine[self._place[self._sample[column]]]) + 1e-4
+            looked_for += self._number
+            found += sum(1 for distance in near if distance <= limit)
+            # By inner product something else may be nearer; then being among the nearest is all there is to ask for.
+            selves += any(distance <= own for distance in near)
+        if found < NEIGHBOURS_AT_LEAST * looked_for or selves < THEMSELVES_AT_LEAST * len(self._sample):
+            raise TornCopy(
+                f"the index of {self._collection.label} finds {found} of {looked_for} nearest neighbours and {selves}"
+                f" of {len(self._sample)} vectors themselves only"
+            )
+        return looked_for, found
+
+    def _ask(self) -> list[list[str]]:
+        if not self._sample:
+            return []
+        c = self._collection
+        answer = self._server._query(
+            self._model.id, query_embeddings=self._asked.tolist(), n_results=self._number, include=["distances"],
+            tenant=c.tenant, database=c.database,
+        )  # fmt: skip
+        return list(answer["ids"])
 
 
 def distances(some: np.ndarray, asked: np.ndarray, space: str) -> np.ndarray:

@@ -38,6 +38,7 @@ _HEADER = struct.Struct("<iQQQQQQiIQQQdQ")
 # Records read at once.
 BATCH = 1_000
 T = TypeVar("T")
+_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 _MASK = (1 << 256) - 1
 # In the first word of an element: how many links it has, and whether it is deleted.
 _DEGREE, _DELETED = 0xFFFF, 0x10000
@@ -97,7 +98,7 @@ class Digest:
 def record_digest(id: str, record: Record) -> bytes:
     """SHA-256 of id, document, URI and metadata; floats by their exact value."""
     value = [id, record.document, record.uri, record.metadata]
-    return sha256(json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()).digest()
+    return sha256(_ENCODER.encode(value).encode()).digest()
 
 
 def vector_digest(id: str, vector: np.ndarray) -> bytes:
@@ -476,36 +477,26 @@ def _load_pickle(path: Path) -> dict[str, Any]:
 
 def contents(files: ChromaFiles) -> dict[str, Any]:
     """Every collection with its counts, configuration and digests. Raises TornCopy."""
-    return {"collections": [held(files, c).content for c in files.collections()]}
+    return {"collections": [_content(files, c) for c in files.collections()]}
 
 
-@dataclass
-class Held:
-    """One collection as its files hold it: what a manifest says of it, and a digest of each record."""
-
-    collection: Collection
-    vectors: Vectors
-    digests: dict[str, bytes]
-    content: dict[str, Any]
-
-
-def held(files: ChromaFiles, collection: Collection) -> Held:
+def _content(files: ChromaFiles, collection: Collection) -> dict[str, Any]:
     """Reads a collection whole. Raises TornCopy."""
-    vectors, digests = files.vectors(collection), {}
+    vectors, seen = files.vectors(collection), set()
     records, of_vectors = Digest(), Digest()
     for some in batched(files.records(collection), BATCH):
         ids = [id for id, _ in some]
+        seen.update(ids)
         try:
             rows = vectors.of(ids)
         except KeyError:
             raise TornCopy(f"a record of the collection {collection.name} has no vector") from None
         for (id, record), vector in zip(some, rows, strict=True):
-            digests[id] = record_digest(id, record)
-            records.add(digests[id])
+            records.add(record_digest(id, record))
             of_vectors.add(vector_digest(id, vector))
-    if records.count != len(digests):
+    if records.count != len(seen):
         raise TornCopy(f"an id of the collection {collection.name} stands twice")
-    return Held(collection, vectors, digests, _content(collection, records, of_vectors))
+    return described(collection, records, of_vectors)
 
 
 def batched(items: Iterator[T], size: int) -> Iterator[list[T]]:
@@ -513,7 +504,8 @@ def batched(items: Iterator[T], size: int) -> Iterator[list[T]]:
         yield some
 
 
-def _content(collection: Collection, records: Digest, vectors: Digest) -> dict[str, Any]:
+def described(collection: Collection, records: Digest, vectors: Digest) -> dict[str, Any]:
+    """A collection as it stands in manifests."""
     return {
         "tenant": collection.tenant,
         "database": collection.database,

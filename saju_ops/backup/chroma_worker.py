@@ -42,7 +42,8 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
 def check(request: dict[str, Any]) -> dict[str, Any]:
     from saju_ops.backup.chroma_check import check_folder
 
-    return check_folder(Path(request["folder"]), request.get("expected"), request.get("share", 0.0))
+    twin = Path(request["twin"]) if "twin" in request else None
+    return check_folder(Path(request["folder"]), request.get("expected"), request.get("share", 0.0), twin)
 
 
 def fetch(request: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, BinaryIO
@@ -275,6 +275,12 @@ class _Dump:
                 f"The dump of {self._source.database} was restored and is not what the server said:"
                 f" {'; '.join(result.differences[:5])}{' …' if len(result.differences) > 5 else ''}. It was not kept."
             )
+        if result.proven and (hidden := self._source.hidden()):
+            # It is what the user sees, which needn't be all that there is.
+            return replace(result, why_not=(
+                f"It was restored and compared, but {self._shown} may hold more than its user sees: {hidden}. Grant it"
+                f" these rights on the whole database."
+            ))  # fmt: skip
         return result
 
     @property

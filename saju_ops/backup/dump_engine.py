@@ -65,6 +65,9 @@ class DumpEngine(Protocol):
     def contents(self) -> Contents:
         """Of the database as it is now."""
 
+    def hidden(self) -> str:
+        """What of the database this user might not see, so that a dump would lack it unnoticed; empty if nothing."""
+
     def objects(self) -> int:
         """How many tables, views, routines and so on there are: 0 means empty. -1: there is no such database."""
 

@@ -38,6 +38,7 @@ from saju_ops.backup.dump_engine import (
 )
 from saju_ops.backup.dump_lines import with_lines
 from saju_ops.backup.dump_mysql_clients import Client, dump_client, restore_client
+from saju_ops.backup.dump_mysql_rights import hidden
 from saju_ops.backup.dump_process import Output, ProgramFailed, feed
 from saju_ops.database import connect, error_text, redacted
 from saju_ops.errors import OperatorError, Refused
@@ -158,6 +159,10 @@ class MySQLDumps:
         with self._engine.connect() as connection:
             tables = {t.name: _measure(connection, t) for t in _tables(connection) if t.kind != "VIEW"}
             return Contents(tables, self._definitions(connection), self._dialect)
+
+    def hidden(self) -> str:
+        with self._engine.connect() as connection:
+            return hidden(connection, self.database, self.engine)
 
     def _definitions(self, connection: sa.Connection) -> dict[str, str]:
         """Definition hashes of everything but rows. An event's state stands apart: a drill's are switched off."""

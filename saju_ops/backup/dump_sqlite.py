@@ -66,6 +66,9 @@ class SQLiteDumps:
             connection.execute("BEGIN")
             return _contents(connection)
 
+    def hidden(self) -> str:
+        return ""
+
     def objects(self) -> int:
         if not self.path.exists() or self.path.stat().st_size == 0:
             return -1 if not self.path.exists() else 0

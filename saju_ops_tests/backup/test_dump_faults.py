@@ -24,6 +24,7 @@ from saju_ops.backup import dump_mysql
 from saju_ops.backup.drill import drill_stored
 from saju_ops.backup.dump_engine import DrillNotPossible, DumpSpoilt, open_engine, scratch_name
 from saju_ops.backup.dump_mysql import MySQLTaking, _Guard
+from saju_ops.backup.dump_mysql_rights import missing_rights
 from saju_ops.backup.dump_pack import Packed, unpacked
 from saju_ops.backup.dump_process import words_of
 from saju_ops.database import connect
@@ -376,6 +377,66 @@ def test_without_the_right_to_a_scratch_database_the_dump_is_kept_and_unproven(
         assert dumps.take(drill_servers=(sa.make_url(mariadb_server.url),)).proven
     finally:
         mariadb_server.execute("DROP USER small@'127.0.0.1'")
+
+
+@pytest.mark.parametrize(
+    ("rights", "unseen"),
+    [
+        ("SELECT, SHOW VIEW, EVENT, EXECUTE", "triggers (TRIGGER)"),
+        ("SELECT, SHOW VIEW, EVENT, TRIGGER", "routines (SELECT on mysql.proc)"),
+        ("SELECT, SHOW VIEW, EVENT, TRIGGER, EXECUTE", ""),
+    ],
+)
+def test_a_dump_by_a_user_who_sees_only_a_part_is_never_proven(
+    rights: str, unseen: str, mariadb_server: Engine, mariadb_url: str, tmp_path: Path
+) -> None:
+    run_sql(mariadb_url, "CREATE TABLE t (id int)", "CREATE TRIGGER tr BEFORE INSERT ON t FOR EACH ROW SET NEW.id = 1")
+    if not unseen:
+        run_sql(mariadb_url, "DROP TRIGGER tr")  # a drill by this user may not make it
+    else:
+        run_sql(mariadb_url, "CREATE PROCEDURE doing() SELECT 1")
+    mariadb_server.execute(
+        "CREATE OR REPLACE USER partly@'127.0.0.1' IDENTIFIED BY 'long enough'",
+        f"GRANT {rights} ON {sa.make_url(mariadb_url).database}.* TO partly@'127.0.0.1'",
+        *(["GRANT SELECT ON mysql.proc TO partly@'127.0.0.1'"] if "TRIGGER)" in unseen else []),
+    )
+    url = sa.make_url(mariadb_url).set(username="partly", password="long enough")
+    try:
+        result = Dumps(url.render_as_string(hide_password=False), tmp_path).take(
+            drill_servers=(sa.make_url(mariadb_server.url),)
+        )
+    finally:
+        mariadb_server.execute("DROP USER partly@'127.0.0.1'")
+    assert result.proven is not bool(unseen), result.message
+    assert unseen in result.message
+
+
+ALL_OF_IT = "GRANT SELECT, TRIGGER, EVENT, EXECUTE ON {} TO `u`@`h`"
+
+
+@pytest.mark.parametrize(
+    ("grants", "engine", "unseen"),
+    [
+        ([ALL_OF_IT.format("`my_db`.*")], "mysql", ""),
+        ([ALL_OF_IT.format(r"`my\_db`.*")], "mysql", ""),
+        ([ALL_OF_IT.format("`m%`.*")], "mysql", ""),
+        ([ALL_OF_IT.format("*.*")], "mysql", ""),
+        (['GRANT ALL PRIVILEGES ON "my_db".* TO "u"@"h" WITH GRANT OPTION'], "mariadb", ""),
+        ([ALL_OF_IT.format(r"`my\_d_`.*")], "mysql", ""),
+        ([ALL_OF_IT.format("`myxdb`.*")], "mysql", "tables (SELECT), triggers (TRIGGER), events (EVENT), routines"),
+        ([ALL_OF_IT.format("`my_db`.`logs`")], "mysql", "tables (SELECT), triggers"),
+        (["GRANT EXECUTE ON PROCEDURE `my_db`.`p` TO `u`@`h`"], "mysql", "tables (SELECT), triggers"),
+        (["GRANT SELECT, TRIGGER, EVENT ON *.* TO `u`@`h`"], "mysql", ""),
+        (["GRANT SELECT, TRIGGER, EVENT ON `my_db`.* TO `u`@`h`"], "mysql", "routines (SHOW_ROUTINE)"),
+        (["GRANT SELECT, TRIGGER, EVENT ON `my_db`.* TO `u`@`h`", "GRANT SHOW_ROUTINE ON *.* TO `u`@`h`"], "mysql", ""),
+        ([ALL_OF_IT.format("*.*"), "REVOKE SELECT ON `my_db`.* FROM `u`@`h`"], "mysql", "tables (SELECT)"),
+        ([ALL_OF_IT.format("*.*"), "REVOKE SELECT ON `other`.* FROM `u`@`h`"], "mysql", ""),
+    ],
+)
+def test_grants_say_what_a_user_might_not_see(grants: list[str], engine: str, unseen: str) -> None:
+    found = missing_rights(["GRANT USAGE ON *.* TO `u`@`h`", *grants], "my_db", engine)
+    assert found.startswith(unseen)
+    assert bool(found) is bool(unseen)
 
 
 def test_a_drill_on_a_server_of_another_kind_says_so(
