@@ -279,7 +279,7 @@ class _Dump:
             # It is what the user sees, which needn't be all that there is.
             return replace(result, why_not=(
                 f"It was restored and compared, but {self._shown} may hold more than its user sees: {hidden}. Grant it"
-                f" these rights on the whole database."
+                " what stands in brackets, on the whole database."
             ))  # fmt: skip
         return result
 
