@@ -27,6 +27,7 @@ from saju_ops.archive.engines import LogStore, Selection
 from saju_ops.archive.engines.base import Key, broken_off
 from saju_ops.archive.held import HeldRows
 from saju_ops.archive.manifest import Manifest, common_key, day_files
+from saju_ops.archive.unseen import require_seen
 from saju_ops.archive.verify import key_at, keys_of, one_ahead, part_batches, verify_part, verify_stored_bytes
 from saju_ops.archive.window import Day, cutoff_day, day_of
 from saju_ops.database import error_text
@@ -93,6 +94,8 @@ class PurgeResult:
     # The archives that hold the rows of the purged days.
     files: list[str] = field(default_factory=list)
     per_day: Counter[str] = field(default_factory=Counter)
+    # That tables which the account may not see could hang on the rows; empty where none do.
+    doubt: str = ""
     chunks: int = 0
     row_by_row_chunks: int = 0
     seconds: float = 0.0
@@ -142,6 +145,8 @@ def purge(
         store.wait_briefly()
         with store.lock("purge", wait):
             return work.run(first_day)
+        children = [(child.schema, child.table) for child in store.table.children]
+        work.result.doubt = require_seen(store, [(None, store.table.name)], children)
 
 
 @dataclass

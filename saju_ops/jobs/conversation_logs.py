@@ -178,6 +178,8 @@ def _tell(context: dg.OpExecutionContext, result: "PurgeResult") -> None:
         f"{rows:,} rows {verb} from {result.days} days before {result.cutoff} in {result.seconds:.1f} s;"
         f" {result.kept:,} kept; stopped: {result.stopped}.",
     )
+    if result.doubt:
+        context.log.warning(result.doubt)
 
 
 def purge_metadata(result: "PurgeResult") -> dict[str, Any]:
@@ -194,6 +196,7 @@ def purge_metadata(result: "PurgeResult") -> dict[str, Any]:
         "days_without_archive": len(result.unarchived_days),
         "days_not_proven": len(result.problems),
         "problems": dg.MetadataValue.md("\n".join(f"- {p}" for p in result.problems[:20]) or "none"),
+        "doubt": result.doubt or "none",
         "chunks": result.chunks,
         "chunks_row_by_row": result.row_by_row_chunks,
         "seconds": round(result.seconds, 3),

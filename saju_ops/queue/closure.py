@@ -1,8 +1,9 @@
 """What hangs on a table, from the foreign keys that the database itself reports.
 
 Promises: every table that references the root, at any depth, in any schema that the account can see, whether
-the database cascades or not; cycles and self-references included. What the account may not see is named as a
-doubt. Refuses a table that isn't among those that may go: a new table's rows are never deleted by surprise.
+the database cascades or not; cycles and self-references included. Refuses a table that isn't among those that may
+go, or that the account may not see (a doubt where that can't be told): a new table's rows are never deleted by
+surprise.
 
 A key with ON DELETE SET NULL (or SET DEFAULT) is followed no further: its rows stay, and the database takes
 their reference away. They count as detached, and their table must be known just the same.
@@ -19,6 +20,7 @@ import sqlalchemy as sa
 from saju_ops.archive.engines import LogStore
 from saju_ops.archive.engines.postgres import DELETE_RULES
 from saju_ops.archive.table import ForeignKey
+from saju_ops.archive.unseen import require_seen
 from saju_ops.errors import Refused
 
 # A table by its schema and name; no schema where the name alone finds it.
@@ -90,17 +92,18 @@ def closure_of(store: LogStore, *, implied: Sequence[ForeignKey] = ()) -> Closur
     apart by.
     """
     catalogue = _CATALOGUES[store.connection.dialect.name](store)
-    keys, doubts = catalogue.foreign_keys()
+    keys = catalogue.foreign_keys()
     # As the catalogue writes it: SQLite, and MySQL on some systems, don't heed upper and lower case.
     root: Ref = (None, catalogue.written(store.table.name))
     hard, soft = _walk(root, [*keys, *implied])
     going = {root, *(child_of(k) for k in hard)}
     tables = {ref: catalogue.table(ref) for ref in {*going, *(child_of(k) for k in soft)}}
     store.end_read()
+    doubt = require_seen(store, going, [*tables])
     for ref in going:
         _require_identity(ref, tables[ref], hard)
     groups = _groups(going, [(child_of(k), parent_of(k)) for k in hard])
-    return Closure(root, tuple(hard), tuple(soft), groups, tables, tuple(doubts))
+    return Closure(root, tuple(hard), tuple(soft), groups, tables, (doubt,) if doubt else ())
 
 
 def require_known(closure: Closure, may_go: Collection[str], setting: str) -> None:
@@ -168,7 +171,7 @@ class _Catalogue:
     def __init__(self, store: LogStore) -> None:
         self.store = store
 
-    def foreign_keys(self) -> tuple[list[ForeignKey], list[str]]:
+    def foreign_keys(self) -> list[ForeignKey]:
         raise NotImplementedError
 
     def table(self, ref: Ref) -> Known:
@@ -201,10 +204,7 @@ class _MySQL(_Catalogue):
         " AND TABLE_SCHEMA = COALESCE(:schema, DATABASE()) AND TABLE_NAME = :name"
         " ORDER BY INDEX_NAME = 'PRIMARY' DESC, INDEX_NAME, SEQ_IN_INDEX"
     )
-    # MySQL's and MariaDB's own list, which leaves nothing out, for accounts with the PROCESS privilege.
-    INNODB = ("INNODB_FOREIGN", "INNODB_SYS_FOREIGN")
-
-    def foreign_keys(self) -> tuple[list[ForeignKey], list[str]]:
+    def foreign_keys(self) -> list[ForeignKey]:
         grouped: dict[tuple[str, str, str], list[Any]] = {}
         for row in self._all(self.KEYS):
             grouped.setdefault((row[1], row[2], row[0]), []).append(row)
@@ -217,29 +217,11 @@ class _MySQL(_Catalogue):
                     schema if schema != here else None, parts[0][4] if parts[0][4] != here else None,
                 )
             )  # fmt: skip
-        return found, self._doubts(len(found))
+        return found
 
     def written(self, name: str) -> str:
         found = [r[0] for r in self._all(self.NAME, name=name)]
         return name if name in found or not found else str(found[0])
-
-    def _doubts(self, visible: int) -> list[str]:
-        for name in self.INNODB:
-            try:
-                count = self._all(f"SELECT COUNT(*) FROM information_schema.{name}")[0][0]  # noqa: S608
-            except sa.exc.DBAPIError:
-                self.store.end_read()
-                continue
-            if count <= visible:
-                return []
-            return [
-                f"The server has {count} foreign keys and this account sees {visible} of them: a table that it may not"
-                " see could hang on the rows that go. Grant it SELECT on every database that references this one."
-            ]
-        return [
-            "This account may not see every foreign key (it lacks the PROCESS privilege, by which that could be told):"
-            " a table of another database, or one that it has no right on, could hang on the rows that go."
-        ]
 
     def table(self, ref: Ref) -> Known:
         names = {"schema": ref[0], "name": ref[1]}
@@ -279,13 +261,13 @@ class _PostgreSQL(_Catalogue):
         " FROM pg_index i WHERE i.indrelid = :oid AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL"
         " AND i.indisvalid ORDER BY i.indisprimary DESC, i.indexrelid"
     )
-    def foreign_keys(self) -> tuple[list[ForeignKey], list[str]]:
+    def foreign_keys(self) -> list[ForeignKey]:
         found = []
         for name, schema, table, parent_schema, parent, rule, columns, parent_columns in self._all(self.KEYS):
             rule = DELETE_RULES[rule.decode() if isinstance(rule, bytes) else rule]
             columns, parent_columns = tuple(columns), tuple(parent_columns)
             found.append(ForeignKey(name, table, columns, parent, parent_columns, rule, schema, parent_schema))
-        return found, []
+        return found
 
     def table(self, ref: Ref) -> Known:
         oid = self._all(self.OID, schema=ref[0], name=ref[1])[0][0]
@@ -301,7 +283,7 @@ class _SQLite(_Catalogue):
             found = raw.execute(statement, values).fetchall()
         return [tuple(_text(v) for v in row) for row in found]
 
-    def foreign_keys(self) -> tuple[list[ForeignKey], list[str]]:
+    def foreign_keys(self) -> list[ForeignKey]:
         tables = [r[0] for r in self._rows("SELECT name FROM sqlite_schema WHERE type = 'table'")]
         named = {t.casefold(): t for t in tables}
         found = []
@@ -317,7 +299,7 @@ class _SQLite(_Catalogue):
                 to = tuple(p[3] for p in parts) if parts[0][3] is not None else self._primary(parent)
                 columns = tuple(p[2] for p in parts)
                 found.append(ForeignKey(f"{table}_{number}", table, columns, parent, to, parts[0][4]))
-        return found, []
+        return found
 
     def written(self, name: str) -> str:
         rows = self._rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND lower(name) = lower(?)", name)

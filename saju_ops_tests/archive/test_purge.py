@@ -371,6 +371,38 @@ def test_references_over_two_columns_hold_a_row(database_url: str, tmp_path: Pat
 
 
 def test_a_row_on_which_an_answer_of_its_own_table_hangs_stays_until_the_answer_is_gone(scene: Scene) -> None:
+@pytest.mark.parametrize("engine", ["mysql", "mariadb"])
+def test_a_table_that_the_account_may_not_see_loses_no_row_by_a_cascade(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    server = request.getfixturevalue(f"{engine}_server")
+    scene = Scene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups").create_table()
+    url = sa.make_url(scene.url)
+    scene.add(4)
+    reference(scene, "feedback", "CASCADE")
+    scene.run("INSERT INTO feedback VALUES (1, 3)")
+    scene.archive()
+    user = f"narrow_{engine}@'127.0.0.1'"
+    server.execute(f"CREATE USER {user} IDENTIFIED BY 'secret'")
+    try:
+        server.execute(f"GRANT SELECT, DELETE ON {url.database}.conversation_logs TO {user}")
+        narrow = url.set(username=f"narrow_{engine}", password="secret").render_as_string(hide_password=False)
+        scene.url = narrow
+        with pytest.raises(Refused, match="rights on single tables"):
+            scene.purge()
+        server.execute(f"GRANT PROCESS ON *.* TO {user}")
+        with pytest.raises(Refused, match=f"{url.database}.feedback references rows that would go"):
+            scene.purge()
+        assert scene.count() == 4
+        server.execute(f"REVOKE PROCESS ON *.* FROM {user}", f"GRANT SELECT ON {url.database}.* TO {user}")
+        result = scene.purge()
+        assert "may not see every foreign key" in result.doubt
+        assert (result.deleted, dict(result.kept_referenced)) == (3, {"feedback": 1})
+    finally:
+        server.execute(f"DROP USER {user}")
+    assert scene.run("SELECT id FROM feedback") == [(1,)]
+
+
     kind = "bigint" if scene.family != "sqlite" else "integer"
     reference = f"REFERENCES {scene.name} (log_id) ON DELETE CASCADE"
     if scene.family == "sqlite":

@@ -1,0 +1,86 @@
+"""Foreign keys that the account may not see: MySQL and MariaDB show it only those of tables that it has a right on,
+and cascade into the others just the same. An account with table rights alone once deleted another table's row so.
+
+InnoDB's own list, for accounts with the PROCESS privilege, leaves nothing out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+import sqlalchemy as sa
+
+from saju_ops.archive.engines import LogStore
+from saju_ops.errors import Refused
+
+# A table by its schema and name; no schema in the store's own database.
+Ref = tuple[str | None, str]
+# Rights on whole databases, or by roles, of which it isn't told here what they reach.
+WIDER = sa.text(
+    "SELECT (SELECT COUNT(*) FROM information_schema.SCHEMA_PRIVILEGES)"
+    " + (SELECT COUNT(*) FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE <> 'USAGE')"
+    " + (COALESCE(CURRENT_ROLE(), 'NONE') <> 'NONE')"
+)
+# MySQL's list and MariaDB's.
+LISTS = ("INNODB_FOREIGN", "INNODB_SYS_FOREIGN")
+DOUBT = (
+    "This account may not see every foreign key (it lacks the PROCESS privilege, by which that could be told):"
+    " a table of another database, or one that it has no right on, could hang on the rows that go."
+)
+
+
+def require_seen(store: LogStore, going: Collection[Ref], seen: Collection[Ref]) -> str:
+    """Raises Refused where a table that isn't among `seen` references one of those whose rows go, and where the account
+    has rights on single tables alone. A sentence where a database elsewhere may hold such a table; empty where none
+    does. Reads the catalogue only."""
+    if store.connection.dialect.name not in ("mysql", "mariadb"):
+        return ""
+    listed = _listed(store)
+    if listed is None:
+        _require_wider_rights(store)
+        return DOUBT
+    targets, known = _paths(store, going), _paths(store, [*going, *seen])
+    hidden = sorted({child for child, parent in listed if parent in targets and child not in known})
+    if hidden:
+        raise Refused(
+            f"{', '.join(each.replace('/', '.') for each in hidden)} references rows that would go, but this account"
+            " has no right to see it, so it can't be said what would go along. Nothing was deleted; grant the account"
+            " SELECT on it."
+        )
+    return ""
+
+
+def _require_wider_rights(store: LogStore) -> None:
+    wider = store.connection.execute(WIDER).scalar_one()
+    store.end_read()
+    if not wider:
+        raise Refused(
+            f"This account has rights on single tables of {store.table.database} alone, so it can't be said which other"
+            " tables reference the rows that would go. Nothing was deleted; grant the account SELECT on the database,"
+            " or PROCESS."
+        )
+
+
+def _listed(store: LogStore) -> list[tuple[str, str]] | None:
+    """Child and parent of every foreign key of the server, each as database/table in small letters."""
+    for name in LISTS:
+        try:
+            rows = store.connection.execute(sa.text(f"SELECT FOR_NAME, REF_NAME FROM information_schema.{name}")).all()  # noqa: S608
+        except sa.exc.DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            store.end_read()
+            continue
+        store.end_read()
+        return [(_plain(child), _plain(parent)) for child, parent in rows]
+    return None
+
+
+def _paths(store: LogStore, tables: Collection[Ref]) -> set[str]:
+    return {f"{schema or store.table.database}/{name}".casefold() for schema, name in tables}
+
+
+def _plain(name: str) -> str:
+    """MariaDB writes other letters than ASCII, and signs, as in the names of its files: @ and four hex digits."""
+    return re.sub(r"@([0-9a-f]{4})", lambda code: chr(int(code[1], 16)), name).casefold()
