@@ -45,6 +45,9 @@ LARGEST_CHUNK = 100_000
 LAG_POLL = 1.0
 # Times that a chunk is tried again after a deadlock or a lock wait time-out.
 CHUNK_TRIES = 5
+# Days left for later because somebody locks rows of theirs, some eight seconds each, before the purge ends: then it
+# isn't a row that is locked but the table.
+MOST_LOCKED_DAYS = 3
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,11 @@ class PurgeResult:
     kept_referenced: Counter[str] = field(default_factory=Counter)
     unarchived_days: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    # That tables which the account may not see could hang on the rows; empty where none do.
+    doubt: str = ""
     # The archives that hold the rows of the purged days.
     files: list[str] = field(default_factory=list)
     per_day: Counter[str] = field(default_factory=Counter)
-    # That tables which the account may not see could hang on the rows; empty where none do.
-    doubt: str = ""
     chunks: int = 0
     row_by_row_chunks: int = 0
     seconds: float = 0.0
@@ -142,11 +145,11 @@ def purge(
     with broken_off(work.broken_off):
         work.require_lag_can_be_told()
         store.require_transactions()
+        children = [(child.schema, child.table) for child in store.table.children]
+        work.result.doubt = require_seen(store, [(None, store.table.name)], children)
         store.wait_briefly()
         with store.lock("purge", wait):
             return work.run(first_day)
-        children = [(child.schema, child.table) for child in store.table.children]
-        work.result.doubt = require_seen(store, [(None, store.table.name)], children)
 
 
 @dataclass
@@ -167,6 +170,7 @@ class _Purge:
         self.result = PurgeResult(self.cutoff, self.plan.dry_run)
         self.key = self.store.table.key
         self.started = self.clock()
+        self.locked_days = 0
 
     def broken_off(self, text: str) -> str:
         return (
@@ -285,7 +289,7 @@ class _Purge:
                 deleted = self._row_by_row(selection, part, chunk, hashes, superseded) if whole is None else whole
                 break
             except sa.exc.DBAPIError as error:
-                self._step_back(error, attempt)
+                self._step_back(error, attempt, day)
         self.result.deleted += deleted
         self.result.per_day[str(day)] += deleted
         self.result.chunks += 1
@@ -352,9 +356,17 @@ class _Purge:
         self.result.per_day[str(selection.day)] += found
         self.result.chunks += 1
 
-    def _step_back(self, error: sa.exc.DBAPIError, attempt: int) -> None:
+    def _step_back(self, error: sa.exc.DBAPIError, attempt: int, day: Day) -> None:
         """A deadlock or a lock that others hold: the transaction was rolled back, try again in a moment."""
-        if error.connection_invalidated or not is_lock_conflict(error) or attempt == CHUNK_TRIES - 1:
+        last, in_the_way = attempt == CHUNK_TRIES - 1, is_lock_conflict(error) and not error.connection_invalidated
+        if last and in_the_way and self.locked_days < MOST_LOCKED_DAYS:
+            self.locked_days += 1
+            raise Busy(
+                f"Rows of {day} are locked by another connection for longer than {CHUNK_TRIES} tries"
+                f" ({error_text(error)}). The rest of the day stays until the next run; what was deleted of it is"
+                " archived."
+            ) from None
+        if last or not in_the_way:
             raise OperatorError(
                 # Where the connection broke in the commit itself, nobody here knows whether it took effect.
                 f"The database ended a chunk ({error_text(error)}). {self.result.deleted} rows were deleted before it;"

@@ -118,7 +118,7 @@ def purge_conversation_logs(
         raise dg.DagsterExecutionInterruptedError
     if result.problems:
         raise dg.Failure(
-            f"{len(result.problems)} days were left whole because their archive could not be proven or was busy;"
+            f"{len(result.problems)} days were left because their archive could not be proven or they are in use;"
             f" {result.deleted} rows of other days were deleted. First: {result.problems[0]}",
             allow_retries=False,
         )
