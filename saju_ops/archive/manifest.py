@@ -13,6 +13,7 @@ from saju_ops.archive.digest import ALGORITHM, Digest
 from saju_ops.archive.table import Column
 from saju_ops.archive.window import Day
 from saju_ops.errors import ProofFailed
+from saju_ops.sealed import sealed
 from saju_ops.storage import Storage
 from saju_ops.storage.encryption import METHOD
 
@@ -97,7 +98,7 @@ class Manifest:
         return Packing(self.compression, self.encryption != "none", password)
 
     def to_json(self) -> bytes:
-        return (json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n").encode()
+        return sealed(asdict(self))
 
 
 def parse_manifest(data: bytes, name: str, kind: str = "conversation_log_archive") -> Manifest:

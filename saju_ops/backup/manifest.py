@@ -14,6 +14,7 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from saju_ops.errors import ProofFailed
+from saju_ops.sealed import require_seal, sealed
 from saju_ops.storage import Storage
 
 FORMAT = 1
@@ -65,7 +66,7 @@ class BackupManifest:
         return datetime.fromisoformat(self.taken_at)
 
     def to_json(self) -> bytes:
-        return (json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n").encode()
+        return sealed(asdict(self))
 
 
 def manifest_name(file: str) -> str:
@@ -87,10 +88,13 @@ def write_manifest(storage: Storage, manifest: BackupManifest) -> None:
         writer.commit()
 
 
-def read_manifest(storage: Storage, name: str) -> BackupManifest:
-    """Raises ProofFailed for anything that is not a whole manifest of a format that this version knows."""
+def read_manifest(storage: Storage, name: str, *, untouched: bool = False) -> BackupManifest:
+    """Raises ProofFailed for anything that is not a whole manifest of a format that this version knows; `untouched`
+    also for one that isn't byte for byte what was written."""
     with storage.open(name) as stream:
         data = stream.read()
+    if untouched:
+        require_seal(data, name)
     try:
         raw = json.loads(data)
         known = {f.name for f in fields(BackupManifest)}

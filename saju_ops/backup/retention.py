@@ -129,7 +129,8 @@ def judge(held: Sequence[Held], policy: Policy, now: datetime, zone: ZoneInfo) -
     """What goes and why each stays, of one kind and database; the newest first."""
     policy.require()
     newest_first = sorted(held, key=lambda h: (h.taken, h.file), reverse=True)
-    good = [h for h in newest_first if h.good]
+    # One from the future was taken by a wrong clock: nobody knows how old it is, so nothing goes for its sake.
+    good = [h for h in newest_first if h.good and h.taken <= now]
     reasons = _kept_by_bucket(good, policy, zone)
     for h in good[: policy.minimum]:
         reasons.setdefault(h.file, f"one of the newest {policy.minimum} proven ones")
@@ -230,7 +231,7 @@ def _manifest_anywhere(stores: Sequence[Storage], names: Sequence[set[str]], nam
     for store, there in zip(stores, names, strict=True):
         if name in there:
             try:
-                return read_manifest(store, name)
+                return read_manifest(store, name, untouched=True)
             except (ProofFailed, OSError):
                 continue
     return None
@@ -297,7 +298,7 @@ def _prune_kind(
         group = [h for h in told.held if h.label == label]
         verdicts = judge(group, policy, now, zone)
         if any(v.goes for v in verdicts):
-            verdicts = _relied_on(storage, kind, label, group, verdicts, result)
+            verdicts = _relied_on(storage, kind, label, [h for h in group if h.taken <= now], verdicts, result)
         result.verdicts += verdicts
         for verdict in (v for v in verdicts if v.goes):
             _delete(storage, [manifest_name(verdict.file), verdict.file], verdict, result, say)
@@ -318,7 +319,7 @@ def _relied_on(
     newest = max((h for h in group if h.good), key=lambda h: (h.taken, h.file))
     try:
         for store in storage.copies():
-            require_sound(store, read_manifest(store, manifest_name(newest.file)))
+            require_sound(store, read_manifest(store, manifest_name(newest.file), untouched=True))
     except OperatorError as error:
         result.problems.append(f"{kind} {label}: nothing was deleted, since its newest backup fails: {error}")
         return [replace(v, goes=False, why="the newest backup can't be proven") if v.goes else v for v in verdicts]

@@ -20,6 +20,7 @@ from saju_ops.archive.verify import verify_part
 from saju_ops.backup.manifest import ENDING, FOLDERS, read_manifest
 from saju_ops.backup.retention import require_sound
 from saju_ops.errors import OperatorError, ProofFailed, Refused
+from saju_ops.sealed import require_seal
 from saju_ops.storage import Storage
 
 # Folders whose manifests are those of archives, and those that hold something else of saju_ops's.
@@ -139,9 +140,10 @@ def _rotten(store: Storage, name: str, result: VerifyResult) -> bool:
 def _described_by(store: Storage, name: str) -> str:
     """The file that a manifest describes. Raises ProofFailed."""
     if not name.startswith(ROW_ARCHIVES):
-        return read_manifest(store, name).file
+        return read_manifest(store, name, untouched=True).file
     with store.open(name) as stream:
         data = stream.read()
+    require_seal(data, name)
     return parse_manifest(data, name).file if name.startswith(f"{ARCHIVES}/") else _row_manifest(store, name).file
 
 

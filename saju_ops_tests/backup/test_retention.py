@@ -120,6 +120,26 @@ def test_an_unproven_one_goes_when_it_is_old_and_a_newer_proven_one_is_there(sto
     assert kept_days(storage) == [1, 2, 3]
 
 
+def test_backups_that_a_wrong_clock_dated_into_the_future_protect_themselves_only(storage: LocalStorage) -> None:
+    for age in (-2000, -2001, -2002, -2003, 20, 21, 22, 23):
+        put(storage, age)
+    result = run(storage)
+    assert kept_days(storage) == [-2003, -2002, -2001, -2000, 20, 21, 22]
+    assert {v.why for v in result.verdicts if v.taken and v.taken > NOW} == {"its time is in the future"}
+
+
+def test_a_manifest_of_which_a_bit_flipped_decides_over_nothing(storage: LocalStorage) -> None:
+    """Its time alone says what goes: 2026 that became 2022 would be deleted."""
+    first = put(storage, 1)
+    for age in (0, 2, 3):
+        put(storage, age)
+    manifest = Path(storage.location(first.replace(".sql.gz", ".manifest.json")))
+    manifest.write_text(manifest.read_text().replace('"taken_at": "2026', '"taken_at": "2022'))
+    result = run(storage)
+    assert first in files(storage)
+    assert any(manifest.name in text for text in result.strangers)
+
+
 def test_daily_weekly_and_monthly_keep_the_newest_of_each(storage: LocalStorage) -> None:
     for age in range(120):
         put(storage, age + 0.01)

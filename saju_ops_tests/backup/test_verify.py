@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -112,6 +113,35 @@ def test_a_file_that_is_gone_is_missing_and_one_that_nobody_knows_a_stranger(sto
 def test_a_stranger_alone_fails_nothing(storage: LocalStorage) -> None:
     with storage.create("notes.txt") as writer:
         writer.commit()
+    assert look(storage).passed
+
+
+def test_a_bit_that_flipped_anywhere_in_a_manifest_is_rot(storage: LocalStorage) -> None:
+    for name in [n for n in storage.names("") if n.endswith(".manifest.json")]:
+        path = Path(storage.location(name))
+        whole = path.read_bytes()
+        # Not in the name of the seal's own entry: without it the rest is what it was.
+        for place in range(3, whole.rindex(b'"manifest_sha256"'), 97):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            # White space between the entries says nothing.
+            if json.loads(whole) != _loaded(path):
+                assert not look(storage).passed, (name, whole[place - 20 : place + 20])
+        path.write_bytes(whole)
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError:
+        return None
+
+
+def test_a_manifest_without_a_seal_is_an_earlier_versions_and_passes(storage: LocalStorage) -> None:
+    for name in [n for n in storage.names("") if n.endswith(".manifest.json")]:
+        path = Path(storage.location(name))
+        content = json.loads(path.read_text())
+        del content["manifest_sha256"]
+        path.write_text(json.dumps(content))
     assert look(storage).passed
 
 
