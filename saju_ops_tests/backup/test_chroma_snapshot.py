@@ -292,6 +292,21 @@ def assert_refused(tmp_path: Path, member: tarfile.TarInfo) -> None:
     assert not any((tmp_path / "out").iterdir())
 
 
+def test_a_tar_is_unpacked_by_a_python_without_extraction_filters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Debian 12's 3.11.2 is."""
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as tar:
+        member = tarfile.TarInfo("chroma_db/file")
+        member.size = 2
+        tar.addfile(member, io.BytesIO(b"ok"))
+    data.seek(0)
+    unpack(data, tmp_path / "out", password=None, encrypted=False)
+    assert (tmp_path / "out" / "file").read_bytes() == b"ok"
+
+
 # --- while the chatbot writes ------------------------------------------------------------------------------------
 
 
