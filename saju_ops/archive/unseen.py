@@ -16,11 +16,18 @@ from saju_ops.errors import Refused
 
 # A table by its schema and name; no schema in the store's own database.
 Ref = tuple[str | None, str]
-# Rights on whole databases, or by roles, of which it isn't told here what they reach.
+# Rights by which a table is shown.
+SHOWING = ["SELECT", "INSERT", "UPDATE", "DELETE", "REFERENCES", "CREATE", "DROP", "INDEX", "ALTER", "SHOW VIEW"]
+# Such rights on whole databases, or by roles, of which it isn't told here what they reach.
 WIDER = sa.text(
-    "SELECT (SELECT COUNT(*) FROM information_schema.SCHEMA_PRIVILEGES)"
-    " + (SELECT COUNT(*) FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE <> 'USAGE')"
+    "SELECT (SELECT COUNT(*) FROM information_schema.SCHEMA_PRIVILEGES WHERE PRIVILEGE_TYPE IN :showing)"
+    " + (SELECT COUNT(*) FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE IN :showing)"
     " + (COALESCE(CURRENT_ROLE(), 'NONE') <> 'NONE')"
+).bindparams(sa.bindparam("showing", expanding=True))
+# What the account does see, with no regard to letter case, which some systems don't heed in a table's name.
+SHOWN = sa.text(
+    "SELECT CONCAT(TABLE_SCHEMA, '/', TABLE_NAME), CONCAT(REFERENCED_TABLE_SCHEMA, '/', REFERENCED_TABLE_NAME)"
+    " FROM information_schema.KEY_COLUMN_USAGE WHERE REFERENCED_TABLE_NAME IS NOT NULL"
 )
 # MySQL's list and MariaDB's.
 LISTS = ("INNODB_FOREIGN", "INNODB_SYS_FOREIGN")
@@ -39,26 +46,28 @@ def require_seen(store: LogStore, going: Collection[Ref], seen: Collection[Ref])
     listed = _listed(store)
     if listed is None:
         _require_wider_rights(store)
-        return DOUBT
+    shown = store.connection.execute(SHOWN).all()
+    store.end_read()
     targets, known = _paths(store, going), _paths(store, [*going, *seen])
-    hidden = sorted({child for child, parent in listed if parent in targets and child not in known})
+    keys = [*(listed or ()), *((child.casefold(), parent.casefold()) for child, parent in shown)]
+    hidden = sorted({child for child, parent in keys if parent in targets and child not in known})
     if hidden:
         raise Refused(
-            f"{', '.join(each.replace('/', '.') for each in hidden)} references rows that would go, but this account"
-            " has no right to see it, so it can't be said what would go along. Nothing was deleted; grant the account"
-            " SELECT on it."
+            f"{', '.join(each.replace('/', '.') for each in hidden)} references rows that would go, and can't be looked"
+            " at: this account lacks a right on it or on its database, or the setting spells the table's name in other"
+            " letters than the database. Nothing was deleted; grant the account SELECT, or correct the name."
         )
-    return ""
+    return "" if listed is not None else DOUBT
 
 
 def _require_wider_rights(store: LogStore) -> None:
-    wider = store.connection.execute(WIDER).scalar_one()
+    wider = store.connection.execute(WIDER, {"showing": SHOWING}).scalar_one()
     store.end_read()
     if not wider:
         raise Refused(
             f"This account has rights on single tables of {store.table.database} alone, so it can't be said which other"
-            " tables reference the rows that would go. Nothing was deleted; grant the account SELECT on the database,"
-            " or PROCESS."
+            " tables reference the rows that would go. Nothing was deleted; grant the account SELECT on"
+            " the database, or PROCESS."
         )
 
 

@@ -394,13 +394,28 @@ def test_a_table_that_the_account_may_not_see_loses_no_row_by_a_cascade(
         with pytest.raises(Refused, match=f"{url.database}.feedback references rows that would go"):
             scene.purge()
         assert scene.count() == 4
-        server.execute(f"REVOKE PROCESS ON *.* FROM {user}", f"GRANT SELECT, REFERENCES ON {url.database}.* TO {user}")
+        server.execute(f"REVOKE PROCESS ON *.* FROM {user}", f"GRANT SELECT, DELETE ON {url.database}.* TO {user}")
         result = scene.purge()
         assert "may not see every foreign key" in result.doubt
         assert (result.deleted, dict(result.kept_referenced)) == (3, {"feedback": 1})
     finally:
         server.execute(f"DROP USER {user}")
     assert scene.run("SELECT id FROM feedback") == [(1,)]
+
+
+def test_a_name_in_other_letters_than_the_databases_own_hides_no_reference(tmp_path: Path) -> None:
+    with MariaDB(["--lower-case-table-names=1"]) as server, server.database() as url:
+        scene = Scene(url, tmp_path / "backups", table="Conversation_Logs").create_table()
+        scene.add(4)
+        reference(scene, "feedback", "CASCADE")
+        scene.run("INSERT INTO feedback VALUES (1, 3)")
+        scene.archive()
+        try:
+            scene.purge()
+        except Refused as refusal:
+            assert "feedback references rows that would go" in str(refusal)  # noqa: PT017 (seeing the key is as good)
+        assert 3 in scene.ids()
+        assert scene.run("SELECT id FROM feedback") == [(1,)]
 
 
 def test_references_are_counted_by_table(scene: Scene) -> None:
