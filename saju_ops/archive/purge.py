@@ -387,12 +387,18 @@ class _Purge:
             raise _Stop(f"max_rows ({self.plan.max_rows}) reached")
         self._check_runtime()
         limit = self.plan.max_replica_lag_seconds
-        while limit is not None and (self.store.replica_lag(self.replicas) or 0) > limit:
+        while limit is not None and self._lag() > limit:
             self.sleep(LAG_POLL)
             self.result.lag_wait_seconds += LAG_POLL
             if reason := self.should_stop():
                 raise _Stop(reason)
             self._check_runtime()
+
+    def _lag(self) -> float:
+        lag = self.store.replica_lag(self.replicas)
+        if lag is None:
+            raise _Stop("no replica can be asked for its lag any more")
+        return lag
 
     def _check_runtime(self) -> None:
         limit = self.plan.max_runtime_seconds

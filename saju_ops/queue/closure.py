@@ -235,17 +235,21 @@ class _MySQL(_Catalogue):
 
 
 class _PostgreSQL(_Catalogue):
-    # A partition has a copy of its table's keys (conparentid), which is not a key of its own.
+    # A partition has a copy of its table's keys (conparentid), which is not a key of its own. A key to a partition, or
+    # to a table that inherits, is one to the table as well: its rows go with those of the table.
     KEYS = (
-        "SELECT k.conname, CASE WHEN pg_table_is_visible(kc.oid) THEN NULL ELSE kn.nspname END, kc.relname,"
+        "WITH RECURSIVE part(oid, whole) AS ("
+        "SELECT DISTINCT confrelid, confrelid FROM pg_constraint WHERE contype = 'f'"
+        " UNION SELECT part.oid, i.inhparent FROM part JOIN pg_inherits i ON i.inhrelid = part.whole)"
+        " SELECT k.conname, CASE WHEN pg_table_is_visible(kc.oid) THEN NULL ELSE kn.nspname END, kc.relname,"
         " CASE WHEN pg_table_is_visible(pc.oid) THEN NULL ELSE pn.nspname END, pc.relname, k.confdeltype,"
         " ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY AS u(n, o)"
         " JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.n ORDER BY o),"
         " ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY AS u(n, o)"
         " JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.n ORDER BY o)"
         " FROM pg_constraint k JOIN pg_class kc ON kc.oid = k.conrelid JOIN pg_namespace kn ON kn.oid = kc.relnamespace"
-        " JOIN pg_class pc ON pc.oid = k.confrelid JOIN pg_namespace pn ON pn.oid = pc.relnamespace"
-        " WHERE k.contype = 'f' AND k.conparentid = 0 ORDER BY 2, 3, 1"
+        " JOIN part ON part.oid = k.confrelid JOIN pg_class pc ON pc.oid = part.whole"
+        " JOIN pg_namespace pn ON pn.oid = pc.relnamespace WHERE k.contype = 'f' AND k.conparentid = 0 ORDER BY 2, 3, 1"
     )
     OID = (
         "SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relname = :name"

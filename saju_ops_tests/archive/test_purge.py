@@ -16,7 +16,7 @@ from sqlalchemy.pool import NullPool
 from saju_ops.archive.engines.base import LogStore
 from saju_ops.archive.purge import PurgePlan, PurgeResult
 from saju_ops.archive.window import Day, parse_day
-from saju_ops.errors import Busy, Refused
+from saju_ops.errors import Busy, OperatorError, Refused
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, SEOUL, Scene
 from saju_ops_tests.engines import MariaDB, MySQL
 
@@ -369,6 +369,67 @@ def test_a_row_that_another_table_references_stays_and_its_children_too(scene: S
     assert (result.kept_late, result.kept_changed) == (0, 0)
     assert scene.ids() == [3, 8]
     assert scene.run("SELECT id, log_id FROM feedback ORDER BY id") == [(1, 3), (2, 3), (3, 8), (4, None)]
+
+
+PARTED = {
+    "a partition": (
+        "CREATE TABLE conversation_logs (log_id bigint, content text, created_at timestamptz,"
+        " PRIMARY KEY (log_id, created_at)) PARTITION BY RANGE (created_at)",
+        "CREATE TABLE part PARTITION OF conversation_logs FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')",
+    ),
+    "a table that inherits": (
+        "CREATE TABLE conversation_logs (log_id bigint PRIMARY KEY, content text, created_at timestamptz NOT NULL)",
+        "CREATE TABLE part (PRIMARY KEY (log_id, created_at)) INHERITS (conversation_logs)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", list(PARTED))
+def test_a_row_that_another_table_references_in_a_part_of_the_log_stays(
+    postgres_url: str, tmp_path: Path, kind: str
+) -> None:
+    scene = Scene(postgres_url, tmp_path / "backups")
+    scene.run(
+        *PARTED[kind],
+        "CREATE TABLE feedback (id int PRIMARY KEY, log_id bigint, at timestamptz, FOREIGN KEY (log_id, at)"
+        " REFERENCES part ON DELETE CASCADE)",
+        "INSERT INTO part SELECT n, '안녕', '2026-10-01 01:00+00' FROM generate_series(1, 4) n",
+        "INSERT INTO feedback VALUES (1, 3, '2026-10-01 01:00+00')",
+    )
+    scene.archive()
+    result = scene.purge()
+    assert (result.deleted, dict(result.kept_referenced)) == (3, {"feedback": 1})
+    assert scene.run("SELECT id FROM feedback") == [(1,)]
+
+
+def test_rows_that_a_policy_hides_are_refused_with_the_reason(postgres_server: Any, tmp_path: Path) -> None:
+    with postgres_server.database() as url:
+        scene = Scene(url, tmp_path / "backups").create_table()
+        scene.add(4)
+        scene.archive()
+        name = sa.make_url(url).database
+        scene.run(
+            f"CREATE ROLE {name} LOGIN PASSWORD 'secret'", f"GRANT ALL ON conversation_logs TO {name}",
+            "ALTER TABLE conversation_logs ENABLE ROW LEVEL SECURITY",
+            "CREATE POLICY few ON conversation_logs USING (log_id < 3)",
+        )  # fmt: skip
+        scene.url = sa.make_url(url).set(username=name, password="secret").render_as_string(hide_password=False)
+        for work in (scene.archive, scene.purge):
+            with pytest.raises(OperatorError, match="row-level security policy"):
+                work()
+        assert scene.count() == 4
+        scene.run(f"DROP OWNED BY {name}", f"DROP ROLE {name}")
+
+
+def test_a_replica_that_stops_answering_stops_the_purge(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.add(10)
+    scene.archive()
+    lags = [0.0, 0.0, 0.5, None]
+    monkeypatch.setattr(LogStore, "replica_lag", lambda self, replicas: lags.pop(0))
+    for engine in ("mysql.MySQLLogStore", "postgres.PostgresLogStore"):
+        monkeypatch.setattr(f"saju_ops.archive.engines.{engine}.replica_lag", lambda self, replicas: lags.pop(0))
+    result = scene.purge(chunk_size=4, max_replica_lag_seconds=5)
+    assert (result.deleted, result.stopped) == (4, "no replica can be asked for its lag any more")
 
 
 @pytest.mark.parametrize("engine", ["mysql", "mariadb"])

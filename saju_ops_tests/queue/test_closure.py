@@ -255,6 +255,20 @@ def test_a_table_of_another_database_is_found_and_one_that_the_account_may_not_s
             server.execute("DROP USER narrow@'127.0.0.1'", f"DROP TABLE {other}.trail")
 
 
+def test_a_key_to_a_partition_is_one_to_its_table(postgres_url: str, tmp_path: Path) -> None:
+    scene = JobScene(postgres_url, tmp_path / "backups")
+    scene.run("CREATE TABLE jobs (id int PRIMARY KEY, expires_at timestamptz) PARTITION BY RANGE (id)")
+    scene.run("CREATE TABLE jobs_1 PARTITION OF jobs FOR VALUES FROM (0) TO (10)")
+    scene.run("CREATE TABLE trail (id int PRIMARY KEY, job int REFERENCES jobs_1 (id) ON DELETE CASCADE)")
+    scene.run(f"INSERT INTO jobs VALUES (1, '{EXPIRED}')")  # noqa: S608
+    scene.run("INSERT INTO trail VALUES (1, 1)")
+    with pytest.raises(Refused, match="The table trail references jobs"):
+        purge(scene)
+    assert ids(scene, "trail") == [1]
+    assert purge(scene, "trail").rows["trail"] == 1
+    assert (ids(scene, "jobs"), ids(scene, "trail")) == ([], [])
+
+
 def test_children_are_ordered_before_what_they_reference(scene: JobScene) -> None:
     scene = JobScene(scene.url.render_as_string(hide_password=False), scene.folder).create()
     with open_jobs(scene.url, "jobs", UTC_ZONE) as store:

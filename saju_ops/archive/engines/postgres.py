@@ -56,15 +56,22 @@ INDEXES = sa.text(
     " WHERE n <= i.indnkeyatts ORDER BY n), i.indpred IS NULL"
     " FROM pg_index i WHERE i.indrelid = :oid ORDER BY i.indisprimary DESC, 1"
 )
+# Rows of partitions and of tables that inherit from this one go with it, so what references those counts too. A key
+# between partitioned tables has copies for its partitions (conparentid), which would count twice.
 FOREIGN_KEYS = sa.text(
-    "SELECT k.conname, kn.nspname, kc.relname, pn.nspname, pc.relname, k.confdeltype, k.conrelid, k.confrelid,"
+    "WITH RECURSIVE own(oid) AS (SELECT CAST(:oid AS oid) UNION SELECT i.inhrelid FROM pg_inherits i JOIN own"
+    " ON i.inhparent = own.oid)"
+    " SELECT k.conname, kn.nspname, kc.relname, pn.nspname, pc.relname, k.confdeltype, k.conrelid,"
+    " k.confrelid IN (SELECT oid FROM own),"
     " ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY AS u(n, o)"
     " JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.n ORDER BY o),"
     " ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY AS u(n, o)"
     " JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.n ORDER BY o)"
     " FROM pg_constraint k JOIN pg_class kc ON kc.oid = k.conrelid JOIN pg_namespace kn ON kn.oid = kc.relnamespace"
     " JOIN pg_class pc ON pc.oid = k.confrelid JOIN pg_namespace pn ON pn.oid = pc.relnamespace"
-    " WHERE k.contype = 'f' AND (k.conrelid = :oid OR k.confrelid = :oid) ORDER BY 2, 3, 1"
+    " WHERE k.contype = 'f' AND (k.conrelid = :oid OR k.confrelid IN (SELECT oid FROM own))"
+    " AND NOT EXISTS (SELECT 1 FROM pg_constraint c WHERE c.oid = k.conparentid AND"
+    " (c.conrelid = :oid OR c.confrelid IN (SELECT oid FROM own))) ORDER BY 2, 3, 1"
 )
 DELETE_RULES = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 SIGN_BIT = 1 << 63
@@ -239,6 +246,7 @@ class PostgresLogStore(LogStore):
             yield lambda: bool(self._scalar("SELECT :number IS NOT NULL", number))
         finally:
             if not self.connection.invalidated and not self.connection.closed:
+                self.end_read()  # in a transaction that failed the server would answer nothing else
                 self._scalar("SELECT pg_advisory_unlock(:number)", number)
 
     def _scalar(self, statement: str, number: int) -> Any:
@@ -263,10 +271,14 @@ class PostgresLogStore(LogStore):
             yield
 
     def replica_lag(self, replicas: Sequence[sa.URL]) -> float | None:
-        query = "SELECT count(*), EXTRACT(EPOCH FROM max(replay_lag)) FROM pg_stat_replication"
-        count, lag = self.connection.execute(sa.text(query)).one()
+        # Without pg_monitor an account sees that there are replicas and nothing more of them.
+        query = (
+            "SELECT count(*), count(*) FILTER (WHERE state IS NULL), EXTRACT(EPOCH FROM max(replay_lag))"
+            " FROM pg_stat_replication"
+        )
+        count, hidden, lag = self.connection.execute(sa.text(query)).one()
         self.end_read()
-        return float(lag or 0) if count else None
+        return float(lag or 0) if count and not hidden else None
 
     # --- restore -------------------------------------------------------------------------------------------
 
@@ -354,12 +366,12 @@ def _str(value: Any) -> str:
 
 def _foreign_keys(rows: Sequence[Any], oid: int) -> tuple[tuple[ForeignKey, ...], tuple[ForeignKey, ...]]:
     children, parents = [], []
-    for name, schema, table, parent_schema, parent, rule, child_oid, parent_oid, columns, parent_columns in rows:
+    for name, schema, table, parent_schema, parent, rule, child_oid, is_child, columns, parent_columns in rows:
         rule = DELETE_RULES.get(_str(rule), _str(rule))
         key = ForeignKey(
             name, table, tuple(columns), parent, tuple(parent_columns), rule, schema, parent_schema
         )
-        if parent_oid == oid:
+        if is_child:
             children.append(key)
         if child_oid == oid:
             parents.append(key)
