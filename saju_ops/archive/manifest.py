@@ -19,12 +19,14 @@ from saju_ops.storage.encryption import METHOD
 
 FORMAT = 1
 FOLDER = "conversation_logs"
+PREFIX = "conversation_log_backup_"
+MANIFEST = ".manifest.json"
 
 
 def base_name(day: Day, part: int) -> str:
     """The name of a part without its ending: the first has no part number."""
     suffix = "" if part == 1 else f".part{part}"
-    return f"{FOLDER}/{day.date:%Y/%m}/conversation_log_backup_{day.stamp}{suffix}"
+    return f"{FOLDER}/{day.date:%Y/%m}/{PREFIX}{day.stamp}{suffix}"
 
 
 def manifest_name(day: Day, part: int) -> str:
@@ -166,13 +168,23 @@ def _part_number(name: str, prefix: str) -> int:
 def archived_days(storage: Storage) -> Iterator[str]:
     """YYYYMMDD of every day that has a manifest, without reading any."""
     seen: set[str] = set()
+    for stamp, name in _stamped(storage):
+        if name.endswith(MANIFEST) and stamp not in seen:
+            seen.add(stamp)
+            yield stamp
+
+
+def data_files(storage: Storage) -> Iterator[tuple[str, str]]:
+    """YYYYMMDD and name of every file that holds rows, whether a manifest describes it or not."""
+    return ((stamp, name) for stamp, name in _stamped(storage) if not name.endswith(MANIFEST))
+
+
+def _stamped(storage: Storage) -> Iterator[tuple[str, str]]:
     for name in storage.names(f"{FOLDER}/"):
         file = name.rsplit("/", 1)[-1]
-        if file.endswith(".manifest.json") and file.startswith("conversation_log_backup_"):
-            stamp = file.removeprefix("conversation_log_backup_")[:8]
-            if stamp.isdigit() and stamp not in seen:
-                seen.add(stamp)
-                yield stamp
+        stamp = file.removeprefix(PREFIX)[:8]
+        if file.startswith(PREFIX) and stamp.isdigit():
+            yield stamp, name
 
 
 def data_name(day: Day, part: int, packing: Packing) -> str:

@@ -19,7 +19,7 @@ from saju_ops.archive.digest import EMPTY, Digest, key_hashes, row_hashes
 from saju_ops.archive.engines import LogStore, Selection, open_log_store
 from saju_ops.archive.engines.base import Key, broken_off
 from saju_ops.archive.held import HeldRows
-from saju_ops.archive.manifest import DayFiles, Manifest, archived_days, common_key, day_files
+from saju_ops.archive.manifest import DayFiles, Manifest, archived_days, common_key, data_files, day_files
 from saju_ops.archive.table import TIME_COLUMN, Column
 from saju_ops.archive.verify import keys_of, one_ahead, part_batches, verify_part
 from saju_ops.archive.window import Day, parse_day
@@ -49,6 +49,8 @@ class RestorePlan:
     files: int = 0
     rows_archived: int = 0
     superseded: int = 0
+    # Data files of the range that no manifest describes.
+    undescribed: list[str] = field(default_factory=list)
     to_write: int = 0
     already_there: int = 0
     conflicts: int = 0
@@ -76,6 +78,8 @@ class RestorePlan:
             f"{self.already_there} rows are there already and equal; they are skipped.",
             f"{self.to_write} rows {'would be' if self.dry_run else 'are to be'} written.",
         ]
+        if self.undescribed:
+            lines.append(f"NOT RESTORED, since {_without_manifest(self.undescribed)}.")
         if self.superseded:
             lines.append(f"{self.superseded} rows stand in an older part too; the later part counts.")
         if self.compared_by != "row digests":
@@ -116,8 +120,11 @@ def restore(
         raise Refused(f"The last day {last} is before the first {first}. Nothing was written.")
     files = list(_files(storage, first, last))
     plan = RestorePlan(storage.uri, f"{redacted(url)}, table {table or source_table}", first, last, dry_run=dry_run)
+    described = {part.file for day in files for part in day.parts}
+    plan.undescribed = [name for name in _data_files(storage, first, last) if name not in described]
     if not files:
-        raise Refused(f"{storage.uri} holds no archive of any day from {first} to {last}. Nothing was written.")
+        there = f" ({_without_manifest(plan.undescribed)})" if plan.undescribed else ""
+        raise Refused(f"{storage.uri} holds no archive of any day from {first} to {last}{there}. Nothing was written.")
     plan.days = [f.parts[0].day for f in files]
     store, created = _target(url, table or source_table, source_table, zone_of_database, dry_run)
     plan.creates_table = created
@@ -141,6 +148,15 @@ def _files(storage: Storage, first: Day, last: Day) -> Iterator[DayFiles]:
         day = parse_day(f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:]}", first.zone)
         if first <= day <= last:
             yield day_files(storage, day)
+
+
+def _data_files(storage: Storage, first: Day, last: Day) -> list[str]:
+    stamps = (first.stamp, last.stamp)
+    return sorted(name for stamp, name in data_files(storage) if stamps[0] <= stamp <= stamps[1])
+
+
+def _without_manifest(names: Sequence[str]) -> str:
+    return f"without its manifest nothing is known of: {_listed(names[:NAMED], len(names))}"
 
 
 def _target(

@@ -277,6 +277,19 @@ def test_a_table_with_a_column_less_is_refused(scene: Scene) -> None:
         scene.restore()
 
 
+def test_a_file_whose_manifest_is_lost_is_named_and_not_passed_over(scene: Scene) -> None:
+    purged(scene)
+    scene.add(5, first=101, day=NEXT_DAY)
+    scene.archive(NEXT_DAY)
+    (lost,) = scene.folder.rglob("*_20261001.manifest.json")
+    lost.unlink()
+    result = scene.restore(last=NEXT_DAY, dry_run=True)
+    assert any("NOT RESTORED" in s and "conversation_log_backup_20261001.csv" in s for s in result.sentences())
+    assert not any("NOT RESTORED" in s for s in scene.restore(NEXT_DAY, dry_run=True).sentences())
+    with pytest.raises(Refused, match=r"no archive of any day .*without its manifest .*backup_20261001\.csv"):
+        scene.restore()
+
+
 def test_a_day_range_without_any_archive_is_refused(scene: Scene) -> None:
     with pytest.raises(Refused, match="no archive of any day"):
         scene.restore()
