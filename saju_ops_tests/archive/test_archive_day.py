@@ -628,6 +628,33 @@ def test_sqlite_times_written_in_many_ways_fall_on_their_days(sqlite_url: str, t
     assert scene.count() == len(outside)
 
 
+def test_sqlite_times_with_and_without_an_offset_fall_on_their_days_whatever_the_zone_of_the_database(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    scene = Scene(sqlite_url, tmp_path / "backups", zone=SEOUL).create_table()
+    times = ["2026-10-01 00:00:00", "2026-10-01T00:30:00+09:00", "2026-09-30 15:00:00.5Z", "2026-10-01 23:59:59"]
+    times += ["2026-10-01T14:59:59z", "2026-10-01 15:00:00Z", "2026-09-30 23:59:59"]
+    scene.insert([{"log_id": n, "created_at": text} for n, text in enumerate(times, 1)])
+    with scene.store() as store:
+        assert store.instants("asc") == parse_day("2026-10-01", SEOUL).start - timedelta(seconds=1)
+        assert store.first_instant_from(DAY.start) == DAY.start
+        assert [str(d) for d in due_days(store, parse_day("2026-09-01", SEOUL), parse_day("2026-11-01", SEOUL))] == [
+            "2026-09-30", "2026-10-01", "2026-10-02"
+        ]  # fmt: skip
+    assert scene.archive().rows == 5
+    assert scene.purge(to_day=DAY).deleted == 5
+    assert scene.ids() == [6, 7]
+    assert scene.restore().written == 5
+
+
+@pytest.mark.parametrize("value", ["1790000000", "1790000000.5", "x'31'"])
+def test_a_sqlite_table_whose_times_are_no_texts_is_refused(sqlite_url: str, tmp_path: Path, value: str) -> None:
+    scene = Scene(sqlite_url, tmp_path / "backups").create_table()
+    scene.run(f"INSERT INTO conversation_logs (log_id, created_at) VALUES (1, {value})")  # noqa: S608
+    with pytest.raises(Refused, match=r"created_at is of the type (integer|real|blob); a text is needed"):
+        scene.archive()
+
+
 def test_a_cell_of_a_new_type_in_sqlite_is_archived_as_it_is(sqlite_url: str, tmp_path: Path) -> None:
     scene = Scene(sqlite_url, tmp_path / "backups")
     scene.run(f"CREATE TABLE {scene.name} (log_id integer PRIMARY KEY, x, created_at text)")

@@ -118,8 +118,11 @@ class LogStore(abc.ABC):
         """Raises Refused where days of the table can't be told."""
         require_time_column(self.table.name, self.table.names)
         if self.table.time_type not in self.time_types:
-            needed = " or ".join(t for t in self.time_types if t != "date")
-            raise Refused(f"{self.table.name}.{TIME_COLUMN} is a {self.table.time_type}; a {needed} is needed.")
+            needed = " or ".join(t for t in self.time_types if t not in ("date", "literal"))
+            raise Refused(
+                f"{self.table.name}.{TIME_COLUMN} is of the type {self.table.time_type}; a {needed} is needed, by which"
+                " days are told. Nothing was done."
+            )
 
     def sibling(self, table: str) -> LogStore:
         """Another table on this store's own connection, and so inside its transactions. Not to be called in one."""

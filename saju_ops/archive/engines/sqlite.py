@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
@@ -38,12 +39,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LOCK_POLL_SECONDS = 0.2
+# How a time ends that says its offset.
+OFFSETS = ("*[0-9]Z", "*[0-9]z", "*[+-][0-9][0-9]:[0-9][0-9]")
 KINDS: dict[str, type] = {"text": SQLiteText, "integer": int, "real": float, "blob": bytes}
 ENCODINGS: dict[str, Encoding] = {"text": "text", "integer": "number", "real": "number", "blob": "hex"}
 
 
 class SQLiteLogStore(LogStore):
-    time_types = ("text",)
+    # A column that holds texts and others: the others have no day, and stay.
+    time_types = ("text", "literal")
 
     def describe(self, table: str) -> Table:
         rows = self._all("SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid", table)
@@ -60,9 +64,11 @@ class SQLiteLogStore(LogStore):
             " WHERE i.seqno = 0 AND i.name = ? AND NOT l.partial", table, TIME_COLUMN,
         )  # fmt: skip
         version = _text(self._all("SELECT sqlite_version()")[0][0])
+        columns = self._with_encodings(table, columns)
+        time_type = next((c.family for c in columns if c.name == TIME_COLUMN), "")
         return Table(
             engine="sqlite", server_version=version, database=Path(self.url.database or "").name, name=table,
-            columns=self._with_encodings(table, columns), key=key, time_type="text",
+            columns=columns, key=key, time_type=time_type,
             time_index=_text(index[0][0]) if index else None,
             children=self._children(table), parents=self._foreign_keys_of(table),
         )  # fmt: skip
@@ -214,7 +220,15 @@ class SQLiteLogStore(LogStore):
     # --- time ----------------------------------------------------------------------------------------------
 
     def time_bound(self, instant: datetime) -> Any:
-        return naive_bound(instant, self.zone).strftime("%Y-%m-%d %H:%M:%S").encode()
+        return _bound(instant, self.zone).encode()
+
+    def _spellings(self) -> list[tuple[Any, ZoneInfo]]:
+        """The zones in which `_seconds` gives a time: UTC for one that says its offset, else the database's."""
+        if self.zone.key == "UTC":
+            return [(sa.true(), self.zone)]
+        time = self.col(TIME_COLUMN)
+        told = sa.or_(*(time.op("GLOB")(shape) for shape in OFFSETS))
+        return [(sa.not_(told), self.zone), (told, ZoneInfo("UTC"))]
 
     def day_condition(self, day: Day) -> list[sa.ColumnElement[bool]]:
         # `datetime` reads every way to write a time (a blank or a T, fractions, Z, an offset). The plain
@@ -223,38 +237,39 @@ class SQLiteLogStore(LogStore):
         seconds = _seconds(time)
         early = (day.start - timedelta(days=2)).strftime("%Y-%m-%d")
         late = (day.end + timedelta(days=2)).strftime("%Y-%m-%d")
-        start, end = (self.time_bound(i).decode() for i in (day.start, day.end))
-        return [time >= early, time < late, seconds >= start, seconds < end]
+        inside = (
+            sa.and_(so, seconds >= _bound(day.start, zone), seconds < _bound(day.end, zone))
+            for so, zone in self._spellings()
+        )
+        return [time >= early, time < late, sa.or_(*inside)]
 
-    def _instant(self, value: Any) -> datetime | None:
+    def _picked(self, pick: Any, zone: ZoneInfo, *where: Any) -> datetime | None:
+        query = sa.select(pick(_seconds(self.col(TIME_COLUMN)))).select_from(self.from_).where(*where)
+        value = self.connection.execute(query).scalar()
+        self.end_read()
         if value is None:
             return None
-        parsed = datetime.fromisoformat(_text(value))
-        return parsed.replace(tzinfo=self.zone).astimezone(UTC)
+        return datetime.fromisoformat(_text(value)).replace(tzinfo=zone).astimezone(UTC)
 
     def instants(self, order: str) -> datetime | None:
-        pick = sa.func.min if order == "asc" else sa.func.max
-        value = self.connection.execute(
-            sa.select(pick(_seconds(self.col(TIME_COLUMN)))).select_from(self.from_)
-        ).scalar()
-        self.end_read()
-        return self._instant(value)
+        pick, choose = (sa.func.min, min) if order == "asc" else (sa.func.max, max)
+        found = [self._picked(pick, zone, so) for so, zone in self._spellings()]
+        return choose((each for each in found if each is not None), default=None)
 
     def first_instant_from(self, instant: datetime) -> datetime | None:
+        found = [self._first_from(instant, so, zone) for so, zone in self._spellings()]
+        return min((each for each in found if each is not None), default=None)
+
+    def _first_from(self, instant: datetime, so: Any, zone: ZoneInfo) -> datetime | None:
         time = self.col(TIME_COLUMN)
         seconds = _seconds(time)
         early = (instant - timedelta(days=2)).strftime("%Y-%m-%d")
         # Rows of the next three days lie within the next four in text order, whatever their offset.
-        query = sa.select(sa.func.min(seconds)).select_from(self.from_)
         near = (instant + timedelta(days=4)).strftime("%Y-%m-%d")
-        bound = self.time_bound(instant).decode()
         sure = (instant + timedelta(days=3)).strftime("%Y-%m-%d")
-        for extra in ([time < near, seconds < sure], []):
-            value = self.connection.execute(query.where(time >= early, seconds >= bound, *extra)).scalar()
-            if value is not None:
-                break
-        self.end_read()
-        return self._instant(value)
+        sought = [so, time >= early, seconds >= _bound(instant, zone)]
+        soon = self._picked(sa.func.min, zone, *sought, time < near, seconds < sure)
+        return soon or self._picked(sa.func.min, zone, *sought)
 
     # --- locks and changes ---------------------------------------------------------------------------------
 
@@ -335,8 +350,14 @@ class SQLiteLogStore(LogStore):
                 raw.executemany(statement, list(zip(*cells, strict=True)))
 
 
+def _bound(instant: datetime, zone: ZoneInfo) -> str:
+    return naive_bound(instant, zone).strftime("%Y-%m-%d %H:%M:%S")
+
+
 def _seconds(time: sa.ColumnElement[Any]) -> Any:
-    """The second that a time lies in, UTC. `datetime` alone rounds: 23:59:59.9996 would be of the next day."""
+    """The second that a time lies in; in UTC where it says its offset.
+
+    `datetime` alone rounds: 23:59:59.9996 would be of the next day."""
     piece, zone = sa.func.substr(time, 1, 19), sa.func.ltrim(sa.func.substr(time, 21), "0123456789")
     whole = sa.func.datetime(piece.op("||")(zone))
     return sa.case((sa.func.substr(time, 20, 1) == ".", whole), else_=sa.func.datetime(time))
