@@ -25,14 +25,16 @@ def restore_dump(
     dry_run: bool,
 ) -> None:  # fmt: skip
     """Puts the newest proven dump back: into its own database if that is empty, or into another."""
-    from saju_ops.backup.dump_restore import RestoreRequest, instant_of, target_url
+    from saju_ops.backup.dump_restore import RestoreRequest, target_url
     from saju_ops.backup.dump_restore import restore_dump as restore
+    from saju_ops.backup.times import instant_of
     from saju_ops.storage import open_backups
 
     settings = load_settings()
     request = RestoreRequest(
         into=target_url(into, "--into") if into else None, at=instant_of(at, settings.timezone, "--at"),
         database=database, replace=replace, dry_run=dry_run, masked=masked, unproven=unproven,
+        zone=settings.timezone,
     )  # fmt: skip
     result = restore(
         open_backups(settings, reading=True), request, default=settings.database_url,

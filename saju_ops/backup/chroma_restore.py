@@ -23,13 +23,15 @@ from zoneinfo import ZoneInfo
 from saju_ops.backup.chroma import Source, expectation, extract_snapshot, source_of
 from saju_ops.backup.chroma_files import DATABASE, TornCopy
 from saju_ops.backup.chroma_process import PREFIX, ask, scratch_folder
-from saju_ops.backup.manifest import BackupManifest, backups, stamp
+from saju_ops.backup.manifest import BackupManifest, backups, passed_over, stamp
+from saju_ops.backup.times import instant_of, shown
 from saju_ops.errors import OperatorError, ProofFailed, Refused
 from saju_ops.settings import Settings
 from saju_ops.storage import Storage
 
 # Processes named in a message.
 NAMED = 5
+UTC_ZONE = ZoneInfo("UTC")
 
 
 @dataclass
@@ -45,6 +47,9 @@ class ChromaRestore:
     renamed: dict[str, str] = field(default_factory=dict)
     # Processes whose open files this user may not see.
     unseen_processes: int = 0
+    # Newer files that are no backups, with the reason.
+    passed_over: list[str] = field(default_factory=list)
+    zone: ZoneInfo = UTC_ZONE
     seconds: float = 0.0
 
     @property
@@ -55,11 +60,13 @@ class ChromaRestore:
         """For the operator, before and after."""
         held = ", ".join(f"{name} ({count:,})" for name, count in self.collections.items()) or "no collection"
         lines = [
-            f"From {self.location}, taken {self.manifest.taken_at} from {self.manifest.source}; read back, opened and"
-            " proven.",
+            f"From {self.location}, taken {shown(self.manifest.taken, self.zone)} from {self.manifest.source};"
+            " read back, opened and proven.",
             f"{len(self.collections)} collections, {self.records:,} records: {held}.",
             f"Into {self.target}.",
         ]
+        if self.passed_over:
+            lines.insert(1, f"NEWER, and can't be restored: {', '.join(self.passed_over[-NAMED:])}.")
         if self.moved_aside:
             verb = "would be" if self.dry_run else "was"
             lines.append(f"What is there now {verb} moved to {self.moved_aside}; delete it when you need it no more.")
@@ -71,14 +78,6 @@ class ChromaRestore:
                 " uses the folder, or run this as root."
             )
         return lines
-
-
-def parse_time(text: str, zone: ZoneInfo) -> datetime:
-    """`YYYY-MM-DD` (the day's end) or `YYYY-MM-DD HH:MM[:SS]` in `zone`, or with an offset. Raises ValueError."""
-    text = text.strip()
-    parsed = datetime.fromisoformat(text)
-    parsed = parsed if parsed.tzinfo else parsed.replace(tzinfo=zone)
-    return (parsed + timedelta(days=1, seconds=-1) if len(text) == len("2026-10-01") else parsed).astimezone(UTC)
 
 
 def restore_target(settings: Settings, into_path: str | None, host: str | None, port: int) -> Source:
@@ -94,17 +93,10 @@ def restore_target(settings: Settings, into_path: str | None, host: str | None, 
 
 def restore_time(text: str | None, settings: Settings) -> datetime | None:
     """A time as operators write it; None for the newest. Raises Refused."""
-    if text is None or not text.strip():
-        return None
-    try:
-        return parse_time(text, settings.timezone)
-    except ValueError:
-        raise Refused(
-            f"The time is {text!r}; it may be YYYY-MM-DD or YYYY-MM-DD HH:MM. Nothing was touched."
-        ) from None
+    return instant_of(text, settings.timezone, "The time")
 
 
-def choose(storage: Storage, at: datetime | None) -> BackupManifest:
+def choose(storage: Storage, at: datetime | None, zone: ZoneInfo) -> BackupManifest:
     """The newest proven snapshot, or the newest that was taken at `at` or before. Raises Refused."""
     held = [m for m in backups(storage, "chroma_snapshot") if m.proven]
     fit = [m for m in held if at is None or m.taken <= at]
@@ -113,8 +105,8 @@ def choose(storage: Storage, at: datetime | None) -> BackupManifest:
     if not held:
         raise Refused(f"{storage.uri} holds no proven snapshot of Chroma. Nothing was touched.")
     raise Refused(
-        f"{storage.uri} holds no proven snapshot from {at:%Y-%m-%d %H:%M:%S} UTC or before; the oldest is of"
-        f" {held[0].taken_at}. Nothing was touched."
+        f"{storage.uri} holds no proven snapshot from {shown(at or held[0].taken, zone)} or before; the oldest is of"
+        f" {shown(held[0].taken, zone)}. Nothing was touched."
     )
 
 
@@ -135,8 +127,9 @@ def restore_snapshot(
     ProofFailed or WrongPassword; then what was there is as it was.
     """
     began = time.monotonic()
-    manifest = choose(storage, at)
-    plan = ChromaRestore(manifest, storage.location(manifest.file), str(target), dry_run)
+    manifest = choose(storage, at, zone)
+    plan = ChromaRestore(manifest, storage.location(manifest.file), str(target), dry_run, zone=zone)
+    plan.passed_over = passed_over(storage, manifest, stamp(at, zone) if at else None)
     plan.collections = {_shown(c): int(c["count"]) for c in manifest.contents["collections"]}
     mark = stamp(clock(), zone)
     if target.host:
@@ -153,16 +146,30 @@ def _shown(collection: dict[str, object]) -> str:
     return str(collection["name"]) if usual else f"{collection['tenant']}/{collection['database']}/{collection['name']}"
 
 
-def _extracted(storage: Storage, manifest: BackupManifest, scratch: Path) -> Path:
-    """The snapshot's folder, proven by its SHA-256 and by Chroma. Raises ProofFailed."""
+def _extracted(storage: Storage, plan: ChromaRestore, scratch: Path) -> Path:
+    """The snapshot's folder, proven by its SHA-256 and by Chroma. Raises ProofFailed, which names the one before."""
+    try:
+        return _proven(storage, plan.manifest, scratch)
+    except ProofFailed as error:
+        raise ProofFailed(f"{error}{_the_one_before(storage, plan)}") from None
+
+
+def _the_one_before(storage: Storage, plan: ChromaRestore) -> str:
+    try:
+        older = choose(storage, plan.manifest.taken - timedelta(seconds=1), plan.zone)
+    except Refused:
+        return " There is no older one."
+    return f' The one before is {older.file}: --at "{shown(older.taken, plan.zone).rpartition(" ")[0]}".'
+
+
+def _proven(storage: Storage, manifest: BackupManifest, scratch: Path) -> Path:
     folder = scratch / "chroma_db"
     extract_snapshot(storage, manifest, folder)
     try:
         ask("check", scratch, folder=str(folder), **expectation(manifest))
     except TornCopy as error:
         raise ProofFailed(
-            f"The snapshot {storage.location(manifest.file)} can't be restored: {error}. Nothing was touched; name an"
-            " older one by its time."
+            f"The snapshot {storage.location(manifest.file)} can't be restored: {error}. Nothing was touched."
         ) from None
     return folder
 
@@ -172,7 +179,7 @@ def _into_server(
     announce: Callable[[ChromaRestore], None],
 ) -> None:  # fmt: skip
     with scratch_folder() as scratch:
-        folder = str(_extracted(storage, plan.manifest, scratch))
+        folder = str(_extracted(storage, plan, scratch))
         request = {"host": target.host, "port": target.port, "folder": folder, "replace": replace, "stamp": mark}
         if plan.dry_run:
             ask("push", scratch, **request, dry_run=True)
@@ -203,7 +210,7 @@ def _into_folder(
     beside = None if plan.dry_run else target if inside else target.parent
     try:
         with scratch_folder(beside) as scratch:
-            folder = _extracted(storage, plan.manifest, scratch)
+            folder = _extracted(storage, plan, scratch)
             announce(plan)
             if plan.dry_run:
                 return

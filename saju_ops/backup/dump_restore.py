@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -21,12 +21,14 @@ from saju_ops.backup.dump_contents import Contents, differences
 from saju_ops.backup.dump_engine import DumpEngine, open_engine
 from saju_ops.backup.dump_pack import Packed, unpacked
 from saju_ops.backup.dump_process import ProgramFailed
-from saju_ops.backup.manifest import BackupManifest, Kind, backups
+from saju_ops.backup.manifest import BackupManifest, Kind, backups, passed_over, stamp
+from saju_ops.backup.times import shown
 from saju_ops.database import SUPPORTED, error_text, parse_database_url, redacted
 from saju_ops.errors import OperatorError, ProofFailed, Refused
 from saju_ops.storage import Storage
 
 NAMED = 8
+UTC = ZoneInfo("UTC")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class RestoreRequest:
     masked: bool = False
     # Also a dump that was kept without a proof.
     unproven: bool = False
+    # In which times are told.
+    zone: ZoneInfo = UTC
 
 
 @dataclass
@@ -57,6 +61,9 @@ class RestoreResult:
     tables: int = 0
     rows: int = 0
     left_out: list[str] = field(default_factory=list)
+    # Newer files of the same database that are no backups, with the reason.
+    passed_over: list[str] = field(default_factory=list)
+    zone: ZoneInfo = UTC
 
     def sentences(self) -> list[str]:
         m = self.manifest
@@ -66,8 +73,9 @@ class RestoreResult:
             f"It is NOT EMPTY: its {self.target_objects} tables, views and so on are dropped first.",
         )
         lines = [
-            f"The dump {m.file} of {m.source}, taken at {m.taken:%Y-%m-%d %H:%M:%S} UTC, holds {len(contents.tables)}"
-            f" tables with {contents.rows:,} rows ({m.content_bytes:,} bytes, {m.stored_bytes:,} stored).",
+            f"The dump {m.file} of {m.source}, taken at {shown(m.taken, self.zone)}, holds"
+            f" {len(contents.tables)} tables with {contents.rows:,} rows ({m.content_bytes:,} bytes,"
+            f" {m.stored_bytes:,} stored).",
             "It was restored and compared when it was taken."
             if m.proven
             else f"It was NEVER PROVEN: {m.proof.get('why_not') or 'no restore of it was tried'}",
@@ -75,6 +83,8 @@ class RestoreResult:
         ]
         if m.engine == "sqlite" and self.target_objects > 0:
             lines[-1] = f"It goes into {self.target}, whose file is kept beside it, renamed."
+        if self.passed_over:
+            lines.insert(1, f"NEWER, and can't be restored: {', '.join(self.passed_over[-NAMED:])}.")
         return lines
 
 
@@ -94,10 +104,19 @@ def restore_dump(
     target = open_engine(request.into or _home(manifest, (default, *configured)))
     _require_same_engine(manifest, target)
     try:
-        result = RestoreResult(manifest, redacted(target.url), target.database, target.objects(), request.dry_run)
+        result = RestoreResult(
+            manifest, redacted(target.url), target.database, target.objects(), request.dry_run, zone=request.zone,
+            passed_over=passed_over(storage, manifest, stamp(request.at, request.zone) if request.at else None),
+        )  # fmt: skip
         announce(result)
         _require_permission(request, result)
         began = time.monotonic()
+        say(f"Reading {manifest.file} and comparing it with its manifest; nothing is touched yet.")
+        try:
+            for _ in _content(storage, manifest):
+                pass
+        except ProofFailed as error:
+            raise ProofFailed(f"{error}{_the_one_before(storage, request, default, manifest)}") from None
         if not request.dry_run:
             _restore(storage, manifest, target, result, say)
         result.seconds = time.monotonic() - began
@@ -107,6 +126,15 @@ def restore_dump(
             f"The restore into {redacted(target.url)} ended with what the database said ({error_text(error)}). The dump"
             " is as it was; look at the target and start again."
         ) from None
+
+
+def _the_one_before(storage: Storage, request: RestoreRequest, default: sa.URL, manifest: BackupManifest) -> str:
+    try:
+        older = find_dump(storage, replace(request, at=manifest.taken - timedelta(seconds=1)), default)
+    except Refused:
+        return " There is no older one that is proven. Nothing was touched."
+    at = shown(older.taken, request.zone).rpartition(" ")[0]
+    return f' The one before is {older.file}: --at "{at}". Nothing was touched.'
 
 
 def find_dump(storage: Storage, request: RestoreRequest, default: sa.URL) -> BackupManifest:
@@ -140,8 +168,9 @@ def find_dump(storage: Storage, request: RestoreRequest, default: sa.URL) -> Bac
             " it all the same. Nothing was touched."
         )
     raise Refused(
-        f"The oldest dump of {wanted[0].extra.get('database')} was taken at {wanted[0].taken:%Y-%m-%d %H:%M:%S} UTC,"
-        f" after {request.at:%Y-%m-%d %H:%M:%S %Z}. Nothing was touched."
+        f"The oldest dump of {wanted[0].extra.get('database')} was taken at"
+        f" {shown(wanted[0].taken, request.zone)}, after {shown(request.at or wanted[0].taken, request.zone)}."
+        " Nothing was touched."
     )
 
 
@@ -200,11 +229,14 @@ def _restore(
     storage: Storage, manifest: BackupManifest, target: DumpEngine, result: RestoreResult,
     say: Callable[[str], None],
 ) -> None:  # fmt: skip
-    say(f"Reading {manifest.file} and comparing it with its manifest; nothing is touched yet.")
-    for _ in _content(storage, manifest):
-        pass
     if result.target_objects < 0:
-        target.create()
+        try:
+            target.create()
+        except DBAPIError as error:
+            raise OperatorError(
+                f"{result.target} can't be made ({error_text(error)}). Let somebody who may make the empty database, or"
+                " name with --into an address whose user may. Nothing was touched."
+            ) from None
     elif result.target_objects:
         say(f"Dropping what is in {result.target}.")
         target.empty()
@@ -241,21 +273,3 @@ def target_url(address: str, name: str) -> sa.URL:
         return parse_database_url(address)
     except ValueError as error:
         raise Refused(f"{name} can't be used ({error}); it may hold {SUPPORTED}. Nothing was touched.") from None
-
-
-def instant_of(text: str | None, zone: ZoneInfo, name: str) -> datetime | None:
-    """`2026-10-01` (the end of that day), `2026-10-01 03:30` or with seconds, in `zone` unless it names another."""
-    if text is None or not text.strip():
-        return None
-    given = text.strip()
-    try:
-        found = datetime.fromisoformat(given)
-    except ValueError:
-        raise Refused(
-            f"{name} is {text!r}; it may be a date and time as YYYY-MM-DD or YYYY-MM-DD HH:MM. Nothing was touched."
-        ) from None
-    if len(given) <= len("2026-10-01"):
-        found = found.replace(hour=23, minute=59, second=59, microsecond=999_999)
-    elif len(given) == len("2026-10-01 03:00"):
-        found = found.replace(second=59, microsecond=999_999)  # that minute included
-    return (found if found.tzinfo else found.replace(tzinfo=zone)).astimezone(UTC)

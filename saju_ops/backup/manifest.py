@@ -108,6 +108,39 @@ def read_manifest(storage: Storage, name: str, *, untouched: bool = False) -> Ba
     return manifest
 
 
+def passed_over(storage: Storage, chosen: BackupManifest, until: str | None) -> list[str]:
+    """What is there of the same source that is newer than the chosen backup (up to `until`, a stamp) and can't be
+    restored: each file's name with the reason."""
+    folder, _, file = chosen.file.rpartition("/")
+    label, mine = _label_and_stamp(file)
+    names = {*storage.names(f"{folder}/{label}_")}
+    told = []
+    for stem in sorted({name.rpartition("/")[2].split(".", 1)[0] for name in names}):
+        theirs = _label_and_stamp(stem)
+        newer = theirs[0] == label and theirs[1] > mine and (until is None or theirs[1] <= until)
+        if newer and (why := _why_not(storage, f"{folder}/{stem}{ENDING}", names)):
+            told.append(f"{folder}/{stem} ({why})")
+    return told
+
+
+def _label_and_stamp(file: str) -> tuple[str, str]:
+    """`app_20261001_030000.sql.gz` → `app`, `20261001_030000`."""
+    label, *mark = file.split(".", 1)[0].rsplit("_", 2)
+    return label, "_".join(mark)
+
+
+def _why_not(storage: Storage, name: str, names: set[str]) -> str:
+    if name not in names:
+        return "it has no manifest"
+    try:
+        manifest = read_manifest(storage, name)
+    except ProofFailed:
+        return "its manifest is damaged"
+    if manifest.file not in names:
+        return "its data file is gone"
+    return "" if manifest.proven else "it was never proven"
+
+
 def backups(storage: Storage, kind: Kind) -> Iterator[BackupManifest]:
     """Every backup of the kind that has a whole manifest and its data file, oldest first. Others are left out:
     `verify` and `prune` are what reports them."""

@@ -68,7 +68,8 @@ class RestoreDumpConfig(dg.Config):
 def _request(config: RestoreDumpConfig, settings: Settings) -> "RestoreRequest":
     import os
 
-    from saju_ops.backup.dump_restore import RestoreRequest, instant_of, target_url
+    from saju_ops.backup.dump_restore import RestoreRequest, target_url
+    from saju_ops.backup.times import instant_of
 
     into = None
     if config.into_setting:
@@ -87,6 +88,7 @@ def _request(config: RestoreDumpConfig, settings: Settings) -> "RestoreRequest":
         dry_run=config.dry_run,
         masked=config.masked,
         unproven=config.unproven,
+        zone=settings.timezone,
     )
 
 

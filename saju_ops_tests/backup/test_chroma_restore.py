@@ -21,8 +21,9 @@ from click.testing import CliRunner
 
 from saju_ops.backup import chroma_process, chroma_restore
 from saju_ops.backup.chroma import Snapshot, Source, take_snapshot
-from saju_ops.backup.chroma_restore import ChromaRestore, parse_time, restore_snapshot
+from saju_ops.backup.chroma_restore import ChromaRestore, restore_snapshot
 from saju_ops.backup.chroma_server import UNFINISHED, connect
+from saju_ops.backup.times import instant_of
 from saju_ops.cli import main
 from saju_ops.errors import ProofFailed, Refused
 from saju_ops.storage.local import LocalStorage
@@ -185,6 +186,15 @@ def test_a_damaged_snapshot_stops_it_before_anything_is_touched(taken: Any, tmp_
         restore(mine, target, replace=["target"])
     assert tree(target) == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["backups", "target", "tmp"]
+    later = take_snapshot(mine, Source(folder=folder), zone=KST, clock=lambda: AT + timedelta(days=1)).manifest
+    Path(mine.location(later.file)).write_bytes(b"cut")
+    with pytest.raises(ProofFailed, match=r'The one before is chroma/\S+_033000\S+: --at "2026-10-01 03:30:00"'):
+        restore(mine, target, replace=["target"])
+    Path(mine.location(later.file)).unlink()
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    told = restore(mine, tmp_path / "new").sentences()
+    assert any(s.startswith("NEWER") and "chromadb_20261002_033000 (its data file is gone)" in s for s in told)
 
 
 def test_an_older_snapshot_is_found_by_its_time(taken: Any, tmp_path: Path) -> None:
@@ -196,9 +206,9 @@ def test_an_older_snapshot_is_found_by_its_time(taken: Any, tmp_path: Path) -> N
     for text, found in (
         ("2026-10-01", snapshot), ("2026-10-02", later), ("2026-10-02 03:29", snapshot), ("2026-10-02 03:30", later),
     ):  # fmt: skip
-        assert restore(mine, target, dry_run=True, at=parse_time(text, KST)).manifest == found.manifest, text
-    with pytest.raises(Refused, match=r"no proven snapshot from .* or before; the oldest is of 2026-09-30"):
-        restore(mine, target, at=parse_time("2026-09-30", KST))
+        assert restore(mine, target, dry_run=True, at=instant_of(text, KST, "at")).manifest == found.manifest, text
+    with pytest.raises(Refused, match=r"no proven snapshot from .*; the oldest is of 2026-10-01 03:30:00 KST"):
+        restore(mine, target, at=instant_of("2026-09-30", KST, "at"))
 
 
 def test_without_any_snapshot_it_says_so(tmp_path: Path) -> None:

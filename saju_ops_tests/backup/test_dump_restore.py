@@ -12,11 +12,11 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from saju_ops.backup.dump import take_dump
-from saju_ops.backup.dump_restore import instant_of
+from saju_ops.backup.times import instant_of
 from saju_ops.cli import main
 from saju_ops.database import connect
 from saju_ops.errors import OperatorError, ProofFailed, Refused
-from saju_ops_tests.backup.dump_scene import AT_THREE, Dumps, everything, fill, options
+from saju_ops_tests.backup.dump_scene import AT_THREE, SEOUL, Dumps, everything, fill, options
 from saju_ops_tests.engines import Engine
 
 
@@ -91,6 +91,48 @@ def test_the_newest_dump_until_a_time_is_taken(sqlite_url: str, tmp_path: Path) 
         dumps.restore(target, dry_run=True, database="nothing")
 
 
+def test_a_damaged_dump_names_the_one_before_also_in_a_dry_run(sqlite_url: str, tmp_path: Path) -> None:
+    fill(sqlite_url)
+    dumps = Dumps(sqlite_url, tmp_path)
+    files = []
+    for day in range(2):
+        moment = AT_THREE + timedelta(days=day, microseconds=7)
+        result = take_dump(dumps.url, dumps.storage, options(), now=lambda moment=moment: moment)  # type: ignore[misc]
+        files.append(dumps.folder / result.manifest.file)
+    files[1].write_bytes(files[1].read_bytes()[:-1])
+    target = f"sqlite:///{tmp_path / 'x.db'}"
+    for dry_run in (True, False):
+        with pytest.raises(ProofFailed, match=r'The one before is \S+: --at "2026-10-01 03:00:00"\. Nothing'):
+            dumps.restore(target, dry_run=dry_run, zone=SEOUL)
+    named = instant_of("2026-10-01 03:00:00", SEOUL, "--at")
+    assert dumps.restore(target, at=named, zone=SEOUL).manifest.file.endswith(files[0].name)
+    files[0].write_bytes(b"")
+    with pytest.raises(ProofFailed, match="no older one that is proven"):
+        dumps.restore(f"sqlite:///{tmp_path / 'y.db'}", at=named)
+
+
+@pytest.mark.parametrize("lost", ["manifest", "a bit of the manifest", "data", "proof"])
+def test_a_newer_file_that_is_no_backup_is_named(sqlite_url: str, tmp_path: Path, lost: str) -> None:
+    fill(sqlite_url)
+    dumps = Dumps(sqlite_url, tmp_path)
+    older = dumps.take().manifest
+    newer = take_dump(dumps.url, dumps.storage, options(), now=lambda: AT_THREE + timedelta(days=1)).manifest
+    manifest = dumps.folder / newer.name
+    if lost == "data":
+        (dumps.folder / newer.file).unlink()
+    elif lost == "manifest":
+        manifest.unlink()
+    else:
+        text = manifest.read_text()
+        manifest.write_text(text[:-20] if "bit" in lost else json.dumps({**json.loads(text), "proven": False}))
+    target = f"sqlite:///{tmp_path / 'x.db'}"
+    result = dumps.restore(target, dry_run=True)
+    assert result.manifest == older
+    (told,) = (s for s in result.sentences() if s.startswith("NEWER, and can't be restored: "))
+    assert Path(newer.file).name.partition(".")[0] in told
+    assert dumps.restore(target, dry_run=True, at=AT_THREE).passed_over == []
+
+
 def test_a_dump_without_manifest_is_no_dump(sqlite_url: str, tmp_path: Path) -> None:
     fill(sqlite_url)
     dumps = Dumps(sqlite_url, tmp_path)
@@ -142,7 +184,7 @@ def test_a_restore_that_breaks_off_says_what_to_do(mariadb_url: str, mariadb_ser
 def test_times_are_read_in_the_zone_of_the_settings() -> None:
     seoul = ZoneInfo("Asia/Seoul")
     assert instant_of("2026-10-01 03:00", seoul, "--at") == datetime(2026, 9, 30, 18, 0, 59, 999999, UTC)
-    assert instant_of("2026-10-01 03:00:07", seoul, "--at") == datetime(2026, 9, 30, 18, 0, 7, tzinfo=UTC)
+    assert instant_of("2026-10-01 03:00:07", seoul, "--at") == datetime(2026, 9, 30, 18, 0, 7, 999999, UTC)
     assert instant_of("2026-10-01T03:00:00+00:00", seoul, "--at") == datetime(2026, 10, 1, 3, tzinfo=UTC)
     assert instant_of("2026-10-01", seoul, "--at") == datetime(2026, 10, 1, 14, 59, 59, 999999, UTC)
     assert instant_of(None, seoul, "--at") is None
