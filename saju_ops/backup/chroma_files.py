@@ -13,6 +13,7 @@ record's text is in the metadata tables or the queue, and its vector in the inde
 from __future__ import annotations
 
 import json
+import mmap
 import pickle
 import sqlite3
 import struct
@@ -387,7 +388,8 @@ class Index:
         shape = (count, stride)
         if (folder / "data_level0.bin").stat().st_size < count * stride:
             raise TornCopy(f"{self._what} is cut: data_level0.bin is shorter than its header says")
-        self._rows = np.memmap(folder / "data_level0.bin", "u1", "r", shape=shape) if count else np.empty(shape, "u1")
+        self._map = _mapped(folder / "data_level0.bin") if count else None
+        self._rows = np.frombuffer(self._map or b"", "u1", count * stride).reshape(shape)
         self._data, self._label_at = slice(data_at, label_at), label_at
         self._lengths = self._read_lengths(folder, count)
         self._place_labels(count, m0)
@@ -418,6 +420,7 @@ class Index:
             deleted[start : start + step] = (words[:, 0] & _DELETED) != 0
             labels[start : start + step] = part[:, self._label_at : self._label_at + 8].copy().view("<u8")[:, 0]
             self._check_norms(part)
+            self._let_go()
         if len(np.unique(labels)) != count:
             raise TornCopy(f"{self._what} has a label twice")
         self._order = np.argsort(labels)
@@ -443,6 +446,11 @@ class Index:
             if length % size or length // size > level or at > len(links):
                 raise TornCopy(f"{self._what} is cut: link_lists.bin doesn't fit its header")
 
+    def _let_go(self) -> None:
+        """What was read of the file is counted as this process's memory until it is given back."""
+        if self._map is not None:
+            self._map.madvise(mmap.MADV_DONTNEED)
+
     def of(self, ids: Sequence[str]) -> np.ndarray:
         """Raises KeyError."""
         import numpy as np
@@ -450,7 +458,13 @@ class Index:
         labels = np.fromiter((self.labels[id] for id in ids), "<u8", len(ids))
         rows = self._order[np.searchsorted(self._sorted, labels)]
         vectors = np.ascontiguousarray(self._rows[rows][:, self._data]).view("<f4")
+        self._let_go()
         return vectors * self._lengths[rows][:, None] if self._cosine else vectors
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 class _Plain(pickle.Unpickler):

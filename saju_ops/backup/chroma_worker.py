@@ -85,6 +85,8 @@ def main() -> None:
         import chromadb  # noqa: F401
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
+    # Seconds. One thread asks Chroma for the next page while the other looks at the last.
+    sys.setswitchinterval(0.0005)
     try:
         answer = TASKS[request["task"]](request)
     except OperatorError as error:

@@ -194,3 +194,74 @@ def test_differences_name_collections_and_never_a_record(folder: Path) -> None:
     assert len(said) == 3
     assert "the collection fortune_patterns is missing" in said
     assert "비밀" not in " ".join(said)
+
+
+# --- what Chroma gives, compared with the files ------------------------------------------------------------------
+
+
+def twin_of(folder: Path) -> Path:
+    return Path(shutil.copytree(folder, folder.with_name("twin")))
+
+
+def contents_of(folder: Path) -> dict[str, object]:
+    with ChromaFiles(folder) as files:
+        return contents(files)
+
+
+def test_chroma_opens_the_twin_and_leaves_the_folder(folder: Path) -> None:
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    twin, wanted = twin_of(folder), contents_of(folder)
+    told = check_folder(folder, wanted, twin=twin)
+    assert told["contents"] == wanted
+    assert not twin.exists()
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("key", ["category", "chroma:document"])
+def test_a_record_that_chroma_gives_otherwise_is_found(folder: Path, key: str) -> None:
+    twin = twin_of(folder)
+    with closing(sqlite3.connect(twin / "chroma.sqlite3")) as connection:
+        changed = connection.execute(
+            "UPDATE embedding_metadata SET string_value = '비밀' WHERE key = ?"
+            " AND id = (SELECT MIN(id) FROM embeddings)",
+            (key,),
+        )
+        assert changed.rowcount == 1
+        connection.commit()
+    with pytest.raises(TornCopy, match=r"digest of ids, documents and metadata of .* differs") as said:
+        check_folder(folder, contents_of(folder), twin=twin)
+    assert "비밀" not in str(said.value)
+
+
+def test_a_record_that_chroma_lacks_is_found(folder: Path) -> None:
+    twin = twin_of(folder)
+    server = open_folder(twin)
+    model = server.get_collection("saju_knowledge")
+    gone = server._get(model.id, limit=1, include=[])["ids"]
+    server._delete(model.id, ids=gone)
+    close(server)
+    with pytest.raises(TornCopy, match="count of saju_knowledge"):
+        check_folder(folder, contents_of(folder), twin=twin)
+
+
+@pytest.mark.parametrize("name", ["saju_knowledge", "interpretation_rules", "fortune_patterns"])
+def test_a_vector_that_chroma_gives_otherwise_is_found(tmp_path: Path, name: str) -> None:
+    """In each distance: a single number of a single vector in the index that Chroma opens."""
+    folder = make_folder(tmp_path / "chroma_db", {name: 100}, sync=100, changed=False)
+    twin = twin_of(folder)
+    path = index_of(twin, name) / "data_level0.bin"
+    data = bytearray(path.read_bytes())
+    at = 4 * 33 + 4 * 5 + 2
+    data[at] ^= 0x40
+    path.write_bytes(data)
+    with pytest.raises(TornCopy, match=f"a vector of {name} that differs"):
+        check_folder(folder, contents_of(folder), twin=twin)
+
+
+def test_a_collection_that_only_one_of_both_has_is_found(folder: Path) -> None:
+    twin = twin_of(folder)
+    server = open_folder(twin)
+    server.delete_collection("fortune_patterns")
+    close(server)
+    with pytest.raises(TornCopy, match="other collections"):
+        check_folder(folder, contents_of(folder), twin=twin)
