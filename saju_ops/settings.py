@@ -410,14 +410,15 @@ class Settings(BaseSettings):
     @field_validator("purge_tables_text", "purge_keep_tables_text", "session_purge_tables_text")
     @classmethod
     def _tables(cls, value: str) -> str:
-        if not all(re.fullmatch(r"[^\x00/\\\s,]{1,129}", name) for name in listed(value)):
+        if not listed(value) or not all(re.fullmatch(r"[^\x00/\\\s,]{1,129}", name) for name in listed(value)):
             raise ValueError("that can't be a list of tables")
         return value
 
     @field_validator("purge_file_columns_text")
     @classmethod
     def _file_columns(cls, value: str) -> str:
-        if not all(re.fullmatch(r"[^\x00/\\\s,.]+(\.[^\x00/\\\s,.]+){1,2}", name) for name in listed(value)):
+        shape = r"[^\x00/\\\s,.]+(\.[^\x00/\\\s,.]+){1,2}"
+        if not listed(value) or not all(re.fullmatch(shape, name) for name in listed(value)):
             raise ValueError("that can't be a list of columns")
         return value
 
@@ -522,6 +523,10 @@ class Settings(BaseSettings):
         # CronSim takes a sixth field for seconds, which Dagster doesn't.
         if len(value.split()) != 5:
             raise ValueError("not a cron line: Wrong number of fields")
+        _, _, monthday, _, weekday = value.upper().split()
+        if "LW" in monthday or any(part.endswith("L") for part in weekday.split(",")):
+            # CronSim knows "the last Friday" and "the last weekday", which Dagster doesn't either.
+            raise ValueError("not a cron line: L is for the last day of the month alone")
         try:
             CronSim(value, datetime(2026, 1, 1, tzinfo=UTC))
         except CronSimError as error:

@@ -43,6 +43,8 @@ DEFAULT_BATCH = 250
 ARCHIVE_JOBS = 5_000
 # Spellings of file names in one statement.
 SPELLINGS = 3_000
+# The settings' own values, which an installation without such tables needn't change.
+MAY_BE_MISSING = ("payments", "payment_failures", "job_files")
 # Columns in which a table of files may keep their sizes, so that S3 needn't be asked for each.
 SIZE_COLUMNS = ("size_bytes", "file_size", "size")
 
@@ -166,6 +168,8 @@ class _Purge:
         for name in self.tables.keep:
             if (ref := self.closure.find(name)) is not None:
                 self._keep(ref)
+            elif name not in MAY_BE_MISSING:
+                self._require_table(name, "PURGE_KEEP_TABLES", "rows that must be kept would be deleted")
         for table, column in self.tables.files:
             self._name_files(table, column)
         self.wanted: dict[Ref, list[str]] = {ref: list(cols) for ref, cols in self.file_columns.items()}
@@ -191,9 +195,19 @@ class _Purge:
             now=self.now, zone=self.zone, compression=self.compression, run_id=self.run_id,
         )  # fmt: skip
 
+    def _require_table(self, name: str, setting: str, otherwise: str) -> None:
+        """Raises Refused for a name that no table has: taken for none, a mistyped one would do harm."""
+        if "." in name or not self.store.has_table(name):
+            raise Refused(
+                f"{setting} names {name}, but no such table hangs on {self.tables.root}, and {otherwise}. Nothing was"
+                " deleted; correct the name."
+            )
+
     def _name_files(self, table: str, column: str) -> None:
         ref = self.closure.find(table)
         if ref is None:
+            if self.files is not None and table not in MAY_BE_MISSING:
+                self._require_table(table, "PURGE_FILE_COLUMNS", "the files of a job would be left for ever")
             if self.files is not None and self.store.has_table(table):
                 raise Refused(
                     f"No foreign key leads from {table} to {self.tables.root}, so the files of a job can't be found"

@@ -446,6 +446,21 @@ def test_files_that_no_key_leads_to_are_refused(sqlite_url: str, tmp_path: Path)
         scene.purge(tables=tables, files=JobFiles(FilePlace("bucket")))
 
 
+@pytest.mark.parametrize("name", ["payment", "public.payment"])
+def test_a_mistyped_table_is_not_taken_for_none(lite: JobScene, name: str) -> None:
+    from saju_ops.queue.job_files import FilePlace, JobFiles
+
+    lite.add([1])
+    with pytest.raises(Refused, match=f"PURGE_KEEP_TABLES names {name}, but no such table"):
+        lite.purge(tables=JobTables("jobs", TABLES.may_go, (name,)))
+    with pytest.raises(Refused, match=f"PURGE_FILE_COLUMNS names {name}, but no such table"):
+        lite.purge(
+            tables=JobTables("jobs", TABLES.may_go, TABLES.keep, ((name, "s3_key"),)),
+            files=JobFiles(FilePlace("bucket")),
+        )
+    assert lite.counts()["jobs"] == 1
+
+
 def test_a_listed_table_without_a_key_is_named_as_a_doubt(lite: JobScene) -> None:
     lite.run("CREATE TABLE coupons (id INTEGER PRIMARY KEY, job_id TEXT)")
     result = lite.purge(tables=JobTables("jobs", (*CHILDREN, "coupons"), ("payments",)))
