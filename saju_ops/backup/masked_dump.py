@@ -23,13 +23,17 @@ from saju_ops.backup.masking import (
     MaskedColumn,
     Masker,
     MaskingRefused,
-    Originals,
     follow_keys,
-    personal_value,
     rule_of,
-    suspicious_columns,
 )
 from saju_ops.backup.masking_copy import Copier, Row, copier
+from saju_ops.backup.masking_look import (
+    Originals,
+    is_moment,
+    personal_definitions,
+    personal_value,
+    suspicious_columns,
+)
 from saju_ops.backup.masking_rules import Mask
 from saju_ops.database import error_text, redacted
 from saju_ops.errors import OperatorError
@@ -38,6 +42,8 @@ from saju_ops.storage import Storage
 # Masks with so few possible values that a false one could be a true one by chance.
 SMALL: tuple[Mask, ...] = ("birth", "number", "category")
 NAMED = 12
+# Of the times in a column without a rule, the share that may be somebody's birth: children are born every day.
+BY_CHANCE = 0.1
 
 
 @dataclass
@@ -116,6 +122,7 @@ def _copy_masked(work: Copier, aliases: dict[str, str], say: Callable[[str], Non
         say(f"{table[0].table}: copied, {change.masked:,} values masked.")
     _refuse([f"{where} holds what looks like {what} ({n:,} times)" for (where, what), n in _pairs(seen)])
     work.finish()
+    _refuse_definitions(personal_definitions(work.definitions(), originals))
     report.values_checked = _require_nothing_true(work, tables, originals)
     report.tables = len(tables)
     report.columns_masked = sum(c.masked for c in columns)
@@ -160,10 +167,8 @@ class _Change:
         return list(zip(*by_column, strict=True))
 
     def _mask(self, column: MaskedColumn, cells: list[Any]) -> list[Any]:
-        where, mask = f"{column.table}.{column.column}", column.mask
-        assert mask is not None
         self.masked += sum(c is not None for c in cells)
-        return [self._masker.mask(mask, c, column.limit, where) for c in cells]
+        return [self._masker.of(column, c) for c in cells]
 
 
 def _pairs(seen: Counter[Any]) -> Iterable[tuple[tuple[str, str], int]]:
@@ -175,14 +180,29 @@ def _require_nothing_true(work: Copier, tables: list[list[MaskedColumn]], origin
     checked, found = 0, []
     for table in tables:
         hits: Counter[str] = Counter()
+        births: Counter[str] = Counter()
+        there: Counter[str] = Counter()
         for rows in work.rows(table):
             for column, cells in zip(table, zip(*rows, strict=True), strict=True):
                 checked += len(cells)
                 if column.mask != "null" or any(c is not None for c in cells):
                     hits[column.column] += originals.hits(column, cells)
+                if column.mask is None and is_moment(column):
+                    births[column.column] += originals.moments(cells)
+                    there[column.column] += sum(c is not None for c in cells)
+        hits.update({name: n for name, n in births.items() if n > there[name] * BY_CHANCE})
         found += [f"{table[0].table}.{name} holds {n:,} true values" for name, n in sorted(hits.items()) if n]
     _refuse(found)
     return checked
+
+
+def _refuse_definitions(found: list[str]) -> None:
+    if found:
+        more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        raise MaskingRefused(
+            f"No masked dump was written: {'; '.join(found[:NAMED])}{more}. Change it in the database, or, if the text"
+            " is nobody's, name it in HARMLESS_TEXTS in saju_ops/backup/masking_rules.py."
+        )
 
 
 def _refuse(found: list[str]) -> None:

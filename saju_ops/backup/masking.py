@@ -10,25 +10,26 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from array import array
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from hashlib import blake2b
 from typing import Any
 
-from saju_ops.backup.masking_rules import ANYTHING, PERSONAL_NAME, PERSONAL_VALUES, RULES, Mask
+from saju_ops.backup.masking_rules import RULES, Mask
 from saju_ops.errors import ProofFailed
 
-# Texts shorter than this are too common to say that one of them is somebody's.
-SHORTEST_TEXT = 5
 FIRST_MOMENT, FIRST_DAY = datetime(1950, 1, 1), datetime(1901, 1, 1)  # noqa: DTZ001 (birth times have no zone)
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 WHEN = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:([ T])(\d\d):(\d\d)(?::(\d\d)(\.\d+)?)?(.*))?")
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 FILLER = "이 글은 가려졌습니다. "
 LONGEST_TEXT = 60
+WHOLE = re.compile(r"-?\d+")
+# Identifiers with less room than this get characters that say more each.
+SHORT = 17
+ROUNDS = 6
 
 
 class MaskingRefused(ProofFailed):
@@ -45,6 +46,10 @@ class MaskedColumn:
     # Characters that fit, where the type has a limit.
     limit: int | None = None
     nullable: bool = True
+    # The largest whole number that fits, where the type holds whole numbers.
+    most: int | None = None
+    # True where the database takes `Hong` and `hong` for the same.
+    folded: bool = False
 
     @property
     def masked(self) -> bool:
@@ -60,38 +65,22 @@ def rule_of(table: str, column: str, aliases: dict[str, str]) -> Mask | None:
 def follow_keys(columns: list[MaskedColumn], keys: Iterable[tuple[str, str, str, str]]) -> list[MaskedColumn]:
     """A column that refers to a masked one, or is referred to by one, is masked alike: else they wouldn't join.
     `keys`: table, column, referred table, referred column."""
-    by_name = {(c.table, c.column): c for c in columns}
-    pairs = [((a, b), (c, d)) for a, b, c, d in keys]
+    # SQLite reports a key as it was typed, in whatever case.
+    by_name = {_folded(c.table, c.column): c for c in columns}
+    pairs = [(_folded(a, b), _folded(c, d)) for a, b, c, d in keys]
     changed = True
     while changed:
         changed = False
         for one, other in [*pairs, *((b, a) for a, b in pairs)]:
             source, target = by_name.get(one), by_name.get(other)
             if source and target and source.masked and not target.masked:
-                by_name[other] = MaskedColumn(
-                    target.table, target.column, target.type, source.mask, target.limit, target.nullable
-                )
+                by_name[other] = replace(target, mask=source.mask)
                 changed = True
-    return [by_name[(c.table, c.column)] for c in columns]
+    return [by_name[_folded(c.table, c.column)] for c in columns]
 
 
-def suspicious_columns(columns: Iterable[MaskedColumn]) -> list[str]:
-    """Columns without a rule whose name or type says that they may be personal."""
-    found = []
-    for c in (c for c in columns if c.mask is None):
-        if PERSONAL_NAME.search(c.column):
-            found.append(f"{c.table}.{c.column} is called like something personal")
-        elif ANYTHING.search(c.type.split("(")[0]):
-            found.append(f"{c.table}.{c.column} may hold any text ({c.type or 'no type'})")
-    return found
-
-
-def personal_value(value: Any) -> str | None:
-    """What a value looks like, where it looks like somebody's; never the value."""
-    text = bytes(value).decode(errors="replace") if isinstance(value, bytes | memoryview) else value
-    if not isinstance(text, str) or len(text) < SHORTEST_TEXT:
-        return None
-    return next((what for what, pattern in PERSONAL_VALUES.items() if pattern.search(text)), None)
+def _folded(table: str, column: str) -> tuple[str, str]:
+    return table.casefold(), column.casefold()
 
 
 class Masker:
@@ -114,11 +103,47 @@ class Masker:
         if mask == "category":
             self._codes[where] = self._coded(texts)
 
+    def of(self, column: MaskedColumn, value: Any) -> Any:
+        """The false value in place of a column's."""
+        assert column.mask is not None
+        where = f"{column.table}.{column.column}"
+        if column.mask == "identifier" and value not in (None, "", b""):
+            if column.most is not None and WHOLE.fullmatch(as_text(value)):
+                return self._whole(value, column.most, where)
+            if column.folded and isinstance(value, str):
+                value = value.casefold().rstrip()
+        return self.mask(column.mask, value, column.limit, where)
+
     def mask(self, mask: Mask, value: Any, limit: int | None, where: str) -> Any:
         """The false value. NULL stays NULL, and an empty text is nobody's. `where` is table and column."""
         if value is None or value == "" or value == b"":
             return value
         return self._masks[mask](value, limit, where)
+
+    def _whole(self, value: Any, most: int, where: str) -> Any:
+        """Another number for each number, in the upper half of what the column holds, where no true one is."""
+        number, half = int(as_text(value)), (most + 1) // 2
+        if not 0 <= number < half:
+            raise MaskingRefused(
+                f"{where} holds numbers below 0 or from {half} on, so it can't be masked as an identifier. Give it"
+                " another rule in masking_rules.py. No masked dump was written."
+            )
+        false = half + self._permuted("whole", number, half)
+        return false if isinstance(value, int) else like(value, str(false))
+
+    def _permuted(self, purpose: str, number: int, size: int) -> int:
+        """A number below `size` for each below it, never the same one for two: what is unique stays unique.
+        A Feistel network, walked until it is inside."""
+        bits = ((size - 1).bit_length() + 1) // 2 or 1
+        low = (1 << bits) - 1
+        while True:
+            left, right = number >> bits, number & low
+            for turn in range(ROUNDS):
+                drawn = self._digest(purpose, f"{size} {right}", turn)
+                left, right = right, left ^ (int.from_bytes(drawn[:8], "big") & low)
+            number = left << bits | right
+            if number < size:
+                return number
 
     def _digest(self, purpose: str, text: str, more: int = 0) -> bytes:
         told = f"{purpose}\x00{more}\x00{text}".encode(errors="surrogatepass")
@@ -134,6 +159,9 @@ class Masker:
             return int(digits[:13], 16)
         if UUID.fullmatch(text):
             return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-8{digits[17:20]}-{digits[20:32]}"
+        if limit and limit < SHORT:
+            # More of the value in each character, so that no two of them meet.
+            return like(value, f"m{_base36(int(digits, 16))}"[:limit])
         return like(value, f"m{digits[:31]}"[: limit or 32])
 
     def _birth(self, value: Any, limit: int | None, where: str) -> Any:
@@ -193,14 +221,18 @@ class Masker:
         return f"m{self._hex('json', value)[:15]}"
 
     def _name(self, key: str) -> str:
-        return key if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,40}", key) else f"m{self._hex('json', key)[:15]}"
+        """The name of an entry says what it is; one with a number in it may be somebody's."""
+        plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,40}", key) and not re.search(r"\d{2}", key)
+        return key if plain else f"m{self._hex('json', key)[:15]}"
 
     def _phone(self, value: Any, limit: int | None, where: str) -> Any:
         text = as_text(value)
-        digits = str(int.from_bytes(self._digest("phone", re.sub(r"\D", "", text))[:12], "big")).zfill(30)
-        kept = iter("000" + digits[-27:])
-        allowed = [c for c in text if c.isdigit() or c in "+- ()."]
-        return like(value, "".join(next(kept, "0") if c.isdigit() else c for c in allowed)[:limit])
+        given = "".join(str(int(c)) for c in text if c.isdecimal())
+        rest = len(given) - 3
+        drawn = str(self._permuted("phone", int(given[3:]), 10**rest)).zfill(rest) if rest > 0 else ""
+        kept = iter("000" + drawn)
+        allowed = [c for c in text if c.isdecimal() or c in "+- ()."]
+        return like(value, "".join(next(kept, "0") if c.isdecimal() else c for c in allowed)[:limit])
 
     def _number(self, value: Any, limit: int | None, where: str) -> Any:
         text = as_text(value)
@@ -232,8 +264,18 @@ class Masker:
         """A code for each value, as short as the longest value allows, in an order that tells nothing."""
         width = max((len(t) for t in originals), default=1)
         shuffled = sorted(originals, key=lambda t: self._digest("category", t))
-        codes = (c for c in _codes(min(width, 4)) if c not in originals)
+        # Nor one that differs in its case alone.
+        taken = {t.casefold() for t in originals}
+        codes = (c for c in _codes(min(width, 4)) if c not in taken)
         return dict(zip(shuffled, codes, strict=False))
+
+
+def _base36(number: int) -> str:
+    text = ""
+    while number:
+        number, digit = divmod(number, len(DIGITS))
+        text += DIGITS[digit]
+    return text
 
 
 def _codes(width: int) -> Iterator[str]:
@@ -266,102 +308,3 @@ def as_number(value: Any, drawn: int) -> Any:
 def like(value: Any, text: str) -> Any:
     """The text in the form that the value had."""
     return text.encode() if isinstance(value, bytes | memoryview) else text
-
-
-# --- is anything left? -------------------------------------------------------------------------------------------
-
-
-# Masks whose true values tell by themselves who somebody is, wherever they stand; and from how many characters on.
-TELLING: dict[Mask, int] = {"identifier": SHORTEST_TEXT, "phone": SHORTEST_TEXT, "hash": 8, "text": 8, "birth": 10}
-# Hashes after which those that are there twice are thrown out.
-COMPACT = 1 << 20
-
-
-class Originals:
-    """What was true, as keyed 64-bit hashes: 8 bytes for each different value, whatever it was."""
-
-    def __init__(self) -> None:
-        self._key = secrets.token_bytes(32)
-        self._anywhere = _Hashes()
-        self._own: dict[str, _Hashes] = {}
-
-    def add(self, column: MaskedColumn, values: Iterable[Any]) -> None:
-        own = self._own.setdefault(f"{column.table}.{column.column}", _Hashes())
-        least = TELLING.get(column.mask) if column.mask else None
-        for value in values:
-            if value is None or value == "" or value == b"":
-                continue
-            texts = parts(value, column.mask == "json")
-            own.add(map(self._hash, texts))
-            if least is not None:
-                self._anywhere.add(self._hash(t) for t in texts if len(t) >= least)
-
-    def _hash(self, text: str) -> int:
-        told = text.encode(errors="surrogatepass")
-        return int.from_bytes(blake2b(told, key=self._key, digest_size=8).digest(), "big")
-
-    def hits(self, column: MaskedColumn, values: Iterable[Any]) -> int:
-        """How many of a column's values are true ones: of its own column if that is masked, or, whatever column it is
-        but one that a rule keeps, telling ones of any."""
-        told = [v for v in values if v is not None and v != "" and v != b""]
-        found = 0
-        if column.masked and (own := self._own.get(f"{column.table}.{column.column}")):
-            found += own.members(self._hash(t) for v in told for t in parts(v, column.mask == "json"))
-        if column.mask != "keep":
-            looks_like_json = column.mask == "json" or "json" in column.type.lower()
-            texts = [v for v in told if isinstance(v, str | bytes | memoryview | dict | list)]
-            found += self._anywhere.members(self._hash(t) for v in texts for t in parts(v, looks_like_json))
-        return found
-
-
-class _Hashes:
-    """A set of 64-bit numbers in 8 bytes each."""
-
-    def __init__(self) -> None:
-        self._found: array[int] = array("Q")
-        self._compacted = 0
-        self._sorted: Any = None
-
-    def add(self, hashes: Iterable[int]) -> None:
-        self._found.extend(hashes)
-        self._sorted = None
-        if len(self._found) > self._compacted * 2 + COMPACT:
-            self._found = array("Q", self._unique().tobytes())
-            self._compacted = len(self._found)
-
-    def _unique(self) -> Any:
-        import numpy as np
-
-        return np.unique(np.frombuffer(self._found.tobytes(), dtype=np.uint64))
-
-    def members(self, hashes: Iterable[int]) -> int:
-        import numpy as np
-
-        if not self._found:
-            return 0
-        if self._sorted is None:
-            self._sorted = self._unique()
-        asked = np.fromiter(hashes, dtype=np.uint64)
-        return int(np.isin(asked, self._sorted).sum())
-
-
-def parts(value: Any, is_json: bool) -> list[str]:
-    """The value as text, or the texts inside a JSON value."""
-    text = as_text(value)
-    if not is_json:
-        return [text]
-    try:
-        return list(_texts(json.loads(text)))
-    except ValueError:
-        return [text]
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        for each in value.values():
-            yield from _texts(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _texts(each)
-    elif isinstance(value, str) and value:
-        yield value

@@ -7,6 +7,7 @@ Read in one snapshot of the source, table after table, in constant memory. The s
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Protocol
@@ -22,6 +23,8 @@ from saju_ops.backup.dump_sqlite import SQLiteDumps
 from saju_ops.backup.masking import MaskedColumn
 
 BATCH = 1_000
+# SQLite's whole numbers have eight bytes, whatever the type is called.
+MOST_IN_SQLITE = (1 << 63) - 1
 Row = tuple[Any, ...]
 Change = Callable[[list[Row]], list[Row]]
 
@@ -49,6 +52,9 @@ class Copier(Protocol):
 
     def finish(self) -> None:
         """Makes what had to wait for the rows."""
+
+    def definitions(self) -> str:
+        """After `finish`: the SQL by which the copy was made."""
 
     def rows(self, columns: Sequence[MaskedColumn]) -> Iterator[list[Row]]:
         """The rows of the copy."""
@@ -78,7 +84,8 @@ def _batches(rows: Iterable[Any]) -> Iterator[list[Row]]:
 # --- MySQL and MariaDB -------------------------------------------------------------------------------------------
 
 _MYSQL_COLUMNS = sa.text(
-    "SELECT c.TABLE_NAME, c.COLUMN_NAME, c.COLUMN_TYPE, c.CHARACTER_MAXIMUM_LENGTH, c.IS_NULLABLE, c.EXTRA"
+    "SELECT c.TABLE_NAME, c.COLUMN_NAME, c.COLUMN_TYPE, c.CHARACTER_MAXIMUM_LENGTH, c.IS_NULLABLE, c.EXTRA,"
+    " c.COLLATION_NAME"
     " FROM information_schema.COLUMNS c JOIN information_schema.TABLES t"
     " ON t.TABLE_SCHEMA = c.TABLE_SCHEMA AND t.TABLE_NAME = c.TABLE_NAME"
     " WHERE c.TABLE_SCHEMA = DATABASE() AND t.TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED')"
@@ -98,6 +105,7 @@ class _MySQL:
     ) -> None:
         self._source, self._scratch, self._reader, self._writer = source, scratch, reader, writer
         self.notes = ["events are switched off"]
+        self._defined: list[bytes] = []
         reader.exec_driver_sql("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         reader.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
         self._quote = reader.dialect.identifier_preparer.quote
@@ -105,11 +113,15 @@ class _MySQL:
     def columns(self) -> list[MaskedColumn]:
         found = []
         for row in self._reader.execute(_MYSQL_COLUMNS):
-            table, column, kind, limit, nullable, extra = (v.decode() if isinstance(v, bytes) else v for v in row)
+            told = (v.decode() if isinstance(v, bytes) else v for v in row)
+            table, column, kind, limit, nullable, extra, collation = told
             if "GENERATED" in str(extra).upper().replace("DEFAULT_GENERATED", ""):
                 continue
             small = int(limit) if limit is not None and int(limit) < 65_535 else None
-            found.append(MaskedColumn(table, column, str(kind), None, small, nullable == "YES"))
+            folded = "_ci" in str(collation)
+            found.append(
+                MaskedColumn(table, column, str(kind), None, small, nullable == "YES", _most(str(kind)), folded)
+            )
         return found
 
     def keys(self) -> list[tuple[str, str, str, str]]:
@@ -134,7 +146,10 @@ class _MySQL:
     def _schema(self, more: Sequence[str]) -> None:
         client = dump_client(self._source.engine)
         with client.program(self._source.url, [*more, self._source.database]) as program, Output(program) as output:
-            self._scratch.load(_read(output), self._source.database, drill=True)
+            self._scratch.load(_read(output, self._defined), self._source.database, drill=True)
+
+    def definitions(self) -> str:
+        return b"".join(self._defined).decode(errors="replace")
 
     def copy(self, columns: Sequence[MaskedColumn], change: Change) -> int:
         names = ", ".join(self._quote(c.column) for c in columns)
@@ -152,10 +167,23 @@ class _MySQL:
         self._writer.rollback()
 
 
-def _read(output: Output) -> Iterator[bytes]:
+def _read(output: Output, kept: list[bytes]) -> Iterator[bytes]:
     while data := output.read():
+        kept.append(data)
         yield data
     output.finish()
+
+
+# The largest number of each type of whole numbers.
+_BITS = {
+    "tinyint": 7, "smallint": 15, "int2": 15, "smallserial": 15, "mediumint": 23, "int": 31, "integer": 31, "int4": 31,
+    "serial": 31, "bigint": 63, "int8": 63, "bigserial": 63,
+}  # fmt: skip
+
+
+def _most(kind: str) -> int | None:
+    bits = _BITS.get(re.split(r"[( ]", kind.lower(), maxsplit=1)[0])
+    return (1 << bits) - 1 if bits else None
 
 
 # --- PostgreSQL --------------------------------------------------------------------------------------------------
@@ -191,6 +219,7 @@ class _Postgres:
     ) -> None:
         self._source, self._scratch, self._reader, self._writer = source, scratch, reader, writer
         self.notes = ["large objects are left out"]
+        self._defined: list[bytes] = []
         reader.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         self._snapshot = str(reader.exec_driver_sql("SELECT pg_export_snapshot()").scalar())
 
@@ -199,7 +228,7 @@ class _Postgres:
 
     def columns(self) -> list[MaskedColumn]:
         return [
-            MaskedColumn(table, column, kind, None, int(limit) if limit else None, nullable)
+            MaskedColumn(table, column, kind, None, int(limit) if limit else None, nullable, _most(kind))
             for table, column, kind, limit, nullable in self._rows(_POSTGRES_COLUMNS)
         ]
 
@@ -232,7 +261,10 @@ class _Postgres:
             f"--section={section}", f"--snapshot={self._snapshot}",
         ]  # fmt: skip
         with self._source._program(path, arguments) as program, Output(program) as output:
-            self._scratch.load(_read(output), self._source.database, drill=True)
+            self._scratch.load(_read(output, self._defined), self._source.database, drill=True)
+
+    def definitions(self) -> str:
+        return b"".join(self._defined).decode(errors="replace")
 
     def copy(self, columns: Sequence[MaskedColumn], change: Change) -> int:
         statement = f"COPY {columns[0].table} ({self._names(columns)}) FROM STDIN"
@@ -243,7 +275,8 @@ class _Postgres:
                 for row in change(batch):
                     copy.write_row(row)
                 count += len(batch)
-        self._writer.commit()
+        # SQLAlchemy knows nothing of the driver's own transaction, and psql would wait for its locks for ever.
+        driver.commit()
         return count
 
     def finish(self) -> None:
@@ -258,7 +291,8 @@ class _Postgres:
 
     def rows(self, columns: Sequence[MaskedColumn]) -> Iterator[list[Row]]:
         yield from self._read(self._writer, columns)
-        self._writer.rollback()
+        driver: Any = self._writer.connection.driver_connection
+        driver.rollback()
 
 
 # --- SQLite ------------------------------------------------------------------------------------------------------
@@ -293,15 +327,24 @@ class _SQLite:
         for table in self._tables():
             for _, column, kind, not_null, _, _, hidden in self._reader.execute(f"PRAGMA table_xinfo({_q(table)})"):
                 if hidden == 0:
-                    found.append(MaskedColumn(table, column, kind, None, None, not not_null))
+                    most = MOST_IN_SQLITE if "INT" in kind.upper() else None
+                    found.append(MaskedColumn(table, column, kind, None, None, not not_null, most))
         return found
 
     def keys(self) -> list[tuple[str, str, str, str]]:
         found = []
         for table in self._tables():
             for row in self._reader.execute(f"PRAGMA foreign_key_list({_q(table)})"):
-                found.append((table, row[3], row[2], row[4] or row[3]))
+                found.append((table, row[3], row[2], row[4] or self._key_of(row[2], row[1])))
         return found
+
+    def _key_of(self, table: str, number: int) -> str:
+        """A column of a table's primary key, which is what a reference without a column means."""
+        rows = self._reader.execute(f"PRAGMA table_info({_q(table)})").fetchall()
+        return str(next((name for _, name, _, _, _, place in rows if place == number + 1), ""))
+
+    def definitions(self) -> str:
+        return "\n".join(sql for _, _, sql in self._schema)
 
     def values(self, column: MaskedColumn) -> Iterator[Any]:
         for (value,) in self._reader.execute(f"SELECT DISTINCT {_q(column.column)} FROM {_q(column.table)}"):  # noqa: S608

@@ -97,14 +97,16 @@ RULES: dict[str, dict[str, Mask]] = {
     },
 }
 
-# Names that a column about a person has, in English and Korean. Whole words between underscores, or their beginning.
+# Names that a column about a person has, in English and Korean. Whole words between underscores (`phoneNumber2` is read
+# as `phone_number`), or their beginning or end.
 PERSONAL_NAME = re.compile(
-    r"(^|_)(name|names|firstname|lastname|fullname|nickname|username|login|phone|mobile|tel|telephone|cell|fax|email|mail"
-    r"|e_mail|birth\w*|born|dob|addr|address|street|city|zip|zipcode|postal|postcode|lat|latitude|lng|lon|longitude"
-    r"|location|ssn|rrn|resident\w*|passport|license|licence|card|cardno|account|iban|bank|payer|buyer|receipt|ip|ipaddr"
-    r"|user_agent|gender|sex|age|password|passwd|pwd|secret|token|otp|pin|signature|photo|face|voice|message|content"
-    r"|comment|memo|note|notes|body|question|answer|prompt|customer|order_id|payment_key|user_id|member_id|emp_id"
-    r"|encrypted)(_|$)|이름|성명|전화|휴대|연락처|생년|생일|주소|메일|주민|계좌|카드|비밀번호|메모|내용",
+    r"(^|_)(\w*name|names|login|\w*phone\w*|mobile\w*|tel|telno|cell|hp|hpno|handp\w*|fax|contact\w*|\w*email\w*|mail"
+    r"|e_mail|birth\w*|born|dob|\w*addr\w*|street|city|zip|zipcode|postal|postcode|lat|latitude|lng|lon|longitude"
+    r"|location|ssn|rrn|jumin\w*|resident\w*|passport\w*|license|licence|card\w*|account\w*|iban|bank\w*|payer|buyer"
+    r"|recipient|receiver|sender|applicant|guardian|receipt|ip|ipaddr\w*|user_agent|gender|sex|age|password|passwd|pwd"
+    r"|secret|token|otp|pin|signature|photo|face|voice|message|content|comment|memo|note|notes|body|question|answer"
+    r"|prompt|\w*customer\w*|kakao\w*|nick|order_id|payment_key|(?:user|member|emp|cust)_?(?:id|no)|encrypted)(_|$)"
+    r"|이름|성명|성함|명$|전화|휴대|핸드폰|연락처|생년|생일|출생|주소|거주지|메일|주민|여권|면허|계좌|예금주|카드|비밀번호|메모|내용|문의",
     re.IGNORECASE,
 )
 
@@ -112,6 +114,7 @@ PERSONAL_NAME = re.compile(
 PERSONAL_VALUES: dict[str, re.Pattern[str]] = {
     "an e-mail address": re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*[a-z]{2,}", re.IGNORECASE),
     "a phone number": re.compile(r"(?<!\d)(?:\+?82[- .]?|0)1[016789][- .]?\d{3,4}[- .]?\d{4}(?!\d)"),
+    "a telephone number": re.compile(r"(?<![\d-])0(?:2|[3-6]\d|70)[-.) ]{1,2}\d{3,4}[-. ]\d{4}(?![\d-])"),
     "a resident registration number": re.compile(
         r"(?<!\d)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])-[1-8]\d{6}(?!\d)"
     ),
@@ -120,3 +123,6 @@ PERSONAL_VALUES: dict[str, re.Pattern[str]] = {
 }
 # Types that may hold anything, so that without a rule nobody has said that it is not personal.
 ANYTHING = re.compile(r"text|json|blob|bytea|clob|xml|hstore|binary|vector|geometry|^$", re.IGNORECASE)
+# Texts in the definitions of tables, views, triggers and routines that look personal and are nobody's, such as the
+# address of who wrote one.
+HARMLESS_TEXTS: tuple[str, ...] = ()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 import sqlalchemy as sa
 
 from saju_ops.backup.masked_dump import take_masked_dump
-from saju_ops.backup.masking import MaskedColumn, Masker, MaskingRefused, Originals, personal_value, suspicious_columns
+from saju_ops.backup.masking import MaskedColumn, Masker, MaskingRefused
+from saju_ops.backup.masking_look import Originals, personal_value, suspicious_columns
 from saju_ops.backup.masking_rules import RULES
 from saju_ops.database import parse_database_url
 from saju_ops.schema.tables import chatbot, paid_reports, speech_analysis
@@ -242,6 +244,158 @@ def test_a_true_value_in_another_column_is_found(sqlite_url: str, tmp_path: Path
     assert Dumps(sqlite_url, tmp_path).files() == []
 
 
+def execute(url: str, *statements: str) -> None:
+    with sa.create_engine(parse_database_url(url), isolation_level="AUTOCOMMIT").connect() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement.replace("%", "%%"))
+
+
+@pytest.mark.parametrize(
+    ("statements", "why"),
+    [
+        (("CREATE TABLE calls (path varchar(99))", "INSERT INTO calls VALUES ('/api/sessions/sess-true-3/log')"),
+         "calls.path holds 1 true values"),
+        (("CREATE TABLE calls (asked varchar(99))", """INSERT INTO calls VALUES ('{"sid": "sess-true-3"}')"""),
+         "calls.asked holds 1 true values"),
+        (("CREATE TABLE calls (code varchar(99))", "INSERT INTO calls VALUES ('SESS-TRUE-3')"),
+         "calls.code holds 1 true values"),
+        (("CREATE TABLE calls (at DATETIME)", "INSERT INTO calls SELECT birth_datetime FROM user_sessions"),
+         "calls.at holds 12 true values"),
+        (("CREATE VIEW one AS SELECT 'hong.gildong3' AS who",), "the definition of VIEW one holds a true value"),
+        (("CREATE TABLE calls (code varchar(20) DEFAULT '010-2222-3333')",),
+         "the definition of TABLE calls holds what looks like a phone number"),
+    ],
+)  # fmt: skip
+def test_somebody_named_inside_a_value_or_a_definition_is_found(
+    statements: tuple[str, ...], why: str, sqlite_url: str, tmp_path: Path
+) -> None:
+    people(sqlite_url)
+    execute(sqlite_url, *statements)
+    with pytest.raises(MaskingRefused) as refused:
+        masked(sqlite_url, tmp_path)
+    assert why in str(refused.value)
+    assert "gildong" not in str(refused.value)
+    assert Dumps(sqlite_url, tmp_path).files() == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "statements", "why"),
+    [
+        ("mysql", ("CREATE TABLE calls (id int) COMMENT 'ask 010-2222-3333'",), "TABLE `calls` holds what looks like"),
+        ("mysql", ("CREATE FUNCTION who() RETURNS varchar(20) DETERMINISTIC RETURN 'hong.gildong3'",),
+         "FUNCTION `who` holds a true value"),
+        ("postgres", ("CREATE TYPE who AS ENUM ('hong.gildong3', 'b')",), "TYPE public.who holds a true value"),
+    ],
+)  # fmt: skip
+def test_on_a_server_definitions_are_looked_through_too(
+    engine: str, statements: tuple[str, ...], why: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = request.getfixturevalue(f"{engine}_url")
+    people(url)
+    execute(url, *statements)
+    with pytest.raises(MaskingRefused, match=re.escape(f"the definition of {why}")):
+        masked(url, tmp_path)
+
+
+def test_what_is_alike_by_chance_stops_nothing(postgres_url: str, tmp_path: Path) -> None:
+    """An employee's number and a row's, a child born in the second of a message, and a status that somebody wrote."""
+    people(postgres_url)
+    execute(
+        postgres_url,
+        "UPDATE analysis_jobs SET emp_id = '10023', status = 'completed'",
+        "CREATE TABLE visits (id bigint, n int)", "INSERT INTO visits VALUES (10023, 5)",
+        "UPDATE user_sessions SET birth_datetime = '2026-01-05 09:30:00' WHERE session_id = 'sess-true-3'",
+        "UPDATE conversation_logs SET created_at = '2026-01-05 09:30:00' WHERE session_id = 'sess-true-1'",
+        "UPDATE conversation_logs SET content = 'completed' WHERE session_id = 'sess-true-1'",
+    )  # fmt: skip
+    assert masked(postgres_url, tmp_path).proven
+
+
+def test_identifiers_that_are_numbers_join_and_stay_unique(
+    database_url: str, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RULES, "staff", {"emp_no": "identifier"})
+    execute(
+        database_url, "CREATE TABLE staff (emp_no int NOT NULL PRIMARY KEY)",
+        "CREATE TABLE shifts (id int, who int, FOREIGN KEY (who) REFERENCES staff (emp_no))",
+        f"INSERT INTO staff VALUES {', '.join(f'({n})' for n in range(300))}",
+        "INSERT INTO shifts SELECT emp_no, emp_no FROM staff", "INSERT INTO shifts VALUES (300, NULL)",
+    )  # fmt: skip
+    masked(database_url, tmp_path)
+    restored(database_url, tmp_path, target)
+    (counts,) = query(
+        target, "SELECT COUNT(*), COUNT(DISTINCT who), MIN(emp_no) FROM shifts s JOIN staff e ON e.emp_no = s.who"
+    )
+    assert counts[:2] == (300, 300)
+    assert counts[2] >= 2**30
+
+
+def test_a_reference_without_a_column_and_in_another_case_is_followed(sqlite_url: str, tmp_path: Path) -> None:
+    people(sqlite_url)
+    execute(
+        sqlite_url, "CREATE TABLE visits (id int, who varchar(255) REFERENCES USERS)",
+        "CREATE TABLE views (id int, who varchar(255) REFERENCES Users (USER_ID))",
+        "INSERT INTO visits VALUES (1, 'hong.gildong3')", "INSERT INTO views VALUES (1, 'hong.gildong3')",
+    )  # fmt: skip
+    masked(sqlite_url, tmp_path)
+    target = restored(sqlite_url, tmp_path, f"sqlite:///{tmp_path / 'developers.db'}")
+    joined = "SELECT COUNT(*) FROM users u JOIN visits v ON v.who = u.user_id JOIN views w ON w.who = u.user_id"
+    assert query(target, joined) == [(1,)]
+
+
+def test_where_the_database_takes_no_notice_of_case_what_joined_still_joins(
+    mysql_url: str, mysql_server: Any, tmp_path: Path
+) -> None:
+    people(mysql_url)
+    execute(mysql_url, "UPDATE conversation_logs SET session_id = 'SESS-True-3' WHERE session_id = 'sess-true-3'")
+    masked(mysql_url, tmp_path)
+    with mysql_server.database() as target:
+        restored(mysql_url, tmp_path, target)
+        joined = "SELECT COUNT(*) FROM conversation_logs l JOIN user_sessions s ON s.session_id = l.session_id"
+        assert query(target, joined) == [(PEOPLE,)]
+
+
+@pytest.mark.parametrize(
+    ("mask", "limit", "values"),
+    [
+        ("phone", None, [f"010-{n // 10_000:04d}-{n % 10_000:04d}" for n in range(0, 40_000_000, 1_000)]),
+        ("phone", 9, [f"{n:09d}" for n in range(20_000)]),
+        ("identifier", 8, [f"u{n}" for n in range(20_000)]),
+    ],
+)
+def test_what_was_unique_stays_unique(mask: Any, limit: int | None, values: list[str]) -> None:
+    masker = Masker()
+    false = [masker.mask(mask, v, limit, "t.c") for v in values]
+    assert len(set(false)) == len(values)
+    assert not set(false) & set(values) - {f"{n:09d}" for n in range(20_000)}
+    assert {len(v) for v in false} == {limit or len(values[0])}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("phoneNumber", "varchar(20)"), ("customerName", "varchar(20)"), ("emailAddress", "varchar(20)"),
+        ("homeAddress", "varchar(20)"), ("addr1", "varchar(20)"), ("tel2", "char(9)"), ("hp", "varchar(20)"),
+        ("contact_no", "varchar(20)"), ("userId", "int"), ("고객명", "varchar(20)"), ("핸드폰", "varchar(20)"),
+        ("extra", "varchar(2000)"), ("extra", "character varying"), ("extra", "character varying(20)[]"),
+        ("extra", "nvarchar(300)"), ("extra", "jsonb"),
+    ],
+)  # fmt: skip
+def test_a_column_may_be_personal_by_its_name_or_type(name: str, kind: str) -> None:
+    assert suspicious_columns([MaskedColumn("t", name, kind, None)])
+    assert not suspicious_columns([MaskedColumn("t", name, kind, "keep")])
+
+
+@pytest.mark.parametrize("kind", ["varchar(255)", "char(2)", "character varying(20)", "int", "timestamp", "VARCHAR(9)"])
+def test_a_column_of_codes_is_harmless(kind: str) -> None:
+    assert suspicious_columns([MaskedColumn("t", "status", kind, None)]) == []
+
+
+@pytest.mark.parametrize("text", ["０１０－１２３４－５６７８", "T. 02-123-4567", "(031) 1234-5678", "070-1234-5678"])
+def test_telephone_numbers_are_known_in_every_spelling(text: str) -> None:
+    assert personal_value(text)
+
+
 def test_a_column_that_refers_to_a_masked_one_is_masked_alike(
     postgres_url: str, postgres_server: Any, tmp_path: Path
 ) -> None:
@@ -297,12 +451,13 @@ def test_a_mask_keeps_the_form_and_not_the_value(mask: Any, value: Any) -> None:
 
 
 def test_what_is_nobodys_is_no_personal_value() -> None:
-    for text in ("2026-10-01 03:00:00", "gpt-4o-mini", "GET /api/v1", "12345678", "0.25", "서울", "pending"):
+    dates = ("2026-10-01 03:00:00", "20261001-0300-1234", "01-2026-1001")
+    for text in (*dates, "gpt-4o-mini", "GET /api/v1", "12345678", "0.25", "서울", "pending"):
         assert personal_value(text) is None, text
 
 
 def test_originals_are_found_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saju_ops.backup.masking.COMPACT", 10_000)
+    monkeypatch.setattr("saju_ops.backup.masking_look.COMPACT", 10_000)
     originals, column = Originals(), MaskedColumn("t", "c", "varchar(20)", "identifier")
     for start in range(0, 120_000, 5_000):
         originals.add(column, [f"value-{i}" for i in range(start, start + 5_000)])
