@@ -186,6 +186,7 @@ def take_dump(
     if masked is not None:
         more["masking"] = masked
     try:
+        more["defaults"] = shown.defaults()
         for number in range(1, options.tries + 1):
             try:
                 return _Dump(source, storage, options, label, now, say, number, redacted(shown.url), more).take()

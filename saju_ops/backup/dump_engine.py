@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -71,8 +71,11 @@ class DumpEngine(Protocol):
     def objects(self) -> int:
         """How many tables, views, routines and so on there are: 0 means empty. -1: there is no such database."""
 
-    def create(self) -> None:
-        """Makes the database, which is not there yet."""
+    def defaults(self) -> dict[str, str]:
+        """The database's own character set and sort order, which a dump doesn't hold and tables made later take."""
+
+    def create(self, defaults: Mapping[str, str]) -> None:
+        """Makes the database, which is not there yet, with these defaults where the server has them."""
 
     def empty(self) -> None:
         """Drops everything in the database. Only after the operator named it."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -86,11 +86,17 @@ ALTERED = sa.text(
     "SELECT GROUP_CONCAT(CONCAT_WS('|', ROUTINE_TYPE, ROUTINE_NAME, LAST_ALTERED) ORDER BY 1 SEPARATOR ';')"
     " FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = DATABASE()"
 )
+DEFAULTS = sa.text(
+    "SELECT DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA"
+    " WHERE SCHEMA_NAME = DATABASE()"
+)
 ELSEWHERE = sa.text(
     "SELECT DISTINCT TABLE_NAME FROM information_schema.KEY_COLUMN_USAGE WHERE TABLE_SCHEMA = DATABASE()"
     " AND REFERENCED_TABLE_SCHEMA IS NOT NULL AND REFERENCED_TABLE_SCHEMA <> DATABASE() LIMIT 3"
 )
 AUTO_INCREMENT = re.compile(r" AUTO_INCREMENT=\d+")
+# MySQL names the character set of a column only where a statement gave one, as every dump does; the sort order tells it.
+CHARACTER_SET = re.compile(r" CHARACTER SET \w+(?= COLLATE \w)")
 
 
 @dataclass(frozen=True)
@@ -171,7 +177,8 @@ class MySQLDumps:
             is_view = table.kind == "VIEW"
             text = _show(connection, "VIEW" if is_view else "TABLE", table.name)
             kind = "view" if is_view else "table"
-            found[f"{kind} {table.name}"] = fingerprint(AUTO_INCREMENT.sub("", text))
+            text = CHARACTER_SET.sub("", AUTO_INCREMENT.sub("", text))
+            found[f"{kind} {table.name}"] = fingerprint(text)
         for row in connection.execute(TRIGGERS):
             found[f"trigger {row[0]}"] = fingerprint(*map(_text, row))
         for kind, name in connection.execute(ROUTINES):
@@ -205,10 +212,20 @@ class MySQLDumps:
 
     # --- restoring -----------------------------------------------------------------------------------------
 
-    def create(self) -> None:
+    def defaults(self) -> dict[str, str]:
+        with self._engine.connect() as connection:
+            charset, collation = connection.execute(DEFAULTS).one()
+            return {"character_set": _text(charset), "collation": _text(collation)}
+
+    def create(self, defaults: Mapping[str, str]) -> None:
+        charset, collation = defaults.get("character_set", ""), defaults.get("collation", "")
         with connect(_of_server(self.url)).connect() as connection:
-            name = connection.dialect.identifier_preparer.quote(self.database)
-            connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4".replace("%", "%%"))
+            name = connection.dialect.identifier_preparer.quote(self.database).replace("%", "%%")
+            if re.fullmatch(r"\w+", charset) and re.fullmatch(r"\w+", collation):
+                with suppress(DBAPIError):  # such as a collation of another version
+                    connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET {charset} COLLATE {collation}")
+                    return
+            connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
 
     def empty(self) -> None:
         with self._engine.connect() as connection:

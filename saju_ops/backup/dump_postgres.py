@@ -7,7 +7,7 @@ is a database of its own here, which SQL can't leave; psql's own commands are re
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from typing import Any
@@ -147,10 +147,15 @@ class PostgresDumps:
                     raise
         raise AssertionError
 
-    def create(self) -> None:
+    def defaults(self) -> dict[str, str]:
+        with self._engine.connect() as connection:
+            encoding, collate, ctype = connection.exec_driver_sql(LOCALE).one()
+            return {"encoding": str(encoding), "collation": str(collate), "ctype": str(ctype)}
+
+    def create(self, defaults: Mapping[str, str]) -> None:
         with self._admin().connect() as connection:
-            name = connection.dialect.identifier_preparer.quote_identifier(self.database).replace("%", "%%")
-            connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
+            name = connection.dialect.identifier_preparer.quote_identifier(self.database)
+            _create_like(connection, name, defaults)
 
     def empty(self) -> None:
         with self._engine.begin() as connection:
@@ -190,7 +195,7 @@ class PostgresDumps:
             admin = self._admin(server)
             with admin.connect() as connection:
                 _drop_leftovers(connection, now)
-                self._create_like(connection, name)
+                _create_like(connection, name, self.defaults())
                 connection.exec_driver_sql(f"COMMENT ON DATABASE {name} IS '{MARKER} {now.isoformat()}'")
         except DBAPIError as error:
             raise DrillNotPossible(
@@ -207,21 +212,6 @@ class PostgresDumps:
     def roles(self) -> list[str]:
         with self._engine.connect() as connection:
             return [row[0] for row in _rows(connection, ROLES)]
-
-    def _create_like(self, connection: sa.Connection, name: str) -> None:
-        """With the source's locale where the server has it: sort orders decide what a unique index takes."""
-        with self._engine.connect() as source:
-            locale = source.exec_driver_sql(LOCALE).one()
-        quoted = [str(x).replace("'", "''") for x in locale]
-        base = f"CREATE DATABASE {name} TEMPLATE template0"
-        try:
-            connection.exec_driver_sql(
-                f"{base} ENCODING '{quoted[0]}' LC_COLLATE '{quoted[1]}' LC_CTYPE '{quoted[2]}'".replace("%", "%%")
-            )
-        except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", "") not in ("42809", "22023"):
-                raise
-            connection.exec_driver_sql(base)
 
 
 class _Scratch(PostgresDumps):
@@ -298,6 +288,22 @@ def _definitions(connection: sa.Connection) -> dict[str, str]:
         for name, *parts in _rows(connection, statement):
             found[f"{kind} {name}"] = fingerprint(*(as_restored(p) if isinstance(p, str) else p for p in parts))
     return found
+
+
+def _create_like(connection: sa.Connection, quoted: str, defaults: Mapping[str, str]) -> None:
+    """With the source's locale where the server has it: sort orders decide what a unique index takes."""
+    base = f"CREATE DATABASE {quoted} TEMPLATE template0"
+    kept = {word: str(value).replace("'", "''") for word, value in defaults.items()}
+    if not kept:
+        connection.exec_driver_sql(f"{base} ENCODING 'UTF8'".replace("%", "%%"))
+        return
+    like = f"ENCODING '{kept['encoding']}' LC_COLLATE '{kept['collation']}' LC_CTYPE '{kept['ctype']}'"
+    try:
+        connection.exec_driver_sql(f"{base} {like}".replace("%", "%%"))
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", "") not in ("42809", "22023"):
+            raise
+        connection.exec_driver_sql(base.replace("%", "%%"))
 
 
 def _drop_leftovers(connection: sa.Connection, now: datetime) -> None:

@@ -231,7 +231,7 @@ def _restore(
 ) -> None:  # fmt: skip
     if result.target_objects < 0:
         try:
-            target.create()
+            target.create(manifest.extra.get("defaults", {}))
         except DBAPIError as error:
             raise OperatorError(
                 f"{result.target} can't be made ({error_text(error)}). Let somebody who may make the empty database, or"
@@ -249,6 +249,7 @@ def _restore(
             f"The restore into {result.target} broke off: {error} The target holds a part or nothing; the dump is as it"
             f" was. When the cause is gone, start again with --replace {result.target_database}."
         ) from None
+    result.left_out += _other_defaults(manifest, target)
     say("Comparing the target with the manifest.")
     expected, found = Contents.from_json(manifest.contents), target.contents()
     told = differences(expected, found)
@@ -259,6 +260,17 @@ def _restore(
             f"{' …' if len(told) > 5 else ''}. If a service writes to it already, that may be why; else don't rely on"
             " it."
         )
+
+
+def _other_defaults(manifest: BackupManifest, target: DumpEngine) -> list[str]:
+    wanted, found = manifest.extra.get("defaults", {}), target.defaults()
+    if not wanted or wanted == found:
+        return []
+    mine, theirs = (", ".join(map(str, d.values())) for d in (found, wanted))
+    return [
+        f"the database's own character set and sort order are {mine}; the dumped one's were {theirs}. Its tables have"
+        " theirs; tables that are made later take the database's"
+    ]
 
 
 def _content(storage: Storage, manifest: BackupManifest) -> Iterator[bytes]:

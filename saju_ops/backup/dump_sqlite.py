@@ -11,7 +11,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -80,7 +80,10 @@ class SQLiteDumps:
         with private_folder() as folder:
             yield SQLiteTaking(self, folder / "copy.sqlite")
 
-    def create(self) -> None:
+    def defaults(self) -> dict[str, str]:
+        return {}
+
+    def create(self, defaults: Mapping[str, str]) -> None:
         """Nothing to make: `load` makes the file."""
 
     def empty(self) -> None:

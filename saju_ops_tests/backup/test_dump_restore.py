@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from saju_ops.backup.dump import take_dump
+from saju_ops.backup.dump_engine import open_engine
 from saju_ops.backup.times import instant_of
 from saju_ops.cli import main
 from saju_ops.database import connect
@@ -153,6 +154,36 @@ def test_an_unproven_dump_is_restored_only_when_asked(sqlite_url: str, tmp_path:
         dumps.restore(target)
     assert any("NEVER PROVEN" in s for s in dumps.restore(target, unproven=True).sentences())
     assert everything(target) == everything(sqlite_url)
+
+
+@pytest.mark.parametrize(
+    ("engine", "like"),
+    [
+        ("mysql", "CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci"),
+        ("mariadb", "CHARACTER SET euckr COLLATE euckr_bin"),
+        ("postgres", "TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"),
+    ],
+)
+def test_a_database_that_is_made_gets_the_sort_order_that_it_had(
+    engine: str, like: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    server: Engine = request.getfixturevalue(f"{engine}_server")
+    named = [f"{kind}_{tmp_path.name}"[:60].lower() for kind in ("source", "made", "there")]
+    source, made, there = [server.database_url(name) for name in named]
+    server.execute(f"CREATE DATABASE {named[0]} {like}", f"CREATE DATABASE {named[2]}")
+    try:
+        with sa.create_engine(source, isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.exec_driver_sql("CREATE TABLE t (name varchar(9))")
+        dumps = Dumps(source, tmp_path)
+        dumps.take()
+        assert dumps.restore(made).left_out == []
+        assert open_engine(sa.make_url(made)).defaults() == open_engine(sa.make_url(source)).defaults()
+        (note,) = dumps.restore(there).left_out
+        assert "sort order" in note
+        assert f"the dumped one's were {', '.join(open_engine(sa.make_url(source)).defaults().values())}." in note
+    finally:
+        for name in named:
+            server.execute(f"DROP DATABASE IF EXISTS {name}{' WITH (FORCE)' if engine == 'postgres' else ''}")
 
 
 def test_a_dump_of_another_engine_is_refused(sqlite_url: str, postgres_url: str, tmp_path: Path) -> None:
