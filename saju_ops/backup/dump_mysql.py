@@ -95,7 +95,7 @@ ELSEWHERE = sa.text(
     " AND REFERENCED_TABLE_SCHEMA IS NOT NULL AND REFERENCED_TABLE_SCHEMA <> DATABASE() LIMIT 3"
 )
 AUTO_INCREMENT = re.compile(r" AUTO_INCREMENT=\d+")
-# MySQL names the character set of a column only where a statement gave one, as every dump does; the sort order tells it.
+# MySQL names a column's character set only where a statement gave one, as every dump does; the sort order tells it.
 CHARACTER_SET = re.compile(r" CHARACTER SET \w+(?= COLLATE \w)")
 
 
