@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 from saju_ops.alerts.blocks import escaped
 from saju_ops.alerts.channels import Channel, ChannelFailed, MessageRefused
 from saju_ops.alerts.message import Message, local, utc_now
-from saju_ops.alerts.outbox import Health, Outbox, Waiting, WaitingFile
+from saju_ops.alerts.outbox import LONGEST_WAIT, Health, Outbox, Waiting, WaitingFile
 
 # More than so many at once are one message: nobody reads two hundred.
 GATHER_FROM = 20
@@ -117,8 +117,9 @@ class Delivery:
 
     def _deliver(self, channel: Channel, report: Report) -> None:
         name = channel.name
-        if self.outbox.health(name).not_before > self.clock().timestamp():
-            report.error = self.outbox.health(name).error
+        health = self.outbox.health(name)
+        if health.left_alone(self.clock()):
+            report.error = health.error
             return
         try:
             self._messages(channel, report)
@@ -205,7 +206,7 @@ class Delivery:
         failures = self.outbox.health(channel).failures
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures, 10))
         if failed.retry_after is not None:
-            pause = max(failed.retry_after, 1.0)
+            pause = min(max(failed.retry_after, 1.0), LONGEST_WAIT.total_seconds())
         self.outbox.channel_failed(channel, failed.sentence, now, now + timedelta(seconds=pause))
 
     def _files(self, channel: Channel) -> None:

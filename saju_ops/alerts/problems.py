@@ -60,7 +60,7 @@ def settle(
             opened[key] = _payload(problem)
             if not problem.told_elsewhere:
                 messages.append(_first(problem, now))
-        elif now.timestamp() - known[key]["told"] >= reminder.total_seconds():
+        elif abs(now.timestamp() - known[key]["told"]) >= reminder.total_seconds():
             reminded.append(key)
             messages.append(_reminder(problem, known[key], now, zone))
     for key, before in known.items():

@@ -7,6 +7,7 @@ import io
 import sqlite3
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -105,7 +106,10 @@ def open_outbox(folder: Path, now: datetime) -> Outbox:
     except sqlite3.OperationalError:
         raise  # locked, full, not permitted: the file is sound
     except sqlite3.DatabaseError:
-        path.rename(path.with_name(f"{FILE}.broken-{now:%Y%m%dT%H%M%S}"))
+        # Its journal with it: SQLite would play that back into the new one.
+        for each in (path, path.with_name(f"{FILE}-journal")):
+            with suppress(FileNotFoundError):
+                each.rename(each.with_name(f"{each.name}.broken-{now:%Y%m%dT%H%M%S}"))
         return Outbox(path)
 
 

@@ -134,6 +134,28 @@ def test_retry_after_is_heeded_to_the_second(scene: Scene, fake: FakeSlack) -> N
     assert len(fake.messages) == 1
 
 
+def test_a_retry_after_of_years_is_an_hour(scene: Scene, fake: FakeSlack) -> None:
+    fake.fault(POST, "429", retry_after=10**9)
+    scene.add(message(1))
+    scene.deliver()
+    scene.later(hours=1, seconds=1)
+    scene.deliver()
+    assert len(fake.messages) == 1
+
+
+@pytest.mark.parametrize("kind", ["500", "ok:invalid_blocks"])
+def test_a_clock_that_was_ahead_and_is_put_back_silences_nothing(scene: Scene, fake: FakeSlack, kind: str) -> None:
+    """Whatever was to be tried again `later` then was later by years."""
+    fake.fault(POST, kind, times=4)
+    scene.add(message(1))
+    scene.later(days=3650)
+    scene.deliver()
+    assert not fake.messages
+    scene.later(days=-3650)
+    scene.until_told(ticks=10)
+    assert texts(fake) == ["✅ *알림 1번*"]
+
+
 def test_a_short_retry_after_is_waited_out_at_once(scene: Scene, fake: FakeSlack) -> None:
     fake.fault(POST, "429", retry_after=1)
     scene.add(message(1))

@@ -103,6 +103,18 @@ def test_a_broken_outbox_is_put_aside_and_the_sensor_goes_on(scene: AlertScene) 
     assert [p.name for p in scene.outbox.path.parent.glob("*.broken-*")]
 
 
+def test_an_outbox_that_is_damaged_in_its_middle_is_put_aside_too(scene: AlertScene) -> None:
+    scene.begin()
+    path = scene.outbox.path
+    data = path.read_bytes()
+    # Its first page, with the list of tables, is sound.
+    path.write_bytes(data[:4096] + b"\xa5" * (len(data) - 4096))
+    run = ended(scene.instance)
+    scene.tick()
+    assert run in scene.last()
+    assert [p.name for p in path.parent.glob("*.broken-*")]
+
+
 def test_resetting_the_sensors_cursor_tells_nothing_twice(scene: AlertScene) -> None:
     scene.begin()
     ended(scene.instance)
