@@ -8,9 +8,11 @@ limits need), in which each is named. Never raises for a channel's sake: how it 
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -110,7 +112,8 @@ class Delivery:
             # What nobody foresaw, in the channel or on this machine's disk: the other channel goes on.
             log.exception("delivery on %s failed", channel.name)
             report.error = f"예상하지 못한 오류 ({type(error).__name__})"
-            self._failed(channel.name, report, ChannelFailed(report.error))
+            with suppress(sqlite3.Error):
+                self._failed(channel.name, report, ChannelFailed(report.error))
 
     def _time_is_up(self) -> bool:
         return time.monotonic() - self._started > self.budget
@@ -122,6 +125,9 @@ class Delivery:
             report.error = health.error
             return
         try:
+            if self.outbox.waiting_count(name):
+                # On a full disk nothing could be marked as told, and the same message would go out at every look.
+                self.outbox.set_fact(f"tried:{name}", self.clock().timestamp())
             self._messages(channel, report)
             self._files(channel)
         except ChannelFailed as failed:

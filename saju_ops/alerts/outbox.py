@@ -111,7 +111,9 @@ class Outbox:
             try:
                 yield db
             except BaseException:
-                db.execute("ROLLBACK")
+                # A full disk has rolled it back already, and is what the operator must hear of.
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
                 raise
             db.execute("COMMIT")
         finally:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from saju_ops.alerts import slack as slack_module
 from saju_ops.alerts.channels import ChannelFailed
+from saju_ops.alerts.outbox import Outbox
 from saju_ops_tests.alerts.scene import Scene, message
 from saju_ops_tests.fakes.slack import FakeSlack
 
@@ -153,6 +156,33 @@ def test_a_clock_that_was_ahead_and_is_put_back_silences_nothing(scene: Scene, f
     assert not fake.messages
     scene.later(days=-3650)
     scene.until_told(ticks=10)
+    assert texts(fake) == ["✅ *알림 1번*"]
+
+
+def test_on_a_disk_that_is_full_no_message_goes_out_again_and_again(
+    scene: Scene, fake: FakeSlack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.add(message(1))
+    transaction = Outbox._transaction
+
+    @contextmanager
+    def full(self: Outbox) -> Any:
+        with transaction(self) as db:
+            # What is there is all that there may be.
+            db.execute(f"PRAGMA max_page_count = {db.execute('PRAGMA page_count').fetchone()[0]}")
+            db.execute("CREATE TABLE filler AS SELECT zeroblob(1000000)")
+            yield db
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Outbox, "_transaction", full)
+        for _ in range(3):
+            (report,) = scene.deliver()
+            assert report.error
+            scene.later(seconds=30)
+        with pytest.raises(sqlite3.OperationalError, match="full"):
+            scene.add(message(2))
+    assert texts(fake) == []
+    scene.until_told()
     assert texts(fake) == ["✅ *알림 1번*"]
 
 
