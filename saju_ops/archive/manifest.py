@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from saju_ops.archive.csvfile import ENCRYPTED_SUFFIX, Compression, Packing
+from saju_ops.archive.csvfile import ENCRYPTED_SUFFIX, LARGEST_BLOCK, SUFFIX, Compression, Packing
 from saju_ops.archive.digest import ALGORITHM, Digest
 from saju_ops.archive.table import Column
 from saju_ops.archive.window import Day
@@ -18,6 +18,11 @@ from saju_ops.storage import Storage
 from saju_ops.storage.encryption import METHOD
 
 FORMAT = 1
+# Types of a manifest's fields, by how they are declared.
+KINDS: dict[str, type] = {
+    "str": str, "int": int, "list[str]": list, "list[str | None]": list, "list[dict[str, Any]]": list,
+    "dict[str, Any]": dict,
+}  # fmt: skip
 FOLDER = "conversation_logs"
 PREFIX = "conversation_log_backup_"
 MANIFEST = ".manifest.json"
@@ -109,6 +114,7 @@ def parse_manifest(data: bytes, name: str, kind: str = "conversation_log_archive
         raw = json.loads(data)
         known = {f.name for f in fields(Manifest)}
         manifest = Manifest(**{k: v for k, v in raw.items() if k in known})
+        _require_types(manifest)
         valid = manifest.kind == kind and manifest.format == FORMAT
         valid = valid and manifest.digest_algorithm == ALGORITHM and manifest.encryption in ("none", METHOD)
         int(manifest.digest, 16), int(manifest.day_digest, 16), manifest.table_columns, manifest.key_columns
@@ -117,6 +123,20 @@ def parse_manifest(data: bytes, name: str, kind: str = "conversation_log_archive
     if not valid:
         raise ProofFailed(f"{name} is of a kind or format that this version doesn't know.")
     return manifest
+
+
+def _require_types(manifest: Manifest) -> None:
+    """Raises ValueError where a field isn't what it must be."""
+    for each in fields(Manifest):
+        value, kind = getattr(manifest, each.name), KINDS.get(str(each.type))
+        if kind is not None and type(value) is not kind:
+            raise ValueError(each.name)
+    least = {"part": 1, "largest_block": 1}
+    numbers = (each.name for each in fields(Manifest) if each.type == "int")
+    if any(getattr(manifest, name) < least.get(name, 0) for name in numbers) or manifest.largest_block > LARGEST_BLOCK:
+        raise ValueError("out of range")
+    if manifest.compression not in SUFFIX or not manifest.key or not all(type(k) is str for k in manifest.key):
+        raise ValueError("compression or key")
 
 
 def common_key(parts: Sequence[Manifest]) -> list[str]:
@@ -144,7 +164,8 @@ def day_files(storage: Storage, day: Day) -> DayFiles:
     for name in (n for n in names if n.endswith(".manifest.json")):
         with storage.open(name) as stream:
             manifest = parse_manifest(stream.read(), name)
-        if (manifest.day, manifest_name(day, manifest.part)) != (str(day), name):
+        beside = manifest.file.startswith(f"{base_name(day, manifest.part)}.")
+        if (manifest.day, manifest_name(day, manifest.part), beside) != (str(day), name, True):
             raise ProofFailed(
                 f"{name} describes part {manifest.part} of {manifest.day}, which its name doesn't say; what it"
                 " describes counts as not archived. Nothing was changed; put the file back to its own name."

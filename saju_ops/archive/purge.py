@@ -11,6 +11,7 @@ instruction: what was committed is gone and archived, what was not is still ther
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -26,12 +27,13 @@ from saju_ops.archive.digest import Digest, key_hashes, row_hashes
 from saju_ops.archive.engines import LogStore, Selection
 from saju_ops.archive.engines.base import Key, broken_off
 from saju_ops.archive.held import HeldRows
-from saju_ops.archive.manifest import Manifest, common_key, day_files
+from saju_ops.archive.manifest import Manifest, common_key, day_files, manifest_name, parse_manifest
 from saju_ops.archive.unseen import require_seen
 from saju_ops.archive.verify import key_at, keys_of, one_ahead, part_batches, verify_part, verify_stored_bytes
 from saju_ops.archive.window import Day, cutoff_day, day_of
 from saju_ops.database import error_text
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
+from saju_ops.sealed import SEAL, require_seal
 from saju_ops.storage import Storage, StorageError
 
 if TYPE_CHECKING:
@@ -228,7 +230,7 @@ class _Purge:
         # Every stored byte of every part is read back before the first row of the day is deleted; the rows in
         # them are read again, and compared, chunk by chunk.
         for part in files.parts:
-            verify_stored_bytes(self.storage, part)
+            self._require_proven(day, part)
         self.result.days += 1
         self.result.files += [self.storage.location(part.file) for part in files.parts]
         altered, identity = [], common_key(files.parts)
@@ -243,6 +245,20 @@ class _Purge:
                 altered.append(part.part)
         self._count_kept(day, files.parts, altered)
         self.progress(self.result, day)
+
+    def _require_proven(self, day: Day, part: Manifest) -> None:
+        """Raises ProofFailed where a copy of a part, or of its manifest, isn't what was written: a restore relies on
+        both. A manifest of an earlier version proves nothing of itself, so what it says is computed again."""
+        name = manifest_name(day, part.part)
+        for copy in self.storage.copies():
+            with copy.open(name) as stream:
+                data = stream.read()
+            require_seal(data, copy.location(name))
+            if parse_manifest(data, copy.location(name)) != part:
+                raise ProofFailed(f"{copy.location(name)} differs from its counterpart in the other store.")
+        if json.loads(data).get(SEAL) is None:
+            verify_part(self.storage, part)
+        verify_stored_bytes(self.storage, part)
 
     def _keys_of_parts(self, parts: Sequence[Manifest], key: Sequence[str]) -> HeldRows:
         """Rows that a later part has in a newer form: the older form is no reason to delete anything."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from saju_ops.archive.engines.base import LogStore
 from saju_ops.archive.purge import PurgePlan, PurgeResult
 from saju_ops.archive.window import Day, parse_day
 from saju_ops.errors import Busy, OperatorError, Refused
+from saju_ops.storage import open_storage
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, SEOUL, Scene
 from saju_ops_tests.engines import MariaDB, MySQL
 
@@ -551,6 +553,49 @@ def test_no_row_of_a_day_with_a_damaged_archive_is_deleted_and_other_days_go_on(
     assert len(result.problems) == 1
     assert "20261001" in result.problems[0]
     assert scene.ids() == list(range(1, 11))
+
+
+@pytest.mark.parametrize("is_sealed", [True, False])
+@pytest.mark.parametrize(
+    ("field", "value"), [("rows", 9), ("digest", "0" * 16), ("content_sha256", "0" * 64), ("compression", "gzip"),
+                         ("largest_block", "x"), ("file", "conversation_logs/2026/10/x.csv"), ("key", [])],
+)  # fmt: skip
+def test_a_manifest_that_a_restore_would_stumble_over_protects_the_day(
+    sqlite_url: str, tmp_path: Path, field: str, value: object, is_sealed: bool
+) -> None:
+    scene = Scene(sqlite_url, tmp_path / "backups").create_table()
+    scene.add(10)
+    scene.archive()
+    raw = json.loads(scene.manifest_file().read_text())
+    if not is_sealed:
+        raw = {k: v for k, v in raw.items() if k != "manifest_sha256"}
+    scene.manifest_file().write_text(json.dumps({**raw, field: value}))
+    result = scene.purge()
+    assert (result.deleted, len(result.problems)) == (0, 1)
+    assert scene.count() == 10
+
+
+def test_a_manifest_of_an_earlier_version_says_nothing_of_itself_and_is_computed_again(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    scene = Scene(sqlite_url, tmp_path / "backups").create_table()
+    scene.add(10)
+    scene.archive()
+    raw = json.loads(scene.manifest_file().read_text())
+    scene.manifest_file().write_text(json.dumps({k: v for k, v in raw.items() if k != "manifest_sha256"}))
+    assert scene.purge().deleted == 10
+
+
+def test_a_damaged_manifest_in_the_second_of_two_stores_protects_the_day(sqlite_url: str, tmp_path: Path) -> None:
+    scene = Scene(sqlite_url, tmp_path / "one").create_table()
+    scene.storage = open_storage(f"{tmp_path / 'one'},{tmp_path / 'two'}")
+    scene.add(10)
+    scene.archive()
+    (copy,) = (tmp_path / "two").rglob("*.manifest.json")
+    copy.write_text(copy.read_text().replace('"rows": 10', '"rows": 11'))
+    result = scene.purge()
+    assert result.deleted == 0
+    assert str(copy) in result.problems[0]
 
 
 def test_a_damaged_later_part_protects_the_whole_day(scene: Scene) -> None:
