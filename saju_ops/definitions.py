@@ -28,6 +28,8 @@ from saju_ops.settings import Settings, load_settings
 warnings.filterwarnings("ignore", category=dg.BetaWarning, module=r"dagster\..*")
 
 OWNER = "team:operations"
+# What the dumps hold, as far as it is an asset.
+LIVE = (conversation_logs.LOGS, expired_sessions.SESSIONS, expired_jobs.PAID_JOBS, stale_jobs.ANALYSIS_JOBS)
 # The clean-up is weekly: a day of grace, then the badge turns.
 ARCHIVE_FRESHNESS = dg.FreshnessPolicy.time_window(
     fail_window=timedelta(days=8), warn_window=timedelta(days=7, hours=6)
@@ -96,8 +98,8 @@ def defs() -> dg.Definitions:
                 stale_jobs.source_asset(settings),
                 expired_jobs.source_asset(settings),
                 expired_sessions.source_asset(settings),
-                database_dumps.dump_asset(),
-                database_dumps.masked_dump_asset(),
+                database_dumps.dump_asset(LIVE),
+                database_dumps.masked_dump_asset(LIVE),
                 chroma.source_asset(settings),
                 backup_jobs.source_asset(settings),
                 chroma.snapshot_asset(),

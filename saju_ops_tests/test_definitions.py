@@ -55,6 +55,17 @@ def definitions() -> dg.Definitions:
     return defs()
 
 
+def test_the_lineage_leads_from_every_live_table_to_its_dump_and_to_what_is_verified(
+    definitions: dg.Definitions,
+) -> None:
+    graph = definitions.resolve_asset_graph()
+    live = {"conversation_logs", "user_sessions", "paid_jobs", "analysis_jobs"}
+    for dump in ("database_dump", "masked_database_dump"):
+        assert {k.to_user_string() for k in graph.get(dg.AssetKey(dump)).parent_keys} == live
+    stored = {k.to_user_string() for k in graph.get(dg.AssetKey("stored_backups")).parent_keys}
+    assert stored == {"conversation_log_archive", "database_dump", "masked_database_dump", "chroma_snapshot"}
+
+
 # --- loading ----------------------------------------------------------------------------------------------
 
 

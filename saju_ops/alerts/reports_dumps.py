@@ -54,8 +54,22 @@ def restore_report(result: RestoreResult, at: datetime) -> str:
             title,
             f"- 백업 파일: `{name}`",
             f"- 대상: {result.target}",
+            *_target_now(result),
             f"- {verb} 행 수: {rows} rows",
             f"- 덤프 시각: {result.manifest.taken:%Y-%m-%d %H:%M:%S} UTC",
             f"- 실행 시간: {at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
         ]
     )
+
+
+def _target_now(result: RestoreResult) -> Iterator[str]:
+    """Of a preview: what lies where the dump would go."""
+    if not result.dry_run:
+        return
+    if result.target_objects > 0:
+        yield (
+            f"- 대상 상태: 비어 있지 않음 (테이블·뷰 등 {result.target_objects}개). 덮어쓰려면 replace에"
+            f" `{result.target_database}`을(를) 적으세요."
+        )
+    else:
+        yield f"- 대상 상태: {'비어 있음' if result.target_objects == 0 else '없음 (새로 만듦)'}"

@@ -3,7 +3,7 @@
 Dagster reads annotations when an asset is defined, so this module can't postpone their evaluation.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +44,12 @@ URL` for another place, `--database NAME` for another database; or the job `rest
 """
 
 
-def dump_asset() -> dg.AssetsDefinition:
+def dump_asset(sources: Sequence[dg.AssetKey] = (LOGS,)) -> dg.AssetsDefinition:
+    """`sources` are the live tables that the lineage shows before it."""
+
     @dg.asset(
         key=DUMP,
-        deps=[LOGS],
+        deps=sources,
         pool=POOL,
         description=DESCRIPTION,
         check_specs=[
@@ -84,10 +86,10 @@ nothing, when a column that no rule names looks personal.
 """
 
 
-def masked_dump_asset() -> dg.AssetsDefinition:
+def masked_dump_asset(sources: Sequence[dg.AssetKey] = (LOGS,)) -> dg.AssetsDefinition:
     @dg.asset(
         key=MASKED,
-        deps=[LOGS],
+        deps=sources,
         pool=POOL,
         description=MASKED_DESCRIPTION,
         check_specs=[

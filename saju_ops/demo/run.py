@@ -65,6 +65,8 @@ def use_demo_settings(service: DemoService) -> None:
         ARCHIVE_START_DATE=_first_day(service),
         DAGSTER_HOME=str(folder / HOME),
         DAGSTER_TELEMETRY_ENABLED="false",
+        # The demo's paid jobs have no bucket; without this their purge would be refused.
+        JOBS_S3_DELETE="false",
     )
     prepare_home(folder / HOME)
 

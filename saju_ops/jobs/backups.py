@@ -14,6 +14,9 @@ import dagster as dg
 from pydantic import Field
 
 from saju_ops.alerts.reports_backups import prune_report, verify_report
+from saju_ops.assets.chroma import SNAPSHOT
+from saju_ops.assets.conversation_logs import ARCHIVE
+from saju_ops.assets.database_dumps import DUMP, MASKED
 from saju_ops.errors import OperatorError
 from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage
@@ -33,6 +36,7 @@ SHOWN = 50
 def source_asset(settings: Settings) -> dg.AssetSpec:
     return dg.AssetSpec(
         STORED,
+        deps=[ARCHIVE, DUMP, MASKED, SNAPSHOT],
         description="Everything that lies under BACKUP_URI: archives, dumps, snapshots, in every store. The job"
         " `verify_backups` reads it back weekly, and `prune_backups` removes daily what the retention lets go.\n\n"
         "**Restore** with `saju-ops restore-logs`, `restore-dump` and `restore-chroma`; see the asset of each.",
@@ -192,8 +196,9 @@ def verify_backups(context: dg.OpExecutionContext, config: VerifyConfig, backup_
     if not result.passed:
         wrong = [*result.rot, *result.missing, *(f"{d.name}: {d.text}" for d in result.failed_drills)]
         raise dg.Failure(
-            f"{len(wrong)} of the stored backups can't be relied on. First: {wrong[0]}", metadata=metadata,
-            allow_retries=False,
+            f"Not all backups can be relied on: {len(result.rot)} damaged, {len(result.missing)} missing,"
+            f" {len(result.failed_drills)} restore drills failed. First: {wrong[0]}",
+            metadata=metadata, allow_retries=False,
         )  # fmt: skip
 
 

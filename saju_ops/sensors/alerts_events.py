@@ -219,6 +219,9 @@ def _check(into: _Collected, evaluation: Any) -> None:
 def _step_failure(into: _Collected, event: DagsterEvent) -> None:
     if event.step_key:
         into.steps.append(event.step_key)
+    failure = event.step_failure_data.user_failure_data
+    if failure is not None and "report" in failure.metadata:
+        _metadata(into, {"report": failure.metadata["report"]})
     error = event.step_failure_data.error
     if into.error is None and error is not None:
         into.error = raised(error)

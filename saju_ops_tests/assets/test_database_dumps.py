@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,9 @@ def test_the_restore_job_only_looks_unless_told(
         assert done.success, done.text[-2000:]
         assert everything(target) == everything(project)
         assert str(sa.make_url(target).password) not in done.text
+        assert json.dumps("대상 상태: 비어 있음")[1:-1] in dry.text
+    preview = Ran("restore_database_dump")
+    assert json.dumps("대상 상태: 비어 있지 않음")[1:-1] in preview.text
     refused = Ran("restore_database_dump", {"dry_run": False})
     assert not refused.success
     assert "is not empty" in refused.text

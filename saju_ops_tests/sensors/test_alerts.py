@@ -217,6 +217,21 @@ def test_a_failure_names_step_error_what_was_left_and_what_to_do(scene: AlertSce
     assert f"/runs/{run}" in told
 
 
+def test_a_failure_that_has_a_report_is_told_with_it(scene: AlertScene) -> None:
+    """A verification that finds damage fails, and its report names every file, not the first alone."""
+
+    def body(_: dg.OpExecutionContext) -> None:
+        metadata = {"report": dg.MetadataValue.md(REPORT.replace("\n", "\n\n")), "note": "어떤 사람의 상담 내용"}
+        raise dg.Failure("3 days were left whole.", metadata=metadata, allow_retries=False)
+
+    scene.begin()
+    scene.run(job_of(body))
+    scene.tick()
+    assert "- 오류: 3 days were left whole." in scene.last()
+    assert REPORT in scene.last()
+    assert "상담" not in scene.last()
+
+
 def test_a_foreign_errors_text_is_not_told_because_it_may_quote_a_message(scene: AlertScene) -> None:
     def body(_: dg.OpExecutionContext) -> None:
         raise ValueError("could not convert: 1990-03-02 태어난 사람")
