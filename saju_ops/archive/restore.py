@@ -126,7 +126,8 @@ def restore(
         there = f" ({_without_manifest(plan.undescribed)})" if plan.undescribed else ""
         raise Refused(f"{storage.uri} holds no archive of any day from {first} to {last}{there}. Nothing was written.")
     plan.days = [f.parts[0].day for f in files]
-    store, created = _target(url, table or source_table, source_table, zone_of_database, dry_run)
+    with broken_off(lambda text: f"{plan.target} can't be written to ({text}). Nothing was written."):
+        store, created = _target(url, table or source_table, source_table, zone_of_database, dry_run)
     plan.creates_table = created
     with broken_off(plan.broken_off), store:
         work = _Restore(storage, store, plan, created and dry_run, common_key([p for f in files for p in f.parts]))

@@ -264,7 +264,7 @@ def restore_conversation_logs(
             first,
             last,
             zone_of_database=settings.database_timezone,
-            table=config.into_table or None,
+            table=(config.into_table or "").strip() or None,
             source_table=settings.conversation_log_table,
             dry_run=config.dry_run,
             announce=lambda plan: tell(context.log, " ".join(plan.sentences())),

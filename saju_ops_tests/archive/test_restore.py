@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from saju_ops.archive.engines.base import LogStore
 from saju_ops.archive.window import parse_day
@@ -347,3 +348,23 @@ def test_values_that_do_not_fit_another_kind_of_database_stop_it(
     with pytest.raises(OperatorError):
         one.restore(url=mysql_url)
     assert two.count() == 0
+
+
+@pytest.mark.parametrize("table", ["a" * 65, "lent ", "newone"])
+@pytest.mark.parametrize("engine", ["mysql", "mariadb"])
+def test_a_table_that_cannot_be_made_is_told_in_a_sentence(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path, table: str
+) -> None:
+    server = request.getfixturevalue(f"{engine}_server")
+    scene = Scene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups").create_table()
+    scene.add(2)
+    scene.archive()
+    url = sa.make_url(scene.url)
+    user = f"reader_{engine}@'127.0.0.1'"
+    server.execute(f"CREATE USER {user} IDENTIFIED BY 'secret'", f"GRANT SELECT ON {url.database}.* TO {user}")
+    try:
+        narrow = url.set(username=f"reader_{engine}", password="secret").render_as_string(hide_password=False)
+        with pytest.raises(OperatorError, match=r"can't be written to .* Nothing was written"):
+            scene.restore(table=table, url=narrow)
+    finally:
+        server.execute(f"DROP USER {user}")
