@@ -2,6 +2,10 @@
 
 The link is what makes a write create-only: unlike a plain rename it fails when the name exists. Files are 0600 and
 folders 0700, because they hold people's conversations.
+
+A listing is whole or an error: what lies behind links to folders is in it, and a folder that can't be read is not
+taken for an empty one. What the file system says comes as a StorageError in words; only a file that isn't there is a
+FileNotFoundError, where one is opened or measured.
 """
 
 from __future__ import annotations
@@ -43,10 +47,13 @@ class LocalStorage:
     @contextmanager
     def create(self, name: str) -> Iterator[_LocalWriter]:
         path = self._path(name)
-        _make_folders(path.parent)
         # One leading dot hides it from Excel's file dialog; the suffix is what clear_unfinished looks for.
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{UNFINISHED}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with _told("written", path, writing=True):
+            _make_folders(path.parent)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            # Whatever the umask says.
+            os.fchmod(descriptor, 0o600)
         writer = _LocalWriter(descriptor, temporary, path)
         try:
             yield writer
@@ -55,40 +62,47 @@ class LocalStorage:
             temporary.unlink(missing_ok=True)
 
     def open(self, name: str) -> BinaryIO:
-        return self._path(name).open("rb")
+        path = self._path(name)
+        with _told("read", path):
+            return path.open("rb")
 
     def exists(self, name: str) -> bool:
-        return self._path(name).is_file()
+        path = self._path(name)
+        with _told("looked at", path):
+            return path.is_file()
 
     def size(self, name: str) -> int:
-        return self._path(name).stat().st_size
+        path = self._path(name)
+        with _told("looked at", path):
+            return path.stat().st_size
 
     def names(self, prefix: str) -> Iterator[str]:
-        folder = self._path(prefix if prefix.endswith("/") else f"{prefix}x").parent
-        folder = self._path(prefix) if prefix.endswith("/") else folder
-        if not folder.is_dir():
-            return
-        found = (p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.endswith(UNFINISHED))
-        for path in found:
-            name = path.relative_to(self.root).as_posix()
-            if name.startswith(prefix):
-                yield name
+        start = prefix.rpartition("/")[0]
+        folder = self._path(start) if start else self.root
+        with _told("listed", folder):
+            if not folder.exists():
+                require_can_be_made(folder)
+                return
+            found = [path.relative_to(self.root).as_posix() for path in _files(folder)]
+        yield from sorted(name for name in found if name.startswith(prefix))
 
     def clear_unfinished(self, prefix: str) -> int:
         path = self._path(prefix)
         removed = 0
-        for leftover in path.parent.glob(f".{path.name}*{UNFINISHED}"):
-            leftover.unlink(missing_ok=True)
-            removed += 1
+        with _told("tidied", path.parent):
+            for leftover in path.parent.glob(f".{path.name}*{UNFINISHED}"):
+                leftover.unlink(missing_ok=True)
+                removed += 1
         return removed
 
     def delete(self, name: str) -> None:
         path = self._path(name)
-        try:
-            path.unlink()
-        except FileNotFoundError:
-            return
-        _sync_folder(path.parent)
+        with _told("deleted", path):
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                return
+            _sync_folder(path.parent)
 
     def complete(self, prefix: str) -> list[str]:
         return []
@@ -120,9 +134,12 @@ class _LocalWriter:
 
     def write(self, data: bytes | memoryview) -> int:
         self._written += len(data)
-        self._file.write(data)
-        if self._written - self.handed_over >= HANDED_OVER:
-            self._hand_over()
+        try:
+            self._file.write(data)
+            if self._written - self.handed_over >= HANDED_OVER:
+                self._hand_over()
+        except OSError as error:
+            raise _sentence("written", self._path, error) from None
         return len(data)
 
     def _hand_over(self, ended: bool = False) -> None:
@@ -135,28 +152,31 @@ class _LocalWriter:
             self.changed.notify_all()
 
     def end(self) -> None:
-        self._hand_over(ended=True)
+        with _told("written", self._path, writing=True):
+            self._hand_over(ended=True)
 
     def follow(self) -> BinaryIO:
         return cast(BinaryIO, _Follower(self, self._temporary))
 
     def read_back(self) -> BinaryIO:
-        self._sync()
-        # Drop the cached pages, so that the disk answers and not the memory that the bytes came from.
-        os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        return self._temporary.open("rb")
+        with _told("written", self._path, writing=True):
+            self._sync()
+            # Drop the cached pages, so that the disk answers and not the memory that the bytes came from.
+            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            return self._temporary.open("rb")
 
     def _sync(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def commit(self) -> None:
-        self._sync()
-        try:
-            _give_name(self._temporary, self._path)
-        except FileExistsError:
-            raise AlreadyThere(f"{self._path} exists and was not overwritten.") from None
-        _sync_folder(self._path.parent)
+        with _told("written", self._path, writing=True):
+            self._sync()
+            try:
+                _give_name(self._temporary, self._path)
+            except FileExistsError:
+                raise AlreadyThere(f"{self._path} exists and was not overwritten.") from None
+            _sync_folder(self._path.parent)
 
     def close(self) -> None:
         with self.changed:
@@ -248,14 +268,70 @@ class _Follower(io.RawIOBase):
         super().close()
 
 
+@contextmanager
+def _told(done: str, path: Path, *, writing: bool = False) -> Iterator[None]:
+    """What the file system refuses, in words; where nothing is written, a file that isn't there stays what it is."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not writing:
+            raise
+        raise _sentence(done, path, error) from None
+
+
+def _sentence(done: str, path: Path, error: OSError) -> StorageError:
+    why = error.strerror or type(error).__name__
+    return StorageError(
+        f"{path} can't be {done} ({why}). What was there before is still there; mend that, and launch again."
+    )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every complete file below, behind links to folders too: a year that lies on another disk is still a backup.
+    Raises OSError for a folder that can't be read."""
+    waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
+    while waiting:
+        here, above = waiting.pop()
+        try:
+            about, entries = here.stat(), list(os.scandir(here))
+        except FileNotFoundError:
+            continue  # gone since it was seen
+        if (about.st_dev, about.st_ino) in above:
+            continue  # a link to a folder that it lies in
+        for entry in entries:
+            if entry.is_dir():
+                # lost+found is the file system's own, for root alone, where the store is the root of a disk.
+                if entry.name != "lost+found":
+                    waiting.append((here / entry.name, above | {(about.st_dev, about.st_ino)}))
+            elif entry.is_file() and not entry.name.endswith(UNFINISHED):
+                yield here / entry.name
+
+
+def require_can_be_made(folder: Path) -> None:
+    """Raises StorageError for a path that isn't there and can't be: below a file, or behind a link that leads nowhere,
+    such as to a disk that isn't mounted. Taken for an empty folder, either would hide every backup."""
+    for each in (folder, *folder.parents):
+        if each.is_dir():
+            return
+        if each.exists():
+            raise StorageError(f"{each} is not a folder")
+        if each.is_symlink():
+            raise StorageError(f"{each} is a link to {each.readlink()}, which isn't there; is its disk mounted?")
+
+
 def _make_folders(folder: Path) -> None:
-    """Like mkdir -p with 0700, and each new folder's entry made durable in its parent."""
+    """Like mkdir -p with 0700, whatever the umask says, and each new folder's entry made durable in its parent."""
+    require_can_be_made(folder)
     missing = []
     while not folder.exists():
         missing.append(folder)
         folder = folder.parent
     for each in reversed(missing):
-        each.mkdir(mode=0o700, exist_ok=True)
+        try:
+            each.mkdir(mode=0o700)
+        except FileExistsError:
+            continue  # another writer was faster
+        each.chmod(0o700)
         _sync_folder(each.parent)
 
 

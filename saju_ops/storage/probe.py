@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from saju_ops.storage.base import AlreadyThere, Storage, StorageError
-from saju_ops.storage.local import LocalStorage
+from saju_ops.storage.local import LocalStorage, require_can_be_made
 
 FOLDER = "saju_ops_probe"
 
@@ -66,11 +66,8 @@ def _delete(store: Storage, name: str) -> None:
 
 
 def _parent(root: Path) -> str:
-    existing = root
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir():
-        raise StorageError(f"{existing} is not a folder")
+    require_can_be_made(root)
+    existing = next(each for each in root.parents if each.exists())
     if not os.access(existing, os.W_OK | os.X_OK):
         raise StorageError(f"{existing} can't be written by this user")
     space = os.statvfs(existing)

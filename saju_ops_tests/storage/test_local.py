@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -158,4 +164,118 @@ def test_a_file_system_that_can_only_overwrite_is_refused(
     monkeypatch.setattr("ctypes.CDLL", NoRenameat2)
     with pytest.raises(StorageError, match="neither hard links nor a rename that refuses to replace"):
         put(storage, NAME, b"one")
+    assert all_files(storage) == []
+
+
+# --- what a file system can do ----------------------------------------------------------------------------
+
+
+def test_a_folder_behind_a_link_is_listed_like_any_other(storage: LocalStorage, tmp_path: Path) -> None:
+    put(storage, NAME, b"one")
+    year, other = storage.root / "conversation_logs" / "2026", tmp_path / "another disk"
+    year.rename(other)
+    year.symlink_to(other)
+    # Links to what they lie in, and a second way to the same place, hide nothing and end nowhere.
+    (other / "round").symlink_to(storage.root)
+    (storage.root / "again").symlink_to(other)
+    for prefix in ("", "conversation_logs/", "conversation_logs/2026/10/a"):
+        assert NAME in list(storage.names(prefix)), prefix
+    assert "again/10/a.csv" in list(storage.names(""))
+
+
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from saju_ops.storage.local import LocalStorage
+if os.geteuid() == 0:
+    os.setuid(65534)
+storage = LocalStorage(Path(sys.argv[1]))
+for work in (lambda: list(storage.names("")), lambda: list(storage.names("conversation_logs/2026/10/a")),
+             lambda: storage.exists("conversation_logs/2026/10/a.csv"), lambda: storage.create("x").__enter__(),
+             lambda: storage.open("conversation_logs/2026/10/a.csv"), lambda: storage.delete("readable")):
+    try:
+        print(work())
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_a_folder_that_cannot_be_read_is_never_taken_for_an_empty_one() -> None:
+    # Not pytest's folder, which nobody but its owner may enter.
+    with shared_folder() as root:
+        storage = LocalStorage(root)
+        put(storage, NAME, b"one")
+        put(storage, "readable", b"two")
+        (root / "lost+found").mkdir(mode=0)
+        assert list(storage.names("")) == [NAME, "readable"]
+        (root / "conversation_logs").chmod(0)
+        root.chmod(0o555)
+        command = [sys.executable, "-c", AS_NOBODY, str(root)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        for folder in (root, root / "conversation_logs"):
+            folder.chmod(0o700)
+    assert len(done) == 6
+    for line in done:
+        assert line.startswith("StorageError"), line
+        assert "Permission denied" in line
+
+
+@contextmanager
+def shared_folder() -> Iterator[Path]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder) / "backups"
+
+
+@pytest.mark.parametrize("work", ["list", "write"])
+def test_a_link_to_nothing_and_a_file_are_no_empty_folders(tmp_path: Path, work: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "unmounted")
+    (tmp_path / "file").write_text("x")
+    for name, words in (("link", "is its disk mounted"), ("file", "(?i)not a (folder|directory)")):
+        for root in (tmp_path / name, tmp_path / name / "below"):
+            storage = LocalStorage(root)
+            with pytest.raises(StorageError, match=words):
+                list(storage.names("")) if work == "list" else put(storage, NAME, b"one")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "link"]
+    assert list(LocalStorage(tmp_path / "not" / "made" / "yet").names("")) == []
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o177, 0o777])
+def test_files_are_for_their_owner_alone_whatever_the_umask(storage: LocalStorage, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        put(storage, NAME, b"one")
+    finally:
+        os.umask(before)
+    for path in [storage.root, *storage.root.rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from saju_ops.errors import OperatorError
+from saju_ops.storage.local import LocalStorage
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
+storage, size = LocalStorage(Path(sys.argv[1])), int(sys.argv[2])
+try:
+    with storage.create("a/b") as writer:
+        for _ in range(size // 10_000):
+            writer.write(b"x" * 10_000)
+        writer.end() if sys.argv[3] == "end" else writer.read_back() if sys.argv[3] == "read" else writer.commit()
+except OperatorError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("last", ["end", "read", "commit"])
+@pytest.mark.parametrize("size", [3_010_000, 9_000_000], ids=["full at the end", "full in the middle"])
+def test_a_full_disk_is_said_in_a_sentence_and_leaves_nothing(storage: LocalStorage, size: int, last: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(storage.root), str(size), last], check=True, capture_output=True, text=True
+    )
+    assert f"{storage.root}/a/b can't be written ({os.strerror(errno.EFBIG)})" in done.stdout
     assert all_files(storage) == []

@@ -31,6 +31,12 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_link_to_a_disk_that_is_not_mounted_is_said(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(StorageError, match="is its disk mounted"):
+        probe(LocalStorage(tmp_path / "link"))
+
+
 def test_a_store_without_conditional_writes_is_said(bucket: Bucket) -> None:
     bucket.proxy.add("status", header="If-None-Match", times=9, status=501, code="NotImplemented")
     assert "no conditional writes" in probe(s3(bucket))
