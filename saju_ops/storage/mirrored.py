@@ -4,7 +4,8 @@ Promises: a store that fails while a run writes doesn't keep the other from gett
 its end, with what is where, and `complete` of the next run copies what is missing, proven by SHA-256. Every copy is
 read back, not only the first. A purge, which calls no `complete`, refuses to list while one of the two is down.
 
-`reading` is for restores: any copy is good enough, since what is read is proven against its manifest anyway.
+`reading` is for restores: one good copy is enough. So that a damaged one never stands in the way of a good one, a
+file's copies are compared with its manifest before the first is opened.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from hashlib import sha256
 from typing import Any, BinaryIO, TypeVar
 
+from saju_ops.errors import ProofFailed
+from saju_ops.sealed import require_seal
 from saju_ops.storage.base import AlreadyThere, Storage, StorageError, Writer
 from saju_ops.storage.remote import BUFFER, Written
 
@@ -34,13 +38,16 @@ class MirroredStorage:
         # Whether `complete` was called: the next run's copies what this one can't write.
         self.writing = False
         self.down: dict[str, str] = {}
+        # While reading: by name, the store with a good copy, or None where no copy is known to be good.
+        self._good: dict[str, Storage | None] = {}
 
     @property
     def uri(self) -> str:
         return ",".join(store.uri for store in self.stores)
 
     def location(self, name: str) -> str:
-        return ", ".join(store.location(name) for store in self.stores)
+        good = self._good.get(name)
+        return good.location(name) if good else ", ".join(store.location(name) for store in self.stores)
 
     # --- which stores can be used --------------------------------------------------------------------------
 
@@ -90,6 +97,9 @@ class MirroredStorage:
         yield from sorted(anywhere)
 
     def open(self, name: str) -> BinaryIO:
+        good = self._good_copy(name) if self._reading else None
+        if good is not None:
+            return good.open(name)
         return self._first(name, lambda store: store.open(name))
 
     def size(self, name: str) -> int:
@@ -108,6 +118,39 @@ class MirroredStorage:
         if not self.usable:
             raise self.nothing_left()
         raise FileNotFoundError(2, "No such file", self.location(name))
+
+    def _good_copy(self, name: str) -> Storage | None:
+        if name not in self._good:
+            described = None if name.endswith(MANIFEST) else self._described(name)
+            self._good[name] = next((store for store in self.usable if self._is_good(store, name, described)), None)
+        return self._good[name]
+
+    def _is_good(self, store: Storage, name: str, described: tuple[str, int] | None) -> bool:
+        try:
+            with store.open(name) as stream:
+                if name.endswith(MANIFEST):
+                    require_seal(stream.read(), name)
+                    return True
+                return described is None or _sha256_and_size(stream) == described
+        except (FileNotFoundError, ProofFailed):
+            return False
+        except (StorageError, OSError) as error:
+            self.note(store, error)
+            return False
+
+    def _described(self, name: str) -> tuple[str, int] | None:
+        """SHA-256 and size of a file by its manifest; None where none describes it."""
+        folder, _, file = name.rpartition("/")
+        while "." in file:
+            file = file.rpartition(".")[0]
+            try:
+                with self.open(f"{folder}/{file}{MANIFEST}") as stream:
+                    raw = json.loads(stream.read())
+                if raw["file"] == name:
+                    return str(raw["stored_sha256"]), int(raw["stored_bytes"])
+            except (FileNotFoundError, ValueError, TypeError, KeyError):
+                continue
+        return None
 
     def exists(self, name: str) -> bool:
         return any(self._of_each(lambda store: store.exists(name)).values())
@@ -177,6 +220,14 @@ class MirroredStorage:
                 except _TargetFailed as error:
                     self.note(target, error)
         return copied
+
+
+def _sha256_and_size(stream: BinaryIO) -> tuple[str, int]:
+    found, size = sha256(), 0
+    while data := stream.read(BUFFER):
+        found.update(data)
+        size += len(data)
+    return found.hexdigest(), size
 
 
 class _TargetFailed(Exception):

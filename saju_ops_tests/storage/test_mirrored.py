@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from saju_ops.sealed import sealed
 from saju_ops.storage import AlreadyThere, StorageError, open_storage
 from saju_ops.storage.local import LocalStorage, _LocalWriter
 from saju_ops.storage.mirrored import MirroredStorage
@@ -162,6 +163,39 @@ def test_a_restore_works_with_either_store_alone(pair: Pair, which: str) -> None
     assert list(storage.names("")) == [MANIFEST, FILE]
     with storage.open(FILE) as stream:
         assert stream.read() == DATA
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+@pytest.mark.parametrize("what", [FILE, MANIFEST])
+def test_a_restore_reads_the_good_copy_where_the_other_is_damaged(
+    pair: Pair, which: int, damage: str, what: str
+) -> None:
+    content = {"file": FILE, "stored_sha256": sha256(DATA).hexdigest(), "stored_bytes": len(DATA)}
+    storage = pair.open()
+    put(storage, FILE, DATA)
+    put(storage, MANIFEST, sealed(content))
+    file = (pair.one, pair.two)[which].root / what
+    whole = file.read_bytes()
+    # The flipped one stays JSON, and says another size.
+    flipped = whole.replace(b"6000", b"6100") if what == MANIFEST else b"A" + whole[1:]
+    file.write_bytes({"cut": whole[:-9], "flipped": flipped, "gone": b""}[damage])
+    if damage == "gone":
+        file.unlink()
+    reading = pair.open(reading=True)
+    for name, right in ((FILE, DATA), (MANIFEST, sealed(content))):
+        with reading.open(name) as stream:
+            assert stream.read() == right
+    assert reading.location(what) == (pair.two, pair.one)[which].location(what)
+
+
+def test_where_both_copies_are_damaged_the_file_is_read_all_the_same(pair: Pair) -> None:
+    """Whoever reads it compares it and says what is wrong."""
+    back_up(pair.open())
+    for store in (pair.one, pair.two):
+        (store.root / FILE).write_bytes(b"cut")
+    with pair.open(reading=True).open(FILE) as stream:
+        assert stream.read() == b"cut"
 
 
 def test_both_down_is_said_of_both(pair: Pair) -> None:
