@@ -40,7 +40,7 @@ from saju_ops.archive.table import Column
 from saju_ops.archive.verify import ReadBack, read_back, verify_part
 from saju_ops.archive.window import Day
 from saju_ops.errors import OperatorError, ProofFailed, Refused
-from saju_ops.storage import FollowedWriter, Storage, Writer
+from saju_ops.storage import FolderError, FollowedWriter, Storage, Writer
 from saju_ops.storage.encryption import ENDING, METHOD, WrongPassword
 
 if TYPE_CHECKING:
@@ -99,9 +99,10 @@ def archive_day(
             files = day_files(storage, day)
             result = task.again(files) if files.parts else task.first(files)
             storage.require_all()
-        except OSError as error:
+        except (FolderError, OSError) as error:
+            why = error.why if isinstance(error, FolderError) else error.strerror or error
             raise OperatorError(
-                f"The day {day} was not archived: {storage.uri} can't be written or read ({error.strerror or error})."
+                f"The day {day} was not archived: {storage.uri} can't be written or read ({why})."
                 " No archive was added and nothing was deleted."
             ) from error
     return replace(result, seconds=time.monotonic() - started)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from saju_ops.storage.base import AlreadyThere, FollowedWriter, Storage, StorageError, Writer
 from saju_ops.storage.drive import DriveOptions, DriveStorage, parse_drive_uri
-from saju_ops.storage.local import LocalStorage
+from saju_ops.storage.local import FolderError, LocalStorage
 from saju_ops.storage.mirrored import MirroredStorage
 from saju_ops.storage.s3 import S3Options, S3Storage, parse_s3_uri
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AlreadyThere",
     "DriveOptions",
+    "FolderError",
     "FollowedWriter",
     "S3Options",
     "Storage",

@@ -4,8 +4,8 @@ The link is what makes a write create-only: unlike a plain rename it fails when 
 folders 0700, because they hold people's conversations.
 
 A listing is whole or an error: what lies behind links to folders is in it, and a folder that can't be read is not
-taken for an empty one. What the file system says comes as a StorageError in words; only a file that isn't there is a
-FileNotFoundError, where one is opened or measured.
+taken for an empty one. What the file system refuses comes as a FolderError, in words; only a file that isn't there is
+a FileNotFoundError, where one is opened or measured.
 """
 
 from __future__ import annotations
@@ -27,6 +27,16 @@ UNFINISHED = ".unfinished"
 # Bytes after which what was written goes to the disk, and may be read by who follows.
 HANDED_OVER = 1 << 20
 PAGE = 4096
+
+
+class FolderError(StorageError):
+    """What the file system refused: a full disk, a right that is missing. `why` is its own word for it."""
+
+    def __init__(self, path: Path, done: str, error: OSError) -> None:
+        self.why = error.strerror or type(error).__name__
+        super().__init__(
+            f"{path} can't be {done} ({self.why}). What was there before is still there; mend that, and launch again."
+        )
 
 
 class LocalStorage:
@@ -139,7 +149,7 @@ class _LocalWriter:
             if self._written - self.handed_over >= HANDED_OVER:
                 self._hand_over()
         except OSError as error:
-            raise _sentence("written", self._path, error) from None
+            raise FolderError(self._path, "written", error) from None
         return len(data)
 
     def _hand_over(self, ended: bool = False) -> None:
@@ -276,14 +286,7 @@ def _told(done: str, path: Path, *, writing: bool = False) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not writing:
             raise
-        raise _sentence(done, path, error) from None
-
-
-def _sentence(done: str, path: Path, error: OSError) -> StorageError:
-    why = error.strerror or type(error).__name__
-    return StorageError(
-        f"{path} can't be {done} ({why}). What was there before is still there; mend that, and launch again."
-    )
+        raise FolderError(path, done, error) from None
 
 
 def _files(folder: Path) -> Iterator[Path]:
