@@ -9,6 +9,7 @@ row. Refuses to take an output for whole whose program did not end with status 0
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import re
 import select
@@ -19,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from saju_ops.errors import OperatorError
@@ -74,6 +75,7 @@ class Program:
     command: list[str]
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[int, ...] = ()
+    prefix: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -84,13 +86,30 @@ class Program:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "MYSQL", "MARIADB"))}
         # A login path would be read even where all option files are off.
         env = {**kept, "LC_ALL": "C.UTF-8", "MYSQL_TEST_LOGIN_FILE": "/dev/null", **self.env}
-        return subprocess.Popen(self.command, env=env, pass_fds=self.secrets, stderr=stderr, **pipes)
+        return subprocess.Popen([*self.prefix, *self.command], env=env, pass_fds=self.secrets, stderr=stderr, **pipes)
+
+
+@functools.cache
+def _wide(path: str) -> tuple[str, ...]:
+    """What makes the program write CHUNK at a time, by the C library's own buffer: a pipe's has 4 KB. Nothing where
+    coreutils' stdbuf is missing, or doesn't get on with the program."""
+    prefix = ("stdbuf", f"--output={CHUNK}")
+    with suppress(OSError):
+        tried = subprocess.run([*prefix, path, "--version"], capture_output=True, check=False)
+        if tried.returncode == 0 and not tried.stderr:
+            return prefix
+    return ()
 
 
 class Output:
-    """A running program whose output is read here. Iterate it, then `finish`; leaving the block ends it."""
+    """A running program whose output is read here. Iterate it, then `finish`; leaving the block ends it.
 
-    def __init__(self, program: Program) -> None:
+    With `wide` it comes in larger pieces, and so later.
+    """
+
+    def __init__(self, program: Program, *, wide: bool = False) -> None:
+        if wide:
+            program = replace(program, prefix=_wide(program.command[0]))
         self._program = program
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         self._process = program.start(self._stderr, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)

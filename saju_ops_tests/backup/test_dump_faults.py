@@ -15,18 +15,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import sqlalchemy as sa
 
-from saju_ops.backup import dump_mysql
+from saju_ops.backup import dump_mysql, dump_process
 from saju_ops.backup.drill import drill_stored
 from saju_ops.backup.dump_engine import DrillNotPossible, DumpSpoilt, open_engine, scratch_name
 from saju_ops.backup.dump_mysql import MySQLTaking, _Guard
 from saju_ops.backup.dump_mysql_rights import missing_rights
 from saju_ops.backup.dump_pack import Packed, unpacked
-from saju_ops.backup.dump_process import words_of
+from saju_ops.backup.dump_process import Output, Program, words_of
 from saju_ops.database import connect
 from saju_ops.errors import OperatorError, ProofFailed, Refused
 from saju_ops_tests.backup.dump_scene import (
@@ -508,3 +509,60 @@ def test_oracles_wrapper_is_oracles(tmp_path: Path) -> None:
     path = oracle_clients(tmp_path / "o")
     said = subprocess.run([f"{path}/mysqldump", "--version"], capture_output=True, text=True, check=True).stdout
     assert "MariaDB" not in said
+
+
+# --- output in large pieces --------------------------------------------------------------------------------------
+
+
+def program(folder: Path, text: str) -> Program:
+    path = folder / "program"
+    path.write_text(f"#!{sys.executable}\n{text}")
+    path.chmod(0o700)
+    return Program([str(path)])
+
+
+def said_by(asked: Program) -> bytes:
+    with Output(asked, wide=True) as output:
+        said = b"".join(iter(output.read, b""))
+        output.finish()
+        return said
+
+
+def test_without_stdbuf_or_with_one_that_fails_the_program_runs_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = program(tmp_path, "print('x' * 10)")
+    dump_process._wide.cache_clear()
+    assert dump_process._wide("/bin/cat")
+    for broken in (None, "#!/bin/sh\nexit 125\n", '#!/bin/sh\necho "cannot be preloaded" >&2\nshift\nexec "$@"\n'):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        if broken:
+            (tmp_path / "bin" / "stdbuf").write_text(broken)
+            (tmp_path / "bin" / "stdbuf").chmod(0o700)
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+        dump_process._wide.cache_clear()
+        assert dump_process._wide(asked.command[0]) == ()
+        assert said_by(asked) == b"x" * 10 + b"\n"
+    dump_process._wide.cache_clear()
+
+
+def test_a_dump_that_is_disturbed_while_large_pieces_are_awaited_is_taken_again_in_small_ones(
+    mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(mysql_url)
+    asked, position = [], dump_mysql._log_position
+    begin = dump_mysql.MySQLTaking.begin
+
+    def begun(self: Any, strategy: str, *, wide: bool = False) -> bool:
+        asked.append((strategy, wide))
+        if len(asked) == 1:
+            moved = iter([1, 2])
+            monkeypatch.setattr(dump_mysql, "_log_position", lambda _: next(moved))
+        else:
+            monkeypatch.setattr(dump_mysql, "_log_position", position)
+        return begin(self, strategy, wide=wide)
+
+    monkeypatch.setattr(dump_mysql.MySQLTaking, "begin", begun)
+    result = Dumps(mysql_url, tmp_path).take()
+    assert result.proven
+    assert asked[:2] == [("quiet", True), ("quiet", False)]
