@@ -43,7 +43,7 @@ class Message:
         return first.replace("*", "").replace("`", "")
 
     def to_json(self) -> str:
-        return json.dumps({**asdict(self), "happened": self.happened.isoformat()}, ensure_ascii=False)
+        return storable(json.dumps({**asdict(self), "happened": self.happened.isoformat()}, ensure_ascii=False))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -51,6 +51,12 @@ class Message:
         raw["happened"] = datetime.fromisoformat(raw["happened"])
         raw["files"] = tuple(raw["files"])
         return cls(**raw)
+
+
+def storable(text: str) -> str:
+    """With `?` for what isn't text: the name of a file from another system may hold such bytes, and one of them would
+    keep every alert from being stored."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def footer(message: Message, now: datetime, zone: ZoneInfo) -> list[str]:

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from saju_ops.alerts.message import Message
+from saju_ops.alerts.message import Message, storable
 
 FILE = "saju_ops_alerts.sqlite"
 # Told messages are kept so long, so that nothing is told again; longer than Dagster's own look back.
@@ -330,7 +330,7 @@ class Outbox:
         at = now.timestamp()
         with self._transaction() as db:
             for key, payload in opened.items():
-                text = json.dumps(payload, ensure_ascii=False)
+                text = storable(json.dumps(payload, ensure_ascii=False))
                 db.execute(
                     "INSERT INTO problems (key, since, told, payload) VALUES (?, ?, ?, ?)"
                     " ON CONFLICT (key) DO UPDATE SET payload = excluded.payload",
@@ -374,5 +374,5 @@ def _healthy(db: sqlite3.Connection, channel: str) -> None:
 def _set_fact(db: sqlite3.Connection, key: str, value: Any) -> None:
     db.execute(
         "INSERT INTO facts (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        (key, json.dumps(value, ensure_ascii=False)),
+        (key, storable(json.dumps(value, ensure_ascii=False))),
     )

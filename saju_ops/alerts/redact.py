@@ -28,7 +28,7 @@ SHORTEST = 4
 # Secrets that libraries read from the environment by themselves.
 ENVIRONMENT = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PGPASSWORD", "MYSQL_PWD")
 _PATTERNS = (
-    (re.compile(r"(?P<head>[a-z][a-z0-9+.\-]*://[^\s:/@]*:)[^\s@/]+(?=@)", re.IGNORECASE), r"\g<head>" + MASK),
+    (re.compile(r"(?P<head>[a-z][a-z0-9+.\-]{0,30}://[^\s:/@]*:)[^\s@/]+(?=@)", re.IGNORECASE), r"\g<head>" + MASK),
     (re.compile(r"\bxox[a-z]-[A-Za-z0-9-]{8,}|\bxapp-[A-Za-z0-9-]{8,}"), MASK),
     (re.compile(r"(?P<head>\b(?:password|passwd|pwd|token|secret|api_key)\s*[=:]\s*)[^\s,;&'\"]+", re.IGNORECASE),
      r"\g<head>" + MASK),

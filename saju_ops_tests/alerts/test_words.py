@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,12 +14,13 @@ from hypothesis import strategies as st
 from saju_ops.alerts.blocks import cut, escaped, plain, rendered, sections
 from saju_ops.alerts.deliver import gathering
 from saju_ops.alerts.message import Message, ago
+from saju_ops.alerts.outbox import Outbox
 from saju_ops.alerts.redact import Redactor, redactor
 from saju_ops.alerts.runs import FailedCheck, FinishedRun, told
 from saju_ops.alerts.safe_errors import RaisedError, shown
 from saju_ops.alerts.titles import JOBS, job
 from saju_ops.settings import load_settings
-from saju_ops_tests.alerts.scene import SEOUL, message
+from saju_ops_tests.alerts.scene import SEOUL, START, message
 from saju_ops_tests.fakes.slack import TOKEN, _content_problem
 
 NOW = datetime(2026, 11, 2, 0, 1, tzinfo=UTC)
@@ -218,3 +221,21 @@ def test_more_checks_than_can_be_read_are_counted() -> None:
 def test_nothing_to_archive_is_the_line_that_operators_know() -> None:
     made = told(FinishedRun("1", "archive_conversation_logs", "success", NOW), link="", cutoff=NOW.date())
     assert made.text == "✅ 백업할 오래된 로그가 없습니다. (기준: 2026-11-02)"
+
+
+def test_a_name_that_is_no_text_keeps_no_alert_from_being_stored(tmp_path: Path) -> None:
+    """A file's name from a Windows of Korea, as Python reads it from a disk."""
+    outbox = Outbox(tmp_path / "alerts.sqlite")
+    name = b"\xb1\xe8.txt".decode(errors="surrogateescape")
+    outbox.add([message(1, text=f"- 알 수 없는 파일: `{name}`")], ["slack"], START, facts={"seen": [name]})
+    problem = {"title": name, "lines": [], "link": "", "level": "error"}
+    outbox.change_problems({"check:x": problem}, [], [], [message(2, text=name)], {"m2": ["slack"]}, START)
+    assert [w.message.text for w in outbox.waiting("slack")] == ["- 알 수 없는 파일: `??.txt`", "??.txt"]
+
+
+@pytest.mark.parametrize("text", ["x" * 60_000, "a://" * 50_000, "token=" * 50_000])
+def test_looking_for_secrets_takes_no_longer_than_the_text_is(text: str) -> None:
+    """60,000 letters without a space took longer than a tick may."""
+    began = time.monotonic()
+    Redactor(["hidden"])(text)
+    assert time.monotonic() - began < 5
