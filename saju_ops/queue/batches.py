@@ -233,7 +233,7 @@ def orphan_rows(store: LogStore, closure: Closure) -> Counter[str]:
         parent = sa.table(key.parent, *map(sa.column, key.parent_columns), schema=key.parent_schema).alias("p")
         pairs = list(zip(key.columns, key.parent_columns, strict=True))
         there = sa.exists(
-            sa.select(sa.literal(1)).select_from(parent).where(*(child.c[a] == parent.c[b] for a, b in pairs))
+            sa.select(sa.literal(1)).select_from(parent).where(*(parent.c[b] == child.c[a] for a, b in pairs))
         )
         named = [child.c[a].is_not(None) for a, _ in pairs]
         count = store.connection.execute(sa.select(sa.func.count()).select_from(child).where(*named, ~there))

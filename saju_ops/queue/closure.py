@@ -64,9 +64,10 @@ class Closure:
         return len(group) > 1 or any(child_of(k) == parent_of(k) == group[0] for k in self.hard)
 
     def find(self, name: str) -> Ref | None:
-        """The table of this closure, detached ones included, that a setting's name means."""
-        refs = {*self.going, *(child_of(k) for k in self.soft)}
-        return next((r for r in sorted(refs, key=shown) if _same(shown(r), name)), None)
+        """The table of this closure, detached ones included, that a setting's name means: without regard to letter
+        case only where none is spelled so."""
+        refs = sorted({*self.going, *(child_of(k) for k in self.soft)}, key=lambda ref: (shown(ref) != name, shown(ref)))
+        return next((r for r in refs if _same(shown(r), name)), None)
 
 
 def child_of(key: ForeignKey) -> Ref:
@@ -108,10 +109,12 @@ def closure_of(store: LogStore, *, implied: Sequence[ForeignKey] = ()) -> Closur
 
 def require_known(closure: Closure, may_go: Collection[str], setting: str) -> None:
     """Raises Refused, naming the table, for one that hangs on the root and isn't in the setting's list."""
-    listed = {name.casefold() for name in may_go} | {shown(closure.root).casefold()}
+    listed = {*may_go, shown(closure.root)}
+    # A name that a table has to the letter means no other: "Payments" beside "payments" is not known by it.
+    in_any_case = {name.casefold() for name in listed - {shown(ref) for ref in closure.tables}}
     for key in (*closure.hard, *closure.soft):
         name = shown(child_of(key))
-        if name.casefold() not in listed:
+        if name not in listed and name.casefold() not in in_any_case:
             what = "lose their reference" if key.on_delete in DETACHING else "be deleted"
             raise Refused(
                 f"The table {name} references {shown(parent_of(key))} ({key.name}), so its rows would {what}, but"

@@ -19,6 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -86,7 +87,7 @@ class _Files:
 
 
 class _Again(Exception):
-    """Some files did not go: rolled back, and once more without their jobs."""
+    """Some files did not go: back to the savepoint, and once more without their jobs."""
 
 
 def open_jobs(url: sa.URL, table: str, zone: ZoneInfo) -> LogStore:
@@ -220,6 +221,12 @@ class _Purge:
                 f"PURGE_FILE_COLUMNS names {table}.{column}, but there is no such column. Nothing was deleted."
             )
         if self.files is not None:
+            if not self.closure.tables[ref].identity:
+                raise Refused(
+                    f"The table {shown(ref)} has no primary key and no unique key without NULLs, so the rows of a job"
+                    " that name files can't be told apart (PURGE_FILE_COLUMNS). Nothing was deleted; give the table a"
+                    " key."
+                )
             self.file_columns[ref].append(column)
             sizes = (c for c in SIZE_COLUMNS if c in self.closure.tables[ref].columns)
             if (size := next(sizes, None)) is not None:
@@ -356,23 +363,32 @@ class _Purge:
 
     def _delete(self, jobs: Sequence[Identity]) -> None:
         versions, sizes = self._ask_s3(jobs)
+        with self.store.transaction():
+            hanging = self._hanging(lock=True)
+            hanging.collect(jobs)
+            self._compare(hanging)
+            files, detached, rows = self._delete_locked(hanging, versions)
+        self._count(hanging, rows, detached, files, sizes or self._sizes(hanging, files.keys))
+
+    def _delete_locked(
+        self, hanging: Hanging, versions: dict[str, list[str]]
+    ) -> tuple[_Files, Counter[str], Counter[str]]:
+        """Rows, then files, of what was locked and judged. Where a file did not go, back to the savepoint and once more
+        without its job: the locks stay, so that nobody extends a job of which other files are gone."""
         gone: set[str] = set()
         failed: dict[str, str] = {}
         while True:
+            savepoint = self.store.connection.begin_nested()
             try:
-                with self.store.transaction():
-                    hanging = self._hanging(lock=True)
-                    hanging.collect(jobs)
-                    self._compare(hanging)
-                    files = self._keys(hanging, failed)
-                    detached = hanging.detachable()
-                    rows = hanging.delete()
-                    check_constraints_now(self.store)
-                    self._delete_files(files.keys - gone, versions, gone, failed)
-                break
+                files = self._keys(hanging, failed)
+                detached = hanging.detachable()
+                rows = hanging.delete()
+                check_constraints_now(self.store)
+                self._delete_files(files.keys - gone, versions, gone, failed)
+                savepoint.commit()
+                return files, detached, rows
             except _Again:
-                continue
-        self._count(hanging, rows, detached, files, sizes or self._sizes(hanging, files.keys))
+                savepoint.rollback()
 
     def _delete_files(
         self, keys: set[str], versions: dict[str, list[str]], gone: set[str], failed: dict[str, str]
@@ -464,9 +480,18 @@ class _Purge:
         told: dict[str, int] = {}
         for ref, found, value in self._file_cells(hanging):
             key, column = self.files.place.key_of(value), self.size_columns.get(ref)
-            size = hanging.cell(ref, found, column) if column else None
+            size = _number_of_bytes(hanging.cell(ref, found, column)) if column else None
             if key is not None and size is not None:
-                told[key] = int(size)
+                told[key] = size
         if len(self.size_columns) < len(self.file_columns) and self.files.down is None:
             told |= self.files.sizes(keys - told.keys())
         return told
+
+
+def _number_of_bytes(value: Any) -> int | None:
+    """Of a column that only its name makes one of sizes; None for whatever else stands there."""
+    try:
+        number = Decimal(str(value))
+        return int(number) if 0 <= number < 1 << 60 else None
+    except ArithmeticError:
+        return None

@@ -70,6 +70,9 @@ class Hanging:
         """Whether its rows are deleted by their foreign key, unread."""
         if ref == self.closure.root or ref in self.wanted or ref in self._in_cycle:
             return False
+        # SQLite compares a reference as the key's column says, which only a comparison with that column does.
+        if self.store.table.engine == "sqlite" and self._identity(ref):
+            return False
         referenced = any(parent_of(k) == ref for k in (*self.closure.hard, *self.closure.soft))
         return not referenced and len(self.closure.parents(ref)) == 1
 
@@ -166,7 +169,8 @@ class Hanging:
         theirs, own = self._identity(parent_of(key)), self._identity(child_of(key))
         child = self._table(child_of(key), [*columns, *key.columns]).alias("c")
         parent = self._table(parent_of(key), [*theirs, *key.parent_columns]).alias("p")
-        on = sa.and_(*(child.c[a] == parent.c[b] for a, b in zip(key.columns, key.parent_columns, strict=True)))
+        # SQLite compares by the left column's collation, and a foreign key by the parent's.
+        on = sa.and_(*(parent.c[b] == child.c[a] for a, b in zip(key.columns, key.parent_columns, strict=True)))
         selected = [parent.c[c].label(f"p{i}") for i, c in enumerate(theirs)]
         selected += [child.c[c].label(f"c{i}") for i, c in enumerate(columns)]
         for chunk in chunks(parents):
@@ -372,6 +376,8 @@ def chunks(values: Sequence[Identity]) -> Iterator[Sequence[Identity]]:
 def one_of(columns: Sequence[sa.ColumnElement[Any]], values: Sequence[Identity]) -> sa.ColumnElement[bool]:
     """Rows whose columns have one of these values. The values came from the same server: a type of their own
     would make PostgreSQL compare them as another type than the column's."""
+    if not columns:
+        raise ValueError("a condition without columns would be every row's")
     none: Any = sa.types.NullType()
     if len(columns) == 1:
         listed: Any = sa.bindparam(None, [v[0] for v in values], expanding=True, type_=none)

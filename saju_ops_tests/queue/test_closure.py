@@ -255,6 +255,51 @@ def test_a_table_of_another_database_is_found_and_one_that_the_account_may_not_s
             server.execute("DROP USER narrow@'127.0.0.1'", f"DROP TABLE {other}.trail")
 
 
+@pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres"])
+def test_a_table_whose_name_differs_from_a_listed_one_in_letter_case_only_is_another(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    scene = JobScene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups")
+    scene.metadata = sa.MetaData()
+    quote = scene.engine.dialect.identifier_preparer.quote_identifier
+    jobs(scene)
+    for number, name in enumerate(("Payments", "payments")):
+        build(
+            scene,
+            f"{quote(name)} (id INTEGER NOT NULL PRIMARY KEY, job INTEGER,"
+            f" CONSTRAINT key_{number} FOREIGN KEY (job) REFERENCES jobs (id))",
+        )
+    scene.run(f"INSERT INTO jobs VALUES (1, '{EXPIRED}')")  # noqa: S608
+    scene.run(f"INSERT INTO {quote('Payments')} VALUES (7, 1)")
+    scene.run(f"INSERT INTO {quote('payments')} VALUES (8, 1)")
+    with pytest.raises(Refused, match="The table Payments references jobs"):
+        purge(scene, "payments", keep=("payments",))
+    purge(scene, "payments", "Payments", keep=("payments",))
+    assert ids(scene, "jobs") == []
+    assert scene.archived_ids("payments") == [8]
+
+
+@pytest.mark.parametrize("rule", ["CASCADE", "NO ACTION"])
+def test_sqlite_texts_are_compared_as_the_key_that_they_reference(sqlite_url: str, tmp_path: Path, rule: str) -> None:
+    scene = JobScene(sqlite_url, tmp_path / "backups")
+    scene.metadata = sa.MetaData()
+    build(
+        scene,
+        "jobs (id TEXT COLLATE NOCASE NOT NULL PRIMARY KEY, expires_at TIMESTAMP)",
+        f"payments (id INTEGER NOT NULL PRIMARY KEY, job TEXT REFERENCES jobs (id) ON DELETE {rule})",
+        f"notes (id INTEGER NOT NULL PRIMARY KEY, job TEXT REFERENCES jobs (id) ON DELETE {rule})",
+    )
+    scene.run_all(
+        f"INSERT INTO jobs VALUES ('abc', '{EXPIRED}'), ('xyz', '{LIVING}')",  # noqa: S608
+        "INSERT INTO payments VALUES (1, 'ABC'), (2, 'XYZ')",
+        "INSERT INTO notes VALUES (1, 'Abc'), (2, 'xYz')",
+    )
+    result = purge(scene, "payments", "notes", keep=("payments",))
+    assert (ids(scene, "jobs"), ids(scene, "payments"), ids(scene, "notes")) == (["xyz"], [2], [2])
+    assert scene.archived_ids("payments") == [1]
+    assert (result.rows["notes"], result.orphans.total()) == (1, 0)
+
+
 def test_a_key_to_a_partition_is_one_to_its_table(postgres_url: str, tmp_path: Path) -> None:
     scene = JobScene(postgres_url, tmp_path / "backups")
     scene.run("CREATE TABLE jobs (id int PRIMARY KEY, expires_at timestamptz) PARTITION BY RANGE (id)")

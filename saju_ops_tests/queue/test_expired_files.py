@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from saju_ops.errors import Refused
 from saju_ops.queue.job_files import BadKey, FilePlace
 from saju_ops_tests.fakes.s3 import S3Server
 from saju_ops_tests.queue.files_scene import Files, files_behind_faults
@@ -64,6 +67,57 @@ def test_a_job_of_which_one_file_did_not_go_stays_whole_and_is_tried_again(scene
     purge(scene, files, now=NOW + HOUR)
     assert scene.ids() == files.names() == set()
     assert scene.archived_ids("payments") == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres"])
+def test_nobody_extends_a_job_of_which_a_file_is_gone_while_another_jobs_failed(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path, files: Files
+) -> None:
+    scene = JobScene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups").create()
+    scene.add([1, 2])
+    files.put_those_of([1, 2])
+    files.faults.refused = {file_key(2, 1): "AccessDenied"}
+    extended: list[int] = []
+
+    def extend() -> None:
+        with scene.engine.connect() as connection:
+            jobs = scene.table("jobs")
+            later = sa.update(jobs).where(jobs.c.id == job_id(1)).values(expires_at=(NOW + HOUR).replace(tzinfo=None))
+            extended.append(connection.execute(later).rowcount)
+
+    service = threading.Thread(target=extend)
+
+    def ask() -> None:
+        if service.ident is None:
+            service.start()
+            time.sleep(0.3)  # now it waits for the row
+
+    files.faults.before_delete = ask
+    purge(scene, files)
+    service.join(30)
+    assert (extended, scene.whole(1), scene.whole(2)) == ([0], None, True)
+
+
+@pytest.mark.parametrize("size", ["2.3MB", "", "nan", "1e99999999", "-7", None])
+def test_a_size_that_is_no_number_of_bytes_counts_for_nothing(lite: JobScene, files: Files, size: Any) -> None:
+    lite.add([1])
+    files.put_those_of([1])
+    lite.run("ALTER TABLE job_files RENAME COLUMN size_bytes TO bytes_then")
+    lite.run("ALTER TABLE job_files ADD COLUMN size TEXT")
+    lite.run("UPDATE job_files SET size = :size", size=size)
+    lite.run("UPDATE job_files SET size = '10' WHERE id = 4")
+    result = purge(lite, files)
+    assert (lite.ids(), files.names(), result.files, result.bytes) == (set(), set(), 4, SIZE)
+
+
+def test_a_table_of_files_without_a_key_is_refused(scene: JobScene, files: Files) -> None:
+    scene.run("DROP TABLE job_files")
+    kept = "" if scene.engine.dialect.name in ("postgresql", "sqlite") else " ENGINE=InnoDB"
+    own = scene.table("jobs").c.id.type.compile(scene.engine.dialect)
+    scene.run(f"CREATE TABLE job_files (job_id {own}, s3_key TEXT, FOREIGN KEY (job_id) REFERENCES jobs (id)){kept}")
+    with pytest.raises(Refused, match="job_files has no primary key .* PURGE_FILE_COLUMNS"):
+        purge(scene, files)
+    scene.purge(tables=TABLES)  # without files it needs none
 
 
 def test_a_missing_file_counts_as_gone(lite: JobScene, files: Files) -> None:
