@@ -70,8 +70,8 @@ class RestoreResult:
         contents = Contents.from_json(m.contents)
         state = {0: "It is empty.", -1: "It is not there and will be made."}.get(
             self.target_objects,
-            f"It is NOT EMPTY: with --replace {self.target_database} its {self.target_objects} tables, views and so on are"
-            " dropped first.",
+            f"It is NOT EMPTY: with --replace {self.target_database} its {self.target_objects} tables, views and so on"
+            " are dropped first.",
         )
         lines = [
             f"The dump {m.file} of {m.source}, taken at {shown(m.taken, self.zone)}, holds"
