@@ -37,6 +37,8 @@ LARGEST_PART = 512 * MIB
 PARTS_OF_A_SIZE = 1_000
 # Bytes of parts that may be on their way at once.
 IN_FLIGHT = 48 * MIB
+# Bytes of a part beside which another may fill.
+LARGEST_BESIDE = 64 * MIB
 THREADS = 3
 CONNECT_SECONDS, READ_SECONDS, MAX_ATTEMPTS = 10, 60, 8
 # Times that a part is sent again which arrived damaged, and that a conflict with another writer is waited out.
@@ -152,6 +154,7 @@ class S3Storage:
                 first = self.client.get_object(Bucket=self.bucket, Key=self.key(name), **condition)
         except _Missing:
             raise FileNotFoundError(2, "No such object", where) from None
+        self._require_s3(first)
         size, etag = first["ContentLength"], first["ETag"]
         opened: list[Any] = [first["Body"]]
 
@@ -184,11 +187,27 @@ class S3Storage:
         return int(head["ContentLength"])
 
     def _head(self, name: str) -> Any:
+        what = f"look at {self.location(name)}"
         try:
-            with self.told(f"look at {self.location(name)}"):
-                return self.client.head_object(Bucket=self.bucket, Key=self.key(name))
+            with self.told(what):
+                head = self.client.head_object(Bucket=self.bucket, Key=self.key(name))
         except _Missing:
             return None
+        except (_Denied, _Unknown):
+            # The answer to a HEAD has no body, so it says of a token that has expired "400" and no more.
+            with self.told(what):
+                self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.key(name), MaxKeys=1)
+            raise
+        self._require_s3(head)
+        return head
+
+    def _require_s3(self, answer: Any) -> None:
+        """A web server, such as a store's own console, answers 200 to everything, which is no object."""
+        if not answer.get("ETag"):
+            raise StorageError(
+                f"{self.options.endpoint_url or 'AWS'} answers, but not as S3 does; is S3_ENDPOINT_URL the address of"
+                " the store's S3 interface, and not of its web page?"
+            )
 
     def names(self, prefix: str) -> Iterator[str]:
         root = f"{self.prefix}/" if self.prefix else ""
@@ -244,8 +263,10 @@ class S3Storage:
                 status = self.client.get_bucket_versioning(Bucket=self.bucket).get("Status")
         except (_Denied, _Unknown):
             return f"whether {self.bucket} keeps old versions could not be asked (s3:GetBucketVersioning)"
-        if status != "Enabled":
+        if status not in ("Enabled", "Suspended"):
             return ""
+        if status == "Suspended":
+            return f"{self.bucket} kept versions once: old versions stay until a lifecycle rule ends them"
         return f"{self.bucket} keeps versions: what is deleted stays as an old version until a lifecycle rule ends it"
 
     def free_space(self) -> str:
@@ -267,6 +288,9 @@ class S3Storage:
             raise _Unreachable(f"{endpoint} could not be reached to {what} ({type(error).__name__}).") from None
         except BotoCoreError as error:
             raise StorageError(f"S3 could not {what}: {_setup(error)}.") from None
+        except RecursionError:
+            # botocore follows a redirect by asking for the bucket's region, which is redirected too.
+            raise StorageError(f"S3 could not {what}: it is redirected without end. {_REDIRECTED}") from None
 
     def _sentence(self, what: str, response: Any) -> StorageError:
         code = str(response.get("Error", {}).get("Code", ""))
@@ -283,8 +307,17 @@ class S3Storage:
             return _Conflict(f"{told}: another writer is at the same key.")
         if code in ("BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody"):
             return _Damaged(f"{told}: the bytes arrived damaged.")
-        if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AuthFailure"):
+        if code in _WRONG_CREDENTIALS:
             return StorageError(f"{told}: the credentials are wrong or have expired.")
+        if code in ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"):
+            return StorageError(f"{told}: this machine's clock and the store's differ; set the clock right.")
+        if code in ("InvalidObjectState", "ObjectNotInActiveTierError"):
+            return StorageError(
+                f"{told}: it lies in an archive class such as Glacier. Have it restored there first (aws s3api"
+                " restore-object), and launch again."
+            )
+        if code in ("AuthorizationHeaderMalformed", "IllegalLocationConstraintException") or 300 <= status < 400:
+            return StorageError(f"{told}: the bucket is elsewhere. {_REDIRECTED}")
         if status in (401, 403) or code in ("AccessDenied", "Forbidden", "AllAccessDisabled"):
             return _Denied(
                 f"{told}: access denied. The credentials need s3:ListBucket, s3:GetObject, s3:PutObject,"
@@ -317,6 +350,15 @@ def _client(o: S3Options) -> Any:
         region_name=o.region or ("us-east-1" if o.endpoint_url else None),
     )  # fmt: skip
     return session.client("s3", endpoint_url=o.endpoint_url, config=config)
+
+
+_WRONG_CREDENTIALS = (
+    "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "ExpiredTokenException", "InvalidToken",
+    "TokenRefreshRequired", "AuthFailure",
+)  # fmt: skip
+_REDIRECTED = (
+    "AWS_REGION must be the bucket's region, and S3_ENDPOINT_URL the store's own address, with https where it has that."
+)
 
 
 def _setup(error: Any) -> str:
@@ -389,9 +431,14 @@ class _S3Writer:
     def write(self, data: bytes | memoryview) -> int:
         view = memoryview(data).cast("B")
         self._written.add(view)
-        self._buffer += view
-        while len(self._buffer) >= (size := part_size(len(self._parts) + 1, self._storage.options.part_bytes)):
-            self._send_part(size)
+        rest = view
+        while rest:
+            size = part_size(len(self._parts) + 1, self._storage.options.part_bytes)
+            fits = size - len(self._buffer)
+            self._buffer += rest[:fits]
+            rest = rest[fits:]
+            if len(self._buffer) == size:
+                self._send_part()
         return len(view)
 
     def read_back(self) -> BinaryIO:
@@ -420,16 +467,20 @@ class _S3Writer:
 
     # --- parts ---------------------------------------------------------------------------------------------
 
-    def _send_part(self, size: int) -> None:
+    def _send_part(self) -> None:
+        """Sends the buffer, without a copy of it: of parts that are large, one is on its way while another fills, of
+        larger ones there is but one."""
         if self._pool is None:
             self._upload_id = self._begin()
             self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="s3-part")
-        allowed = max(1, min(THREADS, IN_FLIGHT // size))
+        data, self._buffer = self._buffer, bytearray()
+        allowed = min(THREADS, IN_FLIGHT // len(data))
         # The oldest that is still on its way is waited for; one that failed raises here.
-        for part in self._parts[:-allowed] if allowed < len(self._parts) else ():
+        for part in self._parts[-THREADS - 1 : len(self._parts) - allowed]:
             part.result()
-        data, self._buffer = bytes(memoryview(self._buffer)[:size]), self._buffer[size:]
         self._parts.append(self._pool.submit(self._part, len(self._parts) + 1, data))
+        if len(data) > LARGEST_BESIDE:
+            self._parts[-1].result()
 
     def _begin(self) -> str:
         with self._storage.told(f"begin the upload of {self._where}"):
@@ -438,7 +489,7 @@ class _S3Writer:
             )
         return str(answer["UploadId"])
 
-    def _part(self, number: int, data: bytes) -> dict[str, Any]:
+    def _part(self, number: int, data: bytes | bytearray) -> dict[str, Any]:
         def send() -> Any:
             with self._storage.told(f"upload part {number} of {self._where}"):
                 return self._storage.client.upload_part(
@@ -519,6 +570,6 @@ class _S3Writer:
         return None
 
 
-def _md5(data: bytes) -> str:
+def _md5(data: bytes | bytearray) -> str:
     """Against damage on the way; every store checks it, and buckets with object lock ask for it."""
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()

@@ -115,6 +115,8 @@ def test_a_bucket_with_versions_keeps_no_version_of_what_was_not_committed(s3_se
         storage.delete(NAME)
         assert "keeps versions" in storage.remains()
         assert not storage.exists(NAME)
+        bucket.client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Suspended"})
+        assert "old versions stay" in storage.remains()
 
 
 def test_names_are_sorted_over_all_pages_and_only_those_with_the_prefix(
@@ -296,12 +298,34 @@ def test_a_missing_bucket_is_said(s3_server: S3Server, bucket: Bucket) -> None:
         (403, "SignatureDoesNotMatch", "credentials are wrong"),
         (403, "InvalidAccessKeyId", "credentials are wrong"),
         (400, "KMS.NotFoundException", "S3_KMS_KEY_ID"),
+        (400, "ExpiredToken", "credentials are wrong or have expired"),
+        (403, "RequestTimeTooSkewed", "clock"),
+        (403, "InvalidObjectState", "Glacier"),
+        (400, "AuthorizationHeaderMalformed", "AWS_REGION"),
+        (301, "PermanentRedirect", "AWS_REGION.*S3_ENDPOINT_URL"),
+        (302, "Found", "S3_ENDPOINT_URL"),
     ],
 )
-def test_refusals_are_said_in_words(storage: S3Storage, bucket: Bucket, status: int, code: str, words: str) -> None:
-    bucket.proxy.add("status", "PUT", times=9, status=status, code=code)
-    with pytest.raises(StorageError, match=words):
+@pytest.mark.parametrize("method", ["PUT", ""], ids=["writing", "everything"])
+def test_refusals_are_said_in_words(
+    storage: S3Storage, bucket: Bucket, status: int, code: str, words: str, method: str
+) -> None:
+    # The first question is a HEAD, whose answer has no body and so no reason.
+    bucket.proxy.add("status", method, times=9_999, status=status, code=code)
+    with pytest.raises(StorageError, match=words) as told:
         put(storage, NAME, SMALL)
+    assert not isinstance(told.value, AlreadyThere)
+
+
+def test_a_web_page_where_s3_should_be_holds_no_backup(storage: S3Storage, bucket: Bucket) -> None:
+    page = b"<!DOCTYPE html><html><body>console<br></body></html>"
+    bucket.proxy.add("status", status=200, body=page, headers={"Content-Type": "text/html"}, times=9_999)
+    for work in (
+        lambda: put(storage, NAME, SMALL), lambda: put(storage, NAME, LARGE), lambda: storage.open(NAME),
+        lambda: storage.exists(NAME), lambda: storage.size(NAME),
+    ):  # fmt: skip
+        with pytest.raises(StorageError, match="not as S3 does; is S3_ENDPOINT_URL"):
+            work()
 
 
 def test_no_credentials_are_said(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +377,8 @@ def test_ten_thousand_parts_make_terabytes_and_small_files_need_small_parts() ->
 MEMORY = """
 import os, sys
 from saju_ops.storage.s3 import S3Options, S3Storage
-storage = S3Storage(sys.argv[1], S3Options(endpoint_url=sys.argv[2], access_key_id="a", secret_access_key="b"))
+options = S3Options(endpoint_url=sys.argv[2], access_key_id="a", secret_access_key="b", part_bytes=int(sys.argv[4]))
+storage = S3Storage(sys.argv[1], options)
 block = os.urandom(1 << 20)
 with storage.create(f"file{sys.argv[3]}") as writer:
     for _ in range(int(sys.argv[3])):
@@ -365,10 +390,12 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 
 def test_memory_is_flat_at_any_size(bucket: Bucket) -> None:
-    def used(size: int) -> int:
-        command = [sys.executable, "-c", MEMORY, bucket.uri, bucket.direct_url, str(size)]
+    def used(size: int, part: int = FIRST_PART) -> int:
+        command = [sys.executable, "-c", MEMORY, bucket.uri, bucket.direct_url, str(size), str(part)]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     small, large = used(70), used(210)
     assert large < 200_000
     assert large - small < 60_000, (small, large)
+    # As in a file of 40 GB.
+    assert used(200, 64 * MIB) < 225_000
