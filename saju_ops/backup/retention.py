@@ -37,6 +37,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 # `app_20261001_030000.sql.gz`, and nothing that somebody put there.
 OURS = re.compile(r"(?P<label>.+)_(?P<stamp>\d{8}_\d{6})(?P<ending>\.(?:sql|tar|sqlite|db|dump|custom)\S*)?")
 STRAY_AGE = timedelta(days=1)
+# A clock that is further ahead of the newest archived day than this is not believed: archives are the only copy.
+LONGEST_IDLE = timedelta(days=366)
 
 
 @dataclass(frozen=True)
@@ -373,10 +375,16 @@ def _prune_archives(
     from saju_ops.archive.manifest import manifest_name as day_manifest
     from saju_ops.archive.window import parse_day
 
-    for stamp in archived_days(storage):
-        day = parse_day(f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:]}", zone)
-        if years_after(day.end, years) > now:
-            continue
+    days = [parse_day(f"{s[:4]}-{s[4:6]}-{s[6:]}", zone) for s in archived_days(storage)]
+    due = [day for day in days if years_after(day.end, years) <= now]
+    newest = max(days, key=lambda d: d.end, default=None)
+    if due and newest is not None and now - newest.end > LONGEST_IDLE:
+        result.problems.append(
+            f"{len(due)} archived days older than {years} years were left: it is {now:%Y-%m-%d} by this machine's"
+            f" clock, and the newest archived day is {newest}. Either the clock is wrong, or nothing was archived for a year."
+        )
+        return
+    for day in due:
         try:
             parts = day_files(storage, day).parts
         except ProofFailed as error:

@@ -348,11 +348,22 @@ def test_of_a_day_with_parts_the_oldest_goes_first(storage: LocalStorage, sqlite
     scene.archive(day)
     scene.update("content = 'later'", "log_id = 1")
     scene.archive(day)
+    before, lately = files(storage), parse_day("2026-10-01", KST)
+    scene.add(1, first=50, day=lately)
+    scene.archive(lately)
     result = run(storage, Policy(7, archive_years=5))
     assert [v.file.rpartition("/")[2] for v in result.archives] == [
         "conversation_log_backup_20200229.csv", "conversation_log_backup_20200229.part2.csv",
     ]  # fmt: skip
-    assert files(storage) == set()
+    assert not files(storage) & before
+
+
+def test_a_clock_that_is_years_ahead_deletes_no_archive(archived: LocalStorage) -> None:
+    before = files(archived)
+    result = run(archived, Policy(7, archive_years=5), now=NOW + timedelta(days=3650))
+    assert files(archived) == before
+    (problem,) = result.problems
+    assert "2036-11-17 by this machine's clock" in problem
 
 
 def test_years_are_counted_on_the_calendar() -> None:
