@@ -381,7 +381,8 @@ def _prune_archives(
     if due and newest is not None and now - newest.end > LONGEST_IDLE:
         result.problems.append(
             f"{len(due)} archived days older than {years} years were left: it is {now:%Y-%m-%d} by this machine's"
-            f" clock, and the newest archived day is {newest}. Either the clock is wrong, or nothing was archived for a year."
+            f" clock, and the newest archived day is {newest}. Either the clock is wrong, or nothing was archived for a"
+            " year."
         )
         return
     for day in due:
