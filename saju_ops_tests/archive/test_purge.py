@@ -50,6 +50,19 @@ def test_only_days_wholly_beyond_the_retention_are_purged(scene: Scene) -> None:
     assert scene.ids() == [3, 4]
 
 
+def test_a_day_within_the_retention_is_looked_at_once_more_before_it_is_purged(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever says which days are due: the day that holds the cutoff never goes."""
+    scene, kept = Scene(sqlite_url, tmp_path / "backups").create_table(), day_after(LAST_EXPIRED)
+    scene.add(3, day=kept)
+    scene.archive(kept)
+    monkeypatch.setattr("saju_ops.archive.purge.due_days", lambda *_: iter([kept]))
+    with pytest.raises(RuntimeError, match="2026-10-21 is not wholly beyond the retention"):
+        scene.purge()
+    assert scene.count() == 3
+
+
 def test_a_day_expires_at_midnight_in_seoul_to_the_microsecond(scene: Scene) -> None:
     scene.add(2)
     scene.archive()
@@ -169,13 +182,16 @@ def test_a_row_that_comes_between_the_comparison_and_the_delete_stays(
     assert scene.ids() == [5]
 
 
+@pytest.mark.parametrize("late", [0, 1], ids=["whole", "row by row"])
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres"])
 def test_a_writer_waits_for_a_row_that_is_being_compared(
-    engine: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: str, late: int, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = Scene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups").create_table()
     scene.add(10)
+    scene.remove("log_id = 7")
     scene.archive()
+    scene.add(late, first=7) if late else None
     changed: list[int] = []
     statement = sa.text(f"UPDATE {scene.name} SET tokens = 9 WHERE log_id = 5")  # noqa: S608
 
@@ -191,9 +207,25 @@ def test_a_writer_waits_for_a_row_that_is_being_compared(
         assert writer.is_alive()
 
     interposed(monkeypatch, start, "delete")
-    assert scene.purge().deleted == 10
+    result = scene.purge()
     writer.join()
     assert changed == [0]
+    assert (result.deleted, result.kept_late, result.row_by_row_chunks) == (9, late, late)
+
+
+def test_a_server_that_deletes_fewer_rows_than_were_compared_is_not_believed(postgres_url: str, tmp_path: Path) -> None:
+    scene = Scene(postgres_url, tmp_path / "backups").create_table()
+    scene.add(10)
+    scene.archive()
+    scene.run(
+        "CREATE FUNCTION spare() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN IF OLD.log_id = 5 THEN RETURN NULL; END IF; RETURN OLD; END'",
+        f"CREATE TRIGGER spare BEFORE DELETE ON {scene.name} FOR EACH ROW EXECUTE FUNCTION spare()",
+    )
+    with pytest.raises(OperatorError, match="deleted 9 rows where 10 were locked and compared") as caught:
+        scene.purge()
+    assert "Nothing of it was deleted" in str(caught.value)
+    assert scene.count() == 10
 
 
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres", "sqlite"])
