@@ -7,6 +7,7 @@ when a column without a rule looks personal, and when a true value is found.
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -107,6 +108,9 @@ def take_masked_dump(
 
 
 def _copy_masked(work: Copier, aliases: dict[str, str], say: Callable[[str], None]) -> MaskingReport:
+    # The copiers of PostgreSQL and SQLite use the driver itself, whose errors quote rows.
+    import psycopg
+
     columns = _with_rules(work, aliases)
     _refuse(suspicious_columns(columns))
     masker, originals, report = Masker(), Originals(), MaskingReport(notes=work.notes)
@@ -117,7 +121,14 @@ def _copy_masked(work: Copier, aliases: dict[str, str], say: Callable[[str], Non
     seen: Counter[str] = Counter()
     for table in tables:
         change = _Change(table, masker, originals, seen)
-        report.rows += work.copy(table, change)
+        try:
+            report.rows += work.copy(table, change)
+        except (DBAPIError, sqlite3.Error, psycopg.Error) as error:
+            raise OperatorError(
+                f"The masked copy of {table[0].table} ended with what the database said ({error_text(error)}). If a"
+                " constraint there doesn't take a false value, give its column another rule in"
+                " saju_ops/backup/masking_rules.py. No masked dump was written."
+            ) from None
         report.values_masked += change.masked
         say(f"{table[0].table}: copied, {change.masked:,} values masked.")
     _refuse([f"{where} holds what looks like {what} ({n:,} times)" for (where, what), n in _pairs(seen)])

@@ -19,6 +19,7 @@ from saju_ops.backup.masking import MaskedColumn, Masker, MaskingRefused
 from saju_ops.backup.masking_look import Originals, personal_value, suspicious_columns
 from saju_ops.backup.masking_rules import RULES
 from saju_ops.database import parse_database_url
+from saju_ops.errors import OperatorError
 from saju_ops.schema.tables import chatbot, paid_reports, speech_analysis
 from saju_ops.storage import open_storage
 from saju_ops_tests.backup.dump_scene import AT_THREE, Dumps, options, oracle, oracle_clients, scratch_databases
@@ -295,6 +296,27 @@ def test_on_a_server_definitions_are_looked_through_too(
     execute(url, *statements)
     with pytest.raises(MaskingRefused, match=re.escape(f"the definition of {why}")):
         masked(url, tmp_path)
+
+
+@pytest.mark.parametrize("engine", ["postgres", "sqlite"])
+def test_a_constraint_that_takes_no_false_value_is_a_sentence_without_the_row(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = request.getfixturevalue(f"{engine}_url")
+    people(url)
+    if engine == "postgres":
+        execute(url, "ALTER TABLE payments ADD CHECK (method IN ('card', 'kakaopay'))")
+    else:
+        ((ddl,),) = query(url, "SELECT sql FROM sqlite_schema WHERE name = 'payments'")
+        execute(url, "PRAGMA foreign_keys = OFF", "DROP TABLE payments",
+                f"{ddl.rstrip().removesuffix(')')}, CHECK (method IN ('card', 'kakaopay')))",
+                "INSERT INTO payments (job_id, order_id, amount, method, status)"
+                f" VALUES ('{job(1)}', 'ORDER-2026-1', 9900, 'kakaopay', 'paid')")  # fmt: skip
+    with pytest.raises(OperatorError, match=r"The masked copy of (public\.)?payments ended with") as failed:
+        masked(url, tmp_path)
+    assert "give its column another rule" in str(failed.value)
+    assert "Failing row" not in str(failed.value)
+    assert Dumps(url, tmp_path).files() == []
 
 
 def test_what_is_alike_by_chance_stops_nothing(postgres_url: str, tmp_path: Path) -> None:
