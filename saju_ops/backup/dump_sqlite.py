@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
@@ -21,7 +21,7 @@ from urllib.parse import quote as uri_quoted
 import sqlalchemy as sa
 
 from saju_ops.backup.dump_contents import Contents, TableContents
-from saju_ops.backup.dump_engine import DumpEngine, fingerprint
+from saju_ops.backup.dump_engine import DrillNotPossible, DumpEngine, fingerprint
 from saju_ops.errors import OperatorError, ProofFailed
 
 HEADER = b"SQLite format 3\x00"
@@ -29,6 +29,7 @@ BUSY_SECONDS = 30
 CHUNK = 1 << 20
 FOLDER_PREFIX = "saju_ops_dump_"
 LEFTOVER_SECONDS = 24 * 3600
+SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
 class SQLiteDumps:
@@ -72,8 +73,13 @@ class SQLiteDumps:
     def objects(self) -> int:
         if not self.path.exists() or self.path.stat().st_size == 0:
             return -1 if not self.path.exists() else 0
-        with closing(self._connect()) as connection:
-            return int(connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0])
+        try:
+            with closing(self._connect()) as connection:
+                return int(connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0])
+        except sqlite3.DatabaseError as error:
+            if not _is_ruined(error):
+                raise
+            return 1  # what can't be read is why it is restored; it is kept all the same
 
     @contextmanager
     def taking(self) -> Iterator[SQLiteTaking]:
@@ -93,8 +99,8 @@ class SQLiteDumps:
         """Writes the file beside its place, looks at it, and then gives it its name. A file that was there is
         kept as `<name>.before_restore_<time>`."""
         unfinished = self.path.with_name(f".{self.path.name}.unfinished")
-        unfinished.unlink(missing_ok=True)
         try:
+            unfinished.unlink(missing_ok=True)
             descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as sink:
                 for chunk in chunks:
@@ -103,27 +109,39 @@ class SQLiteDumps:
                 os.fsync(sink.fileno())
             _require_sound(unfinished)
             return self._put_in_place(unfinished)
+        except OSError as error:
+            kind = DrillNotPossible if drill else OperatorError
+            raise kind(
+                f"{self.path} can't be written ({error.strerror or type(error).__name__}). A file that was there is"
+                " there still; when the cause is gone, start again."
+            ) from None
         finally:
-            unfinished.unlink(missing_ok=True)
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
 
     def _put_in_place(self, unfinished: Path) -> list[str]:
         told = []
         if self.path.exists() and self.path.stat().st_size:
             shutil.copymode(self.path, unfinished)
-            with closing(self._connect()) as connection:
-                # The old database whole in its one file, and nobody in the middle of writing to it.
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                connection.execute("BEGIN EXCLUSIVE")
-                stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
-                aside = self.path.with_name(f"{self.path.name}.before_restore_{stamp}")
-                os.link(self.path, aside)
-                unfinished.replace(self.path)
-                connection.execute("ROLLBACK")
+            stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
+            aside = self.path.with_name(f"{self.path.name}.before_restore_{stamp}")
+            try:
+                with closing(self._connect()) as connection:
+                    # The old database whole in its one file, and nobody in the middle of writing to it.
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    connection.execute("BEGIN EXCLUSIVE")
+                    os.link(self.path, aside)
+                    unfinished.replace(self.path)
+                    connection.execute("ROLLBACK")
+            except sqlite3.DatabaseError as error:
+                if not _is_ruined(error):
+                    raise
+                self._put_aside_as_it_is(unfinished, aside)
             told.append(f"the old file is kept as {aside}")
         else:
             unfinished.replace(self.path)
         # They belong to the old file; SQLite would play them into the new one.
-        for ending in ("-wal", "-shm", "-journal"):
+        for ending in SIDE_FILES:
             self.path.with_name(self.path.name + ending).unlink(missing_ok=True)
         descriptor = os.open(self.path.parent, os.O_RDONLY)
         try:
@@ -132,10 +150,24 @@ class SQLiteDumps:
             os.close(descriptor)
         return told
 
+    def _put_aside_as_it_is(self, unfinished: Path, aside: Path) -> None:
+        """A file that SQLite can't read, with what belongs to it: somebody may save rows from it yet."""
+        for ending in SIDE_FILES:
+            beside = self.path.with_name(self.path.name + ending)
+            if beside.exists():
+                beside.replace(aside.with_name(aside.name + ending))
+        if not aside.exists():
+            os.link(self.path, aside)
+        unfinished.replace(self.path)
+
     @contextmanager
     def scratch(self, server: sa.URL | None, now: datetime) -> Iterator[DumpEngine]:
         with private_folder() as folder:
             yield SQLiteDumps(sa.URL.create("sqlite", database=str(folder / "scratch.sqlite")))
+
+
+def _is_ruined(error: sqlite3.DatabaseError) -> bool:
+    return getattr(error, "sqlite_errorname", "").startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT"))
 
 
 class SQLiteTaking:

@@ -186,6 +186,48 @@ def test_a_database_that_is_made_gets_the_sort_order_that_it_had(
             server.execute(f"DROP DATABASE IF EXISTS {name}{' WITH (FORCE)' if engine == 'postgres' else ''}")
 
 
+def test_a_ruined_sqlite_file_is_put_aside_with_its_log_and_replaced(sqlite_url: str, tmp_path: Path) -> None:
+    fill(sqlite_url)
+    before = everything(sqlite_url)
+    dumps = Dumps(sqlite_url, tmp_path)
+    dumps.take()
+    file = tmp_path / "test.db"
+    whole = file.read_bytes()
+    for ruined in (b"\0" * len(whole), whole[:100] + b"\xff" * (len(whole) - 100), b"gone wrong" * 99):
+        file.write_bytes(ruined)
+        (tmp_path / "test.db-journal").write_bytes(b"rows that somebody may save")
+        with pytest.raises(Refused, match="is not empty"):
+            dumps.restore()
+        (note,) = dumps.restore(replace="test").left_out
+        assert everything(sqlite_url) == before
+        (kept,) = (p for p in tmp_path.glob("test.db.before_restore_*") if note.endswith(str(p)))
+        assert kept.read_bytes() == ruined
+        # Of a file whose header it knows, SQLite itself throws away a journal that isn't one.
+        if not ruined.startswith(b"SQLite format 3"):
+            assert Path(f"{kept}-journal").read_bytes() == b"rows that somebody may save"
+        for path in tmp_path.glob("test.db.before_restore_*"):
+            path.unlink()
+
+
+@pytest.mark.parametrize("place", ["missing", "full"])
+def test_a_sqlite_file_that_cannot_be_written_is_said(
+    sqlite_url: str, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(sqlite_url)
+    dumps = Dumps(sqlite_url, tmp_path)
+    dumps.take()
+    (tmp_path / "full").mkdir()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    if place == "full":
+        monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OperatorError, match=r"x\.db can't be written \((No space left|No such file)"):
+        dumps.restore(f"sqlite:///{tmp_path / place / 'x.db'}")
+    assert not any((tmp_path / "full").iterdir())
+
+
 def test_a_dump_of_another_engine_is_refused(sqlite_url: str, postgres_url: str, tmp_path: Path) -> None:
     fill(sqlite_url)
     dumps = Dumps(sqlite_url, tmp_path)
