@@ -164,7 +164,7 @@ def job_tables(settings: Settings) -> "JobTables":
 
 def job_files(settings: Settings) -> "JobFiles | None":
     """The bucket, or None where files are to be left. Raises Refused where it isn't said which."""
-    from saju_ops.queue.job_files import FilePlace, JobFiles
+    from saju_ops.queue.job_files import FilePlace, JobFiles, backup_folders
 
     if not settings.jobs_s3_delete:
         return None
@@ -174,8 +174,9 @@ def job_files(settings: Settings) -> "JobFiles | None":
             " bucket. Nothing was deleted; set it, or set JOBS_S3_DELETE=false to leave the files."
         )
     place = FilePlace(
-        settings.jobs_s3_bucket, settings.jobs_s3_prefix, settings.jobs_s3_all_versions, settings.s3_options
-    )
+        settings.jobs_s3_bucket, settings.jobs_s3_prefix, settings.jobs_s3_all_versions, settings.s3_options,
+        backup_folders(settings.backup_uri, settings.jobs_s3_bucket),
+    )  # fmt: skip
     return JobFiles(place)
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-from saju_ops.storage.s3 import S3Options
+from saju_ops.storage import split_uri
+from saju_ops.storage.s3 import S3Options, parse_s3_uri
 
 KEYS_PER_REQUEST = 1000
 # S3's own limit, in bytes of UTF-8.
@@ -23,6 +24,10 @@ THREADS = 16
 CONNECT_TIMEOUT = 5
 READ_TIMEOUT = 20
 ATTEMPTS = 2
+BACKUP_FOLDERS = (
+    "conversation_logs/", "database/", "masked_database/", "chroma/", "purged_jobs/", "reconciled_jobs/",
+    "redis_pending/",
+)  # fmt: skip
 GONE = {"NoSuchKey", "NoSuchVersion", "NotFound", "404"}
 
 
@@ -38,6 +43,8 @@ class FilePlace:
     prefix: str = ""
     all_versions: bool = False
     options: S3Options = field(default_factory=S3Options)
+    # Folders in which no file is a job's, whatever a row says: those of the backups, where they lie in this bucket.
+    backups: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -66,11 +73,22 @@ class FilePlace:
             raise BadKey("its S3 key holds . or .. as a folder")
         if not key.startswith(self.folder):
             raise BadKey("its S3 key is outside JOBS_S3_PREFIX")
+        if key.startswith(self.backups):
+            raise BadKey("its S3 key lies among the backups of BACKUP_URI")
         return key
 
     def spellings(self, key: str) -> tuple[str, ...]:
         """The ways in which rows may name the same file."""
         return key, f"/{key}", f"s3://{self.bucket}/{key}"
+
+
+def backup_folders(backup_uri: str, bucket: str) -> tuple[str, ...]:
+    """The folders of the backups that lie in this bucket."""
+    places = [parse_s3_uri(each) for each in split_uri(backup_uri) if each.startswith("s3://")]
+    return tuple(
+        f"{prefix}/{folder}" if prefix else folder
+        for own, prefix in places if own == bucket for folder in BACKUP_FOLDERS
+    )  # fmt: skip
 
 
 def _climbs(key: str) -> bool:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from saju_ops.backup.manifest import FOLDERS
 from saju_ops.errors import Refused
-from saju_ops.queue.job_files import BadKey, FilePlace
+from saju_ops.queue.job_files import BadKey, FilePlace, backup_folders
 from saju_ops_tests.fakes.s3 import S3Server
 from saju_ops_tests.queue.files_scene import Files, files_behind_faults
 from saju_ops_tests.queue.job_scene import HOUR, NOW, SIZE, TABLES, JobScene, file_key, job_id
@@ -254,6 +255,19 @@ def test_a_database_that_refuses_keeps_the_files(lite: JobScene, files: Files) -
     lite.run("CREATE TRIGGER no BEFORE DELETE ON sms_logs BEGIN SELECT RAISE(ABORT, 'kept'); END")
     purge(lite, files)
     assert (lite.whole(1), files.names(), files.faults.deletes) == (True, keys_of(1), 0)
+
+
+def test_a_key_among_the_backups_is_refused_whatever_a_row_says() -> None:
+    uri = "/srv/backups,s3://bucket/safe"
+    assert backup_folders(uri, "another") == ()
+    place = FilePlace("bucket", backups=backup_folders(uri, "bucket"))
+    with pytest.raises(BadKey, match="among the backups"):
+        place.key_of("safe/purged_jobs/2026/10/payments_20261001_090000.csv")
+    assert place.key_of("safe/jobs/1.pdf") == "safe/jobs/1.pdf"
+    bare = FilePlace("bucket", backups=backup_folders("s3://bucket", "bucket"))
+    with pytest.raises(BadKey, match="among the backups"):
+        bare.key_of("s3://bucket/conversation_logs/2026/10/x.csv")
+    assert {*FOLDERS.values()} <= set(backup_folders("s3://bucket", "bucket"))
 
 
 PLACE = FilePlace("bucket", "jobs/")
