@@ -25,14 +25,15 @@ from saju_ops.backup.dump_engine import (
     is_leftover,
     scratch_name,
 )
-from saju_ops.backup.dump_lines import with_lines
 from saju_ops.backup.dump_postgres_catalog import (
     DEFINITIONS,
     LARGE_OBJECTS,
     LOCALE,
+    OTHER_OBJECTS,
     RELATIONS,
     ROLES,
     SCHEMAS,
+    SETTINGS,
     as_restored,
 )
 from saju_ops.backup.dump_process import Output, Program, ProgramFailed, feed, find_program, secret_file
@@ -41,9 +42,7 @@ from saju_ops.errors import Refused
 
 COMPLETED = re.compile(rb"\n-- PostgreSQL database dump complete\n")
 TAIL = 1024
-DUMP = (
-    "--format=plain", "--encoding=UTF8", "--no-password", "--lock-wait-timeout=30s", "--no-subscriptions",
-)  # fmt: skip
+DUMP = ("--format=plain", "--no-password", "--lock-wait-timeout=30s", "--no-subscriptions")
 RESTORE = ("--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--single-transaction", "--file=-")
 ENVIRONMENT = {"PGTZ": "UTC", "PGCLIENTENCODING": "UTF8", "PGCONNECT_TIMEOUT": "10", "PGAPPNAME": "saju_ops"}
 # The query options of an address that libpq's programs understand as well.
@@ -55,10 +54,21 @@ OWNER_LINE = re.compile(
     rb"(ALTER [A-Z ]+ .* OWNER TO .*;|GRANT .*;|REVOKE .*;|ALTER DEFAULT PRIVILEGES .*;"
     rb"|SET SESSION AUTHORIZATION .*;)\r?\n?"
 )
-# What no schema holds, before the schemas.
+# What no schema holds, before the schemas: a dump makes it anew, and fails where it is there.
 DROPPED_FIRST = {
     "EVENT TRIGGER": "SELECT evtname FROM pg_event_trigger",
+    "PUBLICATION": "SELECT pubname FROM pg_publication",
     "EXTENSION": "SELECT extname FROM pg_extension WHERE extname <> 'plpgsql'",
+    "FOREIGN DATA WRAPPER": "SELECT fdwname FROM pg_foreign_data_wrapper",
+}
+# Settings that are lists of names, kept as they are written in a statement.
+LIST_SETTINGS = {"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"}
+LIST_ITEM = re.compile(r'"(?:[^"]|"")*"|[^",\s]+')
+# The schema that every new database has, with the rights that it has there: a dump tells only what differs from them.
+NEW_PUBLIC = ("CREATE SCHEMA public", "COMMENT ON SCHEMA public IS 'standard public schema'")
+NEW_PUBLIC_RIGHTS = {
+    15: ("GRANT USAGE ON SCHEMA public TO PUBLIC", "ALTER SCHEMA public OWNER TO pg_database_owner"),
+    0: ("GRANT ALL ON SCHEMA public TO PUBLIC",),
 }
 
 
@@ -99,8 +109,8 @@ class PostgresDumps:
     def objects(self) -> int:
         try:
             with self._engine.connect() as connection:
-                found = _definitions(connection)
-                return len([n for n in found if n not in ("schema public", "extension plpgsql")])
+                found = [n for n in _definitions(connection) if n != "extension plpgsql"]
+                return len(found) + sum(_rows(connection, q)[0][0] for q in OTHER_OBJECTS)
         except DBAPIError as error:
             if "does not exist" in str(error.orig) and self.database in str(error.orig):
                 return -1
@@ -115,7 +125,10 @@ class PostgresDumps:
             connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             snapshot = str(connection.exec_driver_sql("SELECT pg_export_snapshot()").scalar())
             path = find_program(["pg_dump"], "A dump of a PostgreSQL database")
-            program = stack.enter_context(self._program(path, [*DUMP, f"--snapshot={snapshot}"]))
+            # A database without an encoding may hold bytes of any; they are dumped as they are.
+            plain = connection.exec_driver_sql("SHOW server_encoding").scalar() == "SQL_ASCII"
+            arguments = [*DUMP, f"--encoding={'SQL_ASCII' if plain else 'UTF8'}", f"--snapshot={snapshot}"]
+            program = stack.enter_context(self._program(path, arguments))
             yield PostgresTaking(self, connection, stack.enter_context(Output(program)), _version(path))
 
     @contextmanager
@@ -149,8 +162,14 @@ class PostgresDumps:
 
     def defaults(self) -> dict[str, str]:
         with self._engine.connect() as connection:
-            encoding, collate, ctype = connection.exec_driver_sql(LOCALE).one()
-            return {"encoding": str(encoding), "collation": str(collate), "ctype": str(ctype)}
+            ((encoding, collate, ctype, database),) = _rows(connection, LOCALE)
+            found = {"encoding": str(encoding), "collation": str(collate), "ctype": str(ctype)}
+            # From version 15 on, and under another name from 17 on.
+            locale = database.get("daticulocale") or database.get("datlocale")
+            if database.get("datlocprovider") == "i" and locale:
+                found["icu_locale"] = str(locale)
+            settings = [_told_setting(*row) for row in _rows(connection, SETTINGS)]
+            return found | ({"settings": ", ".join(settings)} if settings else {})
 
     def create(self, defaults: Mapping[str, str]) -> None:
         with self._admin().connect() as connection:
@@ -167,7 +186,7 @@ class PostgresDumps:
             for row in _rows(connection, SCHEMAS):
                 connection.exec_driver_sql(f"DROP SCHEMA {quote(row[0])} CASCADE".replace("%", "%%"))
             connection.exec_driver_sql("SELECT lo_unlink(oid) FROM pg_largeobject_metadata")
-            connection.exec_driver_sql("CREATE SCHEMA public")
+            _make_public(connection)
 
     def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
         return self._load(chunks, None)
@@ -232,6 +251,8 @@ class PostgresTaking:
 
     def chunks(self) -> Iterator[bytes]:
         tail = b""
+        if settings := _settings(self._connection):
+            yield settings
         while data := self._output.read():
             tail = (tail + data[-TAIL:])[-TAIL:]
             yield data
@@ -290,6 +311,39 @@ def _definitions(connection: sa.Connection) -> dict[str, str]:
     return found
 
 
+def _settings(connection: sa.Connection) -> bytes:
+    """ALTER DATABASE … SET, which pg_dump writes only together with CREATE DATABASE: a time zone or a search path set
+    so would be lost. What the restoring user may not set is passed over with a warning."""
+    statements = []
+    for name, value, role in _rows(connection, SETTINGS):
+        words = LIST_ITEM.findall(value) if name.lower() in LIST_SETTINGS else [value]
+        values = ", ".join(_literal(w[1:-1].replace('""', '"') if w[:1] == '"' else w) for w in words) or "''"
+        setting = ".".join(_identifier(part) for part in name.split("."))
+        whom = f"ROLE {_identifier(role)} IN DATABASE" if role else "DATABASE"
+        statement = f"ALTER {whom} ".replace("%", "%%") + "%I" + f" SET {setting} TO {values}".replace("%", "%%")
+        body = (
+            f"BEGIN EXECUTE format({_literal(statement)}, current_database());"
+            " EXCEPTION WHEN OTHERS THEN RAISE WARNING 'a setting of the database was left out'; END"
+        )
+        statements.append(f"DO {_literal(body)};\n")
+    head = ["SET client_encoding = 'UTF8';\n", "SET standard_conforming_strings = on;\n"]
+    return "".join([*head, *statements]).encode() if statements else b""
+
+
+def _told_setting(name: str, value: str, role: str | None) -> str:
+    """One of an extension or of the service itself may be a secret."""
+    shown = value if "." not in name else f"#{fingerprint(value)[:8]}"
+    return f"{name}={shown}" + (f" for {role}" if role else "")
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
 def _create_like(connection: sa.Connection, quoted: str, defaults: Mapping[str, str]) -> None:
     """With the source's locale where the server has it: sort orders decide what a unique index takes."""
     base = f"CREATE DATABASE {quoted} TEMPLATE template0"
@@ -298,12 +352,21 @@ def _create_like(connection: sa.Connection, quoted: str, defaults: Mapping[str, 
         connection.exec_driver_sql(f"{base} ENCODING 'UTF8'".replace("%", "%%"))
         return
     like = f"ENCODING '{kept['encoding']}' LC_COLLATE '{kept['collation']}' LC_CTYPE '{kept['ctype']}'"
+    if "icu_locale" in kept:
+        like += f" LOCALE_PROVIDER icu ICU_LOCALE '{kept['icu_locale']}'"
     try:
         connection.exec_driver_sql(f"{base} {like}".replace("%", "%%"))
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", "") not in ("42809", "22023"):
+        # Not a locale of that server; 42601: of a version that doesn't know the words.
+        if getattr(error.orig, "sqlstate", "") not in ("42809", "22023", "42601"):
             raise
         connection.exec_driver_sql(base.replace("%", "%%"))
+
+
+def _make_public(connection: sa.Connection) -> None:
+    version = int(connection.exec_driver_sql("SHOW server_version_num").scalar_one()) // 10000
+    for statement in (*NEW_PUBLIC, *NEW_PUBLIC_RIGHTS[15 if version >= 15 else 0]):
+        connection.exec_driver_sql(statement)
 
 
 def _drop_leftovers(connection: sa.Connection, now: datetime) -> None:
@@ -316,35 +379,96 @@ def _drop_leftovers(connection: sa.Connection, now: datetime) -> None:
 
 
 class _Guard:
-    """Refuses psql's own commands in a dump; leaves out owners and grants where they can't be given."""
+    """Refuses psql's own commands in a dump; leaves out owners and grants where they can't be given.
+
+    Only where a statement begins: a function's body or a row may hold any line. pg_dump's BEGIN and COMMIT around
+    large objects are left out, which would end the one transaction of the restore.
+    """
 
     REFUSED = (b"\\connect", b"\\c ", b"\\!", b"\\i ", b"\\ir ", b"\\copy ", b"\\o ", b"\\w ", b"\\g")
-    STRIPPED = (b"ALTER ", b"GRANT ", b"REVOKE ", b"SET SESSION AUTHORIZATION ")
+    TRANSACTION = (b"BEGIN;", b"COMMIT;")
+    COPY_END = b"\n\\.\n"
 
     def __init__(self, strip: bool) -> None:
         self._strip = strip
-        self._copying = False
+        self._inside: bytes | None = None
         self.left_out = 0
 
     def watch(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        # Where owners are left out every line is looked at: a row may begin with GRANT, and must stay.
-        starts = (b"",) if self._strip else self.REFUSED
-        return with_lines(chunks, starts, self._look)
+        pending, copying = b"", False
+        for chunk in chunks:
+            data, pending, at = pending + chunk, b"", 0
+            kept: list[bytes] = []
+            while at < len(data):
+                # Rows are passed on unseen, up to the line that ends them.
+                end = data.find(self.COPY_END if copying else b"\n", at)
+                if end < 0:
+                    whole = max(at, len(data) - len(self.COPY_END)) if copying else at
+                    kept.append(data[at:whole])
+                    pending = data[whole:]
+                    break
+                end += len(self.COPY_END) if copying else 1
+                piece, at = data[at:end], end
+                if copying:
+                    kept.append(piece)
+                    copying = False
+                    continue
+                copying = self._starts_rows(piece)
+                kept.append(self._looked_at(piece))
+                if copying:
+                    # The line's end is that of the rows' end too, where there are none.
+                    kept[-1], at = kept[-1][:-1], at - 1
+            yield b"".join(kept)
+        if pending:
+            yield pending if copying else self._looked_at(pending)
 
-    def _look(self, line: bytes) -> bytes | None:
+    def _starts_rows(self, line: bytes) -> bool:
+        return self._inside is None and line.startswith(b"COPY ") and line.rstrip().endswith(b"FROM stdin;")
+
+    def _looked_at(self, line: bytes) -> bytes:
+        begins = self._inside is None
+        self._inside = _inside_after(line, self._inside)
+        if not begins:
+            return line
         if line.startswith(self.REFUSED):
             raise Refused("The dump holds a command of psql's own; it is not executed.")
-        if not self._strip:
-            return line
-        if self._copying:
-            self._copying = line.rstrip() != b"\\."
-            return line
-        if line.startswith(b"COPY ") and line.rstrip().endswith(b"FROM stdin;"):
-            self._copying = True
-        elif line.startswith(self.STRIPPED) and OWNER_LINE.fullmatch(line):
+        if line.rstrip() in self.TRANSACTION:
+            return b""
+        if self._strip and OWNER_LINE.fullmatch(line):
             self.left_out += 1
-            return None
+            return b""
         return line
+
+
+# What opens a text in which a line's beginning is no statement's, and what ends it.
+_OPENS = re.compile(rb"--|/\*|(?<![\w$])[eE]'|'|\"|(?<![\w$])\$(?:[A-Za-z_\x80-\xff][\w\x80-\xff]*)?\$")
+_CLOSES = {
+    b"'": re.compile(rb"'"),
+    b"e'": re.compile(rb"(?:[^'\\]|\\.|'')*'(?!')", re.DOTALL),
+    b'"': re.compile(rb'"'),
+    b"/*": re.compile(rb"\*/"),
+}
+
+
+def _inside_after(line: bytes, inside: bytes | None) -> bytes | None:
+    """What a line leaves open, having begun inside `inside`: a quote, a dollar quote's tag, or nothing."""
+    at = 0
+    while True:
+        if inside is None:
+            opens = _OPENS.search(line, at)
+            if opens is None or opens[0] == b"--":
+                return None
+            inside, at = (b"e'" if opens[0] == b"E'" else opens[0]), opens.end()
+        if inside.startswith(b"$"):
+            at = line.find(inside, at) + len(inside)
+            if at < len(inside):
+                return inside
+        else:
+            closes = _CLOSES[inside].match(line, at) if inside == b"e'" else _CLOSES[inside].search(line, at)
+            if closes is None:
+                return inside
+            at = closes.end()
+        inside = None
 
 
 def _version(path: str) -> str:

@@ -86,7 +86,8 @@ DEFINITIONS = {
     "type": _TYPE,
     "policy": _POLICY,
     "rule": _RULE,
-    "schema": f"SELECT n.nspname, '' FROM pg_namespace n WHERE {_own('pg_namespace', 'n')}",
+    # `public` is in every new database, and pg_dump neither makes nor drops it.
+    "schema": f"SELECT n.nspname, '' FROM pg_namespace n WHERE {_own('pg_namespace', 'n')} AND n.nspname <> 'public'",
     "extension": "SELECT extname, '' FROM pg_extension",
     "event trigger": "SELECT evtname, evtevent, evtfoid::regproc::text, evtenabled::text FROM pg_event_trigger",
 }
@@ -104,12 +105,33 @@ SELECT DISTINCT r.rolname FROM pg_roles r WHERE r.oid IN (
   UNION SELECT (aclexplode(defaclacl)).grantee FROM pg_default_acl)
 ORDER BY 1"""
 
+# How many there are of what has no definition above, and yet stands in a restore's way.
+OTHER_OBJECTS = [
+    f"SELECT count(*) FROM {_CLASS} WHERE c.relkind = 'S' AND {OURS}",
+    "SELECT count(*) FROM pg_largeobject_metadata",
+    *(
+        f"SELECT count(*) FROM {catalog} o JOIN pg_namespace n ON n.oid = o.{prefix}namespace WHERE {OURS}"
+        for catalog, prefix in (
+            ("pg_operator", "opr"), ("pg_collation", "coll"), ("pg_ts_config", "cfg"), ("pg_ts_dict", "dict"),
+            ("pg_statistic_ext", "stx"), ("pg_conversion", "con"),
+        )
+    ),
+    "SELECT count(*) FROM pg_publication",
+    "SELECT count(*) FROM pg_foreign_data_wrapper",
+]  # fmt: skip
 SCHEMAS = f"SELECT n.nspname FROM pg_namespace n WHERE {OURS}"
 LARGE_OBJECTS = """
 SELECT count(*), coalesce(sum(hashtextextended(loid || ' ' || pageno || ' ' || encode(data, 'hex'), 0)::numeric), 0)
 FROM pg_largeobject"""
 LOCALE = """
-SELECT pg_encoding_to_char(encoding), datcollate, datctype FROM pg_database WHERE datname = current_database()"""
+SELECT pg_encoding_to_char(encoding), datcollate, datctype, to_jsonb(d) FROM pg_database d
+WHERE datname = current_database()"""
+# Of the database itself, and of roles in it: name, value, role.
+SETTINGS = """
+SELECT split_part(c, '=', 1), substr(c, strpos(c, '=') + 1), r.rolname
+FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole,
+  unnest(s.setconfig) c
+WHERE d.datname = current_database() ORDER BY 3 NULLS FIRST, 1"""
 
 
 # --- definitions that a restore prints in another way -----------------------------------------------------------

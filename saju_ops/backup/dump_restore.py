@@ -269,8 +269,8 @@ def _other_defaults(manifest: BackupManifest, target: DumpEngine) -> list[str]:
         return []
     mine, theirs = (", ".join(map(str, d.values())) for d in (found, wanted))
     return [
-        f"the database's own character set and sort order are {mine}; the dumped one's were {theirs}. Its tables have"
-        " theirs; tables that are made later take the database's"
+        f"the database's own character set, sort order and settings are {mine}; the dumped one's were {theirs}. Its"
+        " tables have theirs; tables that are made later take the database's"
     ]
 
 
