@@ -76,6 +76,14 @@ def why_not(settings: Settings | None = None) -> str | None:
     return missing_table(settings.jobs_database_url, settings.jobs_table, settings.database_timezone, "JOBS_TABLE")
 
 
+def nothing_here(why: str, *, named: bool) -> dg.SkipReason:
+    """For a schedule that finds no table. Raises Refused where a setting names it: a skip would hide a mistyped name
+    for ever, and a tick that fails is told by the alerts."""
+    if named:
+        raise Refused(why)
+    return dg.SkipReason(why)
+
+
 class PurgeJobsConfig(dg.Config):
     dry_run: bool = Field(
         default=True,
@@ -247,17 +255,15 @@ def expired_jobs_schedule(settings: Settings) -> dg.ScheduleDefinition:
         cron_schedule=settings.expired_jobs_cron,
         execution_timezone=settings.timezone_name,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Deletes expired paid jobs. Skips where the database has no such table, or where nothing says"
-        " which bucket the files are in.",
+        description="Deletes expired paid jobs. Skips where the database has no such table; fails where JOBS_TABLE or"
+        " JOBS_DATABASE_URL names one that isn't there, or where nothing says which bucket the files are in.",
     )
     def expired_jobs(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         current = load_settings()
         if (why := why_not(current)) is not None:
-            return dg.SkipReason(why)
-        if current.jobs_s3_delete and current.jobs_s3_bucket is None:
-            return dg.SkipReason(
-                "JOBS_S3_BUCKET holds nothing: set it, or set JOBS_S3_DELETE=false to leave the files of expired jobs."
-            )
+            named = current.jobs_database_url_secret is not None or current.jobs_table != "jobs"
+            return nothing_here(why, named=named)
+        job_files(current)
         return dg.RunRequest(
             run_key=f"expired-jobs-{context.scheduled_execution_time.astimezone(UTC):%Y-%m-%dT%H:%MZ}",
             run_config=dg.RunConfig(ops={JOB: PurgeJobsConfig(dry_run=False)}),

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from saju_ops.alerts.reports_expired import expired_sessions_report
 from saju_ops.errors import OperatorError
-from saju_ops.jobs.expired_jobs import common_metadata
+from saju_ops.jobs.expired_jobs import common_metadata, nothing_here
 from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage
 from saju_ops.settings import Settings, load_settings
@@ -174,11 +174,13 @@ def expired_sessions_schedule(settings: Settings) -> dg.ScheduleDefinition:
         cron_schedule=settings.expired_sessions_cron,
         execution_timezone=settings.timezone_name,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Deletes expired chat sessions. Skips where the database has no such table.",
+        description="Deletes expired chat sessions. Skips where the database has no such table; fails where"
+        " SESSIONS_TABLE names one that isn't there.",
     )
     def expired_sessions(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        if (why := why_not(load_settings())) is not None:
-            return dg.SkipReason(why)
+        current = load_settings()
+        if (why := why_not(current)) is not None:
+            return nothing_here(why, named=current.sessions_table != "user_sessions")
         return dg.RunRequest(
             run_key=f"expired-sessions-{context.scheduled_execution_time.astimezone(UTC):%Y-%m-%dT%H:%MZ}",
             run_config=dg.RunConfig(ops={JOB: PurgeSessionsConfig(dry_run=False)}),

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from saju_ops.alerts.reports_stale import stale_report, undo_report
 from saju_ops.errors import OperatorError, Refused
+from saju_ops.jobs.expired_jobs import nothing_here
 from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage
 from saju_ops.settings import Settings, load_settings
@@ -279,7 +280,8 @@ def stale_jobs_schedule(settings: Settings) -> dg.ScheduleDefinition:
         cron_schedule=settings.stale_job_cron,
         execution_timezone=settings.timezone_name,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Settles stale analysis jobs. Skips where the database has no analysis_jobs.",
+        description="Settles stale analysis jobs. Skips where the database has no analysis_jobs; fails where"
+        " ANALYSIS_DATABASE_URL names a database without them.",
     )
     def stale_jobs(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         from saju_ops.queue.stale import missing_tables
@@ -287,7 +289,7 @@ def stale_jobs_schedule(settings: Settings) -> dg.ScheduleDefinition:
         current = load_settings()
         why = missing_tables(current.analysis_database_url, current.database_timezone)
         if why is not None:
-            return dg.SkipReason(why)
+            return nothing_here(why, named=current.analysis_database_url_secret is not None)
         return dg.RunRequest(
             run_key=f"stale-jobs-{context.scheduled_execution_time.astimezone(UTC):%Y-%m-%dT%H:%MZ}",
             run_config=dg.RunConfig(ops={JOB: ReconcileConfig(mode="apply", dry_run=False)}),

@@ -66,8 +66,8 @@ class Closure:
     def find(self, name: str) -> Ref | None:
         """The table of this closure, detached ones included, that a setting's name means: without regard to letter
         case only where none is spelled so."""
-        refs = sorted({*self.going, *(child_of(k) for k in self.soft)}, key=lambda ref: (shown(ref) != name, shown(ref)))
-        return next((r for r in refs if _same(shown(r), name)), None)
+        alike = [r for r in {*self.going, *(child_of(k) for k in self.soft)} if _same(shown(r), name)]
+        return min(alike, key=lambda ref: (shown(ref) != name, shown(ref)), default=None)
 
 
 def child_of(key: ForeignKey) -> Ref:

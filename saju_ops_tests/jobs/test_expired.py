@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from saju_ops.definitions import defs
+from saju_ops.errors import Refused
 from saju_ops_tests.fakes.s3 import S3Server
 from saju_ops_tests.jobs.project import Run, plain
 from saju_ops_tests.queue.files_scene import files_behind_faults
@@ -38,6 +39,12 @@ class Service:
         at = datetime(2026, 11, 20, 3, 0, tzinfo=UTC)
         with dg.build_schedule_context(instance=self.instance, scheduled_execution_time=at) as context:
             return definition.evaluate_tick(context)  # type: ignore[union-attr, arg-type]
+
+    def failed_tick(self, schedule: str) -> str:
+        with pytest.raises(dg.DagsterError) as failed:
+            self.tick(schedule)
+        assert isinstance(failed.value.__cause__, Refused)
+        return str(failed.value.__cause__)
 
 
 @pytest.fixture
@@ -71,7 +78,7 @@ def test_an_hour_without_anything_to_do_has_the_same_numbers_and_says_so(service
     assert observed["jobs_stayed"] == 0
 
 
-def test_without_a_bucket_the_job_is_refused_and_the_schedule_skips(
+def test_without_a_bucket_the_job_is_refused_and_the_schedules_tick_fails_for_the_alerts_to_tell(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JOBS_S3_DELETE", "true")
@@ -79,7 +86,23 @@ def test_without_a_bucket_the_job_is_refused_and_the_schedule_skips(
     run = service.run("purge_expired_jobs", dry_run=False)
     assert "JOBS_S3_BUCKET holds nothing" in run.failure
     assert service.scene.whole(1) is True
-    assert "JOBS_S3_BUCKET holds nothing" in service.tick("expired_jobs").skip_message
+    assert "JOBS_S3_BUCKET holds nothing" in service.failed_tick("expired_jobs")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "setting", "value", "sentence"),
+    [
+        ("expired_jobs", "JOBS_TABLE", "job", "JOBS_TABLE holds 'job'"),
+        ("expired_jobs", "JOBS_DATABASE_URL", "sqlite:///elsewhere.db", "There is no database"),
+        ("expired_sessions", "SESSIONS_TABLE", "sessions", "SESSIONS_TABLE holds 'sessions'"),
+        ("stale_jobs", "ANALYSIS_DATABASE_URL", "sqlite:///elsewhere.db", "ANALYSIS_DATABASE_URL"),
+    ],
+)
+def test_a_table_that_a_setting_names_and_that_is_not_there_fails_the_tick(
+    service: Service, monkeypatch: pytest.MonkeyPatch, schedule: str, setting: str, value: str, sentence: str
+) -> None:
+    monkeypatch.setenv(setting, value)
+    assert sentence in service.failed_tick(schedule)
 
 
 def test_the_schedules_delete_hourly_and_daily_in_seoul(service: Service) -> None:

@@ -270,8 +270,8 @@ def test_a_table_whose_name_differs_from_a_listed_one_in_letter_case_only_is_ano
             f" CONSTRAINT key_{number} FOREIGN KEY (job) REFERENCES jobs (id))",
         )
     scene.run(f"INSERT INTO jobs VALUES (1, '{EXPIRED}')")  # noqa: S608
-    scene.run(f"INSERT INTO {quote('Payments')} VALUES (7, 1)")
-    scene.run(f"INSERT INTO {quote('payments')} VALUES (8, 1)")
+    scene.run(f"INSERT INTO {quote('Payments')} VALUES (7, 1)")  # noqa: S608
+    scene.run(f"INSERT INTO {quote('payments')} VALUES (8, 1)")  # noqa: S608
     with pytest.raises(Refused, match="The table Payments references jobs"):
         purge(scene, "payments", keep=("payments",))
     purge(scene, "payments", "Payments", keep=("payments",))

@@ -116,7 +116,7 @@ def test_a_table_of_files_without_a_key_is_refused(scene: JobScene, files: Files
     kept = "" if scene.engine.dialect.name in ("postgresql", "sqlite") else " ENGINE=InnoDB"
     own = scene.table("jobs").c.id.type.compile(scene.engine.dialect)
     scene.run(f"CREATE TABLE job_files (job_id {own}, s3_key TEXT, FOREIGN KEY (job_id) REFERENCES jobs (id)){kept}")
-    with pytest.raises(Refused, match="job_files has no primary key .* PURGE_FILE_COLUMNS"):
+    with pytest.raises(Refused, match=r"job_files has no primary key .* \(PURGE_FILE_COLUMNS"):
         purge(scene, files)
     scene.purge(tables=TABLES)  # without files it needs none
 

@@ -347,8 +347,10 @@ def test_the_schedule_applies_on_sundays_at_two_in_seoul(live: Scene) -> None:
 
 def test_the_schedule_skips_where_there_are_no_such_tables(live: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     live.execute("DROP TABLE analysis_results")
+    monkeypatch.setenv("DATABASE_URL", live.url.render_as_string(hide_password=False))
+    monkeypatch.delenv("ANALYSIS_DATABASE_URL")
     assert "has no table analysis_results" in str(tick(NOW).skip_message)
-    monkeypatch.setenv("ANALYSIS_DATABASE_URL", "sqlite:///nowhere.db")
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///nowhere.db")
     assert "There is no SQLite file" in str(tick(NOW).skip_message)
     # A server that doesn't answer is a failure to be seen, not a reason to skip.
     monkeypatch.setenv("ANALYSIS_DATABASE_URL", "mysql://u:p@127.0.0.1:1/d")
