@@ -73,6 +73,8 @@ class SQLiteDumps:
     def objects(self) -> int:
         if not self.path.exists() or self.path.stat().st_size == 0:
             return -1 if not self.path.exists() else 0
+        if not self._has_header():
+            return 1  # not opened: SQLite would throw away the log beside it
         try:
             with closing(self._connect()) as connection:
                 return int(connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0])
@@ -126,6 +128,8 @@ class SQLiteDumps:
             stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
             aside = self.path.with_name(f"{self.path.name}.before_restore_{stamp}")
             try:
+                if not self._has_header():
+                    raise _NoDatabase
                 with closing(self._connect()) as connection:
                     # The old database whole in its one file, and nobody in the middle of writing to it.
                     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -133,8 +137,8 @@ class SQLiteDumps:
                     os.link(self.path, aside)
                     unfinished.replace(self.path)
                     connection.execute("ROLLBACK")
-            except sqlite3.DatabaseError as error:
-                if not _is_ruined(error):
+            except (sqlite3.DatabaseError, _NoDatabase) as error:
+                if isinstance(error, sqlite3.DatabaseError) and not _is_ruined(error):
                     raise
                 self._put_aside_as_it_is(unfinished, aside)
             told.append(f"the old file is kept as {aside}")
@@ -150,6 +154,10 @@ class SQLiteDumps:
             os.close(descriptor)
         return told
 
+    def _has_header(self) -> bool:
+        with self.path.open("rb") as file:
+            return file.read(len(HEADER)) == HEADER
+
     def _put_aside_as_it_is(self, unfinished: Path, aside: Path) -> None:
         """A file that SQLite can't read, with what belongs to it: somebody may save rows from it yet."""
         for ending in SIDE_FILES:
@@ -164,6 +172,10 @@ class SQLiteDumps:
     def scratch(self, server: sa.URL | None, now: datetime) -> Iterator[DumpEngine]:
         with private_folder() as folder:
             yield SQLiteDumps(sa.URL.create("sqlite", database=str(folder / "scratch.sqlite")))
+
+
+class _NoDatabase(Exception):
+    """The file does not begin as a SQLite database does."""
 
 
 def _is_ruined(error: sqlite3.DatabaseError) -> bool:

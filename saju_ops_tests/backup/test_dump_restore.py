@@ -195,16 +195,16 @@ def test_a_ruined_sqlite_file_is_put_aside_with_its_log_and_replaced(sqlite_url:
     whole = file.read_bytes()
     for ruined in (b"\0" * len(whole), whole[:100] + b"\xff" * (len(whole) - 100), b"gone wrong" * 99):
         file.write_bytes(ruined)
-        (tmp_path / "test.db-journal").write_bytes(b"rows that somebody may save")
+        (tmp_path / "test.db-wal").write_bytes(b"rows that somebody may save")
         with pytest.raises(Refused, match="is not empty"):
             dumps.restore()
         (note,) = dumps.restore(replace="test").left_out
         assert everything(sqlite_url) == before
         (kept,) = (p for p in tmp_path.glob("test.db.before_restore_*") if note.endswith(str(p)))
         assert kept.read_bytes() == ruined
-        # Of a file whose header it knows, SQLite itself throws away a journal that isn't one.
+        # In a file whose header it knows, SQLite itself throws away a log that isn't one.
         if not ruined.startswith(b"SQLite format 3"):
-            assert Path(f"{kept}-journal").read_bytes() == b"rows that somebody may save"
+            assert Path(f"{kept}-wal").read_bytes() == b"rows that somebody may save"
         for path in tmp_path.glob("test.db.before_restore_*"):
             path.unlink()
 
