@@ -121,15 +121,15 @@ def verify_part(
         name
         for name, have, want in (
             ("size", found.stored_bytes, manifest.stored_bytes),
-            ("SHA-256", found.stored_sha256, manifest.stored_sha256),
-            ("SHA-256 of its content", found.content_sha256, manifest.content_sha256),
+            ("SHA-256 of the file", found.stored_sha256, manifest.stored_sha256),
+            ("SHA-256 of the rows' text", found.content_sha256, manifest.content_sha256),
             ("number of rows", found.digest.rows, manifest.rows),
             ("row digest", found.digest.hex, manifest.digest),
         )
         if have != want
     ]
     if wrong:
-        raise ProofFailed(f"The archive {where} is damaged: its {' and its '.join(wrong)} differ from the manifest.")
+        raise ProofFailed(f"The archive {where} is damaged. What differs from its manifest: {', '.join(wrong)}.")
     return found
 
 

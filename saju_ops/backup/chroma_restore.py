@@ -234,7 +234,8 @@ def _refuse_unusable(target: Path, replace: Sequence[str]) -> None:
     if _entries(target) and target.name not in named:
         raise Refused(
             f"{target} is not empty. Nothing was touched. Restore elsewhere, or name it for replacement"
-            f" (--replace {target.name}): it is then moved aside, not deleted."
+            f" (--replace {target.name}, in the job's config replace: [{target.name}]): it is then moved aside, not"
+            " deleted."
         )
     if replace and target.name not in named:
         raise Refused(
