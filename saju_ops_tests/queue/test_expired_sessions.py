@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from saju_ops.queue.expired_sessions import (
     purge_expired_sessions,
     session_limits,
 )
+from saju_ops.queue.hanging import Hanging
 from saju_ops.queue.session_cache import SessionCache
 from saju_ops.schema import tables as schema
 from saju_ops.storage import open_storage
@@ -201,6 +203,55 @@ def test_a_log_table_without_a_foreign_key_is_looked_at_just_the_same(scene: Ses
     scene.archive(OLD)
     scene.purge()
     assert (scene.sessions(), scene.count("conversation_logs")) == ([], 0)
+
+
+def before_the_delete(monkeypatch: pytest.MonkeyPatch, action: Callable[[], None]) -> None:
+    """Runs `action` once the log rows were compared, just before the first row goes."""
+    original = Hanging.delete
+
+    def delete(self: Hanging) -> Any:
+        action()
+        return original(self)
+
+    monkeypatch.setattr(Hanging, "delete", delete)
+
+
+@pytest.mark.parametrize("engine", ["mariadb", "postgres"])
+def test_a_writer_waits_for_a_log_row_that_was_compared(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = SessionScene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups")
+    scene.add("s1", logs=[OLD])
+    scene.archive(OLD)
+    writer = threading.Thread(target=scene.run, args=["UPDATE conversation_logs SET content = 'edited'"])
+
+    def start() -> None:
+        writer.start()
+        writer.join(0.5)
+        assert writer.is_alive()
+
+    before_the_delete(monkeypatch, start)
+    result = scene.purge()
+    writer.join()
+    assert (result.deleted, result.log_rows, scene.count("conversation_logs")) == (1, 1, 0)
+
+
+def test_a_log_row_that_comes_between_the_comparison_and_the_delete_keeps_its_session(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a foreign key, as in a partitioned log, no lock on the session keeps it out."""
+    scene = SessionScene(postgres_url, tmp_path / "backups")
+    scene.add("s1", logs=[OLD])
+    scene.archive(OLD)
+    (key,) = sa.inspect(scene.engine).get_foreign_keys("conversation_logs")
+    scene.run(f"ALTER TABLE conversation_logs DROP CONSTRAINT {key['name']}")
+    late = {"session_id": "s1", "message_order": 9, "role": "user", "content": "late"}
+    late |= {"created_at": OLD.replace(tzinfo=None)}
+    before_the_delete(monkeypatch, lambda: scene.insert("conversation_logs", late))
+    result = scene.purge()
+    assert (result.deleted, scene.sessions(), scene.count("conversation_logs")) == (0, ["s1"], 2)
+    (reason,) = result.stayed
+    assert "2 rows of conversation_logs would have gone where 1 were compared" in reason
 
 
 def test_a_table_that_is_not_listed_is_refused(lite: SessionScene) -> None:
