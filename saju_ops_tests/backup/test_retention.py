@@ -309,6 +309,19 @@ def test_of_two_stores_what_only_one_has_counts_for_nothing_and_what_goes_goes_f
     assert kept_days(other) == [20, 21, 22]
 
 
+@pytest.mark.parametrize("rotten", [0, 1])
+def test_the_newest_backup_is_read_back_in_each_of_two_stores(tmp_path: Path, rotten: int) -> None:
+    stores = [LocalStorage(tmp_path / "one"), LocalStorage(tmp_path / "other")]
+    for store in stores:
+        for age in (1, 2, 3, 20):
+            put(store, age)
+    newest = tmp_path / ("one", "other")[rotten] / f"database/app_{stamp(NOW - timedelta(days=1), KST)}.sql.gz"
+    newest.write_bytes(newest.read_bytes()[::-1])
+    result = run(Two(*stores))
+    assert [kept_days(store) for store in stores] == [[1, 2, 3, 20]] * 2
+    assert "nothing was deleted, since its newest backup fails" in result.problems[0]
+
+
 def test_an_inventory_says_what_is_where(storage: LocalStorage) -> None:
     put(storage, 1)
     put(storage, 2, manifest=False)
