@@ -50,6 +50,15 @@ def test_only_days_wholly_beyond_the_retention_are_purged(scene: Scene) -> None:
     assert scene.ids() == [3, 4]
 
 
+def test_a_row_of_the_cutoffs_own_first_instant_is_not_due(scene: Scene) -> None:
+    """Found from the end of the last day that is due, over days without a row."""
+    cutoff = day_after(LAST_EXPIRED).start
+    scene.insert([{"log_id": i, "created_at": scene.time(t)} for i, t in enumerate((DAY.start, cutoff), 1)])
+    scene.archive()
+    result = scene.purge()
+    assert (result.deleted, result.problems, scene.ids()) == (1, [], [2])
+
+
 def test_a_day_within_the_retention_is_looked_at_once_more_before_it_is_purged(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

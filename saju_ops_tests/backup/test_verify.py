@@ -19,6 +19,7 @@ from saju_ops.archive.window import parse_day
 from saju_ops.backup import chroma_process
 from saju_ops.backup.chroma import Source, take_snapshot
 from saju_ops.backup.dump import DumpOptions, dump_databases
+from saju_ops.backup.manifest import backups, write_manifest
 from saju_ops.backup.verify import Drill, VerifyResult, verify
 from saju_ops.backup.verify_drills import archive_drill, dump_drills, snapshot_drill, standard_drills
 from saju_ops.cli import main
@@ -218,6 +219,18 @@ def test_a_drill_that_fails_fails_the_verification(storage: LocalStorage) -> Non
             path.write_bytes(path.read_bytes().replace(b"s1", b"s9"))
     told = archive_drill(storage, now=NOW, zone=KST)
     assert (told.passed, told.tried) == (False, True)
+    assert not look(storage, drills=[lambda: [told]]).passed
+
+
+def test_a_dump_that_comes_back_otherwise_fails_the_verification(storage: LocalStorage, made: Any) -> None:
+    (manifest,) = backups(storage, "database_dump")
+    tables = manifest.contents["tables"]
+    tables["conversation_logs"]["checksum"] = "0" * 16
+    storage.delete(manifest.name)
+    write_manifest(storage, manifest)
+    (told,) = dump_drills(storage, [parse_database_url(made[2])], [], now=NOW)
+    assert (told.passed, told.tried) == (False, True)
+    assert told.text == "table conversation_logs has the right number of rows and another checksum"
     assert not look(storage, drills=[lambda: [told]]).passed
 
 
