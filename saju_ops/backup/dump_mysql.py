@@ -323,8 +323,8 @@ class MySQLTaking:
         look.commit()
         if strategy == "bracketed":
             self._before = _snapshot(self._connection())
-        # Connected before anybody waits for it.
-        after = self._connection()
+        # Nobody shall wait for a connection under the lock; else it is made while the program starts.
+        after = self._connection() if strategy == "locked" else None
         if strategy == "locked" and not _read_lock(look):
             return False
         mark = _log_position(look)
@@ -334,6 +334,7 @@ class MySQLTaking:
         arguments = [f"--ignore-table={database}.{MARKER}", database]
         program = self._stack.enter_context(self._client.program(self._dumps.url, arguments))
         self._output = self._stack.enter_context(Output(program, wide=wide))
+        after = after or self._connection()
         if not self._begun(LOCK_HELD_SECONDS if strategy == "locked" else None):
             return False
         self._after = _snapshot(after)
