@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from saju_ops.archive.archive import due_days
+from saju_ops.archive.csvfile import CsvSink
 from saju_ops.archive.engines import open_log_store
 from saju_ops.archive.engines.mysql import MySQLLogStore
 from saju_ops.archive.window import parse_day
@@ -348,19 +349,32 @@ def test_a_data_file_without_a_manifest_is_adopted_where_it_equals_the_database(
     assert scene.purge().deleted == 10
 
 
-def test_a_data_file_without_a_manifest_that_differs_is_left_alone(scene: Scene) -> None:
+@pytest.mark.parametrize("late", [0, 1], ids=["a row changed", "a row came"])
+def test_a_data_file_without_a_manifest_that_differs_is_left_alone(scene: Scene, late: int) -> None:
     scene.add(10)
     scene.archive()
     stray = scene.data_file()
     scene.manifest_file().unlink()
     kept = stray.read_bytes()
-    scene.add(1, first=50)
+    scene.add(late, first=50) if late else scene.update("content = '바뀜'", "log_id = 3")
     result = scene.archive()
     assert result.outcome == "archived"
     assert stray.read_bytes() == kept
     assert [p.part for p in scene.files().parts] == [2]
-    assert scene.parts() == [11]
+    assert scene.parts() == [10 + late]
     assert result.strays
+
+
+def test_a_cell_that_changes_on_its_way_into_the_file_is_found(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever changes it: what is read back must be what the database itself says."""
+    scene.add(10)
+    store, true, false = CsvSink._store, "안녕".encode(), "안뇽".encode()
+    with monkeypatch.context() as patch:
+        patch.setattr(CsvSink, "_store", lambda sink, data: store(sink, bytes(data).replace(true, false, 1)))
+        with pytest.raises(ProofFailed, match="the file read back holds 10 rows with digest"):
+            scene.archive()
+    assert scene.snapshot_of_files() == {}
+    assert scene.archive().rows_written == 10
 
 
 def test_a_data_file_cut_short_without_a_manifest_is_left_alone(scene: Scene) -> None:

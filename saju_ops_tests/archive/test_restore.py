@@ -154,6 +154,29 @@ def test_missing_parents_are_reported_and_the_way_out_works(scene: Scene) -> Non
     assert scene.state("conversation_logs_restored") == original
 
 
+CHANGING = {
+    "mysql": ("CREATE TRIGGER t BEFORE INSERT ON {name} FOR EACH ROW SET NEW.content = 'x'",),
+    "postgresql": (
+        "CREATE FUNCTION changed() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.content := ''x''; RETURN NEW; END'",
+        "CREATE TRIGGER t BEFORE INSERT ON {name} FOR EACH ROW EXECUTE FUNCTION changed()",
+    ),
+    "sqlite": (
+        "CREATE TRIGGER t AFTER INSERT ON {name} BEGIN UPDATE {name} SET content = 'x' WHERE log_id = NEW.log_id; END",
+    ),
+}
+
+
+def test_a_target_that_changes_what_is_written_gets_nothing(scene: Scene) -> None:
+    original = purged(scene)
+    scene.run(*(statement.format(name=scene.name) for statement in CHANGING[scene.family]))
+    with pytest.raises(ProofFailed, match=r"or their contents differ; this file was rolled back\. 0 rows before it"):
+        scene.restore()
+    assert scene.count() == 0
+    scene.run(f"DROP TRIGGER t{f' ON {scene.name}' if scene.family == 'postgresql' else ''}")
+    assert scene.restore().written == 20
+    assert scene.state() == original
+
+
 def test_of_two_parts_the_later_one_counts(scene: Scene) -> None:
     scene.add(10)
     scene.archive()

@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,19 +25,25 @@ import pytest
 import sqlalchemy as sa
 
 from saju_ops.backup import dump_mysql, dump_process
+from saju_ops.backup.chroma_process import one_at_a_time
 from saju_ops.backup.drill import drill_stored
+from saju_ops.backup.dump import dump_databases
 from saju_ops.backup.dump_engine import DrillNotPossible, DumpSpoilt, open_engine, scratch_name
 from saju_ops.backup.dump_mysql import MySQLTaking, _Guard
 from saju_ops.backup.dump_mysql_rights import missing_rights
 from saju_ops.backup.dump_pack import Packed, unpacked
+from saju_ops.backup.dump_postgres import PostgresTaking
 from saju_ops.backup.dump_process import Output, Program, words_of
+from saju_ops.backup.dump_sqlite import SQLiteDumps
 from saju_ops.database import connect
-from saju_ops.errors import OperatorError, ProofFailed, Refused
+from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
+from saju_ops.storage.local import _LocalWriter
 from saju_ops_tests.backup.dump_scene import (
     AT_THREE,
     Dumps,
     everything,
     fill,
+    options,
     oracle,
     oracle_clients,
     scratch_databases,
@@ -109,6 +118,22 @@ def test_a_program_that_ends_early_but_well_makes_no_dump(
     assert dumps.files() == []
 
 
+def test_a_pg_dump_whose_last_line_is_missing_makes_no_dump(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(postgres_url)
+    fakes = tmp_path / "fakes"
+    fakes.mkdir()
+    real, fake = shutil.which("pg_dump"), fakes / "pg_dump"
+    fake.write_text(f"#!/bin/sh\n{real} \"$@\" | sed '/^-- PostgreSQL database dump complete/,$d'\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fakes}{os.pathsep}{os.environ['PATH']}")
+    dumps = Dumps(postgres_url, tmp_path)
+    with pytest.raises(DumpSpoilt, match="not whole"):
+        dumps.take(tries=1)
+    assert dumps.files() == []
+
+
 def test_rows_that_are_missing_in_a_whole_looking_dump_are_found(
     mariadb_url: str, mariadb_server: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +170,58 @@ def test_a_value_that_changes_on_the_way_is_found(
     dumps = Dumps(url, tmp_path)
     with pytest.raises(ProofFailed, match="parent has the right number of rows and another checksum"):
         dumps.take()
+    assert dumps.files() == []
+
+
+@pytest.mark.parametrize("engine", ["mariadb", "postgres"])
+def test_a_dump_that_the_server_will_not_take_is_not_kept_as_unproven(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = request.getfixturevalue(f"{engine}_url")
+    fill(url)
+    taking: Any = MySQLTaking if engine == "mariadb" else PostgresTaking
+    original = taking.chunks
+    broken = (b"CREATE TABLE", b"CREATE TABEL")
+    monkeypatch.setattr(taking, "chunks", lambda self: (c.replace(*broken) for c in original(self)))
+    dumps = Dumps(url, tmp_path)
+    with pytest.raises(ProofFailed, match=r"it can't be restored: .* It was not kept"):
+        dumps.take()
+    assert dumps.files() == []
+
+
+def test_a_dump_of_which_no_restore_can_be_tried_is_read_back_all_the_same(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(sqlite_url)
+    dumps = Dumps(sqlite_url, tmp_path)
+
+    @contextmanager
+    def nowhere(*_: object) -> Iterator[Any]:
+        raise DrillNotPossible("there is no room")
+        yield
+
+    monkeypatch.setattr(SQLiteDumps, "scratch", nowhere)
+    assert not dumps.take().proven
+    kept, original = dumps.names(), _LocalWriter.read_back
+
+    def flipped(writer: _LocalWriter) -> Any:
+        with original(writer) as stream:
+            data = bytearray(stream.read())
+        data[len(data) // 2] ^= 1
+        return io.BytesIO(data)
+
+    monkeypatch.setattr(_LocalWriter, "read_back", flipped)
+    with pytest.raises(ProofFailed):
+        dumps.take()
+    assert dumps.names() == kept
+
+
+def test_two_runs_over_the_same_storage_do_not_dump_at_once(sqlite_url: str, tmp_path: Path) -> None:
+    fill(sqlite_url)
+    dumps = Dumps(sqlite_url, tmp_path)
+    with one_at_a_time(f"dumps in {dumps.storage.uri}database/"):
+        with pytest.raises(Busy, match="Another run works on dumps in"):
+            dump_databases([dumps.url], dumps.storage, options())
     assert dumps.files() == []
 
 
