@@ -83,7 +83,10 @@ class RestoreResult:
             f"It goes into {self.target}. {state}",
         ]
         if m.engine == "sqlite" and self.target_objects > 0:
-            lines[-1] = f"It goes into {self.target}, whose file is kept beside it, renamed."
+            lines[-1] = (
+                f"It goes into {self.target}. It is NOT EMPTY: with --replace {self.target_database} the file is kept"
+                " beside it, renamed, and a new one takes its place."
+            )
         if self.passed_over:
             lines.insert(1, f"NEWER, and can't be restored: {', '.join(self.passed_over[-NAMED:])}.")
         return lines
@@ -252,7 +255,8 @@ def _restore(
         ) from None
     result.left_out += _other_defaults(manifest, target)
     say("Comparing the target with the manifest.")
-    expected, found = Contents.from_json(manifest.contents), target.contents()
+    expected = Contents.from_json(manifest.contents)
+    found = target.contents(expected)
     told = differences(expected, found)
     result.tables, result.rows = len(found.tables), found.rows
     if told:
