@@ -532,6 +532,16 @@ def test_a_missing_program_is_named(mariadb_url: str, tmp_path: Path, monkeypatc
         Dumps(mariadb_url, tmp_path).take()
 
 
+def test_the_operators_own_environment_says_nothing_to_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PGOPTIONS", "PGSERVICE", "MYSQL_HOST", "MARIADB_HOST", "MYSQL_TEST_LOGIN_FILE"):
+        monkeypatch.setenv(name, "the operator's")
+    with Output(Program(["/usr/bin/env"], {"PGTZ": "UTC"})) as output:
+        told = b"".join(iter(output.read, b"")).decode()
+        output.finish()
+    assert "the operator's" not in told
+    assert "PGTZ=UTC" in told
+
+
 def test_what_a_program_said_is_told_without_values() -> None:
     said = words_of("ERROR 1062 (23000) at line 5: Duplicate entry '홍길동-010-1234-5678' for key 'users.PRIMARY'")
     assert "Duplicate entry" in said

@@ -7,8 +7,9 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,56 @@ def test_a_name_that_exists_is_never_written_again(storage: LocalStorage) -> Non
         put(storage, NAME, b"two")
     assert (storage.root / NAME).read_bytes() == b"one"
     assert len(all_files(storage)) == 1
+
+
+class Disk:
+    """What a loss of power would leave, told by the calls that put it there, in their order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.did: list[str] = []
+        for call in ("fsync", "fdatasync"):
+            monkeypatch.setattr(os, call, partial(self._synced, getattr(os, call)))
+        link, unlink = os.link, Path.unlink
+        monkeypatch.setattr(os, "link", lambda old, new: (self.did.append("named"), link(old, new)))
+        monkeypatch.setattr(Path, "unlink", lambda path, **more: (self.did.append("unlinked"), unlink(path, **more)))
+
+    def _synced(self, call: Callable[[int], None], descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        told = f"folder {path.name}" if path.is_dir() else f"{path.stat().st_size} bytes"
+        call(descriptor)
+        self.did.append(told)
+
+
+def test_bytes_then_name_then_folder_are_on_the_disk_when_a_write_ends(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.root.mkdir()
+    disk = Disk(monkeypatch)
+    put(storage, "a/b/c.csv", b"12345")
+    assert disk.did == ["folder backups", "folder a", "5 bytes", "named", "folder b", "unlinked"]
+
+
+def test_what_is_read_back_is_on_the_disk(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.root.mkdir()
+    disk = Disk(monkeypatch)
+    with storage.create("c.csv") as writer:
+        writer.write(b"12345")
+        with writer.read_back() as stream:
+            assert (stream.read(), disk.did) == (b"12345", ["5 bytes"])
+    disk.did.clear()
+    with storage.create("d.csv") as writer:
+        writer.write(b"123456")
+        writer.end()
+        with writer.follow() as stream:
+            assert (stream.read(), disk.did) == (b"123456", ["6 bytes"])
+
+
+def test_what_is_deleted_is_gone_from_the_disk_too(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a manifest could come back after a loss of power, and its file not."""
+    put(storage, "a/c.csv", b"1")
+    disk = Disk(monkeypatch)
+    storage.delete("a/c.csv")
+    assert disk.did == ["unlinked", "folder a"]
 
 
 def test_of_two_writers_of_one_name_the_first_to_commit_wins(storage: LocalStorage) -> None:
