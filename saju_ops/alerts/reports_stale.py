@@ -115,7 +115,7 @@ def undo_lines(result: UndoResult) -> Iterator[str]:
     yield f"↩️ 실행 {result.run_id} 되돌리기" + (" (미리 보기, 변경 없음)" if result.dry_run else "")
     yield f"   변경했던 작업: {result.changed_then}개"
     yield f"   {'되돌릴' if result.dry_run else '되돌린'} 작업: {result.put_back}개"
-    yield f"   그 뒤 상태가 바뀌어 그대로 둔 작업: {result.kept}개"
+    yield f"   그 뒤 상태나 결과가 바뀌어 그대로 둔 작업: {result.kept}개"
     if result.in_doubt:
         yield f"   ⚠️ 변경 여부를 알 수 없어 그대로 둔 작업: {len(result.in_doubt)}개"
         yield from (f"     - {visible(job)}" for job in result.in_doubt)
@@ -168,7 +168,7 @@ def undo_report(result: UndoResult) -> str:
         "↩️ *중단된 분석 작업 정리 되돌리기*",
         f"- 실행 ID: `{result.run_id}`",
         f"- {'되돌릴' if result.dry_run else '되돌린'} 작업: {result.put_back}개",
-        f"- 그 뒤 상태가 바뀌어 그대로 둔 작업: {result.kept}개",
+        f"- 그 뒤 상태나 결과가 바뀌어 그대로 둔 작업: {result.kept}개",
         f"- 실행 시간: {result.at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
     ]
     if result.in_doubt:

@@ -1,7 +1,8 @@
 """Puts back what a run of `reconcile_stale_jobs` changed, from its audit.
 
 Promises: only jobs that the run changed and that still have the status it set get back the status they had; a job
-whose status was changed since, or that is gone, is left alone and counted. What a killed run left without an
+whose status or results were changed since, or that is gone, is left alone and counted: a worker that went on with it
+may have completed it for good. What a killed run left without an
 outcome is told by the rows: each transaction was done whole or not at all. Where they tell both, because others
 changed some of them, the jobs are left alone and named. A run is put back once. It can be killed and launched
 again.
@@ -31,7 +32,7 @@ from saju_ops.queue.stale_audit import (
     parts_of,
 )
 from saju_ops.queue.stale_connect import errors_told, read_write, reading
-from saju_ops.queue.stale_tables import Tables, normal
+from saju_ops.queue.stale_tables import Files, Tables, normal
 from saju_ops.storage import Storage
 
 BATCH_JOBS = 1_000
@@ -47,7 +48,7 @@ class UndoResult:
     # Jobs that the run is known to have changed.
     changed_then: int = 0
     put_back: int = 0
-    # Their status is no longer the one that the run set, or they are gone.
+    # Their status is no longer the one that the run set, their results changed since, or they are gone.
     kept: int = 0
     # Changed or not, the rows don't tell: named, left alone.
     in_doubt: list[str] = field(default_factory=list)
@@ -114,9 +115,10 @@ def _look(tables: Tables, storage: Storage, parts: Sequence[Part], result: UndoR
     result.changed_then = result.put_back = result.kept = 0
     result.in_doubt = []
     for jobs in _changed(tables, storage, parts, result):
+        same = _with_same_results(tables, jobs, parts[0])
         now = tables.statuses_of([key_from_json(m.key) for m in jobs], lock=False)
         tables.end()
-        _count(result, jobs, [m for m in jobs if _still_set(m, now)])
+        _count(result, jobs, [m for m in same if _still_set(m, now)])
 
 
 def _put_back(
@@ -126,11 +128,12 @@ def _put_back(
     for jobs in _changed(tables, storage, parts, result):
         if should_stop():
             return True
-        tables.end()
+        # Before the lock: without an index on the results it takes long.
+        same = _with_same_results(tables, jobs, parts[0])
         tables.begin()
         try:
             now = tables.statuses_of([key_from_json(m.key) for m in jobs], lock=True)
-            mine = [m for m in jobs if _still_set(m, now)]
+            mine = [m for m in same if _still_set(m, now)]
             groups: dict[tuple[str, str], list[Any]] = {}
             for each in mine:
                 key = key_from_json(each.key)
@@ -143,6 +146,20 @@ def _put_back(
             raise
         _count(result, jobs, mine)
     return False
+
+
+def _with_same_results(tables: Tables, jobs: Sequence[Meant], part: Part) -> list[Meant]:
+    """The jobs whose results are as the run saw them, by their numbers and times."""
+    files = tables.files_of([key_from_json(m.key) for m in jobs])
+    tables.end()
+    then = datetime.fromisoformat(part.created_at)
+
+    def same(job: Meant) -> bool:
+        now = files.get(key_from_json(job.key), Files())
+        moved = any(m.at is not None and m.at > then for m in now.moments)
+        return (now.total, now.done) == (job.files, job.done) and not moved
+
+    return [job for job in jobs if same(job)]
 
 
 def _still_set(job: Meant, now: dict[Any, str]) -> bool:

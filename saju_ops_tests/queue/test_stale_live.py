@@ -505,6 +505,22 @@ def test_undo_puts_back_only_what_still_has_the_status_that_was_set(scene: Scene
         scene.undo()
 
 
+@pytest.mark.parametrize("change", ["status = 'completed'", "updated_at = '2026-10-14 16:00:00'"])
+def test_undo_leaves_a_job_alone_that_a_worker_went_on_with_and_completed(scene: Scene, change: str) -> None:
+    for name in ("finished", "untouched"):
+        scene.job(name, files=3, done=1)
+    scene.apply()
+    scene.execute(
+        f"UPDATE analysis_results SET {change} WHERE job_id = 'finished'",  # noqa: S608
+        "UPDATE analysis_jobs SET status = 'processing' WHERE job_id = 'finished'",
+        "UPDATE analysis_jobs SET status = 'completed' WHERE job_id = 'finished'",
+    )
+    looked = scene.undo(dry_run=True)
+    result = scene.undo()
+    assert (looked.put_back, looked.kept) == (result.put_back, result.kept) == (1, 1)
+    assert scene.statuses() == {"finished": "completed", "untouched": "processing"}
+
+
 def test_where_the_rows_do_not_tell_what_a_killed_run_did_they_are_named(sqlite: Scene) -> None:
     for number in range(4):
         sqlite.job(f"j{number}")
