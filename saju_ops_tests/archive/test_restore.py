@@ -360,6 +360,19 @@ def test_simple_columns_can_be_restored_into_another_kind_of_database(
     assert Scene(two.url, tmp_path / "second").archive().rows == 20
 
 
+def test_times_that_would_shift_in_another_kind_of_database_stop_it(
+    sqlite_url: str, postgres_url: str, tmp_path: Path
+) -> None:
+    """The archive's text is Seoul's clock, and the column holds instants."""
+    scene = Scene(sqlite_url, tmp_path / "backups", zone=SEOUL).create_table()
+    scene.add(3)
+    scene.archive()
+    target = Scene(postgres_url, tmp_path / "other").create_table()
+    with pytest.raises(Refused, match=r"created_at is in UTC in the archive or in .*, and in Asia/Seoul in the other"):
+        scene.restore(url=postgres_url)
+    assert target.count() == 0
+
+
 def test_values_that_do_not_fit_another_kind_of_database_stop_it(
     postgres_url: str, mysql_url: str, tmp_path: Path
 ) -> None:
