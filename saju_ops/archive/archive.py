@@ -163,6 +163,8 @@ class _Task:
             return None
         manifest = self._manifest(part, stray, packing, found, expected)
         self._write_manifest(manifest)
+        # The kill may have come after one of two stores had the file.
+        self.storage.complete(base_name(self.day, 1))
         files = DayFiles((), (), part + 1)
         return self._archived([manifest], (manifest, found, shape), files)
 

@@ -97,6 +97,10 @@ def snapshot_asset() -> dg.AssetsDefinition:
         yield dg.AssetCheckResult(
             passed=True, check_name=PROOF, asset_key=SNAPSHOT, metadata={k: proof[k] for k in numbers}
         )
+        if snapshot.incomplete:
+            raise dg.Failure(
+                f"This snapshot is stored and proven, but not all is well. {snapshot.incomplete}", allow_retries=False
+            )
 
     return chroma_snapshot
 

@@ -149,7 +149,10 @@ def _materialize(
         )
     if run.problems:
         # A difference won't go away by trying again at once; a server that was away may be back.
-        raise dg.Failure(" ".join(run.problems.values()), allow_retries=not run.differing)
+        told = " ".join(filter(None, [*run.problems.values(), run.incomplete]))
+        raise dg.Failure(told, allow_retries=not run.differing)
+    if run.incomplete:
+        raise dg.Failure(f"These dumps are stored, but not all is well. {run.incomplete}", allow_retries=False)
 
 
 def check_metadata(run: "DumpRun", sentences: list[str]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from saju_ops.backup.chroma_process import Worker, ask, one_at_a_time, scratch_f
 from saju_ops.backup.manifest import FORMAT, BackupManifest, manifest_name, stamp, write_manifest
 from saju_ops.errors import OperatorError, ProofFailed
 from saju_ops.settings import Settings
-from saju_ops.storage import Storage, Writer
+from saju_ops.storage import Storage, StorageError, Writer
 from saju_ops.storage.encryption import ENDING as ENCRYPTED
 from saju_ops.storage.encryption import METHOD
 
@@ -68,6 +68,8 @@ class Snapshot:
     store_seconds: float = 0.0
     proof_seconds: float = 0.0
     completed: list[str] = field(default_factory=list)
+    # What of older snapshots one of two stores lacks, and can't be copied there.
+    incomplete: str = ""
 
     @property
     def collections(self) -> list[dict[str, Any]]:
@@ -95,7 +97,7 @@ def take_snapshot(
     """
     with one_at_a_time(f"snapshots in {storage.uri}"), scratch_folder() as scratch:
         storage.clear_unfinished(FOLDER + "chromadb_")
-        completed = storage.complete(FOLDER)
+        completed, incomplete = _completed(storage)
         torn: list[str] = []
         for attempt in range(1, attempts + 1):
             work = scratch / str(attempt)
@@ -114,12 +116,22 @@ def take_snapshot(
                     " nothing was stored. Scratch files lie under TMPDIR and need twice the space of the collections."
                 ) from None
             taken.completed = completed
+            taken.incomplete = incomplete
             storage.require_all()
             return taken
     raise ProofFailed(
         f"None of {attempts} copies of {source} could be proven; nothing was stored, and older snapshots are untouched."
         f" The last: {torn[-1]}. Where this goes on, the directory itself may be damaged: try the chatbot."
     )
+
+
+def _completed(storage: Storage) -> tuple[list[str], str]:
+    """What was copied from one of two stores to the other, and what can't be: no reason to go without tonight's
+    snapshot, since an old one that is lost would block all new ones."""
+    try:
+        return storage.complete(FOLDER), ""
+    except StorageError as error:
+        return [], str(error)
 
 
 def _attempt(

@@ -30,7 +30,7 @@ from saju_ops.backup.dump_pack import Packed, Packer
 from saju_ops.backup.manifest import FOLDERS, FORMAT, BackupManifest, Kind, manifest_name, stamp, write_manifest
 from saju_ops.database import error_text, redacted
 from saju_ops.errors import OperatorError, ProofFailed
-from saju_ops.storage import Storage, Writer
+from saju_ops.storage import Storage, StorageError, Writer
 from saju_ops.storage.encryption import ENDING, METHOD
 
 # Times a dump is taken again when a DDL or a lost connection spoilt it.
@@ -77,6 +77,8 @@ class DumpResult:
             f"{m.source} is dumped to {m.file}: {len(c.tables)} tables, {c.rows:,} rows, {m.content_bytes:,} bytes,"
             f" {m.stored_bytes:,} stored, in {self.seconds:.1f} s."
         )
+        if c.notes:
+            text += f" Note: {'; '.join(c.notes)}."
         if self.proven:
             return f"{text} Restored and compared in {self.drill.seconds:.1f} s: nothing differs."
         return f"{text} It is NOT PROVEN: {self.drill.why_not}"
@@ -119,6 +121,8 @@ class DumpRun:
     # Of those, dumps that were restored and differed.
     differing: list[str] = field(default_factory=list)
     completed: list[str] = field(default_factory=list)
+    # What of older dumps one of two stores lacks, and can't be copied there.
+    incomplete: str = ""
 
     @property
     def unproven(self) -> list[DumpResult]:
@@ -150,7 +154,12 @@ def over_databases(
     found, run = distinct(urls), DumpRun()
     folder = FOLDERS[options.kind]
     with one_at_a_time(f"dumps in {storage.uri}{folder}"):
-        run.completed = storage.complete(folder)
+        try:
+            run.completed = storage.complete(folder)
+        except StorageError as error:
+            # No reason to go without tonight's dump: an old one that is lost would block all new ones.
+            run.incomplete = str(error)
+            say(run.incomplete)
         for url in found:
             label = label_of(url, found)
             storage.clear_unfinished(f"{folder}{label}_")

@@ -95,7 +95,8 @@ class Storage(Protocol):
     def complete(self, prefix: str) -> list[str]:
         """Copies what only one of two stores has of files whose names start with prefix, each copy proven by
         SHA-256, manifests last. Returns the names it copied; a single store has nothing to do. Call it first in
-        every run that writes, under the lock under which such files are written. Raises StorageError."""
+        every run that writes, under the lock under which such files are written. Raises StorageError for what can't
+        be completed, after it completed the rest."""
 
     def require_all(self) -> None:
         """At the end of a run that writes: raises StorageError, with what is where, if one of two stores could

@@ -1,8 +1,9 @@
 """Two stores at once: what is written goes to both, and a backup counts once its manifest is in both.
 
 Promises: a store that fails while a run writes doesn't keep the other from getting its copy; the run then fails at
-its end, with what is where, and `complete` of the next run copies what is missing, proven by SHA-256. Every copy is
-read back, not only the first. A purge, which calls no `complete`, refuses to list while one of the two is down.
+its end, with what is where, and `complete` of the next run copies what is missing, file or manifest, proven by
+SHA-256. Every copy is read back, not only the first. A purge, which calls no `complete`, refuses to list while one of
+the two is down.
 
 `reading` is for restores: one good copy is enough. So that a damaged one never stands in the way of a good one, a
 file's copies are compared with its manifest before the first is opened.
@@ -208,17 +209,26 @@ class MirroredStorage:
     # --- completing ----------------------------------------------------------------------------------------
 
     def complete(self, prefix: str) -> list[str]:
+        """One backup that can't be completed keeps no other from it: the error comes at the end."""
         self._lenient = self.writing = True
         listed = self._of_each(lambda store: set(store.names(prefix)))
+        anywhere = set.union(*listed.values())
+        lacking = {uri: {_stem(name) for name in anywhere - there} for uri, there in listed.items()}
         copied: list[str] = []
-        for name in sorted(n for n in set.union(*listed.values()) if n.endswith(MANIFEST)):
-            sources = [s for s in self.usable if name in listed.get(s.uri, ())]
-            targets = [s for s in self.usable if name not in listed.get(s.uri, {name})]
-            for target in targets if sources else ():
+        failed: list[str] = []
+        for name in sorted(n for n in anywhere if n.endswith(MANIFEST)):
+            for target in [s for s in self.usable if _stem(name) in lacking.get(s.uri, ())]:
+                others = [(s, listed[s.uri]) for s in self.usable if s.uri in listed and s is not target]
+                if not others:
+                    continue  # it failed as a target since
                 try:
-                    copied += _copy_backup(sources[0], target, name)
+                    copied += _copy_backup(others, target, listed[target.uri], name)
                 except _TargetFailed as error:
                     self.note(target, error)
+                except StorageError as error:
+                    failed.append(str(error))
+        if failed:
+            raise StorageError(" ".join(failed))
         return copied
 
 
@@ -284,21 +294,45 @@ class _MirroredWriter:
             self._storage.require_all()
 
 
-def _copy_backup(source: Storage, target: Storage, manifest_name: str) -> list[str]:
-    """Copies a backup's file, and then its manifest. Raises StorageError where the source's copy is damaged."""
-    with source.open(manifest_name) as stream:
-        manifest = stream.read()
+def _content(store: Storage, name: str) -> bytes:
+    with store.open(name) as stream:
+        return stream.read()
+
+
+def _stem(name: str) -> str:
+    """What the names of a backup's file and manifest have in common; those of a day's parts are alike too."""
+    folder, _, file = name.rpartition("/")
+    return f"{folder}/{file.split('.', 1)[0]}"
+
+
+def _copy_backup(
+    others: Sequence[tuple[Storage, set[str]]], target: Storage, there: set[str], manifest_name: str
+) -> list[str]:
+    """Copies what the target lacks of a backup: its file, and then its manifest. Raises StorageError where no other
+    store has it whole."""
+    described = [(store, names) for store, names in others if manifest_name in names]
+    lacks_manifest = manifest_name not in there
+    if not described and lacks_manifest:
+        return []
+    if lacks_manifest:
+        manifest = _content(described[0][0], manifest_name)
+    else:
+        manifest = _at_target(lambda: _content(target, manifest_name))
     try:
         raw = json.loads(manifest)
         file, sha, size = str(raw["file"]), str(raw["stored_sha256"]), int(raw["stored_bytes"])
     except (ValueError, TypeError, KeyError):
         return []  # it counts for nothing where it is, and `verify` reports it
     copied = []
-    if not _has(target, file, sha, size):
-        _copy(source, target, file, (sha, size))
+    # What has file and manifest is not read again each time: that is `verify`'s work.
+    if (lacks_manifest or file not in there) and not _has(target, file, sha, size):
+        holding = [store for store, names in others if file in names]
+        _copy(holding[0] if holding else others[0][0], target, file, (sha, size))
         copied.append(file)
-    _put(target, manifest_name, iter([manifest]))
-    return [*copied, manifest_name]
+    if lacks_manifest:
+        _put(target, manifest_name, iter([manifest]))
+        copied.append(manifest_name)
+    return copied
 
 
 def _has(target: Storage, file: str, sha: str, size: int) -> bool:

@@ -233,6 +233,37 @@ def test_with_one_store_down_the_run_fails_nothing_is_purged_and_the_next_run_co
     assert scene.purge().deleted == 300 + rows_meanwhile
 
 
+KILLED_BETWEEN = """
+import os, signal, sys
+from saju_ops.storage import local
+from saju_ops_tests.archive.test_stores import archive_once
+commit = local._LocalWriter.commit
+def dies(self):
+    if "/two/" in str(self._path):
+        os.kill(os.getpid(), signal.SIGKILL)
+    commit(self)
+local._LocalWriter.commit = dies
+archive_once(*sys.argv[1:])
+"""
+
+
+@pytest.mark.kill
+def test_a_run_killed_when_one_of_two_stores_had_the_file_is_finished_in_both(sqlite_url: str, tmp_path: Path) -> None:
+    scene = Scene(sqlite_url, tmp_path / "unused").create_table()
+    scene.add(100)
+    uri = f"{tmp_path}/one,{tmp_path}/two"
+    command = [sys.executable, "-c", KILLED_BETWEEN, sqlite_url, uri, "http://127.0.0.1:1"]
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    died = subprocess.run(command, capture_output=True, text=True, check=False, env=here)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    scene.storage = open_storage(uri)
+    assert scene.archive().outcome == "archived"
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / s).rglob("*.*")} for s in ("one", "two"))
+    assert one == two
+    assert sorted(one) == [f"{Path(BASE).name}.csv", f"{Path(BASE).name}.manifest.json"]
+    assert scene.purge().deleted == 100
+
+
 def test_a_purge_proves_both_copies(sqlite_url: str, tmp_path: Path, bucket: Bucket) -> None:
     scene = Scene(sqlite_url, tmp_path / "unused").create_table()
     scene.add(100)

@@ -230,6 +230,35 @@ def test_a_copy_that_was_broken_off_before_its_manifest_is_finished(pair: Pair) 
     assert pair.files() == BOTH
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_file_that_one_of_them_has_lost_is_copied_again(pair: Pair, which: int) -> None:
+    back_up(pair.open())
+    ((pair.one, pair.two)[which].root / FILE).unlink()
+    assert pair.open().complete("database/app_1") == [FILE]
+    assert pair.files() == BOTH
+    assert ((pair.one, pair.two)[which].root / FILE).read_bytes() == DATA
+
+
+def test_a_lost_file_is_not_replaced_by_another_than_its_manifest_describes(pair: Pair) -> None:
+    back_up(pair.open())
+    (pair.two.root / FILE).unlink()
+    (pair.one.root / FILE).write_bytes(DATA[:-1] + b"x")
+    with pytest.raises(StorageError, match="missing or damaged"):
+        pair.open().complete("")
+    assert pair.files() == ([MANIFEST, FILE], [MANIFEST])
+
+
+def test_a_backup_that_cannot_be_completed_keeps_no_other_from_it(pair: Pair) -> None:
+    old = {"file": "database/app_0.sql.gz", "stored_sha256": "0" * 64, "stored_bytes": 4}
+    put(pair.one, old["file"], b"rots")
+    put(pair.one, "database/app_0.manifest.json", sealed(old))
+    put(pair.one, FILE, DATA)
+    put(pair.one, MANIFEST, manifest())
+    with pytest.raises(StorageError, match=r"app_0\.sql\.gz is missing or damaged"):
+        pair.open().complete("database/")
+    assert pair.files()[1] == [MANIFEST, FILE]
+
+
 def test_the_second_copy_is_read_back_too(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     write = _LocalWriter.write
 
