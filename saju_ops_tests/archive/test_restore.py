@@ -10,8 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from saju_ops.archive.engines.base import LogStore
+from saju_ops.archive.engines.sqlite import SQLiteLogStore
 from saju_ops.archive.window import parse_day
-from saju_ops.errors import OperatorError, ProofFailed, Refused
+from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, SEOUL, Scene
 from saju_ops_tests.engines import Engine
 
@@ -187,6 +188,19 @@ def test_of_two_parts_the_later_one_counts(scene: Scene) -> None:
     result = scene.restore()
     assert (result.written, result.superseded) == (10, 1)
     assert scene.state() == original
+
+
+def test_a_restore_steps_back_from_a_purge(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take away again what comes back."""
+    scene = Scene(sqlite_url, tmp_path / "backups").create_table()
+    purged(scene)
+    lock = SQLiteLogStore.lock
+    monkeypatch.setattr(SQLiteLogStore, "lock", lambda store, name, wait: lock(store, name, 0.0))
+    with scene.store() as purging, purging.lock("purge", 0.0):
+        with pytest.raises(Busy, match="Another run works on purge"):
+            scene.restore()
+    assert scene.count() == 0
+    assert scene.restore().written == 20
 
 
 def test_days_that_were_restored_before_a_kill_are_skipped(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

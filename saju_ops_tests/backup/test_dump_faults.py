@@ -35,7 +35,7 @@ from saju_ops.backup.dump_pack import Packed, unpacked
 from saju_ops.backup.dump_postgres import PostgresTaking
 from saju_ops.backup.dump_process import Output, Program, words_of
 from saju_ops.backup.dump_sqlite import SQLiteDumps
-from saju_ops.database import connect
+from saju_ops.database import connect, parse_database_url
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
 from saju_ops.storage.local import _LocalWriter
 from saju_ops_tests.backup.dump_scene import (
@@ -169,6 +169,20 @@ def test_a_value_that_changes_on_the_way_is_found(
     monkeypatch.setattr(taking, "chunks", lambda self: (c.replace(true, false) for c in original(self)))
     dumps = Dumps(url, tmp_path)
     with pytest.raises(ProofFailed, match="parent has the right number of rows and another checksum"):
+        dumps.take()
+    assert dumps.files() == []
+
+
+def test_a_definition_that_changes_on_the_way_is_found(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(postgres_url)
+    with connect(parse_database_url(postgres_url)).begin() as connection:
+        connection.exec_driver_sql("CREATE VIEW doubled AS SELECT 2 AS two")
+    original, change = PostgresTaking.chunks, (b"SELECT 2 AS two", b"SELECT 3 AS two")
+    monkeypatch.setattr(PostgresTaking, "chunks", lambda self: (c.replace(*change) for c in original(self)))
+    dumps = Dumps(postgres_url, tmp_path)
+    with pytest.raises(ProofFailed, match=r"view public\.doubled is defined differently"):
         dumps.take()
     assert dumps.files() == []
 

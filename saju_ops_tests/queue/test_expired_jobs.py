@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from saju_ops.errors import Busy, OperatorError, Refused
 from saju_ops.queue.expired_jobs import JobTables, job_limits, open_jobs
+from saju_ops.queue.hanging import Hanging
 from saju_ops.storage import StorageError
 from saju_ops_tests.queue.job_scene import (
     CHILDREN,
@@ -367,6 +368,16 @@ def test_limits_that_make_no_sense_are_refused(option: str, value: int) -> None:
         job_limits(**{option: value})  # type: ignore[arg-type]
 
 
+def test_more_jobs_than_one_run_looks_at_are_told_and_are_the_next_runs(
+    lite: JobScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lite.add(range(1, 6))
+    monkeypatch.setattr("saju_ops.queue.batches.CANDIDATES", 3)
+    first, second = lite.purge(), lite.purge()
+    assert (first.deleted, first.stopped) == (3, "the first 3 expired ones were looked at")
+    assert (second.deleted, second.stopped) == (2, "finished")
+
+
 def test_two_runs_do_not_work_at_once(scene: JobScene) -> None:
     scene.add([1])
     with open_jobs(scene.url, "jobs", scene.zone) as store, store.lock("expired jobs", 1):
@@ -400,8 +411,9 @@ def test_a_job_that_somebody_holds_is_left_for_the_next_run_and_the_others_go(se
     assert "the database refused" in result.stayed_named[0][1]
 
 
+@pytest.mark.parametrize("moment", ["judged", "deleted"])
 def test_an_update_of_a_job_waits_for_the_commit_and_then_finds_nothing(
-    server: JobScene, monkeypatch: pytest.MonkeyPatch
+    server: JobScene, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The service extends a job at the very moment that it goes: it goes, and the service is told (0 rows)."""
     scene = server
@@ -416,15 +428,17 @@ def test_an_update_of_a_job_waits_for_the_commit_and_then_finds_nothing(
             touched.append(connection.execute(sa.text(query), {"id": job_id(1)}).rowcount)
 
     thread = threading.Thread(target=extend)
-    real = expired_jobs.check_constraints_now
 
-    def meanwhile(store: Any) -> None:
-        real(store)
+    def meanwhile() -> None:
         thread.start()
         time.sleep(0.3)
         assert not touched
 
-    monkeypatch.setattr(expired_jobs, "check_constraints_now", meanwhile)
+    delete, check = Hanging.delete, expired_jobs.check_constraints_now
+    if moment == "judged":
+        monkeypatch.setattr(Hanging, "delete", lambda self: (meanwhile(), delete(self))[1])
+    else:
+        monkeypatch.setattr(expired_jobs, "check_constraints_now", lambda store: (check(store), meanwhile()))
     scene.purge()
     thread.join()
     assert touched == [0]
