@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from pathlib import Path
 
@@ -220,3 +221,13 @@ def test_an_address_gets_the_driver_that_is_installed(
 def test_a_relative_sqlite_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DATABASE_URL", "sqlite:///data/logs.db")
     assert load_settings().database_url.database == str(tmp_path / "data" / "logs.db")
+
+
+def test_the_example_names_every_setting_and_can_be_used_with_all_of_it_switched_on(tmp_path: Path) -> None:
+    lines = (Path(__file__).parent.parent / ".env.example").read_text("utf-8").splitlines()
+    named = [line.removeprefix("#") for line in lines if re.match("#?[A-Z0-9_]+=", line)]
+    settings = {str(field.validation_alias) for field in Settings.model_fields.values()}
+    assert sorted(line.partition("=")[0] for line in named) == sorted(settings)
+    example = tmp_path / "example"
+    example.write_text("\n".join(named), "utf-8")
+    assert load_settings(_env_file=example).database_url.host == "127.0.0.1"
