@@ -89,7 +89,7 @@ def status() -> None:
 @click.option("--to", "last", required=True, metavar="YYYY-MM-DD", help="Last archived day to put back.")
 @click.option("--into-table", default=None, help="Another table; made, without foreign keys, if it isn't there.")
 @click.option("--into-url", default=None, help="Another database's address. Default: DATABASE_URL.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--dry-run", is_flag=True, help="Only prove the archives and say what would be done.")
 def restore_logs(first: str, last: str, into_table: str | None, into_url: str | None, dry_run: bool) -> None:
     """Puts archived days of the conversation log back."""
     from saju_ops.archive.restore import restore

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--replace", default=None, metavar="NAME", help="The target's name: drops all that is in it first.")
 @click.option("--masked", is_flag=True, help="A masked dump instead of the real one.")
 @click.option("--unproven", is_flag=True, help="Also a dump whose restore was never tried.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--dry-run", is_flag=True, help="Only prove the stored dump and say what would be done.")
 def restore_dump(
     at: str | None, into: str | None, database: str | None, replace: str | None, masked: bool, unproven: bool,
     dry_run: bool,
