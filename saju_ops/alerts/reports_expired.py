@@ -25,11 +25,17 @@ REASONS = (
     (r"its S3 key (.*)", r"S3 키를 쓸 수 없음 (\1)"),
     (r"S3 did not delete a file \((.*)\)", r"S3 파일이 삭제되지 않음 (\1)"),
     (r"S3 did not say that a file was deleted", "S3가 파일 삭제를 확인해 주지 않음"),
+    (r"S3 can't be used \((.*)\)", r"S3를 쓸 수 없음 (\1)"),
     (r"its versions could not be listed", "S3 파일의 버전을 조회할 수 없음"),
     (r"the database refused \((.*)\)", r"데이터베이스가 거부함 (\1)"),
     (r"the database was locked by others \((.*)\)", r"데이터베이스가 다른 작업에 잠겨 있음 (\1)"),
     (r"max_(?:jobs|sessions) \((.*)\) reached", r"한 번에 처리할 수 있는 수에 도달 (\1)"),
     (r"max_runtime_seconds \((.*)\) reached", r"최대 실행 시간에 도달 (\1초)"),
+    (r"the first (\d+) expired ones were looked at", r"한 번에 살펴보는 수에 도달 (\1)"),
+    (r"the server deleted (\d+) rows of (\S+) where (\d+) were found and locked",
+     r"\2 행 \3개를 찾아 잠갔는데 \1개가 삭제되려 함 (트리거나 규칙을 확인)"),
+    (r"the server kept (\d+) rows of (\S+) in a DELETE; a trigger or rule may do so",
+     r"\2 행 \1개가 DELETE에서 남음 (트리거나 규칙을 확인)"),
     (r"cancelled by the operator", "운영자가 중단함"),
 )  # fmt: skip
 UNITS = ("B", "KB", "MB", "GB", "TB")

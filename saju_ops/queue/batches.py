@@ -134,6 +134,7 @@ class Batches:
     sleep: Callable[[float], None]
     clock: Callable[[], float]
     started: float
+    all_looked_at: bool = True
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -145,7 +146,9 @@ class Batches:
         query = sa.select(*identity, self.expiry.shown().label("expires")).select_from(self.store.from_)
         query = query.where(*self.expiry.conditions()).order_by(self.expiry.column).limit(CANDIDATES)
         found = []
-        for row in self.store.connection.execute(query):
+        rows = self.store.connection.execute(query).all()
+        self.all_looked_at = len(rows) < CANDIDATES
+        for row in rows:
             past = self.expiry.is_past(row[-1])
             self.result.unreadable += past is None
             if past:
@@ -199,6 +202,11 @@ class Batches:
             except OperatorError as error:
                 return str(error)
         return None
+
+    def require_all(self) -> None:
+        """Raises Stop where more have expired than one run looks at."""
+        if not self.all_looked_at:
+            raise Stop(f"the first {CANDIDATES} expired ones were looked at")
 
     def left(self) -> int | None:
         return None if self.limits.most is None else self.limits.most - self.result.deleted

@@ -252,6 +252,7 @@ class _Purge:
                 size = min(ARCHIVE_JOBS, self.batches.left() or ARCHIVE_JOBS)
                 self._chunk(candidates[:size])
                 candidates = candidates[size:]
+            self.batches.require_all()
         except Stop as stop:
             self.result.stopped = str(stop)
         self.result.orphans = orphan_rows(self.store, self.closure)

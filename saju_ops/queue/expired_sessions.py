@@ -201,6 +201,7 @@ class _Purge:
                 size = min(REMEMBERED, self.batches.left() or REMEMBERED)
                 self._chunk(sessions[:size])
                 sessions = sessions[size:]
+            self.batches.require_all()
         except Stop as stop:
             self.result.stopped = str(stop)
         except (StorageError, OSError) as error:

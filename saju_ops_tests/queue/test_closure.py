@@ -178,6 +178,40 @@ def test_rows_whose_reference_the_database_empties_stay_and_are_counted(scene: J
     assert scene.archived("ratings") == [{"id": "1", "job": "1"}]
 
 
+def test_a_row_with_two_references_goes_by_one_and_is_emptied_by_the_other(scene: JobScene) -> None:
+    jobs(scene)
+    build(
+        scene,
+        "gifts (id INTEGER NOT NULL PRIMARY KEY, job INTEGER, giver INTEGER,"
+        " CONSTRAINT of_job FOREIGN KEY (job) REFERENCES jobs (id) ON DELETE CASCADE,"
+        " CONSTRAINT of_giver FOREIGN KEY (giver) REFERENCES jobs (id) ON DELETE SET NULL)",
+    )
+    scene.run(f"INSERT INTO jobs VALUES (1, '{EXPIRED}'), (2, '{LIVING}')")  # noqa: S608
+    scene.run("INSERT INTO gifts VALUES (1, 1, 2), (2, 2, 1), (3, 1, 1), (4, NULL, 1)")
+    looked = purge(scene, "gifts", dry_run=True)
+    result = purge(scene, "gifts")
+    assert scene.run("SELECT id, job, giver FROM gifts ORDER BY id") == [(2, 2, None), (4, None, None)]
+    for told in (looked, result):
+        assert (told.rows["gifts"], dict(told.detached)) == (2, {"gifts": 2})
+
+
+def test_a_row_that_a_trigger_silently_keeps_keeps_its_job(postgres_url: str, tmp_path: Path) -> None:
+    scene = JobScene(postgres_url, tmp_path / "backups")
+    scene.metadata = sa.MetaData()
+    jobs(scene)
+    build(scene, "notes (id INTEGER PRIMARY KEY, job INTEGER REFERENCES jobs (id) ON DELETE CASCADE)")
+    scene.run_all(
+        f"INSERT INTO jobs VALUES (1, '{EXPIRED}'), (2, '{EXPIRED}')",  # noqa: S608
+        "INSERT INTO notes VALUES (1, 1), (2, 2)",
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN IF OLD.id = 1 THEN RETURN NULL; END IF; RETURN OLD; END $$",
+        "CREATE TRIGGER keep BEFORE DELETE ON notes FOR EACH ROW EXECUTE FUNCTION keep()",
+    )
+    result = purge(scene, "notes")
+    assert (ids(scene, "jobs"), ids(scene, "notes")) == ([1], [1])
+    assert list(result.stayed) == ["the server kept 1 rows of notes in a DELETE; a trigger or rule may do so"]
+
+
 def test_jobs_that_share_a_row_go_together_or_not_at_all(scene: JobScene) -> None:
     jobs(scene, ", up INTEGER, FOREIGN KEY (up) REFERENCES jobs (id)")
     build(

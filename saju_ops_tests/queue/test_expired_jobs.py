@@ -445,6 +445,20 @@ def test_an_update_of_a_job_waits_for_the_commit_and_then_finds_nothing(
     assert scene.whole(1) is None
 
 
+def test_a_job_that_the_server_did_not_delete_stays_whole(postgres_url: str, tmp_path: Path) -> None:
+    scene = JobScene(postgres_url, tmp_path / "backups").create(
+        "CREATE FUNCTION spare() RETURNS trigger LANGUAGE plpgsql AS"
+        f" 'BEGIN IF OLD.id::text = ''{job_id(1)}'' THEN RETURN NULL; END IF; RETURN OLD; END'",
+        "CREATE TRIGGER spare BEFORE DELETE ON jobs FOR EACH ROW EXECUTE FUNCTION spare()",
+    )
+    scene.add([1, 2])
+    result = scene.purge()
+    assert [scene.whole(1), scene.whole(2)] == [True, None]
+    assert (result.deleted, list(result.stayed)) == (
+        1, ["the server deleted 0 rows of jobs where 1 were found and locked"],
+    )  # fmt: skip
+
+
 def test_a_database_without_the_table_is_refused_in_a_sentence(lite: JobScene) -> None:
     with pytest.raises(Refused, match=r"JOBS_TABLE holds 'orders', but the database .* has no such table"):
         open_jobs(lite.url, "orders", lite.zone)
