@@ -110,7 +110,10 @@ def lines(peer: dict[str, float], own: dict[str, Any], count: int) -> list[Line]
         Line(
             "memory of the run", f"{own['peak'] / MB:.0f} MB", "256 MB", own["peak"] / (256 * MB), 1.0, more=False
         ),
-        Line("memory of the process that opens it by Chroma", f"{own['worker_peak'] / MB:.0f} MB"),
+        Line(
+            "memory of the process that opens it by Chroma", f"{own['worker_peak'] / MB:.0f} MB", "256 MB",
+            own["worker_peak"] / (256 * MB), 1.0, more=False,
+        ),
     ]  # fmt: skip
 
 
