@@ -346,7 +346,9 @@ def test_only_old_databases_of_our_own_are_dropped(server: str, request: pytest.
     old = scratch_name(datetime(2026, 1, 1, tzinfo=UTC))
     somebodys = "saju_ops_drill_mine"
     filled = scratch_name(datetime(2026, 1, 2, tzinfo=UTC))
-    for name in (old, somebodys, filled):
+    # Another run's, which may be at work still.
+    young = scratch_name(datetime.now(UTC) - timedelta(hours=23))
+    for name in (old, somebodys, filled, young):
         engine.execute(f"CREATE DATABASE {name}")
     # Of our name, without our mark, and with something in it: somebody else's.
     if server == "postgres":
@@ -355,10 +357,10 @@ def test_only_old_databases_of_our_own_are_dropped(server: str, request: pytest.
         engine.execute(f"CREATE TABLE {filled}.precious (id int)")
     try:
         with open_engine(sa.make_url(url)).scratch(None, datetime.now(UTC)) as scratch:
-            assert scratch_databases(engine) == sorted([somebodys, filled, scratch.database])
-        assert scratch_databases(engine) == sorted([somebodys, filled])
+            assert scratch_databases(engine) == sorted([somebodys, filled, young, scratch.database])
+        assert scratch_databases(engine) == sorted([somebodys, filled, young])
     finally:
-        for name in (somebodys, filled):
+        for name in (somebodys, filled, young):
             engine.execute(f"DROP DATABASE {name}")
 
 
