@@ -234,7 +234,7 @@ def _manifest_anywhere(stores: Sequence[Storage], names: Sequence[set[str]], nam
         if name in there:
             try:
                 return read_manifest(store, name, untouched=True)
-            except (ProofFailed, OSError):
+            except (OperatorError, OSError):
                 continue
     return None
 
@@ -248,7 +248,7 @@ def _size(stores: Iterable[Storage], name: str) -> int:
     for store in stores:
         try:
             return store.size(name)
-        except OSError:
+        except (OperatorError, OSError):
             continue
     return 0
 

@@ -19,7 +19,7 @@ from saju_ops.archive.manifest import parse_manifest
 from saju_ops.archive.verify import verify_part
 from saju_ops.backup.manifest import ENDING, FOLDERS, read_manifest
 from saju_ops.backup.retention import require_sound
-from saju_ops.errors import OperatorError, ProofFailed, Refused
+from saju_ops.errors import OperatorError, Refused
 from saju_ops.sealed import require_seal
 from saju_ops.storage import Storage
 
@@ -109,7 +109,7 @@ def _verify_store(
     for name in _manifests(names):
         try:
             file = _described_by(store, name)
-        except (ProofFailed, OSError) as error:
+        except (OperatorError, OSError) as error:
             result.rot.append(f"{store.location(name)}: {error}")
             continue
         described |= {name, file}

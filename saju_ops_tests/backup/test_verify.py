@@ -6,7 +6,7 @@ import json
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -20,12 +20,14 @@ from saju_ops.backup import chroma_process
 from saju_ops.backup.chroma import Source, take_snapshot
 from saju_ops.backup.dump import DumpOptions, dump_databases
 from saju_ops.backup.manifest import backups, write_manifest
+from saju_ops.backup.retention import Policy, prune
 from saju_ops.backup.verify import Drill, VerifyResult, verify
 from saju_ops.backup.verify_drills import archive_drill, dump_drills, snapshot_drill, standard_drills
 from saju_ops.cli import main
 from saju_ops.database import parse_database_url
 from saju_ops.definitions import defs
 from saju_ops.errors import Refused
+from saju_ops.storage import StorageError
 from saju_ops.storage.local import LocalStorage
 from saju_ops_tests.archive.scene import Scene
 from saju_ops_tests.backup.chroma_scene import make_folder
@@ -64,6 +66,24 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
 @pytest.fixture
 def storage(made: Any, tmp_path: Path) -> LocalStorage:
     return LocalStorage(Path(shutil.copytree(made[0], tmp_path / "backups")))
+
+
+class Refusing(LocalStorage):
+    """A store that lists a file and doesn't give it, such as one that lies in Glacier."""
+
+    def open(self, name: str) -> BinaryIO:
+        if name.startswith("database/") and name.endswith(".manifest.json"):
+            raise StorageError(f"S3 could not read {name} (403 InvalidObjectState)")
+        return super().open(name)
+
+
+def test_a_manifest_that_the_store_does_not_give_is_told_and_the_rest_is_verified(storage: LocalStorage) -> None:
+    result = verify(Refusing(storage.root), now=NOW, zone=KST)
+    assert (len(result.rot), result.files_checked, result.passed) == (1, 3, False)
+    assert "InvalidObjectState" in result.rot[0]
+    told = prune(Refusing(storage.root), Policy(1), now=NOW + timedelta(days=99), zone=KST, dry_run=False)
+    assert told.deleted == []
+    assert "can't be read" in told.strangers[0]
 
 
 @pytest.fixture(autouse=True)
