@@ -12,7 +12,7 @@ range      two such snapshots that differ, because the table was written in the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Proof = Literal["exact", "bracketed", "range"]
@@ -26,6 +26,8 @@ class TableContents:
     proof: Proof = "exact"
     # Only with proof `range`: the larger number.
     rows_most: int | None = None
+    # What the checksum covers beyond the rest: `floats`, each digit of FLOAT columns; `history`, of a versioned table.
+    how: str | None = None
 
     @property
     def most(self) -> int:
@@ -64,7 +66,7 @@ class Contents:
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Contents:
         tables = {
-            name: TableContents(t["rows"], t.get("checksum"), t.get("proof", "exact"), t.get("rows_most"))
+            name: TableContents(t["rows"], t.get("checksum"), t.get("proof", "exact"), t.get("rows_most"), t.get("how"))
             for name, t in raw["tables"].items()
         }
         return cls(tables, dict(raw["definitions"]), raw["dialect"], list(raw.get("notes", [])))
@@ -73,9 +75,9 @@ class Contents:
 def merged(before: TableContents, after: TableContents) -> TableContents:
     """A table by two snapshots around the dump's own."""
     if (before.rows, before.checksum) == (after.rows, after.checksum):
-        return TableContents(after.rows, after.checksum, "bracketed")
+        return replace(after, proof="bracketed")
     least, most = sorted((before.rows, after.rows))
-    return TableContents(least, None, "range", most)
+    return replace(after, rows=least, checksum=None, proof="range", rows_most=most)
 
 
 def differences(expected: Contents, found: Contents) -> list[str]:

@@ -62,8 +62,8 @@ class DumpEngine(Protocol):
 
     def taking(self) -> AbstractContextManager[Taking]: ...
 
-    def contents(self) -> Contents:
-        """Of the database as it is now."""
+    def contents(self, like: Contents | None = None) -> Contents:
+        """Of the database as it is now, measured as `like` was."""
 
     def hidden(self) -> str:
         """What of the database this user might not see, so that a dump would lack it unnoticed; empty if nothing."""

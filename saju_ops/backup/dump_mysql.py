@@ -18,7 +18,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -38,6 +38,7 @@ from saju_ops.backup.dump_engine import (
 )
 from saju_ops.backup.dump_lines import with_lines
 from saju_ops.backup.dump_mysql_clients import Client, dump_client, restore_client
+from saju_ops.backup.dump_mysql_exact import FloatTable, dumps_history, exact_floats, float_table, rounded
 from saju_ops.backup.dump_mysql_rights import hidden
 from saju_ops.backup.dump_process import Output, ProgramFailed, feed
 from saju_ops.database import connect, error_text, redacted
@@ -49,6 +50,8 @@ LOCK_WAIT_SECONDS = 1
 LOCK_HELD_SECONDS = 3.0
 # Times that a quiet moment is looked for: at ten commits a second two of three tries find one. The first is wide.
 QUIET_TRIES = 4
+# Dates that a server took in which that is allowed, such as 31 February, would be restored as 0000-00-00.
+SQL_MODE = re.compile(rb"(\n/\*!40101 SET @OLD_SQL_MODE=@@SQL_MODE, SQL_MODE='NO_AUTO_VALUE_ON_ZERO)'")
 SANDBOX = re.compile(rb"\A/\*M?!999999\\- [^\n]*\n")
 COMPLETED = re.compile(rb"\n-- Dump completed(?: on [^\n]*)?\n?\Z")
 # The first line after the header; the dump's snapshot is open by then.
@@ -67,7 +70,7 @@ TABLES = sa.text(
     " WHERE t.TABLE_SCHEMA = DATABASE() AND t.TABLE_NAME <> :marker ORDER BY t.TABLE_NAME"
 )
 COLUMNS = sa.text(
-    "SELECT TABLE_NAME, COLUMN_NAME, DATA_TYPE, EXTRA, IS_NULLABLE FROM information_schema.COLUMNS"
+    "SELECT TABLE_NAME, COLUMN_NAME, DATA_TYPE, EXTRA, GENERATION_EXPRESSION FROM information_schema.COLUMNS"
     " WHERE TABLE_SCHEMA = DATABASE() ORDER BY TABLE_NAME, ORDINAL_POSITION"
 )
 TRIGGERS = sa.text(
@@ -94,6 +97,8 @@ ELSEWHERE = sa.text(
     "SELECT DISTINCT TABLE_NAME FROM information_schema.KEY_COLUMN_USAGE WHERE TABLE_SCHEMA = DATABASE()"
     " AND REFERENCED_TABLE_SCHEMA IS NOT NULL AND REFERENCED_TABLE_SCHEMA <> DATABASE() LIMIT 3"
 )
+VERSIONED = "SYSTEM VERSIONED"
+IMPLICIT_PERIOD = (("row_start", "timestamp"), ("row_end", "timestamp"))
 AUTO_INCREMENT = re.compile(r" AUTO_INCREMENT=\d+")
 # MySQL names a column's character set only where a statement gave one, as every dump does; the sort order tells it.
 CHARACTER_SET = re.compile(r" CHARACTER SET \w+(?= COLLATE \w)")
@@ -106,6 +111,12 @@ class _Table:
     transactional: bool
     created: Any
     columns: tuple[tuple[str, str], ...]
+    # Of a system-versioned table: the columns that say since when and until when a row was so, and their type.
+    period: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def floats(self) -> list[str]:
+        return [name for name, kind in self.columns if kind == "float"]
 
 
 class MySQLDumps:
@@ -141,7 +152,8 @@ class MySQLDumps:
 
     def schema_state(self) -> str:
         with self._engine.connect() as connection:
-            tables = [(t.name, t.kind, t.created) for t in _tables(connection)]
+            # Sorted here: the server sorts names that differ in their case alone now so, now so.
+            tables = sorted((t.name, t.kind, str(t.created)) for t in _tables(connection))
             altered = connection.execute(ALTERED).scalar()
             definitions = sorted(self._definitions(connection).items())
             return fingerprint(tables, altered, self._table_ids(connection), definitions)
@@ -157,13 +169,15 @@ class MySQLDumps:
         )
         name = f"{self.database}/"
         try:
-            return [tuple(row) for row in connection.execute(statement, {"size": len(name), "name": name})]
+            return sorted(tuple(row) for row in connection.execute(statement, {"size": len(name), "name": name}))
         except DBAPIError:
             return []
 
-    def contents(self) -> Contents:
+    def contents(self, like: Contents | None = None) -> Contents:
+        how = {name: t.how for name, t in like.tables.items()} if like else {}
         with self._engine.connect() as connection:
-            tables = {t.name: _measure(connection, t) for t in _tables(connection) if t.kind != "VIEW"}
+            listed = [t for t in _tables(connection) if t.kind != "VIEW"]
+            tables = {t.name: _measure(connection, t, how.get(t.name)) for t in listed}
             return Contents(tables, self._definitions(connection), self._dialect)
 
     def hidden(self) -> str:
@@ -176,6 +190,7 @@ class MySQLDumps:
         for table in _tables(connection):
             is_view = table.kind == "VIEW"
             text = _show(connection, "VIEW" if is_view else "TABLE", table.name)
+            text = unqualified(text.encode(), self.database).decode()
             kind = "view" if is_view else "table"
             text = CHARACTER_SET.sub("", AUTO_INCREMENT.sub("", text))
             found[f"{kind} {table.name}"] = fingerprint(text)
@@ -202,7 +217,7 @@ class MySQLDumps:
 
     @contextmanager
     def taking(self) -> Iterator[MySQLTaking]:
-        client = dump_client(self.engine)
+        client = self._client()
         # The first try reads the program's output in large pieces, which is faster (1.5 s a million rows, else 1.7 s),
         # but shows later that its snapshot is open: with many small tables, when the dump is nearly over.
         for number, strategy in enumerate([*["quiet"] * QUIET_TRIES, "locked", "bracketed"]):
@@ -211,6 +226,20 @@ class MySQLDumps:
                 if taking.begin(strategy, wide=strategy == "quiet" and number == 0):
                     yield taking
                     return
+
+    def _client(self) -> Client:
+        client = dump_client(self.engine)
+        with self._engine.connect() as connection:
+            tables = _tables(connection)
+        more = []
+        versioned = [t for t in tables if t.kind == VERSIONED]
+        if versioned and dumps_history(self.server_version(), client.mariadb, client.help):
+            # Not of a table whose versions are told by transactions: the program fails at one.
+            more += ["--dump-history"] * all(kind != "bigint" for t in versioned for _, kind in t.period)
+        if any(t.kind == "SEQUENCE" for t in tables):
+            # A column's default may be the next value of a sequence, which LOCK TABLES in the dump would lock out.
+            more.append("--skip-add-locks")
+        return replace(client, arguments=(*client.arguments, *more))
 
     # --- restoring -----------------------------------------------------------------------------------------
 
@@ -315,6 +344,7 @@ class MySQLTaking:
         self._before: sa.Connection | None = None
         self._loose: dict[str, TableContents] = {}
         self._notes: list[str] = []
+        self._how: dict[str, str] = {}
 
     def begin(self, strategy: str, *, wide: bool = False) -> bool:
         """Opens the dump and the snapshots by which it is measured. False: try the next strategy."""
@@ -359,7 +389,7 @@ class MySQLTaking:
 
     def chunks(self) -> Iterator[bytes]:
         # MariaDB's first line switches its own client into a sandbox; older clients and MySQL's choke on it.
-        head = SANDBOX.sub(b"", self._head)
+        head = SQL_MODE.sub(rb"\1,ALLOW_INVALID_DATES'", SANDBOX.sub(b"", self._head), count=1)
         tail = head[-TAIL:]
         if head:
             yield head
@@ -375,6 +405,38 @@ class MySQLTaking:
                 f"{self._client.name} ended well, and yet its last line is not there: the dump of"
                 f" {self._dumps.database} is not whole. Nothing was kept."
             )
+        yield from self._more()
+
+    def _more(self) -> Iterator[bytes]:
+        """What the program left out, and what it leaves out all the same."""
+        wrong: list[tuple[FloatTable, str]] = []
+        short, past = [], []
+        for table in _tables(self._after):
+            if table.kind == VERSIONED:
+                if "--dump-history" not in self._client.arguments:
+                    past.append(table.name)
+                elif table.transactional:
+                    self._how[table.name] = "history"
+            elif table.kind == "BASE TABLE" and table.floats:
+                where = rounded(self._after, table.name, table.floats)
+                way = float_table(self._after, table.name, table.floats) if where and self._stood_still(table) else None
+                if where and way is None:
+                    short.append(table.name)
+                elif table.transactional:
+                    self._how[table.name] = "floats"
+                wrong += [(way, where)] if way else []
+        if short:
+            self._notes.append(f"FLOAT columns hold six digits, as the server shows them: {', '.join(short)}")
+        if past:
+            self._notes.append(f"the history of system-versioned tables is not in it: {', '.join(past)}")
+        if wrong:
+            yield from exact_floats(self._after, wrong)
+
+    def _stood_still(self, table: _Table) -> bool:
+        """Whether our snapshot of the table is the dump's."""
+        if self._before is None or not table.transactional:
+            return table.transactional
+        return _measure(self._before, table, "floats") == _measure(self._after, table, "floats")
 
     def _explain(self, error: ProgramFailed) -> None:
         if any(text in error.said for text in ("1412", "1146", "definition has changed", "doesn't exist")):
@@ -387,22 +449,22 @@ class MySQLTaking:
     def contents(self) -> Contents:
         tables = {}
         for table in (t for t in _tables(self._after) if t.kind != "VIEW"):
-            after = _measure(self._after, table)
-            if not table.transactional:
+            how = self._how.get(table.name)
+            after = _measure(self._after, table, how)
+            if table.kind == "SEQUENCE":
+                # Drawn from meanwhile, it may have either value.
+                tables[table.name] = after if self._loose.get(table.name) == after else TableContents(1, None)
+            elif not table.transactional:
                 tables[table.name] = merged(self._loose.get(table.name, after), after)
                 self._notes.append(f"{table.name} is in no transaction: the dump's snapshot doesn't cover it")
             elif self._before is not None:
-                tables[table.name] = merged(_measure(self._before, table), after)
+                tables[table.name] = merged(_measure(self._before, table, how), after)
             else:
                 tables[table.name] = after
         for connection in (self._before, self._after):
             if connection is not None:
                 connection.rollback()
         definitions = self._dumps._definitions(self._after)
-        floats = [t.name for t in _tables(self._after) if any(kind == "float" for _, kind in t.columns)]
-        if floats:
-            # The dump programs print a FLOAT as the server shows it; its last binary digits are lost.
-            self._notes.append(f"FLOAT columns hold six digits, as the server shows them: {', '.join(floats)}")
         return Contents(tables, definitions, self._dumps._dialect, self._notes)
 
 
@@ -426,16 +488,22 @@ def _text(value: Any) -> Any:
 
 def _tables(connection: sa.Connection) -> list[_Table]:
     columns: dict[str, list[tuple[str, str]]] = {}
-    for table, column, data_type, extra, _ in connection.execute(COLUMNS):
+    periods: dict[str, list[tuple[str, str]]] = {}
+    for row in connection.execute(COLUMNS):
+        table, column, data_type, extra, expression = (_text(v) for v in row)
+        if expression in ("ROW START", "ROW END"):
+            periods.setdefault(table, []).append((column, data_type.lower()))
         # A generated column follows from the others; a client may not even dump it.
-        if "GENERATED" not in str(_text(extra)).upper().replace("DEFAULT_GENERATED", ""):
-            columns.setdefault(_text(table), []).append((_text(column), str(_text(data_type)).lower()))
+        elif "GENERATED" not in str(extra).upper().replace("DEFAULT_GENERATED", ""):
+            columns.setdefault(table, []).append((column, data_type.lower()))
     rows = [[_text(v) for v in row] for row in connection.execute(TABLES, {"marker": MARKER})]
-    return [
-        _Table(name, kind, transactions == "YES" or kind == "SEQUENCE", created, tuple(columns.get(name, ())))
-        for name, kind, _, transactions, created in rows
-        if "VIEW" not in kind or kind == "VIEW"
-    ]
+    found = []
+    for name, kind, _, transactions, created in rows:
+        if "VIEW" not in kind or kind == "VIEW":
+            period = tuple(periods.get(name, IMPLICIT_PERIOD)) if kind == VERSIONED else ()
+            covered = transactions == "YES" and kind != "SEQUENCE"
+            found.append(_Table(name, kind, covered, created, tuple(columns.get(name, ())), period))
+    return found
 
 
 def _show(connection: sa.Connection, kind: str, name: str) -> str:
@@ -451,25 +519,28 @@ def _show(connection: sa.Connection, kind: str, name: str) -> str:
     return str(text)
 
 
-def _measure(connection: sa.Connection, table: _Table) -> TableContents:
-    """Rows, and the sum of 60 bits of each row's SHA-256."""
+def _measure(connection: sa.Connection, table: _Table, how: str | None = None) -> TableContents:
+    """Rows, and the sum of 60 bits of each row's SHA-256. `how`: see TableContents."""
     quote = connection.dialect.identifier_preparer.quote
     if table.kind == "SEQUENCE":
-        return TableContents(1, None)
+        (value,) = connection.exec_driver_sql(f"SELECT next_not_cached_value FROM {quote(table.name)}").one()  # noqa: S608
+        return TableContents(1, str(value))
     cells = []
-    for name, kind in table.columns:
+    for name, kind in [*table.columns, *(table.period if how == "history" else ())]:
         column = quote(name)
         # Large values are hashed alone: a joined row must not exceed max_allowed_packet, or it becomes NULL.
         text = f"SHA2({column}, 256)" if kind in LONG_TYPES else column
         text = f"CAST({column} AS BINARY)" if kind in TEXTS else text
         text = f"{column}+0" if kind == "bit" else text
+        text = f"{column}+0e0" if kind == "float" and how == "floats" else text
         text = f"CAST({column} AS CHAR)" if kind in ("uuid", "inet4", "inet6") else text
         cells.append(f"COALESCE({text}, '\\\\N')")
     joined = f"CONCAT_WS(CAST(x'1f' AS BINARY), {', '.join(cells)})" if cells else "''"
     hashed = f"CAST(CONV(LEFT(SHA2({joined}, 256), 15), 16, 10) AS UNSIGNED)"
-    statement = f"SELECT COUNT(*), SUM({hashed}) FROM {quote(table.name)}"  # noqa: S608 (quoted by the dialect)
+    which = " FOR SYSTEM_TIME ALL" if how == "history" else ""
+    statement = f"SELECT COUNT(*), SUM({hashed}) FROM {quote(table.name)}{which}"  # noqa: S608 (quoted by the dialect)
     rows, total = connection.exec_driver_sql(statement).one()
-    return TableContents(int(rows), f"{int(total or 0) % 2**64:016x}")
+    return TableContents(int(rows), f"{int(total or 0) % 2**64:016x}", how=how)
 
 
 def _log_position(connection: sa.Connection) -> int | None:
@@ -521,10 +592,13 @@ class _Guard:
     drill: bool
     _in_body: bool = field(default=False, init=False)
 
-    STARTS = (
-        b"ALTER DATABASE ", b"CREATE DATABASE ", b"DROP DATABASE ", b"USE ", b"DELIMITER ", b"/*!40000 DROP DATABASE",
+    # A view, and a column of CREATE TABLE: MariaDB writes `nextval(`its own database`.`sequence`)`.
+    NAMES_ITSELF = (b"/*!50001 VIEW ", b"  `")
+    LEAVING = (
+        b"ALTER DATABASE ", b"CREATE DATABASE ", b"DROP DATABASE ", b"USE ", b"/*!40000 DROP DATABASE",
         b"/*!50106 CREATE", b"CREATE SCHEMA ", b"DROP SCHEMA ", b"ALTER SCHEMA ", b"CREATE DATABASE/", b"use ",
     )  # fmt: skip
+    STARTS = (*LEAVING, *NAMES_ITSELF, b"DELIMITER ")
     _ALTER = re.compile(rb"ALTER DATABASE `((?:[^`]|``)+)` (CHARACTER SET \w+ COLLATE \w+ ;\r?\n?)")
     _EVENT = re.compile(
         rb"(/\*!50106 CREATE\*/ .*?/\*!50106 EVENT (?:`(?:[^`]|``)+`|\w+) ON SCHEDULE .*? ON COMPLETION"
@@ -539,9 +613,11 @@ class _Guard:
             if found[1].replace(b"``", b"`") == self.source.encode():
                 return b"ALTER DATABASE " + _backticked(self.target) + b" " + found[2]
             raise self._refused(line)
+        if line.startswith(self.NAMES_ITSELF) and not self._in_body:
+            return unqualified(line, self.source)
         if line.startswith(b"/*!50106 CREATE"):
             return self._event(line) if self.drill else line
-        if not self._in_body and line.startswith(tuple(s for s in self.STARTS if s != b"DELIMITER ")):
+        if not self._in_body and line.startswith(self.LEAVING):
             raise self._refused(line)
         return line
 
@@ -561,6 +637,15 @@ class _Guard:
         )
 
 
+def unqualified(definition: bytes, database: str) -> bytes:
+    """A definition without its own database's name, which MariaDB puts before a view's columns where the definer is no
+    user any more, and before sequences: restored under another name it would be one of the old database's things."""
+    prefix = _backticked(database) + b"."
+    return b"".join(
+        part if quoted else part.replace(prefix, b"")
+        for quoted, part in ((p[:1] == b"'", p) for p in re.split(rb"('(?:[^'\\]|\\.|'')*')", definition))
+    )
+
+
 def _backticked(name: str) -> bytes:
     return b"`" + name.replace("`", "``").encode() + b"`"
-

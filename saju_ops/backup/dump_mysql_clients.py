@@ -47,6 +47,10 @@ class Client:
     def name(self) -> str:
         return PurePath(self.path).name
 
+    @property
+    def help(self) -> str:
+        return _help(self.path)
+
     @contextmanager
     def program(self, url: sa.URL, more: Sequence[str]) -> Iterator[Program]:
         """The command, ready to start. The options file is memory of this process and ends with the block."""

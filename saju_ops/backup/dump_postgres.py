@@ -99,7 +99,7 @@ class PostgresDumps:
             # VACUUM FULL and TRUNCATE give a table another file.
             return fingerprint(files, sorted(_definitions(connection).items()))
 
-    def contents(self) -> Contents:
+    def contents(self, like: Contents | None = None) -> Contents:
         with self._engine.connect() as connection:
             return _contents(connection)
 

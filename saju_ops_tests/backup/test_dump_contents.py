@@ -1,17 +1,25 @@
 """What a dump holds of a database beside its plain tables and rows, and what of it a restore brings back."""
 
+# ruff: noqa: S608 (the statements are this module's own)
+
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from saju_ops.backup.dump_engine import open_engine
 from saju_ops.backup.dump_postgres import _Guard as PostgresGuard
+from saju_ops.backup.dump_process import ProgramFailed
+from saju_ops.database import connect
 from saju_ops.errors import Refused
-from saju_ops_tests.backup.dump_scene import Dumps
+from saju_ops_tests.backup.dump_scene import Dumps, oracle
 from saju_ops_tests.engines import Engine
+
+__all__ = ["oracle"]
 
 
 def run_sql(url: str, *statements: str) -> None:
@@ -156,9 +164,6 @@ def test_large_objects_do_not_end_the_one_transaction(
     assert b"\nCOMMIT;\n" in dumps.content(dumps.take()), "pg_dump ends no transaction: the test would prove nothing"
     engine = sa.make_url(postgres_url)
     with postgres_server.database() as into:
-        from saju_ops.backup.dump_engine import open_engine
-        from saju_ops.backup.dump_process import ProgramFailed
-
         text = dumps.content(dumps.take()) + b"SELECT nothing;\n"
         with pytest.raises(ProgramFailed):
             open_engine(sa.make_url(into)).load(iter([text]), str(engine.database), drill=True)
@@ -194,8 +199,6 @@ def test_a_database_without_an_encoding_is_dumped_byte_by_byte(postgres_server: 
         )
     source, into = (sa.make_url(postgres_server.database_url(name)) for name in ("plain", "plain_again"))
     try:
-        from saju_ops.database import connect
-
         with connect(source).connect() as connection:
             connection.exec_driver_sql("CREATE TABLE a AS SELECT chr(176) || chr(161) AS euc")
             connection.commit()
@@ -207,3 +210,163 @@ def test_a_database_without_an_encoding_is_dumped_byte_by_byte(postgres_server: 
     finally:
         for name in ("plain", "plain_again"):
             postgres_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+# --- MySQL and MariaDB -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server_url(request: pytest.FixtureRequest) -> str:
+    """MySQL's database is dumped by MySQL's own client, as documented."""
+    if request.param == "mysql":
+        request.getfixturevalue("oracle")
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+both_servers = pytest.mark.parametrize("server_url", ["mysql", "mariadb"], indirect=True)
+SENT_BACK = "test_restored_again"
+
+
+@contextmanager
+def restored(dumps: Dumps, url: str) -> Iterator[str]:
+    into = sa.make_url(url).set(database=SENT_BACK)
+    try:
+        dumps.restore(into.render_as_string(hide_password=False))
+        yield into.render_as_string(hide_password=False)
+    finally:
+        run_sql(url, f"DROP DATABASE IF EXISTS {SENT_BACK}")
+
+
+@both_servers
+def test_every_digit_of_a_float_comes_back(server_url: str, tmp_path: Path) -> None:
+    """The dump programs print six of them."""
+    run_sql(
+        server_url,
+        "CREATE TABLE a (id int PRIMARY KEY, f float, g float, twice double AS (f * 2) STORED,"
+        " at timestamp NOT NULL DEFAULT '2020-01-01' ON UPDATE CURRENT_TIMESTAMP)",
+        "INSERT INTO a (id, f, g) VALUES (1, 16777217, NULL), (2, 0.1, 3.4028234e38), (3, -1.17549e-38, 0.123456789)",
+        "CREATE TABLE `o%d ``d` (k varchar(30) CHARACTER SET latin1, `f%` float, UNIQUE KEY (k), id binary(2) NOT NULL,"
+        " at datetime(3) NOT NULL, PRIMARY KEY (id, at))",
+        "INSERT INTO `o%d ``d` VALUES ('it''s\\\\\\n', 7654321, x'00ff', '2026-02-03 04:05:06.789'),"
+        " (NULL, 1, '', '0001-01-01')",
+        "CREATE TABLE short (id int PRIMARY KEY, f float)",
+        "INSERT INTO short VALUES (1, 1.5)",
+    )  # fmt: skip
+    dumps = Dumps(server_url, tmp_path)
+    result = dumps.take()
+    assert result.proven, result.message
+    assert result.contents.notes == []
+    assert b"\nUPDATE `short`" not in dumps.content(result)
+    assert dumps.content(result).endswith(b"\n-- Dump completed\n")
+    exact = ("SELECT id, f + 0e0, g + 0e0, twice, at FROM a", "SELECT id, at, `f%` + 0e0 FROM `o%d ``d`")
+    with restored(dumps, server_url) as into:
+        for statement in exact:
+            assert asked(into, statement) == asked(server_url, statement)
+
+
+def test_floats_that_cannot_be_put_right_are_named(mariadb_url: str, tmp_path: Path) -> None:
+    run_sql(
+        mariadb_url,
+        "CREATE TABLE no_key (f float)",
+        "CREATE TABLE watched (id int PRIMARY KEY, f float)",
+        "INSERT INTO no_key VALUES (16777216)",
+        "INSERT INTO watched VALUES (1, 16777216)",
+        "CREATE TRIGGER watching BEFORE UPDATE ON watched FOR EACH ROW SET NEW.f = 0",
+    )
+    dumps = Dumps(mariadb_url, tmp_path)
+    result = dumps.take()
+    assert result.proven
+    assert result.contents.notes == ["FLOAT columns hold six digits, as the server shows them: no_key, watched"]
+    assert "no_key, watched" in result.message
+    with restored(dumps, mariadb_url) as into:
+        assert asked(into, "SELECT f + 0e0 FROM watched") == [(16777200.0,)]
+
+
+@both_servers
+def test_dates_that_are_none_come_back(server_url: str, tmp_path: Path) -> None:
+    run_sql(server_url, "CREATE TABLE a (d date, t datetime)")
+    with sa.create_engine(server_url).begin() as connection:
+        connection.exec_driver_sql("SET SESSION sql_mode = 'ALLOW_INVALID_DATES'")
+        connection.exec_driver_sql("INSERT INTO a VALUES ('2026-02-31', '2026-00-00 10:00:00'), ('0000-00-00', NULL)")
+    dumps = Dumps(server_url, tmp_path)
+    assert dumps.take().proven
+    with restored(dumps, server_url) as into:
+        assert asked(into, "SELECT * FROM a") == [("2026-02-31", "2026-00-00 10:00:00"), ("0000-00-00", None)]
+
+
+def test_the_history_of_versioned_tables_comes_back(mariadb_url: str, tmp_path: Path) -> None:
+    run_sql(
+        mariadb_url,
+        "CREATE TABLE a (id int PRIMARY KEY, v int) WITH SYSTEM VERSIONING",
+        "CREATE TABLE b (id int PRIMARY KEY, v int, since timestamp(6) GENERATED ALWAYS AS ROW START,"
+        " til timestamp(6) GENERATED ALWAYS AS ROW END, PERIOD FOR SYSTEM_TIME (since, til)) WITH SYSTEM VERSIONING",
+        *(f"INSERT INTO {t} (id, v) VALUES (1, 1), (2, 2)" for t in "ab"),
+        *(f"UPDATE {t} SET v = 3 WHERE id = 1" for t in "ab"),
+        *(f"DELETE FROM {t} WHERE id = 2" for t in "ab"),
+    )
+    dumps = Dumps(mariadb_url, tmp_path)
+    result = dumps.take()
+    assert result.proven, result.message
+    assert result.contents.tables["a"].rows == 3, "two of them are past"
+    past = (
+        "SELECT id, v, row_start, row_end FROM a FOR SYSTEM_TIME ALL ORDER BY 1, 3",
+        "SELECT id, v, since, til FROM b FOR SYSTEM_TIME ALL ORDER BY 1, 3",
+    )
+    with restored(dumps, mariadb_url) as into:
+        for statement in past:
+            assert asked(into, statement) == asked(mariadb_url, statement)
+
+
+def test_a_client_that_cannot_dump_history_says_so(mariadb_url: str, tmp_path: Path, oracle: None) -> None:
+    run_sql(mariadb_url, "CREATE TABLE a (id int PRIMARY KEY) WITH SYSTEM VERSIONING", "INSERT INTO a VALUES (1)")
+    result = Dumps(mariadb_url, tmp_path).take()
+    assert result.proven
+    assert "the history of system-versioned tables is not in it: a" in result.message
+
+
+def test_sequences_come_back_and_are_the_restored_databases_own(mariadb_url: str, tmp_path: Path) -> None:
+    run_sql(
+        mariadb_url,
+        "CREATE SEQUENCE numbers START WITH 500 INCREMENT BY 10 NOCACHE",
+        "CREATE TABLE a (id int DEFAULT NEXTVAL(numbers) COMMENT 'nextval(`x`.', v int)",
+        "INSERT INTO a (v) VALUES (1), (2)",
+    )
+    dumps = Dumps(mariadb_url, tmp_path)
+    result = dumps.take()
+    assert result.proven, result.message
+    assert result.contents.tables["numbers"].checksum == "520"
+    with restored(dumps, mariadb_url) as into:
+        run_sql(into, "INSERT INTO a (v) VALUES (3)")
+        assert asked(into, "SELECT id FROM a") == [(500,), (510,), (520,)]
+    assert asked(mariadb_url, "SELECT NEXTVAL(numbers)") == [(520,)], "the old database's sequence was drawn from"
+
+
+def test_a_view_whose_definer_is_gone_is_restored_under_another_name(mariadb_url: str, tmp_path: Path) -> None:
+    """MariaDB then writes the old database's name before each of its columns."""
+    name = sa.make_url(mariadb_url).database
+    run_sql(
+        mariadb_url,
+        "CREATE TABLE a (id int)",
+        "INSERT INTO a VALUES (7)",
+        f"CREATE DEFINER = gone@nowhere VIEW v AS SELECT id, '`{name}`.' AS told FROM a",
+    )
+    dumps = Dumps(mariadb_url, tmp_path)
+    result = dumps.take()
+    assert b"`.`a`.`id`" in dumps.content(result), "the dump names no database: the test would prove nothing"
+    assert result.proven, result.message
+    with restored(dumps, mariadb_url) as into:
+        (definition,) = asked(
+            into, "SELECT VIEW_DEFINITION FROM information_schema.VIEWS WHERE TABLE_SCHEMA = DATABASE()"
+        )
+        assert f"'`{name}`.'" in str(definition[0])
+        assert f"`{name}`.`a`" not in str(definition[0])
+
+
+def test_names_that_differ_in_their_case_alone_are_no_change(mariadb_url: str, tmp_path: Path) -> None:
+    """The server lists them now in one order, now in the other."""
+    names = ["a1", "b2", "c3", "mixed", "Mixed", "z"]
+    run_sql(mariadb_url, *(f"CREATE TABLE {name} (id int)" for name in names), "CREATE VIEW seen AS SELECT 1")
+    assert len({open_engine(sa.make_url(mariadb_url)).schema_state() for _ in range(9)}) == 1
+    result = Dumps(mariadb_url, tmp_path).take(tries=1)
+    assert sorted(result.contents.tables) == sorted(names)
