@@ -740,6 +740,14 @@ def test_it_waits_for_a_replica_that_is_behind(scene: Scene, monkeypatch: pytest
     assert (result.deleted, len(slept), result.lag_wait_seconds) == (20, 2, 2.0)
 
 
+def test_the_slowest_replica_counts(mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lags = {"one": 0.0, "two": 90.0, "three": 1.0}
+    monkeypatch.setattr("saju_ops.archive.engines.mysql._lag_of", lambda url: lags[url.host])
+    scene = Scene(mysql_url, tmp_path / "backups").create_table()
+    with scene.store() as store:
+        assert store.replica_lag([sa.make_url(f"mysql://{host}") for host in lags]) == 90.0
+
+
 def test_a_replica_that_does_not_replicate_holds_the_purge_back(mysql_url: str, tmp_path: Path) -> None:
     scene = Scene(mysql_url, tmp_path / "backups").create_table()
     scene.add(5)
