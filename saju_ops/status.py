@@ -63,7 +63,7 @@ def _log_table(settings: Settings) -> Line:
     from saju_ops.archive.engines import open_log_store
 
     url = settings.database_url
-    missing = _missing_file(url)
+    missing = _missing_file("DATABASE_URL", url)
     if missing:
         return Line("DATABASE_URL", False, missing)
     try:
@@ -84,7 +84,7 @@ def _log_table(settings: Settings) -> Line:
 
 
 def _reachable(name: str, url: sa.URL) -> Line:
-    missing = _missing_file(url)
+    missing = _missing_file(name, url)
     if missing:
         return Line(name, False, missing)
     try:
@@ -95,9 +95,9 @@ def _reachable(name: str, url: sa.URL) -> Line:
     return Line(name, True, redacted(url))
 
 
-def _missing_file(url: sa.URL) -> str | None:
+def _missing_file(name: str, url: sa.URL) -> str | None:
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-        return f"there is no SQLite file {url.database}; name the database in DATABASE_URL, or try `make demo`"
+        return f"there is no SQLite file {url.database}; name the database in {name}, or try `make demo`"
     return None
 
 

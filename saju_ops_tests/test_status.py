@@ -192,3 +192,9 @@ def test_the_exit_status_says_whether_everything_is_usable(database: Scene) -> N
     good = CliRunner().invoke(main, ["status"])
     assert good.exit_code == 0, good.output
     assert "FAIL" not in good.output
+
+
+def test_a_missing_file_is_told_with_the_setting_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANALYSIS_DATABASE_URL", f"sqlite:///{tmp_path}/speech.db")
+    (line,) = (line for line in report()[0] if "ANALYSIS_DATABASE_URL " in line)
+    assert "speech.db; name the database in ANALYSIS_DATABASE_URL" in line
