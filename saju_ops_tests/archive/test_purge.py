@@ -740,6 +740,27 @@ def test_it_waits_for_a_replica_that_is_behind(scene: Scene, monkeypatch: pytest
     assert (result.deleted, len(slept), result.lag_wait_seconds) == (20, 2, 2.0)
 
 
+@pytest.mark.parametrize(
+    ("replicas", "lag"),
+    [
+        ("SELECT 'streaming' AS state, interval '90 s' AS replay_lag UNION SELECT 'streaming', interval '1 s'", 90.0),
+        # What an account without pg_monitor sees: that there is one, and nothing of it.
+        ("SELECT NULL AS state, NULL::interval AS replay_lag", None),
+        ("SELECT '' AS state, NULL::interval AS replay_lag WHERE false", None),
+    ],
+)
+def test_a_replica_of_which_nothing_may_be_seen_can_not_be_asked(
+    postgres_url: str, tmp_path: Path, replicas: str, lag: float | None
+) -> None:
+    scene = Scene(postgres_url, tmp_path / "backups").create_table()
+    name = sa.make_url(postgres_url).database
+    # Found before the server's own.
+    scene.run(f"ALTER DATABASE {name} SET search_path = public, pg_catalog")
+    scene.run(f"CREATE VIEW public.pg_stat_replication AS {replicas}")
+    with scene.store() as store:
+        assert store.replica_lag([]) == lag
+
+
 def test_the_slowest_replica_counts(mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lags = {"one": 0.0, "two": 90.0, "three": 1.0}
     monkeypatch.setattr("saju_ops.archive.engines.mysql._lag_of", lambda url: lags[url.host])
