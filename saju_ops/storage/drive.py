@@ -40,6 +40,16 @@ ALL_DRIVES = {"supportsAllDrives": "true"}
 _URI = re.compile(r"gdrive://(?P<folder>[A-Za-z0-9_-]{5,})/?")
 # 403s that pass when waited out, as Drive's error guide lists them.
 _RATE_REASONS = {"rateLimitExceeded", "userRateLimitExceeded", "sharingRateLimitExceeded"}
+# 403s that have nothing to do with who may use the folder.
+_IN_WORDS = {
+    "accessNotConfigured": "the Google Drive API is not enabled in the project that the service account belongs to;"
+    " enable it in the Google Cloud console.",
+    "dailyLimitExceeded": "the project has used up its requests of today; launch again tomorrow, or have the quota"
+    " raised.",
+    "numChildrenInNonRootLimitExceeded": "the folder holds as many files as Drive allows; use another one.",
+    "cannotDownloadAbusiveFile": "Drive takes the file for malware. Its owner can still download it in the browser;"
+    " put it with its manifest into a local folder, and name that in BACKUP_URI.",
+}
 
 
 @dataclass(frozen=True)
@@ -141,6 +151,10 @@ class DriveStorage:
             self.sleep(_wait(attempt, response))
         raise StorageError(f"Google Drive could not {what}: {why}, {TRIES} times. Launch again.")
 
+    def ask(self, method: str, url: str, what: str, **options: Any) -> dict[str, Any]:
+        """A request whose answer is a JSON object. Raises StorageError."""
+        return _object(self.request(method, url, what, **options), what)
+
     def _send(self, method: str, url: str, headers: dict[str, str] | None = None, **options: Any) -> Any:
         import requests
         from google.auth.exceptions import RefreshError, TransportError
@@ -180,6 +194,8 @@ class DriveStorage:
             raise StorageError(
                 f"{told}: there is no room. A service account has none of its own: use a folder of a shared drive."
             )
+        for reason in filter(_IN_WORDS.get, reasons):
+            raise StorageError(f"{told}: {_IN_WORDS[reason]}")
         if status in (401, 403):
             raise StorageError(
                 f"{told}: access denied. Share the folder with the service account as a content manager."
@@ -198,7 +214,7 @@ class DriveStorage:
             }  # fmt: skip
             if token:
                 parameters["pageToken"] = token
-            page = self.request("GET", "/drive/v3/files", f"list {self.uri}", params=parameters).json()
+            page = self.ask("GET", "/drive/v3/files", f"list {self.uri}", params=parameters)
             if page.get("incompleteSearch"):
                 raise StorageError(f"Google Drive lists {self.uri} incompletely. Nothing relies on it; launch again.")
             found += page.get("files", [])
@@ -211,7 +227,7 @@ class DriveStorage:
     def _corpus(self) -> dict[str, str]:
         """Where to search: in the shared drive that the folder belongs to, if it belongs to one."""
         parameters = {"fields": "id,driveId,mimeType,trashed", **ALL_DRIVES}
-        folder = self.request("GET", f"/drive/v3/files/{self.root}", f"find {self.uri}", params=parameters).json()
+        folder = self.ask("GET", f"/drive/v3/files/{self.root}", f"find {self.uri}", params=parameters)
         if folder.get("mimeType") != FOLDER or folder.get("trashed"):
             raise StorageError(f"{self.uri} is no folder, or lies in the trash; correct BACKUP_URI.")
         drive = folder.get("driveId")
@@ -242,9 +258,9 @@ class DriveStorage:
 
     def _make_folder(self, parent: str, name: str) -> str:
         body = {"name": name, "parents": [parent], "mimeType": FOLDER}
-        made = self.request(
+        made = self.ask(
             "POST", "/drive/v3/files", f"make a folder in {self.uri}", json=body, params={"fields": "id", **ALL_DRIVES}
-        ).json()["id"]
+        )["id"]
         # Another writer may have made one at the same moment: all use the oldest, and an empty one more does no harm.
         found = self._named(parent, name, folders=True)
         return str(found[0]["id"] if found else made)
@@ -280,7 +296,7 @@ class DriveStorage:
 
     def open(self, name: str) -> BinaryIO:
         found = self._found(name)
-        return self.open_id(found["id"], int(found["size"]), self.location(name))
+        return self.open_id(found["id"], _size(found), self.location(name))
 
     def open_id(self, file_id: str, size: int, where: str) -> BinaryIO:
         def fetch(position: int) -> _Body:
@@ -304,7 +320,7 @@ class DriveStorage:
         return self._find(name) is not None
 
     def size(self, name: str) -> int:
-        return int(self._found(name)["size"])
+        return _size(self._found(name))
 
     def names(self, prefix: str) -> Iterator[str]:
         yield from sorted({n for n, _ in self._walk(prefix) if n.startswith(prefix) and not n.endswith(UNFINISHED)})
@@ -421,10 +437,12 @@ class _DriveWriter:
             self._prove(entry)
         if self._storage._find(self._name):
             raise self._storage.already_there(self._name)
-        self._storage.request(
-            "PATCH", f"/drive/v3/files/{entry['id']}", f"give {self._where} its name", params=ALL_DRIVES,
-            json={"name": self._file},
+        named = self._storage.ask(
+            "PATCH", f"/drive/v3/files/{entry['id']}", f"give {self._where} its name",
+            params={"fields": "id,name", **ALL_DRIVES}, json={"name": self._file},
         )  # fmt: skip
+        if named.get("name") != self._file:
+            raise StorageError(f"Google Drive gave {self._where} another name. It counts for nothing; launch again.")
         if any(each["id"] != entry["id"] for each in self._storage.all_of(self._name)):
             # Two at one moment may both step back; both staying would be two files of one name.
             raise self._storage.already_there(self._name)
@@ -463,6 +481,8 @@ class _DriveWriter:
             "POST", "/upload/drive/v3/files", f"begin the upload of {self._where}",
             params={"uploadType": "resumable", "fields": FIELDS, **ALL_DRIVES}, json=body,
         )  # fmt: skip
+        if "Location" not in answer.headers:
+            raise _not_drive(answer, f"begin the upload of {self._where}")
         return str(answer.headers["Location"])
 
     def _send(self, size: int, *, last: bool) -> None:
@@ -517,12 +537,34 @@ class _DriveWriter:
                     " possible. It has no name and counts for nothing; launch again."
                 )
         else:
-            entry = answer.json()
+            entry = _object(answer, f"upload {self._where}")
             if int(entry.get("size", -1)) != goal:
                 raise StorageError(f"{self._where} is {entry.get('size')} bytes in Google Drive, written were {goal}.")
             self._entry, arrived = entry, goal
         del self._buffer[: arrived - self._sent]
         self._sent = arrived
+
+
+def _object(response: Any, what: str) -> dict[str, Any]:
+    try:
+        found = response.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise _not_drive(response, what)
+    return found
+
+
+def _not_drive(response: Any, what: str) -> StorageError:
+    return StorageError(
+        f"What was asked to {what} answers {response.status_code}, but not as Google Drive does; does a proxy or a"
+        " login page stand in between?"
+    )
+
+
+def _size(entry: dict[str, Any]) -> int:
+    """Google's own documents have none, and no bytes that could be read."""
+    return int(entry.get("size", 0))
 
 
 def _quoted(text: str) -> str:

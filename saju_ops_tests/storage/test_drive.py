@@ -259,6 +259,8 @@ def test_bytes_that_were_stored_other_than_written_are_no_backup(scene: Scene) -
         (403, "storageQuotaExceeded", "shared drive"),
         (403, "insufficientFilePermissions", "content manager"),
         (404, "notFound", "shared with the service account"),
+        (403, "accessNotConfigured", "API is not enabled"),
+        (403, "dailyLimitExceeded", "tomorrow"),
     ],
 )
 def test_refusals_are_said_in_words(scene: Scene, status: int, reason: str, words: str) -> None:
@@ -285,3 +287,24 @@ def test_the_address_of_the_upload_and_the_token_are_in_no_message(scene: Scene)
     shown = "".join(traceback.format_exception(told.value))
     assert "upload_id" not in shown
     assert "the-token" not in shown
+
+
+@pytest.mark.parametrize("place", ["everything", *PLACES])
+@pytest.mark.parametrize("status", [200, 302])
+def test_a_page_of_something_in_between_is_said_and_never_taken_for_an_answer(
+    scene: Scene, place: str, status: int
+) -> None:
+    scene.proxy.add("status", *PLACES.get(place, ()), status=status, body=b"<html>Log in</html>", times=9_999)
+    with pytest.raises(StorageError):
+        put(scene.storage, NAME, LARGE, read=True)
+    scene.proxy.faults.clear()
+    assert scene.server.files() == {}
+
+
+def test_a_document_of_googles_own_is_an_empty_file(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = scene.server.make("notes", mime="application/vnd.google-apps.document")
+    shown = {k: v for k, v in document.shown().items() if k not in ("size", "sha256Checksum")}
+    monkeypatch.setattr(document, "shown", lambda: shown)
+    assert scene.storage.size("notes") == 0
+    with scene.storage.open("notes") as stream:
+        assert stream.read() == b""
