@@ -7,6 +7,7 @@ import logging
 import shutil
 import stat
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime, timedelta
@@ -545,6 +546,18 @@ def test_an_altered_table_is_archived_anew_and_purged_only_by_the_new_part(scene
 
 
 # --- privacy ----------------------------------------------------------------------------------------------
+
+
+def test_a_row_that_cannot_be_read_is_not_quoted(sqlite_url: str, tmp_path: Path) -> None:
+    """pyarrow's own message would."""
+    scene = Scene(sqlite_url, tmp_path / "backups").create_table()
+    scene.add(3, content=SECRET)
+    scene.archive()
+    file = scene.data_file()
+    file.write_bytes(file.read_bytes().replace(b'"user",', b"", 1))
+    with pytest.raises(ProofFailed, match="it can't be read as a whole CSV file") as caught:
+        scene.archive()
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
 def test_no_message_text_leaves_the_file(
