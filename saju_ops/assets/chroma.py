@@ -34,10 +34,10 @@ beside it; `.tar.gz.zip` when ARCHIVE_PASSWORD is set.
 long as `locked_seconds` says), or reads the server CHROMA_HOST through its API. The stored file is read back, opened
 in a scratch folder and compared record by record. It changes nothing, and loads no embedding model.
 
-**Restore:** with the chatbot stopped `saju-ops restore-chroma --replace chroma_db --dry-run`, then without `--dry-run`: the
-folder that is there is renamed, not deleted. `--at "2026-10-01 12:00"` for an older one, `--into PATH` or `--host H --port
-P` for another place; or the job `restore_chroma_snapshot`. Without saju_ops: `tar xzf` (after `7z x` where it is encrypted)
-gives the folder `chroma_db` that Chroma opens.
+**Restore:** with the chatbot stopped `saju-ops restore-chroma --replace chroma_db --dry-run`, then without
+`--dry-run`: the folder that is there is renamed, not deleted. `--at "2026-10-01 12:00"` for an older one, `--into
+PATH` or `--host H --port P` for another place; or the job `restore_chroma_snapshot`. Without saju_ops: `tar xzf`
+(after `7z x` where it is encrypted) gives the folder `chroma_db` that Chroma opens.
 """
 
 

@@ -38,11 +38,11 @@ beside it; with `.zip` after that when ARCHIVE_PASSWORD is set. Rows, tables, vi
 back, restores it into a scratch database `saju_ops_drill_…` (on RESTORE_DRILL_URL, else on the same server) and
 compares; the scratch database is dropped. It changes nothing in the databases that it dumps.
 
-**Restore:** `saju-ops restore-dump --dry-run`; then `--into URL` for an empty or missing database, or `--replace NAME`,
-which drops all that is in the live one first. `--at "2026-10-01 12:00"` for an older dump, `--database NAME` for another
-database; or the job `restore_database_dump`. Without saju_ops (after `7z x` where it is encrypted): `gunzip < app_….sql.gz |
-mysql --binary-mode --comments app`, `| psql --single-transaction -v ON_ERROR_STOP=1 app`; a `.sqlite.gz` is the database
-file itself.
+**Restore:** `saju-ops restore-dump --dry-run`; then `--into URL` for an empty or missing database, or `--replace
+NAME`, which drops all that is in the live one first. `--at "2026-10-01 12:00"` for an older dump, `--database NAME`
+for another database; or the job `restore_database_dump`. Without saju_ops (after `7z x` where it is encrypted):
+`gunzip < app_….sql.gz | mysql --binary-mode --comments app`, `| psql --single-transaction -v ON_ERROR_STOP=1 app`; a
+`.sqlite.gz` is the database file itself.
 """
 
 
