@@ -23,10 +23,16 @@ from saju_ops.backup.manifest import BackupManifest
 from saju_ops.database import error_text, redacted
 from saju_ops.storage import Storage
 
-# What a server says for want of a right, or of something that the other server has: nothing against the dump.
-NOT_ALLOWED = re.compile(
+# What a server says for want of a right, of room, of something that the other server has, or of life: nothing against
+# the dump.
+NOT_POSSIBLE = re.compile(
     r"access denied|permission denied|must be (?:super|owner|able)|you need|privilege|is not available|command denied"
-    r"|unknown collation|unknown character set|unknown storage engine|version mismatch|not allowed",
+    r"|unknown collation|unknown character set|unknown storage engine|version mismatch|not allowed"
+    r"|can only create extension|shared_preload_libraries|got a packet bigger"
+    r"|no space left|disk full|table \S+ is full|could not (?:extend|write)|error writing file|errno: 28"
+    r"|out of (?:shared )?memory"
+    r"|gone away|lost connection|can't connect|closed the connection|connection to server|terminating connection"
+    r"|is (?:shutting down|starting up|in recovery mode)|server shutdown in progress|connection refused",
     re.IGNORECASE,
 )
 
@@ -117,9 +123,9 @@ def _restored(
 def _failed(error: ProgramFailed) -> Drill:
     if "3105" in error.said:  # what a MySQL server says to the values that MariaDB's client dumps of a generated column
         return Drill(why_not=f"The restore was tried and not taken: {error}")
-    if NOT_ALLOWED.search(error.said):
+    if NOT_POSSIBLE.search(error.said):
         return Drill(
-            why_not=f"The restore was tried and not allowed: {error} Grant the right that is named to the user, or name"
-            " a server where it has it in RESTORE_DRILL_URL.",
+            why_not=f"The restore was tried and not possible there: {error} Give the server what it lacks (a right to"
+            " the user, room, memory), or name another one in RESTORE_DRILL_URL.",
         )
     return Drill(differences=[f"it can't be restored: {error}"])

@@ -97,6 +97,13 @@ ELSEWHERE = sa.text(
     "SELECT DISTINCT TABLE_NAME FROM information_schema.KEY_COLUMN_USAGE WHERE TABLE_SCHEMA = DATABASE()"
     " AND REFERENCED_TABLE_SCHEMA IS NOT NULL AND REFERENCED_TABLE_SCHEMA <> DATABASE() LIMIT 3"
 )
+# What a server said when it refused a dump → what to do about it.
+HINTS = {
+    "3105": " MariaDB's mysqldump writes values for generated columns, which MySQL refuses: install MySQL's own"
+    " client.",
+    "1153": " A row is larger there than the server's max_allowed_packet, binary values being twice as long as hex:"
+    " set it to 1G on that server.",
+}
 VERSIONED = "SYSTEM VERSIONED"
 IMPLICIT_PERIOD = (("row_start", "timestamp"), ("row_end", "timestamp"))
 AUTO_INCREMENT = re.compile(r" AUTO_INCREMENT=\d+")
@@ -277,13 +284,8 @@ class MySQLDumps:
             try:
                 feed(program, with_lines(chunks, _Guard.STARTS, guard.look))
             except ProgramFailed as error:
-                if "3105" not in error.said:
-                    raise
-                raise ProgramFailed(
-                    f"{error} MariaDB's mysqldump writes values for generated columns, which MySQL refuses: install"
-                    " MySQL's own client.",
-                    error.said,
-                ) from None
+                hint = next((h for word, h in HINTS.items() if word in error.said), "")
+                raise ProgramFailed(f"{error}{hint}", error.said) from None
         return []
 
     @contextmanager

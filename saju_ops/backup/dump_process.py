@@ -180,34 +180,50 @@ def feed(program: Program, chunks: Iterable[bytes]) -> None:
 
 
 def failed(name: str, status: int, stderr: Any) -> ProgramFailed:
-    stderr.seek(0)
+    stderr.seek(0, os.SEEK_END)
+    size = stderr.tell()
+    # MariaDB's client writes a statement that failed before it says why, and that may be a row of megabytes.
+    stderr.seek(max(0, size - _KEPT_STDERR))
     text = stderr.read(_KEPT_STDERR).decode(errors="replace")
     said = words_of(text)
     how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     return ProgramFailed(f"{name} {how} ({said or 'it said nothing'}).", said)
 
 
+# What the programs say themselves; anything else may be a row.
+_SAID = re.compile(r"ERROR \d+|(?:mysql|mariadb|mysqldump|mariadb-dump|pg_dump|psql)\b\S*: ", re.IGNORECASE)
+_STATEMENT = re.compile(r"(?ms)^-{14}\n.*?^-{14}$")
 # "Duplicate entry 'kim@example.com' for key": what is quoted may be somebody's, except after these words.
 _NAMED = re.compile(
     r"(table|database|role|relation|schema|user|plugin|file|server at|host|column|function|trigger|view|event|extension"
     r"|socket|parameter|command) ?['\"`]([^'\"`]{1,130})['\"`]",
     re.IGNORECASE,
 )
+_QUOTED = re.compile(r"(?<!\w)(['\"`])(.*?)\1(?!\w)(?:@(['\"`])(.*?)\3)?")
+_EXECUTING = re.compile(r"(.*?Couldn't execute )'.*?(': )")
+_KEY = re.compile(r" for (?:key|column) (['\"`])[^'\"`]{1,130}\1(?: at row \d+)?$")
 
 
 def words_of(text: str) -> str:
     """The first lines that tell of an error, without values that a row may have held."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = [x for x in lines if "error" in x.lower() or "denied" in x.lower()] or lines
-    told = [x for x in told if not x.startswith(("DETAIL", "CONTEXT", "LINE", "STATEMENT"))]
-    return "; ".join(_without_values(line) for line in told[:2])[:500]
+    lines = [line.strip() for line in _STATEMENT.sub("", text).splitlines() if line.strip()]
+    told = [x for x in lines if _SAID.match(x)] or [x for x in lines if "error" in x.lower() or "denied" in x.lower()]
+    errors = [x for x in told if "error" in x.lower() or "denied" in x.lower()] or told or lines
+    errors = [x for x in errors if not x.startswith(("DETAIL", "CONTEXT", "LINE", "STATEMENT"))]
+    return "; ".join(_without_values(line) for line in errors[:2])[:500]
 
 
 def _without_values(line: str) -> str:
+    if executing := _EXECUTING.match(line):  # mysqldump's own statement, and then what the server said
+        return f"{executing[1]}…{executing[2][1:]}{_without_values(line[executing.end() :])}"
     kept, position = [], 0
-    for found in re.finditer(r"(['\"`])(.*?)\1(?:@(['\"`])(.*?)\3)?", line):
-        named = _NAMED.search(line, max(0, found.start() - 12), found.end())
-        kept += [line[position : found.start()], found[0] if named else "…"]
+    for found in _QUOTED.finditer(line):
+        kept.append(line[position : found.start()])
+        if not _NAMED.search(line, max(0, found.start() - 12), found.end()):
+            # Where a value ends can't be told from the value, which may hold quotes.
+            key = _KEY.search(line, found.start())
+            return "".join(kept) + "…" + (key[0] if key else "")
+        kept.append(found[0])
         position = found.end()
     rest = line[position:]
     # A quote that was never closed: the value goes to the line's end.

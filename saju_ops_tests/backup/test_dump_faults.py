@@ -29,7 +29,7 @@ from saju_ops.backup.chroma_process import one_at_a_time
 from saju_ops.backup.drill import drill_stored
 from saju_ops.backup.dump import dump_databases
 from saju_ops.backup.dump_engine import DrillNotPossible, DumpSpoilt, open_engine, scratch_name
-from saju_ops.backup.dump_mysql import MySQLTaking, _Guard
+from saju_ops.backup.dump_mysql import MySQLDumps, MySQLTaking, _Guard
 from saju_ops.backup.dump_mysql_rights import missing_rights
 from saju_ops.backup.dump_pack import Packed, unpacked
 from saju_ops.backup.dump_postgres import PostgresTaking
@@ -48,7 +48,7 @@ from saju_ops_tests.backup.dump_scene import (
     oracle_clients,
     scratch_databases,
 )
-from saju_ops_tests.engines import Engine
+from saju_ops_tests.engines import Engine, MariaDB
 
 __all__ = ["oracle"]
 PROJECT = Path(__file__).parents[2]
@@ -533,9 +533,7 @@ def test_grants_say_what_a_user_might_not_see(grants: list[str], engine: str, un
     assert bool(found) is bool(unseen)
 
 
-def test_a_drill_on_a_server_of_another_kind_says_so(
-    mysql_server: Engine, mariadb_url: str, tmp_path: Path
-) -> None:
+def test_a_drill_on_a_server_of_another_kind_says_so(mysql_server: Engine, mariadb_url: str, tmp_path: Path) -> None:
     fill(mariadb_url)
     result = Dumps(mariadb_url, tmp_path).take(drill_servers=(sa.make_url(mysql_server.url),))
     assert not result.proven
@@ -564,6 +562,55 @@ def test_what_a_program_said_is_told_without_values() -> None:
     assert "홍길동" not in said
     assert "'bob'@'h'" in words_of("ERROR 1045 (28000): Access denied for user 'bob'@'h' (using password: YES)")
     assert "값" not in words_of('psql:<stdin>:7: ERROR:  invalid input syntax for type integer: "값"')
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("ERROR 1062 (23000) at line 5: Duplicate entry 'it's kim, kim's 010' for key 'a.k'", "for key 'a.k'"),
+        ("--------------\nINSERT INTO a VALUES\n(1,1012345678,'an error of kim')\n--------------\n\n"
+         "ERROR 1153 (08S01) at line 3: Got a packet bigger than 'max_allowed_packet' bytes", "Got a packet bigger"),
+        ("(5,1012345678,'error of kim')\n--------------\n\nERROR 1114 (HY000): The table 'a' is full", "table 'a'"),
+        ("mysqldump: Couldn't execute 'SHOW FIELDS FROM `v`': View 'app.v' refers to no table", "'app.v' refers"),
+    ],
+)  # fmt: skip
+def test_what_a_program_said_about_a_row_tells_the_cause_and_not_the_row(said: str, told: str) -> None:
+    words = words_of(said)
+    assert told in words
+    assert not [w for w in ("kim", "010", "1012345678", "INSERT") if w in words]
+
+
+def test_a_row_too_large_for_the_server_leaves_an_unproven_dump(mariadb_url: str, tmp_path: Path) -> None:
+    """10 MB that the server took are 20 MB as hex. Nothing is known against the dump, so it is kept."""
+    run_sql(mariadb_url, "CREATE TABLE a (b longblob)", "INSERT INTO a VALUES (REPEAT('\\0', 10000000))")
+    result = Dumps(mariadb_url, tmp_path).take()
+    assert not result.proven
+    assert "max_allowed_packet" in result.drill.why_not
+
+
+@pytest.mark.parametrize("fault", ["full", "killed"])
+def test_a_drill_server_in_trouble_leaves_an_unproven_dump(
+    fault: str, mariadb_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_sql(mariadb_url, "CREATE TABLE a (b varchar(200))", "INSERT INTO a SELECT UUID() FROM seq_1_to_200000")
+    small = ("--innodb-file-per-table=0", "--innodb-data-file-path=ibdata1:12M:autoextend:max:20M")
+    with MariaDB(small if fault == "full" else ()) as server:
+        if fault == "killed":
+            original = MySQLDumps.load
+
+            def load(self: MySQLDumps, chunks: Iterator[bytes], *more: object, **named: object) -> list[str]:
+                def killing() -> Iterator[bytes]:
+                    for number, chunk in enumerate(chunks):
+                        if number == 2:
+                            os.kill(server.pid, signal.SIGKILL)
+                        yield chunk
+
+                return original(self, killing(), *more, **named)  # type: ignore[arg-type]
+
+            monkeypatch.setattr(MySQLDumps, "load", load)
+        result = Dumps(mariadb_url, tmp_path).take(drill_servers=(sa.make_url(server.url),))
+        assert not result.proven
+        assert result.drill.why_not
 
 
 def test_the_lock_is_never_waited_for_long(mysql_url: str, tmp_path: Path, oracle: None) -> None:
