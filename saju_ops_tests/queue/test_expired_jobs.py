@@ -183,16 +183,26 @@ def test_zero_dates_expire_for_nobody(mysql_url: str, tmp_path: Path) -> None:
     assert scene.whole(1) is scene.whole(2) is True
 
 
-def test_the_hour_that_the_clocks_repeat_is_read_as_the_later_one(lite: JobScene) -> None:
+@pytest.mark.parametrize(
+    ("engine", "naive"),
+    [
+        ("sqlite", []),
+        ("mariadb", ["ALTER TABLE jobs MODIFY expires_at DATETIME(6)"]),
+        ("postgres", ["ALTER TABLE jobs ALTER expires_at TYPE timestamp"]),
+    ],
+)
+def test_the_hour_that_the_clocks_repeat_is_read_as_the_later_one(
+    engine: str, naive: list[str], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """In Berlin 02:30 of 2026-10-25 comes twice; at the first coming it may mean the second."""
     berlin = ZoneInfo("Europe/Berlin")
-    lite.zone = berlin
-    lite.add([1])
-    lite.run("UPDATE jobs SET expires_at = '2026-10-25 02:10:00'")
-    lite.purge(now=datetime(2026, 10, 25, 2, 30, tzinfo=berlin, fold=0))
-    assert lite.whole(1) is True
-    lite.purge(now=datetime(2026, 10, 25, 2, 30, tzinfo=berlin, fold=1))
-    assert lite.whole(1) is None
+    scene = JobScene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups", zone=berlin).create(*naive)
+    scene.add([1])
+    scene.run("UPDATE jobs SET expires_at = '2026-10-25 02:10:00'")
+    scene.purge(now=datetime(2026, 10, 25, 2, 30, tzinfo=berlin, fold=0))
+    assert scene.whole(1) is True
+    scene.purge(now=datetime(2026, 10, 25, 2, 30, tzinfo=berlin, fold=1))
+    assert scene.whole(1) is None
 
 
 # --- what keeps a job -------------------------------------------------------------------------------------
