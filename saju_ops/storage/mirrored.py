@@ -11,16 +11,17 @@ file's copies are compared with its manifest before the first is opened.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from hashlib import sha256
 from typing import Any, BinaryIO, TypeVar
 
 from saju_ops.errors import ProofFailed
 from saju_ops.sealed import require_seal
 from saju_ops.storage.base import AlreadyThere, Storage, StorageError, Writer
-from saju_ops.storage.remote import BUFFER, Written
+from saju_ops.storage.remote import BUFFER, Written, buffered
 
 T = TypeVar("T")
 MANIFEST = ".manifest.json"
@@ -273,14 +274,18 @@ class _MirroredWriter:
         return len(data)
 
     def read_back(self) -> BinaryIO:
-        while True:
-            uri, (store, writer) = next(iter(self._writers.items()))
-            try:
-                return self._written[uri].proving(writer.read_back())
-            except (StorageError, OSError) as error:
-                if isinstance(error, AlreadyThere):
-                    raise
-                self._drop(store, error)
+        return buffered(_ReadBack(self))
+
+    def first(self) -> tuple[str, Writer]:
+        uri, (_, writer) = next(iter(self._writers.items()))
+        return uri, writer
+
+    def drop_first(self, error: Exception) -> None:
+        store, _ = next(iter(self._writers.values()))
+        self._drop(store, error)
+
+    def written(self, uri: str) -> Written:
+        return self._written[uri]
 
     def commit(self) -> None:
         def one(uri: str, writer: Writer) -> None:
@@ -292,6 +297,75 @@ class _MirroredWriter:
         if self._name.endswith(MANIFEST) or not self._storage.writing:
             # A file without a manifest of its own, in a run that completes nothing, has no second chance.
             self._storage.require_all()
+
+
+class _ReadBack(io.RawIOBase):
+    """What one store gives back, and from where that one fails, the other: what was handed out is proven at the end."""
+
+    def __init__(self, writers: _MirroredWriter) -> None:
+        self._writers = writers
+        self._stream: BinaryIO | None = None
+        self._hash, self._position, self._moved = sha256(), 0, False
+        self._uri = ""
+        self._open_first()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self._next(len(view))
+        view[: len(data)] = data
+        self._hash.update(data)
+        self._position += len(data)
+        if not data and len(view):
+            written = self._writers.written(self._uri)
+            written.require(self._hash.hexdigest(), self._position)
+            # A part came from elsewhere: then this copy is yet to be proven.
+            written.proven = not self._moved
+        return len(data)
+
+    def _next(self, size: int) -> bytes:
+        while True:
+            if self._stream is None:
+                self._open_first()
+            try:
+                assert self._stream is not None
+                return self._stream.read(size)
+            except (StorageError, OSError) as error:
+                self._give_up(error)
+
+    def _open_first(self) -> None:
+        while self._stream is None:
+            self._uri, writer = self._writers.first()
+            try:
+                self._stream = writer.read_back()
+                self._skip(self._stream, self._position)
+            except (StorageError, OSError) as error:
+                if isinstance(error, AlreadyThere):
+                    raise
+                self._give_up(error)
+
+    @staticmethod
+    def _skip(stream: BinaryIO, size: int) -> None:
+        while size and (data := stream.read(min(size, BUFFER))):
+            size -= len(data)
+
+    def _give_up(self, error: Exception) -> None:
+        self._close_stream()
+        self._moved = self._moved or self._position > 0
+        self._writers.drop_first(error)
+
+    def _close_stream(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            with suppress(StorageError, OSError):
+                stream.close()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._close_stream()
+        super().close()
 
 
 def _content(store: Storage, name: str) -> bytes:

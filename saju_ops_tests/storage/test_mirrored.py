@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -275,3 +277,62 @@ def test_the_second_copy_is_read_back_too(pair: Pair, monkeypatch: pytest.Monkey
 def test_two_addresses_of_one_place_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="twice"):
         open_storage(f"{tmp_path},{tmp_path}/")
+
+
+class Breaking(io.BytesIO):
+    """What a store gives back until it breaks: half of it, the last byte of that another one if it is `rotten`."""
+
+    def __init__(self, data: bytes, rotten: bool) -> None:
+        half = data[: len(data) // 2]
+        super().__init__(half[:-1] + b"x" if rotten else half)
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        if not data:
+            raise StorageError("the connection broke 6 times")
+        return data
+
+
+@pytest.mark.parametrize("rotten", [False, True])
+def test_a_store_that_breaks_while_it_gives_back_what_was_written_is_left_aside(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, rotten: bool
+) -> None:
+    read_back = _LocalWriter.read_back
+
+    def breaks(self: _LocalWriter) -> Any:
+        stream = read_back(self)
+        return Breaking(stream.read(), rotten) if self._path.is_relative_to(pair.one.root) else stream
+
+    monkeypatch.setattr(_LocalWriter, "read_back", breaks)
+    data = os.urandom(5_000_000)
+    storage = pair.open()
+    storage.complete("")
+    if rotten:
+        # What was handed out before the break is not what was written, and whoever read it relies on it.
+        with pytest.raises(StorageError, match="differs"):
+            put(storage, FILE, data)
+        assert pair.files() == ([], [])
+        return
+    put(storage, FILE, data)
+    assert pair.files() == ([], [FILE])
+    assert (pair.two.root / FILE).read_bytes() == data
+    with pytest.raises(StorageError, match="the connection broke"):
+        storage.require_all()
+
+
+def test_a_copy_of_which_half_was_read_back_is_proven_whole(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_back, times = _LocalWriter.read_back, []
+
+    def breaks(self: _LocalWriter) -> Any:
+        stream = read_back(self)
+        if self._path.is_relative_to(pair.one.root):
+            return Breaking(stream.read(), False)
+        times.append(self)
+        # What was skipped the first time is what rots.
+        return stream if len(times) > 1 else io.BytesIO(b"x" + stream.read()[1:])
+
+    monkeypatch.setattr(_LocalWriter, "read_back", breaks)
+    storage = pair.open()
+    storage.complete("")
+    put(storage, FILE, os.urandom(5_000_000))
+    assert len(times) == 2
