@@ -6,6 +6,7 @@ It touches no database but the one that it made itself a moment before, which is
 from __future__ import annotations
 
 import re
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -112,7 +113,7 @@ def _restored(
         return Drill(why_not=str(error))
     except ProgramFailed as error:
         return _failed(error)
-    except DBAPIError as error:
+    except (DBAPIError, sqlite3.Error) as error:
         return Drill(why_not=f"The scratch database could not be used ({error_text(error)}).")
     return Drill(
         differences=differences(contents, found), where=redacted(scratch.url), tables=len(found.tables),

@@ -11,6 +11,7 @@ Refuses: to change anything in the database that it dumps. The only databases it
 from __future__ import annotations
 
 import re
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -203,7 +204,7 @@ def take_dump(
                 if number == options.tries:
                     raise
                 say(f"{error} Taking it again ({number + 1} of {options.tries}).")
-    except DBAPIError as error:
+    except (DBAPIError, sqlite3.Error) as error:
         raise OperatorError(
             f"The dump of {redacted(url)} ended with what the database said ({error_text(error)}). Nothing was kept."
         ) from None

@@ -8,6 +8,7 @@ and a target of another engine. A SQLite file that was there is kept beside the 
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -125,7 +126,7 @@ def restore_dump(
             _restore(storage, manifest, target, result, say)
         result.seconds = time.monotonic() - began
         return result
-    except DBAPIError as error:
+    except (DBAPIError, sqlite3.Error) as error:
         raise OperatorError(
             f"The restore into {redacted(target.url)} ended with what the database said ({error_text(error)}). The dump"
             " is as it was; look at the target and start again."

@@ -4,19 +4,21 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from saju_ops.backup.dump import dump_databases
 from saju_ops.backup.dump_engine import open_engine
 from saju_ops.backup.dump_postgres import _Guard as PostgresGuard
 from saju_ops.backup.dump_process import ProgramFailed
 from saju_ops.database import connect
-from saju_ops.errors import Refused
-from saju_ops_tests.backup.dump_scene import Dumps, oracle
+from saju_ops.errors import ProofFailed, Refused
+from saju_ops_tests.backup.dump_scene import Dumps, options, oracle
 from saju_ops_tests.engines import Engine
 
 __all__ = ["oracle"]
@@ -370,3 +372,40 @@ def test_names_that_differ_in_their_case_alone_are_no_change(mariadb_url: str, t
     assert len({open_engine(sa.make_url(mariadb_url)).schema_state() for _ in range(9)}) == 1
     result = Dumps(mariadb_url, tmp_path).take(tries=1)
     assert sorted(result.contents.tables) == sorted(names)
+
+
+# --- SQLite ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "CREATE TABLE a (t TEXT COLLATE korean); CREATE INDEX i ON a (t)",
+        "CREATE TABLE a (t TEXT); CREATE INDEX i ON a (folded(t))",
+        "CREATE TABLE a (t TEXT, f AS (folded(t)))",
+        "CREATE TABLE a (t TEXT CHECK (folded(t) <> ''))",
+    ],
+)
+def test_what_the_service_itself_taught_sqlite_is_no_damage(made: str, sqlite_url: str, tmp_path: Path) -> None:
+    """A sort order or a function that only the service's own connections know."""
+    with closing(sqlite3.connect(str(sa.make_url(sqlite_url).database))) as connection:
+        connection.create_collation("korean", lambda a, b: (a > b) - (a < b))
+        connection.create_function("folded", 1, str.casefold, deterministic=True)
+        connection.executescript(f"{made}; INSERT INTO a (t) VALUES ('가'), ('B'), ('a')")
+    dumps = Dumps(sqlite_url, tmp_path)
+    result = dumps.take()
+    assert result.proven
+    cut = dumps.content(result)[:-4096]
+    with pytest.raises(ProofFailed, match="damaged"):
+        open_engine(sa.make_url(f"{sqlite_url}.again")).load(iter([cut]), "test", drill=True)
+
+
+def test_a_file_that_is_no_database_stops_only_its_own_dump(sqlite_url: str, tmp_path: Path) -> None:
+    Path(str(sa.make_url(sqlite_url).database)).write_bytes(b"not one" * 999)
+    other = sa.make_url(f"sqlite:///{tmp_path / 'other.db'}")
+    with closing(sqlite3.connect(str(other.database))) as connection:
+        connection.execute("CREATE TABLE a (id INTEGER)")
+    run = dump_databases([sa.make_url(sqlite_url), other], Dumps(sqlite_url, tmp_path).storage, options())
+    assert [r.proven for r in run.results] == [True]
+    (told,) = run.problems.values()
+    assert "file is not a database" in told
