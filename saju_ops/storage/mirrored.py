@@ -305,8 +305,9 @@ class _ReadBack(io.RawIOBase):
     def __init__(self, writers: _MirroredWriter) -> None:
         self._writers = writers
         self._stream: BinaryIO | None = None
-        self._hash, self._position, self._moved = sha256(), 0, False
-        self._uri = ""
+        self._hash, self._position, self._uri = sha256(), 0, ""
+        # Why the store failed that handed out the beginning.
+        self._failed: Exception | None = None
         self._open_first()
 
     def readable(self) -> bool:
@@ -319,11 +320,19 @@ class _ReadBack(io.RawIOBase):
         self._hash.update(data)
         self._position += len(data)
         if not data and len(view):
-            written = self._writers.written(self._uri)
-            written.require(self._hash.hexdigest(), self._position)
-            # A part came from elsewhere: then this copy is yet to be proven.
-            written.proven = not self._moved
+            self._require_what_was_written()
         return len(data)
+
+    def _require_what_was_written(self) -> None:
+        written = self._writers.written(self._uri)
+        if self._failed is None:
+            written.require(self._hash.hexdigest(), self._position)
+        elif (self._hash.hexdigest(), self._position) != (written.sha256, written.bytes):
+            raise StorageError(
+                f"{_text(self._failed)} What it gave back before differs from what was written. Nothing was kept;"
+                " launch again."
+            )
+        # Else a part came from elsewhere, and this copy is yet to be proven.
 
     def _next(self, size: int) -> bytes:
         while True:
@@ -353,7 +362,8 @@ class _ReadBack(io.RawIOBase):
 
     def _give_up(self, error: Exception) -> None:
         self._close_stream()
-        self._moved = self._moved or self._position > 0
+        if self._position:
+            self._failed = self._failed or error
         self._writers.drop_first(error)
 
     def _close_stream(self) -> None:
