@@ -162,6 +162,17 @@ def test_a_damaged_archive_holds_nothing(lite: SessionScene) -> None:
     assert "damaged" in result.problems[0]
 
 
+def test_an_archive_of_another_database_holds_nothing(lite: SessionScene, tmp_path: Path) -> None:
+    """Two databases with the same rows and one BACKUP_URI."""
+    lite.add("s1", logs=[OLD])
+    twin = SessionScene(f"sqlite:///{tmp_path / 'twin.db'}", lite.folder)
+    twin.add("s1", logs=[OLD])
+    twin.archive(OLD)
+    result = lite.purge()
+    assert (lite.sessions(), lite.count("conversation_logs")) == (["s1"], 1)
+    assert "already holds" in result.problems[0]
+
+
 def test_sessions_of_more_days_than_are_kept_in_memory_go_in_one_batch(
     lite: SessionScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
