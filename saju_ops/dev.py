@@ -42,12 +42,12 @@ def pin_settings() -> None:
         if value is not None:
             os.environ.setdefault(name, value)
     settings = load_settings()
-    for name, url in (
-        ("DATABASE_URL", settings.database_url),
-        ("JOBS_DATABASE_URL", settings.jobs_database_url),
-        ("ANALYSIS_DATABASE_URL", settings.analysis_database_url),
-    ):
-        _pin_sqlite(name, url)
+    _pin_sqlite("DATABASE_URL", settings.database_url)
+    # These only where they were given: a schedule fails, and doesn't skip, where one names a database without its table.
+    if settings.jobs_database_url_secret is not None:
+        _pin_sqlite("JOBS_DATABASE_URL", settings.jobs_database_url)
+    if settings.analysis_database_url_secret is not None:
+        _pin_sqlite("ANALYSIS_DATABASE_URL", settings.analysis_database_url)
     os.environ["BACKUP_URI"] = ",".join(map(_pin_store, split_uri(settings.backup_uri)))
     os.environ["CHROMA_DB_PATH"] = str(Path(settings.chroma_db_path).expanduser().absolute())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from saju_ops import dev
-from saju_ops.settings import SettingsError
+from saju_ops.settings import SettingsError, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +30,14 @@ def test_relative_paths_mean_the_folder_in_which_it_was_started(tmp_path: Path) 
     assert os.environ["BACKUP_URI"] == str(tmp_path / "kept")
     assert os.environ["DATABASE_URL"] == f"sqlite:///{tmp_path / 'service.db'}"
     assert os.environ["CHROMA_DB_PATH"] == str(tmp_path / "chroma_db")
+
+
+def test_a_setting_that_nobody_gave_is_not_given(tmp_path: Path) -> None:
+    """A schedule fails where a setting names a database without its table, and skips where none does."""
+    (tmp_path / ".env").write_text("DATABASE_URL=sqlite:///./service.db\nANALYSIS_DATABASE_URL=sqlite:///./speech.db\n")
+    dev.pin_settings()
+    assert load_settings().jobs_database_url_secret is None
+    assert os.environ["ANALYSIS_DATABASE_URL"] == f"sqlite:///{tmp_path / 'speech.db'}"
 
 
 def test_a_wrong_setting_starts_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
