@@ -43,7 +43,7 @@ def pin_settings() -> None:
             os.environ.setdefault(name, value)
     settings = load_settings()
     _pin_sqlite("DATABASE_URL", settings.database_url)
-    # These only where they were given: a schedule fails, and doesn't skip, where one names a database without its table.
+    # These only where given: a schedule fails, and doesn't skip, where one names a database without its table.
     if settings.jobs_database_url_secret is not None:
         _pin_sqlite("JOBS_DATABASE_URL", settings.jobs_database_url)
     if settings.analysis_database_url_secret is not None:
