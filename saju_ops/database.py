@@ -99,7 +99,10 @@ def _escaped(value: str) -> str:
 def _mysql(url: sa.URL, bulk_load: bool) -> sa.Engine:
     # local_infile lets a server ask this client for any file it can read, so only a restore, which needs LOAD
     # DATA, allows it.
-    args = {"charset": "utf8mb4", "connect_timeout": 10, "local_infile": bulk_load}
+    args: dict[str, Any] = {"charset": "utf8mb4", "connect_timeout": 10, "local_infile": bulk_load}
+    if url.password is not None:
+        # As the servers and their clients have it; PyMySQL would take Latin-1, which has no 한글.
+        args["password"] = str(url.password).encode()
     engine = sa.create_engine(url, poolclass=NullPool, connect_args=args, hide_parameters=True)
 
     # First of all: SQLAlchemy then looks at the session that we have made, not at a server's ANSI_QUOTES.

@@ -374,6 +374,31 @@ def test_names_that_differ_in_their_case_alone_are_no_change(mariadb_url: str, t
     assert sorted(result.contents.tables) == sorted(names)
 
 
+def test_a_mariadb_package_is_replaced_too(mariadb_url: str, tmp_path: Path) -> None:
+    with sa.create_engine(mariadb_url).begin() as connection:
+        connection.exec_driver_sql("SET SESSION sql_mode = 'ORACLE'")
+        connection.exec_driver_sql("CREATE PACKAGE p AS FUNCTION f RETURN INT; END")
+        connection.exec_driver_sql("CREATE PACKAGE BODY p AS FUNCTION f RETURN INT AS BEGIN RETURN 7; END; END")
+    dumps = Dumps(mariadb_url, tmp_path)
+    assert dumps.take().proven
+    dumps.restore(replace=sa.make_url(mariadb_url).database)
+    listed = "SELECT ROUTINE_TYPE FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = DATABASE() ORDER BY 1"
+    assert asked(mariadb_url, listed) == [("PACKAGE",), ("PACKAGE BODY",)]
+
+
+@pytest.mark.parametrize("password", ["한글 🔑", "pässwörd"])
+@both_servers
+def test_a_password_in_any_language_opens_the_database(server_url: str, password: str, tmp_path: Path) -> None:
+    with sa.create_engine(server_url).begin() as connection:
+        connection.exec_driver_sql("DROP USER IF EXISTS speaker@'127.0.0.1'")
+        connection.exec_driver_sql("CREATE USER speaker@'127.0.0.1' IDENTIFIED BY %s", (password,))
+        connection.exec_driver_sql("GRANT ALL ON *.* TO speaker@'127.0.0.1'")
+    try:
+        assert Dumps(login(server_url, "speaker", password), tmp_path).take().proven
+    finally:
+        run_sql(server_url, "DROP USER speaker@'127.0.0.1'")
+
+
 # --- SQLite ----------------------------------------------------------------------------------------------------
 
 
