@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import sqlalchemy as sa
 
+from saju_ops.archive.csvfile import CsvSink
 from saju_ops.errors import Busy, OperatorError, Refused
 from saju_ops.queue.expired_jobs import JobTables, job_limits, open_jobs
 from saju_ops.queue.hanging import Hanging
@@ -259,6 +260,22 @@ def test_a_payment_that_comes_after_the_archive_keeps_its_job(scene: JobScene, m
     scene.purge()
     assert scene.ids("payment_failures") == {1, 99}
     assert scene.ids() == {job_id(1)}
+
+
+def test_a_payment_that_changes_on_its_way_into_the_archive_keeps_its_job(
+    scene: JobScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever changes it: what is read back must be what the database itself says."""
+    scene.add([1])
+    store, true, false = CsvSink._store, "카드".encode(), "카두".encode()
+    with monkeypatch.context() as patch:
+        patch.setattr(CsvSink, "_store", lambda sink, data: store(sink, bytes(data).replace(true, false)))
+        result = scene.purge()
+    assert scene.whole(1) is True
+    (reason,) = result.stayed
+    assert "The rows of payments were not archived: the file read back holds 1 rows" in reason
+    assert list(scene.folder.rglob("payments_*")) == []
+    assert scene.purge().deleted == 1
 
 
 def test_a_job_that_is_extended_after_it_was_found_stays(scene: JobScene, monkeypatch: pytest.MonkeyPatch) -> None:
