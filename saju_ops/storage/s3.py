@@ -6,7 +6,7 @@ for multipart or KMS objects, and S3's own full-object checksum of those is a CR
 stream of a stored object goes on after a broken connection and never ends early without an error.
 
 An upload can't be read before it is completed, so a key exists, whole, from `read_back` on. Leaving without
-`commit` deletes it again, by its version where the bucket keeps versions.
+`commit` deletes it again, by its version where the bucket keeps versions and lets it go.
 
 boto3 is used directly: dagster-aws' S3Resource builds the same client, but takes 1.6 s to import in every run and
 lets neither time-outs nor checksum modes be set.
@@ -236,7 +236,7 @@ class S3Storage:
                     with suppress(_Missing):
                         self.abort(upload["Key"], upload["UploadId"])
                         removed += 1
-        except (_Denied, _Unknown):
+        except (_Denied, _Unknown, _Missing):
             return removed
         return removed
 
@@ -459,11 +459,17 @@ class _S3Writer:
             return
         with suppress(StorageError):
             if self._stored is not None:
-                version = {k: v for k, v in self._stored.items() if k == "VersionId" and v and v != "null"}
-                with self._storage.told(f"take {self._where} away again"):
-                    self._storage.client.delete_object(Bucket=self._storage.bucket, Key=self._key, **version)
+                try:
+                    self._take_away({k: v for k, v in self._stored.items() if k == "VersionId" and v and v != "null"})
+                except _Denied:
+                    # A version that is locked, or no right to delete versions: a marker hides it.
+                    self._take_away({})
             elif self._upload_id is not None:
                 self._storage.abort(self._key, self._upload_id)
+
+    def _take_away(self, version: dict[str, str]) -> None:
+        with self._storage.told(f"take {self._where} away again"):
+            self._storage.client.delete_object(Bucket=self._storage.bucket, Key=self._key, **version)
 
     # --- parts ---------------------------------------------------------------------------------------------
 

@@ -34,11 +34,16 @@ class S3Server:
         return f"http://127.0.0.1:{self.port}"
 
     @contextmanager
-    def bucket(self, *, versions: bool = False) -> Iterator[Bucket]:
-        """A new bucket behind a proxy of its own."""
+    def bucket(self, *, versions: bool = False, locked: bool = False) -> Iterator[Bucket]:
+        """A new bucket behind a proxy of its own. In one that is `locked`, a version stays for a day."""
         with FaultProxy(self.port) as proxy:
             bucket = Bucket(f"test-{uuid.uuid4().hex[:20]}", proxy, self.url)
-            bucket.client.create_bucket(Bucket=bucket.name)
+            bucket.client.create_bucket(Bucket=bucket.name, ObjectLockEnabledForBucket=locked)
+            if locked:
+                rule = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 1}}
+                bucket.client.put_object_lock_configuration(
+                    Bucket=bucket.name, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
+                )
             if versions:
                 bucket.client.put_bucket_versioning(
                     Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"}

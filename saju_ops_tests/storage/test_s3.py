@@ -119,6 +119,26 @@ def test_a_bucket_with_versions_keeps_no_version_of_what_was_not_committed(s3_se
         assert "old versions stay" in storage.remains()
 
 
+def test_what_was_not_committed_is_hidden_where_versions_are_locked(s3_server: S3Server) -> None:
+    with s3_server.bucket(locked=True) as bucket:
+        storage = storage_at(bucket)
+        for data in (SMALL, LARGE):
+            with storage.create(NAME) as writer:
+                writer.write(data)
+                writer.read_back().read()
+            assert list(storage.names("")) == []
+        put(storage, NAME, LARGE)
+        assert bucket.objects() == {KEY: LARGE}
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (404, "NoSuchKey"), (501, "NotImplemented")])
+def test_where_unfinished_uploads_cannot_be_listed_the_work_goes_on(
+    storage: S3Storage, bucket: Bucket, status: int, code: str
+) -> None:
+    bucket.proxy.add("status", "GET", "uploads", status=status, code=code, times=99)
+    assert storage.clear_unfinished("conversation_logs/2026/10/a") == 0
+
+
 def test_names_are_sorted_over_all_pages_and_only_those_with_the_prefix(
     storage: S3Storage, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
