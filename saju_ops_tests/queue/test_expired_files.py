@@ -271,6 +271,8 @@ def test_a_key_among_the_backups_is_refused_whatever_a_row_says() -> None:
 
 
 PLACE = FilePlace("bucket", "jobs/")
+# The same: a prefix names a folder.
+WITHOUT_SLASH = FilePlace("bucket", "jobs")
 
 
 @pytest.mark.parametrize(
@@ -283,8 +285,9 @@ PLACE = FilePlace("bucket", "jobs/")
     ],
 )  # fmt: skip
 def test_a_name_that_is_not_plainly_inside_bucket_and_prefix_is_refused(stored: Any) -> None:
-    with pytest.raises(BadKey):
-        PLACE.key_of(stored)
+    for place in (PLACE, WITHOUT_SLASH):
+        with pytest.raises(BadKey):
+            place.key_of(stored)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +298,7 @@ def test_a_name_that_is_not_plainly_inside_bucket_and_prefix_is_refused(stored: 
     ],
 )  # fmt: skip
 def test_a_key_inside_is_taken_as_it_is(stored: Any, key: str | None) -> None:
-    assert PLACE.key_of(stored) == key
+    assert PLACE.key_of(stored) == WITHOUT_SLASH.key_of(stored) == key
 
 
 def test_a_job_with_a_bad_key_stays_whole_and_no_file_of_it_goes(scene: JobScene, files: Files) -> None:
