@@ -62,8 +62,7 @@ class LocalStorage:
         with _told("written", path, writing=True):
             _make_folders(path.parent)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            # Whatever the umask says.
-            os.fchmod(descriptor, 0o600)
+            _let_owner(temporary, 0o600)
         writer = _LocalWriter(descriptor, temporary, path)
         try:
             yield writer
@@ -322,6 +321,13 @@ def require_can_be_made(folder: Path) -> None:
             raise StorageError(f"{each} is a link to {each.readlink()}, which isn't there; is its disk mounted?")
 
 
+def _let_owner(made: Path, mode: int) -> None:
+    """Gives the owner back what an odd umask took away. Not where nothing is missing: FAT file systems have no such
+    rights, and refuse the change."""
+    if made.stat().st_mode & mode != mode:
+        made.chmod(mode)
+
+
 def _make_folders(folder: Path) -> None:
     """Like mkdir -p with 0700, whatever the umask says, and each new folder's entry made durable in its parent."""
     require_can_be_made(folder)
@@ -334,7 +340,7 @@ def _make_folders(folder: Path) -> None:
             each.mkdir(mode=0o700)
         except FileExistsError:
             continue  # another writer was faster
-        each.chmod(0o700)
+        _let_owner(each, 0o700)
         _sync_folder(each.parent)
 
 

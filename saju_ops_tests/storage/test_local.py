@@ -204,6 +204,16 @@ def test_a_file_system_without_hard_links_still_never_overwrites(
     assert len(all_files(storage)) == 1
 
 
+def test_a_file_system_that_knows_no_rights_is_written_too(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAT shows the same rights for every file, and refuses to change them."""
+    for name in ("os.chmod", "os.fchmod", "pathlib.Path.chmod"):
+        monkeypatch.setattr(name, no_links)
+    put(storage, NAME, b"one")
+    assert list(storage.names("")) == [NAME]
+
+
 def test_a_file_system_that_can_only_overwrite_is_refused(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
