@@ -313,10 +313,11 @@ def require_can_be_made(folder: Path) -> None:
     """Raises StorageError for a path that isn't there and can't be: below a file, or behind a link that leads nowhere,
     such as to a disk that isn't mounted. Taken for an empty folder, either would hide every backup."""
     for each in (folder, *folder.parents):
-        if each.is_dir():
-            return
+        # In this order: another writer may be making it at this moment.
         if each.exists():
-            raise StorageError(f"{each} is not a folder")
+            if not each.is_dir():
+                raise StorageError(f"{each} is not a folder")
+            return
         if each.is_symlink():
             raise StorageError(f"{each} is a link to {each.readlink()}, which isn't there; is its disk mounted?")
 

@@ -341,3 +341,37 @@ def test_a_full_disk_is_said_in_a_sentence_and_leaves_nothing(storage: LocalStor
     )
     assert f"{storage.root}/a/b can't be written ({os.strerror(errno.EFBIG)})" in done.stdout
     assert all_files(storage) == []
+
+
+RACE = """
+import os, sys
+from pathlib import Path
+from saju_ops.storage import AlreadyThere
+from saju_ops.storage.local import LocalStorage
+
+storage = LocalStorage(Path(sys.argv[1]))
+for number in range(40):
+    children = []
+    for letter in b"abcd":
+        child = os.fork()
+        if not child:
+            code = 2
+            try:
+                with storage.create(f"a{number}/b/c/d") as writer:
+                    writer.write(bytes([letter]) * 9_000)
+                    writer.commit()
+                code = 0
+            except AlreadyThere:
+                code = 1
+            finally:
+                os._exit(code)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert sorted(codes) == [0, 1, 1, 1], codes
+    assert (storage.root / f"a{number}/b/c/d").read_bytes() == bytes([b"abcd"[codes.index(0)]]) * 9_000
+"""
+
+
+def test_of_processes_that_write_one_name_at_once_one_wins_and_the_others_say_so(storage: LocalStorage) -> None:
+    subprocess.run([sys.executable, "-c", RACE, str(storage.root)], check=True)
+    assert len(all_files(storage)) == 40
