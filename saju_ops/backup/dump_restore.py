@@ -149,7 +149,7 @@ def find_dump(storage: Storage, request: RestoreRequest, default: sa.URL) -> Bac
     wanted = [m for m in everything if _is_of(m, request.database, default)]
     if request.database is None:
         # Of this very address first: the service may have moved, and its old address's dumps are there still.
-        wanted = [m for m in wanted if m.source == redacted(default)] or wanted
+        wanted = [m for m in wanted if _place(m.source) == _place(default)] or wanted
     if not wanted:
         there = ", ".join(sorted({str(m.extra.get("database")) for m in everything})[:NAMED]) or "none"
         named = request.database or open_engine(default).database
@@ -157,11 +157,12 @@ def find_dump(storage: Storage, request: RestoreRequest, default: sa.URL) -> Bac
             f"There is no dump of {named} in {storage.uri}; there are dumps of: {there}. Name one with --database."
             " Nothing was touched."
         )
-    sources = {m.source for m in wanted}
+    sources = {_place(m.source): m.source for m in wanted}
     if len(sources) > 1:
         raise Refused(
-            f"Several databases have that name: {', '.join(sorted(sources))}. Name one by what its files are called,"
-            f" such as {label_in(wanted[-1])}. Nothing was touched."
+            f"Several databases have that name: {', '.join(sorted(sources.values()))}. Name one with --database by what"
+            f" its files are called, such as {label_in(wanted[-1])}; where they are called alike, leave --database out,"
+            " set DATABASE_URL to the address of the one, and say with --into where it goes. Nothing was touched."
         )
     in_time = [m for m in wanted if request.at is None or m.taken <= request.at]
     proven = [m for m in in_time if m.proven or request.unproven]
@@ -186,11 +187,18 @@ def label_in(manifest: BackupManifest) -> str:
 
 def _is_of(manifest: BackupManifest, name: str | None, default: sa.URL) -> bool:
     if name is None:
-        return manifest.source == redacted(default) or (
+        return _place(manifest.source) == _place(default) or (
             manifest.extra.get("database") == open_engine(default).database
             and _family(manifest.engine) == _family(default.get_backend_name())
         )
     return name in (manifest.extra.get("database"), label_in(manifest))
+
+
+def _place(address: sa.URL | str) -> tuple[str, str | None, int | None, str | None]:
+    """Where a database is, whoever logs in: an administrator restores what the service's user dumped."""
+    url = sa.make_url(address)
+    family = _family(url.get_backend_name())
+    return family, url.host, url.port or {"mysql": 3306, "postgresql": 5432}.get(family), url.database
 
 
 def _family(engine: str) -> str:
@@ -200,7 +208,7 @@ def _family(engine: str) -> str:
 def _home(manifest: BackupManifest, urls: tuple[sa.URL, ...]) -> sa.URL:
     """The configured database that the dump is of."""
     for url in urls:
-        if redacted(url) == manifest.source:
+        if _place(url) == _place(manifest.source):
             return url
     for url in urls:
         if open_engine(url).database == manifest.extra.get("database"):

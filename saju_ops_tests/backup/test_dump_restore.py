@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -11,11 +12,14 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
+from saju_ops.backup import dump_restore
 from saju_ops.backup.dump import take_dump
 from saju_ops.backup.dump_engine import open_engine
+from saju_ops.backup.dump_restore import RestoreRequest, find_dump
+from saju_ops.backup.manifest import backups
 from saju_ops.backup.times import instant_of
 from saju_ops.cli import main
-from saju_ops.database import connect
+from saju_ops.database import connect, redacted
 from saju_ops.errors import OperatorError, ProofFailed, Refused
 from saju_ops_tests.backup.dump_scene import AT_THREE, SEOUL, Dumps, everything, fill, options
 from saju_ops_tests.engines import Engine
@@ -91,6 +95,31 @@ def test_the_newest_dump_until_a_time_is_taken(sqlite_url: str, tmp_path: Path) 
         dumps.restore(target, dry_run=True, at=AT_THREE - timedelta(seconds=1))
     with pytest.raises(Refused, match=r"no dump of nothing .* there are dumps of: test"):
         dumps.restore(target, dry_run=True, database="nothing")
+
+
+def test_the_newest_dump_is_taken_whichever_user_took_it_and_whoever_restores(
+    postgres_server: Engine, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = sa.make_url(postgres_url)
+    postgres_server.execute("CREATE ROLE dumper SUPERUSER LOGIN PASSWORD 'dumper'")
+    try:
+        other = mine.set(username="dumper", password="dumper").render_as_string(hide_password=False)
+        for url in (other, postgres_url):
+            Dumps(url, tmp_path).take()
+        newest = Dumps(postgres_url, tmp_path)
+        (_, file) = sorted(n for n in newest.names() if n.endswith(".sql.gz"))
+        for user in ("dumper", mine.username, "administrator"):
+            found = find_dump(newest.storage, RestoreRequest(), mine.set(username=user))
+            assert found.file == file
+        # A database of the same name on another server is another one.
+        moved = [*backups(newest.storage, "database_dump")]
+        moved[0] = replace(moved[0], source=redacted(mine.set(host="elsewhere")))
+        monkeypatch.setattr(dump_restore, "backups", lambda *_: moved)
+        with pytest.raises(Refused, match="set DATABASE_URL to the address of the one"):
+            find_dump(newest.storage, RestoreRequest(database=mine.database), mine)
+        assert find_dump(newest.storage, RestoreRequest(), mine).file == file
+    finally:
+        postgres_server.execute("DROP OWNED BY dumper", "DROP ROLE dumper")
 
 
 def test_a_damaged_dump_names_the_one_before_also_in_a_dry_run(sqlite_url: str, tmp_path: Path) -> None:
