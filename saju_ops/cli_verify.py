@@ -17,11 +17,10 @@ def verify_command(in_days: int, no_drills: bool) -> None:
     """Reads every stored backup back, compares it with its manifest, and restores some as a drill."""
     from saju_ops.backup.verify import verify
     from saju_ops.backup.verify_drills import standard_drills
-    from saju_ops.storage import open_storage
+    from saju_ops.storage import open_backups
 
     settings = load_settings()
-    password = settings.archive_password.get_secret_value() if settings.archive_password else None
-    storage, now = open_storage(settings.backup_uri, password), datetime.now(UTC)
+    storage, now = open_backups(settings), datetime.now(UTC)
     drills = standard_drills(
         storage, now=now, zone=settings.timezone, databases=settings.dumped_urls,
         drill_servers=settings.restore_drill_urls,
@@ -38,13 +37,11 @@ def verify_command(in_days: int, no_drills: bool) -> None:
 def prune_command(apply: bool) -> None:
     """Lists, or with --apply deletes, the dumps and snapshots that the retention lets go."""
     from saju_ops.backup.retention import policy_of, prune
-    from saju_ops.storage import open_storage
+    from saju_ops.storage import open_backups
 
     settings = load_settings()
-    password = settings.archive_password.get_secret_value() if settings.archive_password else None
     result = prune(
-        open_storage(settings.backup_uri, password), policy_of(settings), now=datetime.now(UTC),
-        zone=settings.timezone, dry_run=not apply,
+        open_backups(settings), policy_of(settings), now=datetime.now(UTC), zone=settings.timezone, dry_run=not apply,
     )  # fmt: skip
     for verdict in result.staying:
         click.echo(f"stays  {verdict.file}: {verdict.why}")
