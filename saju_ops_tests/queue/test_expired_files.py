@@ -257,6 +257,20 @@ def test_a_database_that_refuses_keeps_the_files(lite: JobScene, files: Files) -
     assert (lite.whole(1), files.names(), files.faults.deletes) == (True, keys_of(1), 0)
 
 
+def test_a_database_that_would_refuse_in_the_commit_only_keeps_the_files(
+    postgres_url: str, tmp_path: Path, files: Files
+) -> None:
+    scene = JobScene(postgres_url, tmp_path / "backups").create(
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''kept''; END'",
+        "CREATE CONSTRAINT TRIGGER no AFTER DELETE ON sms_logs DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
+        " EXECUTE FUNCTION no()",
+    )
+    scene.add([1])
+    files.put_those_of([1])
+    purge(scene, files)
+    assert (scene.whole(1), files.names(), files.faults.deletes) == (True, keys_of(1), 0)
+
+
 def test_a_key_among_the_backups_is_refused_whatever_a_row_says() -> None:
     uri = "/srv/backups,s3://bucket/safe"
     assert backup_folders(uri, "another") == ()

@@ -242,6 +242,21 @@ def test_a_store_without_conditional_writes_is_looked_at_first(storage: S3Storag
         assert not storage.conditional
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_a_store_without_conditional_writes_is_looked_at_again_before_the_file_gets_its_name(
+    storage: S3Storage, bucket: Bucket, known: bool
+) -> None:
+    """While it was uploaded another writer may have taken the name."""
+    bucket.proxy.add("status", header="If-None-Match", times=9, status=501, code="NotImplemented")
+    storage.conditional = not known
+    with storage.create(NAME) as one:
+        one.write(SMALL)
+        bucket.put(NAME, b"two")
+        with pytest.raises(AlreadyThere):
+            one.commit()
+    assert bucket.objects() == {KEY: b"two"}
+
+
 def test_a_store_that_ignores_conditions_is_looked_at_first(storage: S3Storage, bucket: Bucket) -> None:
     bucket.proxy.dropped.add("if-none-match")
     put(storage, NAME, SMALL)

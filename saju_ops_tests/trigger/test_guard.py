@@ -81,9 +81,12 @@ def test_the_scheme_may_be_written_in_any_case(trigger: Trigger) -> None:
     assert trigger.call("POST", "/run-cleanup", {"Authorization": f"bearer  {TOKEN}"}).status_code == 503
 
 
+PATHS = ("/run-cleanup", "/nowhere", "/jobs/x", "/", "/healthz/", "/healthz/x", "/healthzz")
+
+
 def test_without_the_token_nobody_learns_what_there_is() -> None:
     with InThread() as trigger:
-        answers = {trigger.call("GET", path, {}).text for path in ("/run-cleanup", "/nowhere", "/jobs/x", "/")}
+        answers = {trigger.call("GET", path, {}).text for path in PATHS}
         answers |= {trigger.call(method, "/run-cleanup", {}).text for method in ("POST", "DELETE", "OPTIONS")}
     assert len(answers) == 1
 

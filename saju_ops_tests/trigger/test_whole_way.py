@@ -16,8 +16,8 @@ from saju_ops_tests.jobs.project import CANARY, Project, ago
 from saju_ops_tests.trigger.scene import TOKEN, Trigger, free_port, serve_trigger
 
 
-def test_dagster_is_only_started_on_this_machine() -> None:
-    url = "https://dagster.example.com"
+@pytest.mark.parametrize("url", ["https://dagster.example.com", "http://dagster.example.com:3000"])
+def test_dagster_is_only_started_on_this_machine(url: str) -> None:
     said = serve_trigger("--with-dagster", CLEANUP_TRIGGER_TOKEN=TOKEN, DAGSTER_WEBSERVER_URL=url)
     assert said.returncode == 1
     assert f"DAGSTER_WEBSERVER_URL holds '{url}'" in said.stderr
