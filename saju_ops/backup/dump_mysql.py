@@ -309,6 +309,11 @@ class MySQLDumps:
                         f"RESTORE_DRILL_URL names a {version} server ({where}), and a dump of {self.engine} can only be"
                         f" tried on {self.engine}. Name one in RESTORE_DRILL_URL."
                     )
+                if (there := _cases(connection)) != (here := self._name_cases()):
+                    raise DrillNotPossible(
+                        f"RESTORE_DRILL_URL names a server ({where}) with lower_case_table_names = {there}; the dumped"
+                        f" one has {here}, so a copy's tables would be called otherwise. Name one with the same."
+                    )
                 _drop_leftovers(connection, now)
                 connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
         except DBAPIError as error:
@@ -329,6 +334,10 @@ class MySQLDumps:
                 connection.exec_driver_sql("SET SESSION lock_wait_timeout = 60")
                 # This run made it: CREATE DATABASE above fails for a name that exists.
                 connection.exec_driver_sql(f"DROP DATABASE {name}")
+
+    def _name_cases(self) -> int:
+        with self._engine.connect() as connection:
+            return _cases(connection)
 
     def _refuse_on_own_server(self, own: bool) -> None:
         """A foreign key into another database would, in the copy too, lock and hold that database's rows."""
@@ -476,6 +485,10 @@ class MySQLTaking:
 
 
 # --- the server's answers ----------------------------------------------------------------------------------------
+
+
+def _cases(connection: sa.Connection) -> int:
+    return int(connection.exec_driver_sql("SELECT @@lower_case_table_names").scalar_one())
 
 
 def _of_server(url: sa.URL) -> sa.URL:

@@ -613,6 +613,14 @@ def test_a_drill_server_in_trouble_leaves_an_unproven_dump(
         assert result.drill.why_not
 
 
+def test_a_drill_server_that_writes_names_otherwise_leaves_an_unproven_dump(mariadb_url: str, tmp_path: Path) -> None:
+    run_sql(mariadb_url, "CREATE TABLE Users (id int)")
+    with MariaDB(("--lower-case-table-names=1",)) as server:
+        result = Dumps(mariadb_url, tmp_path).take(drill_servers=(sa.make_url(server.url),))
+    assert not result.proven
+    assert "lower_case_table_names" in result.drill.why_not
+
+
 def test_the_lock_is_never_waited_for_long(mysql_url: str, tmp_path: Path, oracle: None) -> None:
     """A long query would make FLUSH TABLES WITH READ LOCK, and every new write behind it, wait."""
     fill(mysql_url)
