@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from saju_ops.archive.csvfile import CsvSink
+from saju_ops.archive.engines import Selection
 from saju_ops.errors import Busy, OperatorError, Refused
 from saju_ops.queue.expired_jobs import JobTables, job_limits, open_jobs
 from saju_ops.queue.hanging import Hanging
@@ -407,6 +408,18 @@ def test_more_jobs_than_one_run_looks_at_are_told_and_are_the_next_runs(
     first, second = lite.purge(), lite.purge()
     assert (first.deleted, first.stopped) == (3, "the first 3 expired ones were looked at")
     assert (second.deleted, second.stopped) == (2, "finished")
+
+
+def test_rows_that_are_left_half_read_do_not_fail_the_next_transaction(scene: JobScene) -> None:
+    scene.add([1, 2])
+    with open_jobs(scene.url, "jobs", scene.zone) as store:
+        with store.transaction():
+            rows = store.batches(Selection(), 1, lock=True)
+            next(rows)
+        with store.transaction():
+            assert store.count(Selection()) == 2
+            del rows
+            assert store.count(Selection()) == 2
 
 
 def test_two_runs_do_not_work_at_once(scene: JobScene) -> None:

@@ -151,6 +151,22 @@ def test_a_log_row_that_changed_after_its_archive_keeps_its_session(scene: Sessi
     assert scene.sessions() == []
 
 
+@pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres"])
+def test_a_session_with_a_log_row_that_somebody_holds_stays_and_the_reason_is_told(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    scene = SessionScene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups")
+    scene.add("s1", logs=[OLD])
+    scene.add("s2", logs=[OLD])
+    scene.archive(OLD)
+    with sa.create_engine(scene.url, poolclass=NullPool).connect() as holder:
+        holder.execute(sa.text("SELECT * FROM conversation_logs WHERE session_id = 's1' FOR UPDATE"))
+        result = scene.purge()
+    assert scene.sessions() == ["s1"]
+    ((reason, number),) = result.stayed.items()
+    assert (number, "the database refused (" in reason, "lock" in reason.lower()) == (1, True, True)
+
+
 def test_a_damaged_archive_holds_nothing(lite: SessionScene) -> None:
     lite.add("s1", logs=[OLD])
     lite.archive(OLD)

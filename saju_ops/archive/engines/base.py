@@ -341,11 +341,14 @@ class LogStore(abc.ABC):
         query = self.row_select(selection, lock=lock)
         options = {"stream_results": True, "max_row_buffer": batch_rows, "yield_per": batch_rows}
         result = self.connection.execute(query, execution_options=options)
+        transaction = self.connection.get_transaction()
         try:
             for rows in result.partitions(batch_rows):
                 yield self.record_batch(rows)
         finally:
-            result.close()
+            # A cursor of PostgreSQL ends with its transaction: a CLOSE in the next one would fail that.
+            if self.connection.get_transaction() is transaction:
+                result.close()
 
     def record_batch(self, rows: Sequence[Any]) -> pa.RecordBatch:
         import pyarrow as pa
