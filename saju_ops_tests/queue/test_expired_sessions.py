@@ -26,7 +26,7 @@ from saju_ops.queue.expired_sessions import (
     session_limits,
 )
 from saju_ops.queue.hanging import Hanging
-from saju_ops.queue.session_cache import SessionCache
+from saju_ops.queue.session_cache import SessionCache, remember
 from saju_ops.schema import tables as schema
 from saju_ops.storage import open_storage
 from saju_ops_tests.engines import Redis
@@ -369,8 +369,6 @@ def test_a_session_that_somebody_else_deleted_meanwhile_leaves_redis_too(
 
 
 def test_a_session_used_again_after_a_run_was_killed_keeps_its_key(lite: SessionScene, client: Any, cache: Any) -> None:
-    from saju_ops.queue.session_cache import remember
-
     lite.add("s1", NOW + DAY)
     remember(lite.storage, ["s1", "s2"], NOW)
     client.set("session:s1", "x")
@@ -382,7 +380,9 @@ def test_a_session_used_again_after_a_run_was_killed_keeps_its_key(lite: Session
 
 def test_a_dry_run_leaves_redis_alone(lite: SessionScene, client: Any, cache: Any) -> None:
     lite.add("s1")
-    client.set("session:s1", "x")
+    remember(lite.storage, ["s2"], NOW)
+    for name in ("session:s1", "session:s2"):
+        client.set(name, "x")
     lite.purge(dry_run=True, cache=cache)
-    assert client.exists("session:s1")
-    assert pending(lite) == []
+    assert client.exists("session:s1", "session:s2") == 2
+    assert len(pending(lite)) == 1

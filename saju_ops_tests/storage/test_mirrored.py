@@ -261,7 +261,7 @@ def test_a_backup_that_cannot_be_completed_keeps_no_other_from_it(pair: Pair) ->
     assert pair.files()[1] == [MANIFEST, FILE]
 
 
-def test_the_second_copy_is_read_back_too(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def let_the_second_rot(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     write = _LocalWriter.write
 
     def rots(self: _LocalWriter, data: bytes | memoryview) -> int:
@@ -269,6 +269,21 @@ def test_the_second_copy_is_read_back_too(pair: Pair, monkeypatch: pytest.Monkey
         return write(self, rotten)
 
     monkeypatch.setattr(_LocalWriter, "write", rots)
+
+
+def test_a_copy_that_completes_the_other_store_is_read_back(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(pair.one, FILE, DATA)
+    put(pair.one, MANIFEST, manifest())
+    let_the_second_rot(pair, monkeypatch)
+    storage = pair.open()
+    assert storage.complete("") == []
+    assert pair.files() == ([MANIFEST, FILE], [])
+    with pytest.raises(StorageError, match="differs"):
+        storage.require_all()
+
+
+def test_the_second_copy_is_read_back_too(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_the_second_rot(pair, monkeypatch)
     with pytest.raises(StorageError, match="differs"):
         back_up(pair.open())
     assert pair.files() == ([MANIFEST, FILE], [])
