@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -16,6 +17,7 @@ from saju_ops.backup import dump_restore
 from saju_ops.backup.dump import take_dump
 from saju_ops.backup.dump_engine import open_engine
 from saju_ops.backup.dump_restore import RestoreRequest, find_dump
+from saju_ops.backup.dump_sqlite import SQLiteDumps
 from saju_ops.backup.manifest import backups
 from saju_ops.backup.times import instant_of
 from saju_ops.cli import main
@@ -76,6 +78,37 @@ def test_a_damaged_dump_is_found_before_anything_is_dropped(
         with pytest.raises(ProofFailed):
             dumps.restore(replace=name)
         assert everything(url) == before
+
+
+def test_a_target_that_is_not_what_the_dump_holds_is_told(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(sqlite_url)
+    dumps = Dumps(sqlite_url, tmp_path)
+    dumps.take()
+    load, target = SQLiteDumps.load, f"sqlite:///{tmp_path / 'target.db'}"
+
+    def lossy(self: SQLiteDumps, *args: Any, **more: Any) -> list[str]:
+        told = load(self, *args, **more)
+        with sa.create_engine(target).begin() as connection:
+            connection.exec_driver_sql("DELETE FROM no_key")
+        return told
+
+    monkeypatch.setattr(SQLiteDumps, "load", lossy)
+    with pytest.raises(ProofFailed, match=r"was restored, and differs .*: table no_key has 0 rows, 3 are right"):
+        dumps.restore(target)
+
+
+def test_of_two_databases_of_one_name_neither_is_guessed(tmp_path: Path) -> None:
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        url = f"sqlite:///{tmp_path / folder / 'app.db'}"
+        fill(url)
+        dumps = Dumps(url, tmp_path)
+        dumps.take()
+    with pytest.raises(Refused, match=r"Several databases have that name: .*one/app\.db, .*other/app\.db"):
+        dumps.restore(f"sqlite:///{tmp_path / 'target.db'}", database="app")
+    assert not (tmp_path / "target.db").exists()
 
 
 def test_the_newest_dump_until_a_time_is_taken(sqlite_url: str, tmp_path: Path) -> None:
