@@ -26,10 +26,10 @@ from saju_ops.backup.chroma import Source, drill_snapshot, extract_snapshot, tak
 from saju_ops.backup.chroma_check import check_folder
 from saju_ops.backup.chroma_files import ChromaFiles, TornCopy, contents
 from saju_ops.backup.chroma_pack import pack, unpack
-from saju_ops.backup.chroma_process import PREFIX, ask, scratch_folder
+from saju_ops.backup.chroma_process import PREFIX, ask, one_at_a_time, scratch_folder
 from saju_ops.backup.chroma_usage import usage
 from saju_ops.backup.manifest import BackupManifest, backups, read_manifest
-from saju_ops.errors import OperatorError, ProofFailed, Refused
+from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
 from saju_ops.storage import open_storage
 from saju_ops.storage.encryption import WrongPassword
 from saju_ops.storage.local import LocalStorage
@@ -147,6 +147,13 @@ def test_files_that_are_not_chromas_are_left_out_and_named(folder: Path, storage
 def test_a_folder_that_is_no_chroma_directory_is_refused(tmp_path: Path, storage: LocalStorage) -> None:
     with pytest.raises(Refused, match=r"CHROMA_DB_PATH names .*nothing, where there is no chroma\.sqlite3"):
         take(storage, tmp_path / "nothing")
+    assert list(storage.names("")) == []
+
+
+def test_two_runs_over_the_same_storage_take_no_snapshot_at_once(folder: Path, storage: LocalStorage) -> None:
+    with one_at_a_time(f"snapshots in {storage.uri}"):
+        with pytest.raises(Busy, match="Another run works on snapshots in"):
+            take(storage, folder)
     assert list(storage.names("")) == []
 
 
