@@ -8,6 +8,8 @@ the empty string. Lines end with a line feed. The same rows give the same bytes,
 from __future__ import annotations
 
 import io
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -29,6 +31,8 @@ GZIP_LEVEL = 1
 # a whole record in one block, so it grows where one is larger.
 BLOCK = 1 << 19
 LARGEST_BLOCK = 1 << 30
+# Looks, 5 ms apart, at a thread that may have stopped reading of itself, its queue being full.
+STILL = 20
 
 
 @dataclass(frozen=True)
@@ -163,11 +167,14 @@ class HashingReader(io.RawIOBase):
 
 
 class _Rest(io.RawIOBase):
-    """What a reader has left, and whether that is nothing."""
+    """What a reader has left, and whether that is nothing. For pyarrow, which reads ahead in a thread of its own."""
 
     def __init__(self, source: HashingReader) -> None:
         self._source = source
         self._ahead = source.read(1)
+        self._reading = threading.Lock()
+        self._calls = 0
+        self._stopped = self._ended = False
 
     @property
     def is_empty(self) -> bool:
@@ -177,8 +184,23 @@ class _Rest(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        ahead, self._ahead = self._ahead, b""
-        return ahead or self._source.read(size)
+        with self._reading:
+            self._calls += 1
+            ahead, self._ahead = self._ahead, b""
+            data = b"" if self._stopped else ahead or self._source.read(size)
+            self._ended = not data
+            return data
+
+    def stop(self) -> None:
+        """Waits till pyarrow's thread reads no more. Left at work, it wanted Python's lock from an interpreter that was
+        ending: the process was aborted, one time in twenty, after it had told what is wrong with a file."""
+        self._stopped = True
+        seen, still = -1, 0
+        while not self._ended and still < STILL:
+            time.sleep(0.005)
+            with self._reading:
+                still = still + 1 if seen == self._calls else 0
+                seen = self._calls
 
     def close(self) -> None:
         return
@@ -206,6 +228,7 @@ class ArchiveReader:
             self._content = HashingReader(cast(BinaryIO, stored))
         self._names = list(names)
         self._block = block
+        self._rest: _Rest | None = None
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Raises ProofFailed where the file isn't a whole archive with these columns."""
@@ -216,7 +239,7 @@ class ArchiveReader:
         try:
             if self._start(len(expected)) != expected:
                 raise ProofFailed("its first line doesn't name the columns that the manifest names")
-            source = _Rest(self._content)
+            self._rest = source = _Rest(self._content)
             if source.is_empty:
                 return
             reader = pc.open_csv(
@@ -269,6 +292,8 @@ class ArchiveReader:
         return self._stored.bytes
 
     def close(self) -> None:
+        if self._rest is not None:
+            self._rest.stop()
         self._content.release()
         self._stored.release()
 
