@@ -224,7 +224,7 @@ def test_a_backup_whose_file_is_gone_or_short_is_not_relied_on(storage: LocalSto
 
 
 def test_a_file_without_a_manifest_is_reported_and_goes_after_a_day(storage: LocalStorage) -> None:
-    young, old = put(storage, 0.5, manifest=False), put(storage, 1.5, manifest=False)
+    young, old = put(storage, 0.99, manifest=False), put(storage, 1.01, manifest=False)
     result = run(storage)
     assert files(storage) == {young}
     assert {v.file: v.goes for v in result.strays} == {young: False, old: True}
