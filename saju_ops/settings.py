@@ -370,7 +370,9 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_unset(cls, value: Any, info: Any) -> Any:
         """`NAME=` in an environment file means the default, as in the systems this one replaces."""
-        if isinstance(value, str) and not value.strip():
+        # Blanks for a password are a mistake: taken for none, they would leave every backup unencrypted.
+        blank_password = bool(value) and info.field_name == "archive_password"
+        if isinstance(value, str) and not value.strip() and not blank_password:
             return cls.model_fields[info.field_name].default
         return value
 
@@ -550,7 +552,7 @@ class Settings(BaseSettings):
         from saju_ops.storage.encryption import SHORTEST
 
         secret = value.get_secret_value() if value else ""
-        if value is not None and len(secret) < SHORTEST:
+        if value is not None and len(secret.strip()) < SHORTEST:
             raise ValueError("too short")
         if not (secret.isascii() and secret.isprintable()):
             raise ValueError("not printable ASCII")

@@ -102,7 +102,7 @@ def test_a_password_with_an_unescaped_at_sign_is_not_shown_either(monkeypatch: p
     assert SECRET not in sentence
 
 
-@pytest.mark.parametrize("password", ["short-secret"[:11], "비밀번호 secret-4711-비밀번호", "tab\tsecret-4711"])
+@pytest.mark.parametrize("password", ["short-secr", "비밀번호 secret-4711-비밀번호", "tab\tsecret-4711", " " * 14])
 def test_a_weak_archive_password_is_refused_and_never_shown(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
     sentence = refusal(monkeypatch, "ARCHIVE_PASSWORD", password)
     assert sentence.startswith("ARCHIVE_PASSWORD holds a value that is not shown")
