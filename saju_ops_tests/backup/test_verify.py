@@ -381,3 +381,13 @@ def test_the_korean_report_names_what_is_wrong() -> None:
     assert "- 손상: 1개, 누락: 0개, 알 수 없는 파일: 0개" in report
     assert "- 복원 훈련 dump x: 실패 ⚠️ (differs)" in report
     assert "- 복원 훈련 snapshot y: 성공 (5건, 1.0초)" in report
+
+
+def test_a_folder_without_backups_does_not_pass_for_one_where_all_is_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mistyped").mkdir()
+    monkeypatch.setenv("BACKUP_URI", str(tmp_path / "mistyped"))
+    said = CliRunner().invoke(main, ["verify", "--no-drills"])
+    assert said.exit_code == 1
+    assert "holds no backup. Look at BACKUP_URI." in said.output
