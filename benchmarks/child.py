@@ -27,7 +27,6 @@ Task = Callable[[dict[str, Any]], Callable[[], int]]
 
 def archive(job: dict[str, Any]) -> Callable[[], int]:
     """Archives and proves every due day; with `purge`, purges them after that."""
-    import connectorx  # noqa: F401
     import numpy  # noqa: F401
     import pyarrow.compute
     import pyarrow.csv  # noqa: F401

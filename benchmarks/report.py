@@ -52,7 +52,7 @@ def machine() -> dict[str, Any]:
     told = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((x.split(":")[1].strip() for x in told if "model name" in x), platform.processor())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    libraries = ("sqlalchemy", "pymysql", "connectorx", "pyarrow", "numpy", "pandas", "dagster")
+    libraries = ("sqlalchemy", "pymysql", "pyarrow", "numpy", "pandas", "dagster")
     pt = subprocess.run(["pt-archiver", "--version"], capture_output=True, text=True, check=True).stdout
     return {
         "processor": model, "cores": os.cpu_count(), "memory_bytes": memory,

@@ -20,7 +20,7 @@ from saju_ops.settings import SettingsError
 
 PACKAGE = Path(saju_ops.__file__).parent
 PROJECT = PACKAGE.parent
-HEAVY = ("pandas", "chromadb", "boto3", "dagster_aws", "pyarrow", "connectorx", "numpy")
+HEAVY = ("pandas", "chromadb", "boto3", "dagster_aws", "pyarrow", "numpy")
 DOMAIN = (
     *("archive", "queue", "storage", "schema", "demo/service.py", "demo/texts.py", "database.py", "settings.py"),
     "alerts",

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -22,7 +23,7 @@ import sqlalchemy as sa
 from saju_ops.archive.csvfile import Compression, CsvSink, Packing
 from saju_ops.archive.digest import ALGORITHM, EMPTY, Digest, key_hashes, row_hashes
 from saju_ops.archive.engines import LogStore, Selection
-from saju_ops.archive.engines.base import Profile, as_bytes, broken_off
+from saju_ops.archive.engines.base import PiecesFailed, Profile, as_bytes, broken_off
 from saju_ops.archive.held import HeldRows
 from saju_ops.archive.manifest import (
     FORMAT,
@@ -35,22 +36,23 @@ from saju_ops.archive.manifest import (
     packing_of,
     timestamp,
 )
+from saju_ops.archive.pieces import ALGORITHM as PIECES
+from saju_ops.archive.pieces import Pieces
 from saju_ops.archive.shape import RowShape
 from saju_ops.archive.table import Column
-from saju_ops.archive.verify import ReadBack, read_back, verify_part
+from saju_ops.archive.verify import ReadBack, Visit, read_back, verify_part
 from saju_ops.archive.window import Day
 from saju_ops.errors import OperatorError, ProofFailed, Refused
 from saju_ops.storage import FolderError, FollowedWriter, Storage, Writer
 from saju_ops.storage.encryption import ENDING, METHOD, WrongPassword
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 Outcome = Literal["archived", "unchanged", "purged", "nothing"]
 # Seconds to wait for another run of the same day before stepping back.
 LOCK_WAIT = 10.0
-# Tries of the fast path, whose rows and digest are two statements: a write between them makes them differ.
-FAST_TRIES = 2
 
 
 @dataclass(frozen=True)
@@ -127,15 +129,17 @@ class _Task:
     # --- a day without an archive --------------------------------------------------------------------------
 
     def first(self, files: DayFiles) -> DayResult:
-        profile = self.store.profile(self.day)
-        self.store.end_read()
-        if profile.rows == 0:
-            return self._nothing(files)
         for stray in files.strays:
-            adopted = self._adopt(stray, profile)
+            adopted = self._adopt(stray)
             if adopted:
                 return adopted
-        part = self._fast(profile, files.next_part) or self._in_snapshot(profile, files.next_part)
+        # One snapshot for the number of rows, the rows and their digest: they agree whatever is written meanwhile.
+        with self.store.snapshot():
+            profile = self.store.profile(self.day)
+            if profile.rows == 0:
+                return self._nothing(files)
+            number = files.next_part
+            part = self._in_pieces(number, profile) or self._in_batches(number, profile)
         return self._archived([part[0]], part, files)
 
     def _nothing(self, files: DayFiles) -> DayResult:
@@ -144,7 +148,7 @@ class _Task:
             message += f" {', '.join(files.strays)} lies there without a manifest and is left as it is."
         return DayResult(self.day, "nothing", message, strays=files.strays)
 
-    def _adopt(self, stray: str, profile: Profile) -> DayResult | None:
+    def _adopt(self, stray: str) -> DayResult | None:
         """A run was killed after the file got its name and before its manifest was there: finish its work."""
         packing = packing_of(stray, self.storage.password)
         part = next((n for n in range(1, 1000) if data_name(self.day, n, packing) == stray), None)
@@ -168,26 +172,19 @@ class _Task:
         files = DayFiles((), (), part + 1)
         return self._archived([manifest], (manifest, found, shape), files)
 
-    def _fast(self, profile: Profile, part: int) -> tuple[Manifest, ReadBack, RowShape] | None:
-        """The fast path outside a snapshot: the database computes its digest while the rows stream."""
-        for _ in range(FAST_TRIES):
-            fast = self.store.fast_apart(self.day, profile)
-            if fast is None:
-                return None
-            try:
-                return self._write(part, iter(fast), fast.digest)
-            except (ProofFailed, _FastPathFailed):
-                continue
-            finally:
-                fast.close()
-        return None
+    def _in_pieces(self, part: int, profile: Profile) -> tuple[Manifest, ReadBack, RowShape] | None:
+        """The fast way: the database gives many rows and their SHA-256 by one statement."""
+        rows = self.store.piece_rows(self.day, profile)
+        if rows is None:
+            return None
+        try:
+            return self._write(part, rows, lambda: _all(rows.digest(), profile), cuts=rows.cuts)
+        except PiecesFailed:
+            return None
 
-    def _in_snapshot(self, profile: Profile, part: int) -> tuple[Manifest, ReadBack, RowShape]:
-        """One snapshot for rows and digest: agrees whatever is written meanwhile."""
-        with self.store.snapshot():
-            # Rows that came since the profile are in this snapshot, and its widest row may be another.
-            rows = self.store.fast_csv(self.day) or self._batches(profile)
-            return self._write(part, rows, lambda: self.store.digest(Selection(self.day)))
+    def _in_batches(self, part: int, profile: Profile) -> tuple[Manifest, ReadBack, RowShape]:
+        rows = self.store.fast_csv(self.day) or self._batches(profile)
+        return self._write(part, rows, lambda: self.store.digest(Selection(self.day)))
 
     def _batches(self, profile: Profile) -> Iterator[pa.RecordBatch]:
         return self.store.batches(Selection(self.day), self.store.batch_rows(self.day, profile))
@@ -208,10 +205,17 @@ class _Task:
         if profile.rows == 0:
             return self._kept(files, "purged", len(held), "was purged; its archive is kept as it is.")
         with self.store.snapshot():
-            state = self.store.digest(Selection(self.day))
-            if state == latest.day_state and not altered:
-                return self._kept(files, "unchanged", len(held), "is archived and unchanged; nothing was done.", state)
-            return self._add_new(files, held, profile, state)
+            same = None if altered else self._unchanged(latest)
+            if same is not None:
+                return self._kept(files, "unchanged", len(held), "is archived and unchanged; nothing was done.", same)
+            return self._add_new(files, held, profile, self.store.digest(Selection(self.day)))
+
+    def _unchanged(self, latest: Manifest) -> Digest | Pieces | None:
+        """What the database says of the day, if that is what it said when the latest part was made."""
+        before = latest.day_state
+        if isinstance(before, Pieces):
+            return before if self.store.has_pieces(Selection(self.day), before) else None
+        return before if self.store.digest(Selection(self.day)) == before else None
 
     def _add_new(self, files: DayFiles, held: HeldRows, profile: Profile, state: Digest) -> DayResult:
         """Rows that came late or changed since, as a further part. Runs inside a snapshot."""
@@ -234,9 +238,10 @@ class _Task:
     def _write(
         self,
         part: int,
-        chunks: Iterator[bytes | pa.RecordBatch],
-        expect: Callable[[], Digest],
+        chunks: Iterable[bytes | memoryview | pa.RecordBatch],
+        expect: Callable[[], Digest | Pieces],
         day_state: Digest | None = None,
+        cuts: Sequence[int] | None = None,
     ) -> tuple[Manifest, ReadBack, RowShape]:
         columns = self.store.table.columns
         packing = Packing(self.compression, self.storage.password is not None, self.storage.password)
@@ -246,15 +251,19 @@ class _Task:
             inside = name.rsplit("/", 1)[-1].removesuffix(ENDING)
             sink = CsvSink(writer, packing, [c.name for c in columns], inside)
 
-            def read(again: Callable[[], BinaryIO]) -> ReadBack:
-                return read_back(again, packing, columns, self.store.table.key, start_visit=shape.begin)
+            def begin() -> Visit:
+                # A purge goes through the file by ranges of its key.
+                return shape.begin() if cuts is None else _in_order(shape.begin(), self.store.table.key_columns[0])
 
-            if isinstance(writer, FollowedWriter):
-                found = self._stream_followed(chunks, sink, writer, read)
-            else:
-                self._stream(chunks, sink)
-                found = read(writer.read_back)
-            # Asked for last: on the fast path the database is still computing it while the file is read back.
+            def read(again: Callable[[], BinaryIO]) -> ReadBack:
+                return read_back(again, packing, columns, self.store.table.key, start_visit=begin, cuts=cuts)
+
+            with closing(iter(chunks)) as source:  # type: ignore[type-var]
+                if isinstance(writer, FollowedWriter):
+                    found = self._stream_followed(source, sink, writer, read)
+                else:
+                    self._stream(source, sink)
+                    found = read(writer.read_back)
             expected = expect()
             self._prove(found, expected)
             manifest = self._manifest(part, name, packing, found, day_state or expected)
@@ -264,7 +273,7 @@ class _Task:
 
     def _stream_followed(
         self,
-        chunks: Iterator[bytes | pa.RecordBatch],
+        chunks: Iterator[bytes | memoryview | pa.RecordBatch],
         sink: CsvSink,
         writer: FollowedWriter,
         read: Callable[[Callable[[], BinaryIO]], ReadBack],
@@ -280,33 +289,24 @@ class _Task:
                 raise
             return reading.result()
 
-    def _stream(self, chunks: Iterator[bytes | pa.RecordBatch], sink: CsvSink) -> None:
-        source = iter(chunks)
+    def _stream(self, chunks: Iterator[bytes | memoryview | pa.RecordBatch], sink: CsvSink) -> None:
         while True:
             try:
-                chunk = next(source, None)
+                chunk = next(chunks, None)
             except (OperatorError, sa.exc.DBAPIError):
                 raise
             except Exception as error:
-                raise self._reading_failed(error) from error
-            except BaseException as error:
-                # connectorx turns a failure into a panic, which is no Exception.
-                if type(error).__name__ == "PanicException":
-                    raise self._reading_failed(error) from error
-                raise
+                # Its text may quote a row.
+                raise OperatorError(
+                    f"The day {self.day} was not archived: its rows can't be read ({type(error).__name__}). No archive"
+                    " was added and nothing was deleted."
+                ) from error
             if chunk is None:
                 break
-            sink.write(chunk) if isinstance(chunk, bytes) else sink.write_batch(chunk)
+            sink.write(chunk) if isinstance(chunk, (bytes, memoryview)) else sink.write_batch(chunk)
         sink.finish()
 
-    def _reading_failed(self, error: BaseException) -> _FastPathFailed:
-        # Its text may quote a row.
-        return _FastPathFailed(
-            f"The day {self.day} was not archived: its rows can't be read ({type(error).__name__}). No archive was"
-            " added and nothing was deleted."
-        )
-
-    def _prove(self, found: ReadBack, expected: Digest) -> None:
+    def _prove(self, found: ReadBack, expected: Digest | Pieces) -> None:
         if found.digest != expected:
             raise ProofFailed(
                 f"The day {self.day} was not archived: the file read back holds {found.digest.rows} rows with digest"
@@ -322,9 +322,10 @@ class _Task:
         writer.commit()
 
     def _manifest(
-        self, part: int, name: str, packing: Packing, found: ReadBack, day_state: Digest
+        self, part: int, name: str, packing: Packing, found: ReadBack, day_state: Digest | Pieces
     ) -> Manifest:
         table = self.store.table
+        pieces = found.digest.described() if isinstance(found.digest, Pieces) else []
         return Manifest(
             kind="conversation_log_archive", format=FORMAT, file=name, part=part, compression=packing.compression,
             engine=table.engine, server_version=table.server_version, database=table.database, table=table.name,
@@ -332,7 +333,8 @@ class _Task:
             window_start_utc=timestamp(self.day.start), window_end_utc=timestamp(self.day.end),
             columns=[asdict(c) for c in table.columns], key=list(table.key), rows=found.digest.rows,
             first_key=_shown(found.first_key), last_key=_shown(found.last_key),
-            digest_algorithm=ALGORITHM, digest=found.digest.hex, day_rows=day_state.rows, day_digest=day_state.hex,
+            digest_algorithm=PIECES if pieces else ALGORITHM, digest=found.digest.hex, pieces=pieces,
+            day_rows=day_state.rows, day_digest=day_state.hex,
             content_sha256=found.content_sha256, content_bytes=found.content_bytes,
             stored_sha256=found.stored_sha256, stored_bytes=found.stored_bytes, largest_block=found.block,
             tool=f"saju_ops {version('saju-ops')}", run_id=self.run_id, created_at=timestamp(self.now),
@@ -360,7 +362,7 @@ class _Task:
         )  # fmt: skip
 
     def _kept(
-        self, files: DayFiles, outcome: Outcome, rows: int, message: str, state: Digest | None = None
+        self, files: DayFiles, outcome: Outcome, rows: int, message: str, state: Digest | Pieces | None = None
     ) -> DayResult:
         latest = files.parts[-1]
         proof = {"rows_in_file": sum(p.rows for p in files.parts), "digest": latest.digest}
@@ -383,8 +385,30 @@ def require_same_table(storage: Storage, day: Day, parts: Sequence[Manifest], st
             )
 
 
-class _FastPathFailed(OperatorError):
-    """Streaming broke off; the plain cursor is tried instead."""
+def _all(pieces: Pieces, profile: Profile) -> Pieces:
+    """The pieces, which must be all that the time index counted in the same snapshot."""
+    if pieces.rows != profile.rows:
+        raise PiecesFailed(f"The pieces have {pieces.rows} rows of {profile.rows}.")
+    return pieces
+
+
+def _in_order(visit: Visit, key: Column) -> Visit:
+    """Raises PiecesFailed where an integer key doesn't ascend through the file: the server gave its rows by another
+    index than it was told to."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    last: list[pa.Array] = []
+
+    def checked(batch: pa.RecordBatch, hashes: Callable[[], np.ndarray]) -> None:
+        numbers = batch.column(key.name).cast(pa.string()).cast(pa.decimal128(20))
+        keys = pa.concat_arrays([*last, numbers])
+        if pc.any(pc.greater(keys[:-1], keys[1:])).as_py():
+            raise PiecesFailed("The server gave rows in another order than by their key.")
+        last[:] = [keys[-1:]]
+        visit(batch, hashes)
+
+    return checked
 
 
 class _NewRows:

@@ -9,6 +9,9 @@ itself.
 CRC32, which is what checksumming tools commonly XOR, is not enough here: it is linear, so the same change
 made to two rows of the same shape (`UPDATE … SET tokens_used = 7`) cancels itself out. SHA-256 costs MariaDB
 0.6 s more per million rows than CRC32 does.
+
+A hash for each row costs this process 1.1 µs a row. Where the server can join many rows in the order of their
+key (MySQL and MariaDB), both sides hash pieces of some thousand rows as one text instead (saju_ops.archive.pieces).
 """
 
 from __future__ import annotations

@@ -35,11 +35,21 @@ class HeldRows:
             del keys[start:], rows[start:]
             return visit
 
-        def visit(batch: pa.RecordBatch, hashes: np.ndarray) -> None:
+        def visit(batch: pa.RecordBatch, hashes: Callable[[], np.ndarray]) -> None:
             keys.append(key_hashes(batch, key_columns))
-            rows.append(~hashes if altered else hashes)
+            rows.append(~hashes() if altered else hashes())
 
         self._sorted = None
+        return begin
+
+    def collect_keys(self, key_columns: Sequence[Column]) -> Callable[[], Visit]:
+        """A visitor that adds a part's keys alone, for who doesn't ask what the rows are: `holds` then says no."""
+        collecting = self.collect(key_columns)
+
+        def begin() -> Visit:
+            visit = collecting()
+            return lambda batch, _hashes: visit(batch, lambda: np.zeros(batch.num_rows, np.uint64))
+
         return begin
 
     def _index(self) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from saju_ops.archive.csvfile import ENCRYPTED_SUFFIX, LARGEST_BLOCK, SUFFIX, Compression, Packing
 from saju_ops.archive.digest import ALGORITHM, Digest
+from saju_ops.archive.pieces import ALGORITHM as PIECES
+from saju_ops.archive.pieces import Pieces
 from saju_ops.archive.table import Column
 from saju_ops.archive.window import Day
 from saju_ops.errors import ProofFailed
@@ -73,14 +75,26 @@ class Manifest:
     created_at: str
     # How the file is encrypted; archives of the first version say nothing of it.
     encryption: str = "none"
+    # Where the digest is one of pieces (saju_ops.archive.pieces): of each its rows, keys and SHA-256.
+    pieces: list[dict[str, Any]] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def content_digest(self) -> Digest:
+    def content_digest(self) -> Digest | Pieces:
+        if self.digest_algorithm == PIECES:
+            return Pieces.of(self.pieces)
         return Digest(self.rows, int(self.digest, 16))
 
     @property
-    def day_state(self) -> Digest:
+    def cuts(self) -> list[int] | None:
+        """The rows of each piece; None where the digest isn't one of pieces."""
+        return [piece["rows"] for piece in self.pieces] if self.digest_algorithm == PIECES else None
+
+    @property
+    def day_state(self) -> Digest | Pieces:
+        """What the database held for the whole day. Pieces are written for a day's first part alone, which is all."""
+        if self.digest_algorithm == PIECES:
+            return self.content_digest
         return Digest(self.day_rows, int(self.day_digest, 16))
 
     @property
@@ -116,7 +130,9 @@ def parse_manifest(data: bytes, name: str, kind: str = "conversation_log_archive
         manifest = Manifest(**{k: v for k, v in raw.items() if k in known})
         _require_types(manifest)
         valid = manifest.kind == kind and manifest.format == FORMAT
-        valid = valid and manifest.digest_algorithm == ALGORITHM and manifest.encryption in ("none", METHOD)
+        valid = valid and manifest.digest_algorithm in (ALGORITHM, PIECES) and manifest.encryption in ("none", METHOD)
+        content = manifest.content_digest
+        valid = valid and (content.rows, content.hex) == (manifest.rows, manifest.digest)
         int(manifest.digest, 16), int(manifest.day_digest, 16), manifest.table_columns, manifest.key_columns
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ProofFailed(f"{name} is not a whole manifest; what it describes counts as not archived.") from None

@@ -11,17 +11,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from saju_ops.archive.digest import EMPTY, Digest, key_hashes, row_hashes
+from saju_ops.ahead import one_ahead
+from saju_ops.archive.digest import EMPTY, Digest, key_hashes, row_hashes, total
 from saju_ops.archive.engines import LogStore, Selection, open_log_store
 from saju_ops.archive.engines.base import Key, broken_off
 from saju_ops.archive.held import HeldRows
 from saju_ops.archive.manifest import DayFiles, Manifest, archived_days, common_key, data_files, day_files
+from saju_ops.archive.pieces import Pieces
 from saju_ops.archive.table import TIME_COLUMN, Column
-from saju_ops.archive.verify import keys_of, one_ahead, part_batches, verify_part
+from saju_ops.archive.verify import keys_of, part_batches, verify_part
 from saju_ops.archive.window import Day, parse_day
 from saju_ops.database import error_text, redacted
 from saju_ops.errors import OperatorError, ProofFailed, Refused
@@ -202,8 +205,8 @@ class _Restore:
         for number, part in enumerate(files.parts):
             later, own = HeldRows(), HeldRows()
             for newer in files.parts[number + 1 :]:
-                verify_part(self.storage, newer, later.collect(newer.hashed_by(self.identity)))
-            found = verify_part(self.storage, part, own.collect(part.hashed_by(self.identity)))
+                verify_part(self.storage, newer, later.collect_keys(newer.hashed_by(self.identity)))
+            found = verify_part(self.storage, part, own.collect_keys(part.hashed_by(self.identity)))
             self.plan.files += 1
             self.plan.rows_archived += part.rows
             if found.first_key is None or found.last_key is None:
@@ -283,7 +286,7 @@ class _Restore:
         if not self.nothing_there and self.store.count(selection):
             visit = there.collect(self.store.table.key_columns)()
             for batch in self.store.batches(selection):
-                visit(batch, row_hashes(batch, self.store.table.columns))
+                visit(batch, partial(row_hashes, batch, self.store.table.columns))
         parents: list[set[Key]] = [set() for _ in self.store.table.parents]
         # With nothing to compare them with, the rows needn't be read once more.
         compared = len(later) or len(there) or parents
@@ -373,9 +376,10 @@ class _Restore:
             # LOAD DATA LOCAL turns errors into warnings and cuts what doesn't fit. Digests would show it, but not
             # where only the number of rows is compared; INSERT is strict.
             self.store.bulk_load = False
-        loaded = _Counted(self._rows_to_write(work), self.store.table.columns, self._known_digest(work))
         with self.store.restoring():
             before = self._state(work)
+            known = self._known_digest(work, before)
+            loaded = _Counted(self._rows_to_write(work), self.store.table.columns, known)
             try:
                 self.store.load(self.store.table.name, iter(loaded), self._writable(part))
             except sa.exc.DBAPIError as error:
@@ -384,16 +388,20 @@ class _Restore:
                     f" written; {self.plan.written} rows before it were."
                 ) from None
             self._prove(work, loaded, before)
-        self.plan.written += loaded.digest.rows
+        self.plan.written += loaded.rows
 
-    def _known_digest(self, work: _PartWork) -> Digest | None:
+    def _known_digest(self, work: _PartWork, before: Digest) -> Digest | Pieces | None:
         """What the database must say of a part that is written whole: its manifest tells already.
 
-        Not where the target's columns make another digest of the same row."""
+        Not where the target's columns make another digest of the same row, and pieces only where their range of
+        keys was empty and the target can be asked for them."""
         mine = [(c.name, c.encoding, c.framed) for c in self.store.table.columns]
         alike = mine == [(c.name, c.encoding, c.framed) for c in work.manifest.table_columns]
-        whole = not len(work.later) and not len(work.there)
-        return work.manifest.content_digest if whole and alike else None
+        if len(work.later) or len(work.there) or not alike:
+            return None
+        known = work.manifest.content_digest
+        askable = isinstance(known, Digest) or (self.store.knows_pieces and before.rows == 0)
+        return known if askable else None
 
     def _writable(self, part: Manifest) -> list[Column]:
         """The columns as the file writes them; what is generated, the target decides."""
@@ -414,6 +422,10 @@ class _Restore:
             if wanted.any():
                 yield batch if wanted.all() else batch.filter(pa.array(wanted))
 
+    def _hashed(self, work: _PartWork) -> Digest:
+        columns = self.store.table.columns
+        return total(Digest.of(row_hashes(batch, columns)) for batch in self._rows_to_write(work))
+
     def _state(self, work: _PartWork) -> Digest:
         """What the database says of the part's range of keys."""
         selection = Selection(first=work.first, last=work.last)
@@ -422,9 +434,16 @@ class _Restore:
         return Digest(self.store.count(selection), 0)
 
     def _prove(self, work: _PartWork, loaded: _Counted, before: Digest) -> None:
-        found, arrived = self._state(work), loaded.digest
+        arrived, pieces = loaded.digest, loaded.pieces
+        if pieces is not None:
+            there = Selection(first=work.first, last=work.last)
+            if loaded.rows == work.to_write and self.store.has_pieces(there, pieces):
+                return
+            # Such as a target whose max_allowed_packet is too small for the pieces: row by row, then.
+            arrived = self._hashed(work)
+        found = self._state(work)
         expected = before + (arrived if self._same_family(work.manifest) else Digest(arrived.rows, 0))
-        if found != expected or loaded.digest.rows != work.to_write:
+        if found != expected or loaded.rows != work.to_write:
             raise ProofFailed(
                 f"After writing {work.manifest.file} the database has {found.rows} rows in its range where"
                 f" {expected.rows} were expected, or their contents differ; this file was rolled back."
@@ -440,10 +459,11 @@ class _Counted:
     """
 
     def __init__(
-        self, batches: Iterator[pa.RecordBatch], columns: Sequence[Column], known: Digest | None
+        self, batches: Iterator[pa.RecordBatch], columns: Sequence[Column], known: Digest | Pieces | None
     ) -> None:
         self._batches, self._columns, self._known = batches, columns, known
         self._passed = EMPTY
+        self.pieces = known if isinstance(known, Pieces) else None
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         for batch in one_ahead(self._batches):
@@ -452,8 +472,12 @@ class _Counted:
             yield batch
 
     @property
+    def rows(self) -> int:
+        return self._passed.rows
+
+    @property
     def digest(self) -> Digest:
-        return self._passed if self._known is None else Digest(self._passed.rows, self._known.xor)
+        return Digest(self.rows, self._known.xor) if isinstance(self._known, Digest) else self._passed
 
 
 def _is_instant(engine: str, kind: str) -> bool:

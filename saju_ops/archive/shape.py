@@ -11,7 +11,6 @@ from saju_ops.archive.table import TIME_COLUMN
 from saju_ops.archive.window import Day
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
     from saju_ops.archive.engines import LogStore
@@ -33,7 +32,7 @@ class RowShape:
         self.hours.clear()
         return self._visit
 
-    def _visit(self, batch: pa.RecordBatch, _hashes: np.ndarray) -> None:
+    def _visit(self, batch: pa.RecordBatch, _hashes: object) -> None:
         import pyarrow as pa
         import pyarrow.compute as pc
 

@@ -50,6 +50,8 @@ class Table:
     key: tuple[str, ...]
     time_type: str
     time_index: str | None
+    # The columns of the primary key, where the engine keeps its rows in that order.
+    primary: tuple[str, ...] = ()
     children: tuple[ForeignKey, ...] = ()
     parents: tuple[ForeignKey, ...] = ()
     schema: str | None = None

@@ -37,7 +37,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from saju_ops.archive.archive import archive_day
-from saju_ops.archive.engines import LogStore, mysql, open_log_store
+from saju_ops.archive.engines import LogStore, open_log_store
 from saju_ops.archive.purge import PurgePlan, purge
 from saju_ops.archive.restore import restore
 from saju_ops.archive.window import Day
@@ -379,10 +379,6 @@ def _child(job: Job, pipe: Connection) -> None:
     _die_with_the_parent()
     temporary_folder(job).mkdir(exist_ok=True)
     tempfile.tempdir = str(temporary_folder(job))
-    # The tests' days are small; a service's aren't, and go the fast way.
-    mysql.SMALL_DAY_ROWS = 0
-    # A panic of the fast path prints to stderr; the answer says all that counts.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     if job.point:
         _plant(job.point, pipe)
     if job.file_limit is not None:
@@ -393,7 +389,7 @@ def _child(job: Job, pipe: Connection) -> None:
 
 PRELOAD = [
     # pandas, since pyarrow imports it at the first conversion of a list.
-    *("connectorx", "numpy", "pandas", "psycopg", "pymysql", "pymysql._auth", "pyarrow.compute", "pyarrow.csv"),
+    *("numpy", "pandas", "psycopg", "pymysql", "pymysql._auth", "pyarrow.compute", "pyarrow.csv"),
     *("isal.isal_zlib", "isal.igzip", "pytest", "saju_ops.archive.purge", "saju_ops.archive.restore"),
     *(f"saju_ops.archive.engines.{name}" for name in ("mysql", "postgres", "sqlite")),
     *("sqlalchemy.dialects.mysql.pymysql", "sqlalchemy.dialects.sqlite.pysqlite"),

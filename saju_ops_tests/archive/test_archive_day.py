@@ -19,8 +19,8 @@ import sqlalchemy as sa
 
 from saju_ops.archive.archive import due_days
 from saju_ops.archive.csvfile import CsvSink
-from saju_ops.archive.engines import open_log_store
-from saju_ops.archive.engines.mysql import MySQLLogStore
+from saju_ops.archive.engines import mysql, open_log_store
+from saju_ops.archive.engines.mysql import MySQLLogStore, _DayInPieces
 from saju_ops.archive.window import parse_day
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, SECRET, SEOUL, TABLES, UTC_ZONE, Scene
@@ -118,18 +118,27 @@ def test_names_with_quotes_blanks_and_reserved_words_work(database_url: str, tmp
 # --- one content, whatever the way ------------------------------------------------------------------------
 
 
-def fast_paths(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Counts the rows that came by the fast path."""
+def pieces_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of each piece that was read."""
     rows: list[int] = []
-    original = MySQLLogStore._connectorx
+    original = _DayInPieces._fetched
 
-    def counted(self: MySQLLogStore, *args: Any) -> Iterator[Any]:
-        for batch in original(self, *args):
-            rows.append(batch.num_rows)
-            yield batch
+    def counted(self: _DayInPieces) -> Iterator[Any]:
+        for text, piece in original(self):
+            rows.append(piece.rows)
+            yield text, piece
 
-    monkeypatch.setattr(MySQLLogStore, "_connectorx", counted)
+    monkeypatch.setattr(_DayInPieces, "_fetched", counted)
     return rows
+
+
+def manifest_of(scene: Scene) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(scene.manifest_file().read_bytes())
+    return found
+
+
+def by_the_plain_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MySQLLogStore, "piece_rows", lambda *_: None)
 
 
 MYSQL_COLUMNS = (
@@ -145,55 +154,152 @@ MYSQL_VALUES = (
 )
 
 
-def test_the_fast_path_and_the_plain_cursor_give_the_same_bytes(
-    mysql_scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pieces_and_the_plain_cursor_give_the_same_bytes(mysql_scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = mysql_scene
     columns = ", ".join(f"ADD {c}" for c in MYSQL_COLUMNS.replace(",30)", ";30)").split(", ")).replace(";", ",")
     scene.run(f"ALTER TABLE {scene.name} {columns}")
     scene.add(9, content='한글 "🙂"\r\n')
     scene.update(MYSQL_VALUES.replace(":", "\\:"), "log_id > 1")
-    rows = fast_paths(scene, monkeypatch)
+    scene.update("content = ''", "log_id = 3")
+    scene.update("content = '\",\"'", "log_id = 4")
+    rows = pieces_read(monkeypatch)
     scene.archive()
     assert sum(rows) == 9
     fast = scene.data_file().read_bytes()
+    assert manifest_of(scene)["digest_algorithm"] == "sha256-pieces-v1"
     shutil.rmtree(scene.folder)
-    monkeypatch.setattr(MySQLLogStore, "fast_apart", lambda *_: None)
+    by_the_plain_cursor(monkeypatch)
     scene.archive()
     assert sum(rows) == 9
     assert scene.data_file().read_bytes() == fast
+    assert manifest_of(scene)["digest_algorithm"] == "xor64-sha256-v1"
 
 
-def test_a_small_day_and_a_process_with_many_threads_take_the_plain_cursor(
-    mysql_scene: Scene, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("gzip", [False, True])
+def test_a_day_of_many_pieces_is_proven_and_found_unchanged(
+    mysql_scene: Scene, monkeypatch: pytest.MonkeyPatch, gzip: bool
 ) -> None:
-    """connectorx leaves three threads behind for each query, for half a minute."""
-    from saju_ops.archive.engines import mysql
+    scene = mysql_scene
+    scene.add(200)
+    monkeypatch.setattr(mysql, "PIECE_BYTES", 1_000)
+    rows = pieces_read(monkeypatch)
+    assert scene.archive(compression="gzip" if gzip else "none").outcome == "archived"
+    assert sum(rows) == 200
+    assert len(rows) > 5
+    pieces = manifest_of(scene)["pieces"]
+    assert [p["rows"] for p in pieces] == rows
+    assert (pieces[0]["first_key"], pieces[-1]["last_key"]) == (["1"], ["200"])
+    assert scene.archive().outcome == "unchanged"
+    scene.update("tokens = tokens + 1", "log_id = 77")
+    assert (again := scene.archive()).outcome == "archived"
+    assert again.rows_written == 1
+    assert scene.archive().outcome == "unchanged"
 
-    mysql_scene.add(9)
-    rows = fast_paths(mysql_scene, monkeypatch)
-    for name, value in (("SMALL_DAY_ROWS", 9), ("MOST_THREADS", 0)):
-        with monkeypatch.context() as patch:
-            patch.setattr(mysql, name, value)
-            assert mysql_scene.archive().rows == 9
-        shutil.rmtree(mysql_scene.folder)
-    assert rows == []
-    mysql_scene.archive()
-    assert sum(rows) == 9
+
+@pytest.mark.parametrize("late", [0, 50, 201])
+def test_a_row_that_came_before_between_or_after_the_pieces_is_seen(mysql_scene: Scene, late: int) -> None:
+    scene = mysql_scene
+    scene.add(200)
+    scene.remove("log_id = 50")
+    scene.archive()
+    assert scene.archive().outcome == "unchanged"
+    scene.add(1, first=late)
+    again = scene.archive()
+    assert (again.outcome, again.rows_written) == ("archived", 1)
 
 
 def test_a_day_is_cut_where_its_rows_are_large(mysql_scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    from saju_ops.archive.engines import mysql
-
     scene = mysql_scene
     scene.add(40)
     scene.update("content = REPEAT('가', 2000)", "log_id BETWEEN 21 AND 30")
     monkeypatch.setattr(mysql, "PIECE_BYTES", 10_000)
-    rows = fast_paths(scene, monkeypatch)
+    monkeypatch.setattr(mysql, "LARGEST_PIECE", 20_000)
+    rows = pieces_read(monkeypatch)
     scene.archive()
     assert sum(rows) == 40
-    # Ten rows of 6,200 bytes: at most three of them fit a piece, which is under twice PIECE_BYTES.
+    # Ten rows of 6,200 bytes: three of them fit what the server gives at most.
     assert len(rows) >= 4
+
+
+def test_a_row_that_fits_no_piece_is_read_by_the_plain_cursor(
+    mysql_scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = mysql_scene
+    scene.add(5)
+    scene.update("content = REPEAT('가', 2000)", "log_id = 3")
+    original = scene.state()
+    monkeypatch.setattr(mysql, "LARGEST_PIECE", 5_000)
+    assert scene.archive().rows_written == 5
+    assert manifest_of(scene)["digest_algorithm"] == "xor64-sha256-v1"
+    assert scene.archive().outcome == "unchanged"
+    assert scene.purge().deleted == 5
+    assert scene.restore().written == 5
+    assert scene.state() == original
+
+
+def test_rows_in_another_order_than_their_key_are_read_by_the_plain_cursor(
+    mysql_scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = mysql_scene
+    scene.add(9)
+    original = mysql.csv_of
+
+    def swapped(text: bytes) -> Iterator[Any]:
+        rows = text.split(b"\xfd")[:-1]
+        return original(b"".join(row + b"\xfd" for row in [rows[1], rows[0], *rows[2:]]))
+
+    monkeypatch.setattr(mysql, "csv_of", swapped)
+    scene.archive()
+    assert manifest_of(scene)["digest_algorithm"] == "xor64-sha256-v1"
+    assert manifest_of(scene)["first_key"] == ["1"]
+
+
+def test_pieces_that_lack_rows_of_the_day_count_for_nothing(
+    mysql_scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time index counts the day's rows in the same snapshot; the plain cursor then reads them all."""
+    scene = mysql_scene
+    scene.add(200)
+    monkeypatch.setattr(mysql, "PIECE_BYTES", 1_000)
+    original = _DayInPieces._fetched
+    monkeypatch.setattr(_DayInPieces, "_fetched", lambda self: list(original(self))[:-1].__iter__())
+    assert scene.archive().rows_written == 200
+    assert manifest_of(scene)["digest_algorithm"] == "xor64-sha256-v1"
+
+
+@pytest.mark.parametrize(("old", "new"), [(b'"7"', b'"8"'), (b'""', b""), (b"user", b"uses"), ("가".encode(), b"???")])
+def test_a_file_that_differs_from_the_pieces_is_no_archive(
+    mysql_scene: Scene, monkeypatch: pytest.MonkeyPatch, old: bytes, new: bytes
+) -> None:
+    scene = mysql_scene
+    scene.add(9, content="가 \"나\"")
+    original = mysql.csv_of
+    monkeypatch.setattr(mysql, "csv_of", lambda text: iter([b"".join(original(text)).replace(old, new, 1)]))
+    with pytest.raises(ProofFailed):
+        scene.archive()
+    assert scene.snapshot_of_files() == {}
+
+
+def test_a_table_whose_key_is_not_a_number_is_read_by_the_plain_cursor(mysql_scene: Scene) -> None:
+    scene = mysql_scene
+    scene.run(f"ALTER TABLE {scene.name} MODIFY log_id varchar(40) NOT NULL")
+    scene.add(20)
+    assert scene.archive().rows_written == 20
+    assert manifest_of(scene)["digest_algorithm"] == "xor64-sha256-v1"
+
+
+def test_a_partitioned_table_is_read_in_pieces(mysql_scene: Scene) -> None:
+    """Its primary key begins with log_id and goes on with created_at."""
+    scene = mysql_scene
+    scene.run(f"ALTER TABLE {scene.name} DROP PRIMARY KEY, ADD PRIMARY KEY (log_id, created_at)")
+    scene.add(200)
+    original = scene.state()
+    assert scene.archive().rows_written == 200
+    assert manifest_of(scene)["digest_algorithm"] == "sha256-pieces-v1"
+    assert scene.archive().outcome == "unchanged"
+    assert scene.purge(chunk_size=30).deleted == 200
+    assert scene.restore().written == 200
+    assert scene.state() == original
 
 
 def test_archived_days_leave_no_memory_behind(mysql_scene: Scene) -> None:

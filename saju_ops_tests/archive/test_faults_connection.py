@@ -152,16 +152,14 @@ def test_an_archive_that_loses_its_connections_at_the_end(
     assert (archive.latest, archive.parts, archive.strays, archive.unfinished) == (truth, 1, [], [])
 
 
-def _cut_in_the_stream(
-    patch: pytest.MonkeyPatch, url: str, spare: Callable[[_Task], int | None] = lambda _: None
-) -> None:
+def _cut_in_the_stream(patch: pytest.MonkeyPatch, url: str) -> None:
     original = _Task._stream
 
     def stream(task: _Task, chunks: Iterator[Any], sink: Any) -> None:
         def cutting() -> Iterator[Any]:
             for number, chunk in enumerate(chunks):
                 if number == 0 and not done:
-                    done.append(cut(url, spare(task)))
+                    done.append(cut(url))
                 yield chunk
 
         original(task, cutting(), sink)
@@ -185,25 +183,6 @@ def test_a_further_part_that_loses_its_connection(url: str, tmp_path: Path, monk
     run(job)
     archive = require_all_held(url, tmp_path, truth)
     assert (archive.latest, archive.parts, archive.unfinished) == (truth, 2, [])
-
-
-def test_an_archive_whose_fast_reader_is_cut_off_goes_on_or_says_so(
-    mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    truth = fill(mysql_url, days=DAYS[:1], rows_a_day=600, width=20_000)
-
-    def own(task: _Task) -> int | None:
-        number = task.store.connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar()
-        task.store.end_read()
-        return number
-
-    with monkeypatch.context() as patch:
-        _cut_in_the_stream(patch, mysql_url, own)
-        told = safely(Job("archive", mysql_url, str(tmp_path)))
-    assert not told.error, told.error
-    if told.refused:
-        run(Job("archive", mysql_url, str(tmp_path)))
-    assert require_all_held(mysql_url, tmp_path, truth).latest == truth
 
 
 # --- purge ------------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
-from saju_ops.archive.digest import Digest
+from saju_ops.archive.digest import Digest, row_hashes
+from saju_ops.archive.pieces import Piece, Pieces
 from saju_ops.archive.table import TIME_COLUMN, Column, ForeignKey, Table
 from saju_ops.archive.window import Day
 from saju_ops.database import connect, error_text, redacted
@@ -71,18 +72,24 @@ class Profile:
         return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, (self.widest or 0) + 512)))
 
 
-class FastRows(abc.ABC):
-    """A day's rows as the fast path gives them, and what the database computes of them meanwhile."""
+class PieceRows(abc.ABC):
+    """A day's rows as CSV, piece by piece, with what the database says of each piece."""
+
+    def __init__(self) -> None:
+        # The pieces so far, and how many rows each has: there before the piece's rows are given out.
+        self.pieces: list[Piece] = []
+        self.cuts: list[int] = []
 
     @abc.abstractmethod
-    def __iter__(self) -> Iterator[bytes | pa.RecordBatch]: ...
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        """Raises PiecesFailed where the plain cursor has to step in."""
 
-    @abc.abstractmethod
-    def digest(self) -> Digest:
-        """Waits for the database. Raises what ended its work."""
+    def digest(self) -> Pieces:
+        return Pieces(tuple(self.pieces))
 
-    @abc.abstractmethod
-    def close(self) -> None: ...
+
+class PiecesFailed(OperatorError):
+    """The rows can't be read in pieces after all: one is too large, or they don't come in the order of their key."""
 
 
 class LogStore(abc.ABC):
@@ -258,10 +265,28 @@ class LogStore(abc.ABC):
         """The engine's fastest way to the same bytes on this connection, and so inside its snapshot, or None."""
         return None
 
-    def fast_apart(self, day: Day, profile: Profile) -> FastRows | None:
-        """The engine's fastest way to the same bytes by connections of its own, or None where it can't read
-        this table so. Rows and digest are two statements then: a write between them makes them differ."""
+    def piece_rows(self, day: Day, profile: Profile) -> PieceRows | None:
+        """The day's rows in pieces, each of them with its digest by one statement; None where this table or engine
+        can't be read so. Inside the snapshot that the profile was made in."""
         return None
+
+    @property
+    def knows_pieces(self) -> bool:
+        """Whether the database can be asked for pieces of this table."""
+        return False
+
+    def has_pieces(self, selection: Selection, pieces: Pieces) -> bool:
+        """Whether the selected rows are exactly these, as the database says. Inside a snapshot."""
+        return False
+
+    def state_of(self, batch: pa.RecordBatch) -> Digest | Piece:
+        """The digest of these rows, in the form that this table computes fastest."""
+        return Digest.of(row_hashes(batch, self.table.columns))
+
+    def state(self, selection: Selection, form: Digest | Piece, *, lock: bool = False) -> Digest | Piece:
+        """What the database computes for the rows, in the form of another state. With lock, they stay as they are
+        till the transaction ends."""
+        return self.digest(selection, lock=lock)
 
     def batch_rows(self, day: Day, profile: Profile) -> int:
         """Rows that a batch of the plain cursor may have."""

@@ -1,17 +1,12 @@
-"""MySQL and MariaDB: connectorx for speed, PyMySQL for everything else, LOAD DATA for restores."""
+"""MySQL and MariaDB: days in pieces that the server joins, a plain cursor where it can't, LOAD DATA for restores."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import operator
 import os
-import queue
-import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -21,21 +16,24 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql as mysql_dialect
 
-from saju_ops.archive.digest import EMPTY, LARGE, NULL, SEPARATOR, Digest, constant, offsets_of
+from saju_ops.ahead import one_ahead
+from saju_ops.archive.digest import LARGE, NULL, SEPARATOR, Digest, constant, offsets_of
 from saju_ops.archive.engines.base import (
-    BATCH_ROWS,
     LOCK_WAIT_SECONDS,
-    FastRows,
     LogStore,
+    PieceRows,
+    PiecesFailed,
     Profile,
     Selection,
     as_bytes,
     require_key,
     require_table,
 )
+from saju_ops.archive.pieces import CELL_END, ROW_END, Piece, Pieces, csv_of, piece_of
+from saju_ops.archive.pieces import NULL as NULL_CELL
 from saju_ops.archive.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
 from saju_ops.archive.window import Day, naive_bound
-from saju_ops.database import connect, mysql_session_statements
+from saju_ops.database import connect
 from saju_ops.errors import Busy, OperatorError, Refused
 
 if TYPE_CHECKING:
@@ -60,21 +58,10 @@ LONG = {
 SHORT_TEXT = 1_024
 # Bytes of a row's short columns, roughly.
 ROW_BYTES = 200
-M_ARENA_MAX = -8
-M_MMAP_THRESHOLD = -3
-# connectorx reads ahead without bound when the storage is slower than the server: so a day is read in pieces
-# of about this many bytes, each of them a query of its own (5 ms), and none of twice as many.
-PIECE_BYTES = 16 << 20
-# Rows of the first piece at most; the following ones are cut by what the ones before them held.
-FIRST_PIECE_ROWS = 1 << 15
-# connectorx leaves three threads behind for each query, for 30 s: a thousand small days read by it in a row had
-# three thousand threads. Up to so many rows a plain cursor is as fast, and beyond so many threads it steps in.
-SMALL_DAY_ROWS = 1_000
-MOST_THREADS = 600
-# A day that can't be cut by its key goes the fast way only up to this size.
-WHOLE_BYTES = 64 << 20
-# Integer types that can be printed in one way only: no ZEROFILL, and none that may stand for a boolean.
-PLAIN_INTEGER = re.compile(r"(int|bigint)(\(\d+\))?")
+# Bytes of a piece: beyond one megabyte its size makes no difference to the speed, and some copies of one are held.
+PIECE_BYTES = 1 << 20
+# Bytes of the server's answer at most, were a piece's rows much larger than those before.
+LARGEST_PIECE = 16 << 20
 # Rows in one INSERT where LOAD DATA isn't allowed.
 ROWS_PER_INSERT = 1000
 # Below this share of the rows in a key range, reading the range costs more than sorting the day.
@@ -122,10 +109,12 @@ class MySQLLogStore(LogStore):
     def __init__(self, url: sa.URL, table: str, zone: ZoneInfo, bulk_load: bool = False) -> None:
         super().__init__(url, table, zone, bulk_load)
         self._level: str | None = None
+        self._longest_text: int | None = None
 
     def _another(self) -> LogStore:
         other = super()._another()
-        cast(MySQLLogStore, other)._level = None  # a new session has the server's isolation level
+        own = cast(MySQLLogStore, other)
+        own._level = own._longest_text = None  # a new session has the server's own settings
         return other
 
     def _quote(self, name: str) -> str:
@@ -150,7 +139,8 @@ class MySQLLogStore(LogStore):
         return Table(
             engine="mariadb" if "mariadb" in version.lower() else "mysql",
             server_version=version, database=database, name=table, columns=columns, key=key,
-            time_type=time_type, time_index=_time_index(indexes), children=children, parents=parents,
+            time_type=time_type, time_index=_time_index(indexes), primary=_primary(indexes), children=children,
+            parents=parents,
         )  # fmt: skip
 
     def sizes(self) -> dict[str, int]:
@@ -189,16 +179,6 @@ class MySQLLogStore(LogStore):
             return sa.func.convert(col.op("USING")(sa.literal_column("utf8mb4")))
         return sa.cast(col, sa.CHAR)
 
-    def _native(self, column: Column) -> bool:
-        """Whether connectorx reads the column's own type and arrow prints it as the server does.
-
-        Saves a fifth of the CPU time of the server's and the client's part in the stream. A time only where
-        it can't be a zero date, being inside a day. The proof would find any difference, and the plain
-        cursor be used.
-        """
-        in_day = column.name == TIME_COLUMN and column.type == "timestamp"
-        return in_day or PLAIN_INTEGER.fullmatch(column.type) is not None
-
     def typed(self, column: Column, cell: bytes) -> Any:
         if column.encoding == "hex":
             return sa.func.unhex(cell.decode())
@@ -234,8 +214,7 @@ class MySQLLogStore(LogStore):
                 pieces.append(text)
         # The pieces are UTF-8 already: with a binary separator the server joins them without looking for a
         # common character set (7% of the digest).
-        # Not BINARY x'1f': MySQL warns of that, and a warning here costs a second look.
-        separator: Any = sa.literal_column(f"CAST(x'{ord(SEPARATOR):02x}' AS BINARY)")
+        separator = _binary(SEPARATOR.encode())
         return sa.func.concat_ws(separator, *pieces)
 
     @property
@@ -259,22 +238,13 @@ class MySQLLogStore(LogStore):
         return query.with_hint(self.from_, f"FORCE INDEX ({self._quote(index)})") if index else query
 
     def digest(self, selection: Selection, *, lock: bool = False) -> Digest:
-        return self._digest(selection, (), lock)[0]
-
-    def _measured(self, selection: Selection) -> tuple[Digest, int]:
-        """The digest, and the bytes of the rows, roughly: two figures of one look at them."""
-        digest, (size,) = self._digest(selection, (sa.func.sum(self._width()),), False)
-        return digest, int(size or 0) + digest.rows * ROW_BYTES
-
-    def _digest(self, selection: Selection, further: Sequence[Any], lock: bool) -> tuple[Digest, Sequence[Any]]:
-        row_hash = self._row_hash()
-        query = sa.select(sa.func.count(), sa.func.bit_xor(row_hash), *further)
+        query = sa.select(sa.func.count(), sa.func.bit_xor(self._row_hash()))
         query = self._hinted(query.select_from(self.from_).where(*self.conditions(selection)), selection)
-        rows, xor, *found = self.connection.execute(query.with_for_update() if lock else query).one()
+        rows, xor = self.connection.execute(query.with_for_update() if lock else query).one()
         # A second aggregate over the hash would compute it twice; the warning costs nothing.
         if self.connection.exec_driver_sql("SELECT @@warning_count").scalar():
             self._refuse_oversized(selection)
-        return Digest(int(rows), int.from_bytes(xor, "big") if isinstance(xor, bytes) else int(xor)), found
+        return Digest(int(rows), int.from_bytes(xor, "big") if isinstance(xor, bytes) else int(xor))
 
     def _refuse_oversized(self, selection: Selection) -> None:
         hashed = sa.func.count() - sa.func.count(self._row_hash())
@@ -288,12 +258,11 @@ class MySQLLogStore(LogStore):
     def profile(self, day: Day) -> Profile:
         """From the time index alone; how wide the rows are is looked at by who needs it."""
         key = self.table.key_columns
-        single = len(key) == 1 and key[0].family in INTEGERS
+        single = self.knows_pieces
         edge = self.col(key[0].name) if single else sa.literal_column("NULL")
         query = sa.select(sa.func.count(), sa.func.min(edge), sa.func.max(edge)).select_from(self.from_)
         query = self._hinted(query.where(*self.day_condition(day)), Selection(day))
         rows, first, last = self.connection.execute(query).one()
-        self.end_read()
         clustered = bool(single and rows and (int(last) - int(first) + 1) <= CLUSTERED_SHARE * rows)
         edges = ((as_bytes(first),), (as_bytes(last),)) if clustered else (None, None)
         return Profile(int(rows), None, clustered, *edges)
@@ -317,50 +286,74 @@ class MySQLLogStore(LogStore):
         query = sa.select(what(self._width())).select_from(self.from_).where(*self.conditions(selection))
         return int(self.connection.execute(self._hinted(query, selection)).scalar() or 0)
 
-    def _archive_select(self, selection: Selection) -> sa.Select[Any]:
-        columns = (
-            (self.col(c.name) if self._native(c) else self.text(c)).label(f"saju_{i}")
-            for i, c in enumerate(self.table.columns)
-        )
+    # --- pieces --------------------------------------------------------------------------------------------
+
+    @property
+    def knows_pieces(self) -> bool:
+        """Whether the primary key begins with an integer: a range of it is then read in the key's order."""
+        first, key = self.table.primary[:1], self.table.key
+        return first == key[:1] and key in (first, self.table.primary) and self.table.key_columns[0].family in INTEGERS
+
+    def _joined(self) -> sa.ColumnElement[Any]:
+        """The text of rows as saju_ops.archive.pieces has it."""
+        null = _binary(NULL_CELL)
+        cells: list[Any] = []
+        for column in self.table.columns:
+            text = self._digest_text(column)
+            cells.append(sa.func.ifnull(text, null) if column.nullable else text)
+        row = sa.func.concat_ws(_binary(CELL_END), *cells)
+        return sa.func.group_concat(row, _binary(ROW_END).op("SEPARATOR")(sa.literal_column("''")))
+
+    def _piece_select(self, selection: Selection, *columns: Any) -> sa.Select[Any]:
         query = sa.select(*columns).select_from(self.from_).where(*self.conditions(selection))
-        return self._hinted(query.order_by(*self.order()), selection)
+        return query.with_hint(self.from_, "FORCE INDEX (PRIMARY)")
 
-    def fast_apart(self, day: Day, profile: Profile) -> FastRows | None:
-        # An address with options (TLS files, sockets) means something to PyMySQL that connectorx may not know.
-        if self.url.query or self.url.host is None or profile.rows <= SMALL_DAY_ROWS or _threads() > MOST_THREADS:
+    def piece_rows(self, day: Day, profile: Profile) -> PieceRows | None:
+        if not self.knows_pieces or profile.first is None or profile.last is None:
             return None
-        if profile.first is None or profile.last is None:
-            # Such a day can't be cut by its key: only as a whole, if it isn't large.
-            size = self._of_widths(sa.func.sum, Selection(day)) + profile.rows * ROW_BYTES
-            self.end_read()
-            return _FastDay(self, day, None) if size <= WHOLE_BYTES else None
-        row_bytes = self.connection.execute(ROW_LENGTH, {"name": self.table.name}).scalar()
-        self.end_read()
-        rows = min(FIRST_PIECE_ROWS, PIECE_BYTES // max(int(row_bytes or 0), ROW_BYTES) or 1)
+        row_bytes = int(self.connection.execute(ROW_LENGTH, {"name": self.table.name}).scalar() or 0)
         first, last = int(profile.first[0]), int(profile.last[0])
-        return _FastDay(self, day, (first, last, max(1, rows * (last - first + 1) // profile.rows)))
+        rows = max(1, min(PIECE_BYTES, self.longest_piece() // 2) // max(row_bytes, ROW_BYTES))
+        return _DayInPieces(self, day, first, last, max(1, rows * (last - first + 1) // profile.rows))
 
-    def _connectorx(self, piece: Selection) -> Iterator[pa.RecordBatch]:
-        import connectorx
-        import pyarrow as pa
+    def piece_select(self, day: Day) -> sa.Select[Any]:
+        """Of the day's rows with keys from :low to :high: their text, their number and the text's SHA-256.
 
-        _share_arenas()
-        dialect = mysql_dialect.dialect(paramstyle="named")
-        # A dialect that never met a server leaves CAST(… AS DOUBLE) out, and a FLOAT then prints six digits.
-        connected: Any = self.connection.dialect
-        dialect._support_float_cast, dialect.is_mariadb = connected._support_float_cast, connected.is_mariadb
-        address = self.url.set(drivername="mysql", port=self.url.port or 3306)
-        query = self._archive_select(piece)
-        reader = connectorx.read_sql(
-            address.render_as_string(hide_password=False),
-            str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})),
-            return_type="arrow_stream",
-            protocol="binary",
-            batch_size=BATCH_ROWS,
-            pre_execution_query=mysql_session_statements(self.table.engine == "mariadb"),
-        )
-        for batch in reader:
-            yield pa.RecordBatch.from_arrays([_printed(c) for c in batch.columns], names=self.table.names)
+        Text and hash are one value of one statement: no write can come between them."""
+        key = self.col(self.table.key[0])
+        rows = Selection(day, where=(key >= sa.bindparam("low"), key <= sa.bindparam("high")))
+        joined, count = self._joined().label("saju_t"), sa.func.count().label("saju_n")
+        piece = self._piece_select(rows, joined, count).subquery("saju_p")
+        return sa.select(piece.c.saju_t, piece.c.saju_n, sa.func.sha2(piece.c.saju_t, sa.literal_column("256")))
+
+    def longest_piece(self) -> int:
+        """Bytes that a piece may have on this connection. Longer ones the server would cut."""
+        if self._longest_text is None:
+            packet = int(self.connection.execute(sa.text("SELECT @@max_allowed_packet")).scalar_one())
+            self._longest_text = min(LARGEST_PIECE, packet // 2)
+            self.connection.exec_driver_sql(f"SET SESSION group_concat_max_len = {self._longest_text}")
+        return self._longest_text
+
+    def has_pieces(self, selection: Selection, pieces: Pieces) -> bool:
+        if not self.knows_pieces or self.count(selection) != pieces.rows:
+            return False
+        return all(self.state(replace(selection, first=p.first, last=p.last), p) == p for p in pieces.pieces)
+
+    def state_of(self, batch: pa.RecordBatch) -> Digest | Piece:
+        if self.knows_pieces:
+            piece, size = piece_of(batch, self.table.columns)
+            if size < self.longest_piece():
+                return piece
+        return super().state_of(batch)
+
+    def state(self, selection: Selection, form: Digest | Piece, *, lock: bool = False) -> Digest | Piece:
+        if isinstance(form, Digest):
+            return super().state(selection, form, lock=lock)
+        self.longest_piece()
+        digest = sa.func.sha2(self._joined(), sa.literal_column("256"))
+        query = self._piece_select(selection, sa.func.count(), digest)
+        rows, hashed = self.connection.execute(query.with_for_update() if lock else query).one()
+        return Piece(int(rows), _str(hashed) or "")
 
     # --- time ----------------------------------------------------------------------------------------------
 
@@ -530,106 +523,43 @@ class MySQLLogStore(LogStore):
                 self.connection.execute(statement, rows[start : start + ROWS_PER_INSERT])
 
 
-class _FastDay(FastRows):
-    """A day piece by piece: the database computes a piece's digest and size on a second connection, in one
-    snapshot for all of them; then the piece is streamed, while the next ones are being computed.
+class _DayInPieces(PieceRows):
+    """A day by ranges of its key, each one statement: the next is under way while one is written."""
 
-    What is written meanwhile makes file and digest differ, and the day is read again.
-    """
+    def __init__(self, store: MySQLLogStore, day: Day, first: int, last: int, span: int) -> None:
+        super().__init__()
+        self._store, self._day, self._first, self._last, self._span = store, day, first, last, span
 
-    def __init__(self, store: MySQLLogStore, day: Day, keys: tuple[int, int, int] | None) -> None:
-        """`keys` are the first, the last, and how many of them make the first piece; None: the day is one piece."""
-        self._store, self._day, self._keys = store, day, keys
-        self._ready: queue.SimpleQueue[Selection | None] = queue.SimpleQueue()
-        self._stopped = False
-        self._thread = ThreadPoolExecutor(1, "saju_ops-digest")
-        self._total = self._thread.submit(self._measure)
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        with closing(one_ahead(self._fetched())) as fetched:
+            for text, piece in fetched:
+                self.pieces.append(piece)
+                self.cuts.append(piece.rows)
+                yield from csv_of(text)
 
-    def digest(self) -> Digest:
-        return self._total.result()
-
-    def __iter__(self) -> Iterator[pa.RecordBatch]:
-        while (piece := self._ready.get()) is not None:
-            yield from self._store._connectorx(piece)
-
-    def close(self) -> None:
-        self._stopped = True
-        self._thread.shutdown()
-
-    def _measure(self) -> Digest:
-        try:
-            with self._store.aside() as other:
-                return self._measure_all(cast(MySQLLogStore, other))
-        finally:
-            self._ready.put(None)
-
-    def _measure_all(self, other: MySQLLogStore) -> Digest:
-        if self._keys is None:
-            self._ready.put(Selection(self._day))
-            return other.digest(Selection(self._day))
-        low, last, span = self._keys
-        found = EMPTY
-        measure = self._first
-        while low <= last and not self._stopped:
+    def _fetched(self) -> Iterator[tuple[bytes, Piece]]:
+        query, longest = self._store.piece_select(self._day), self._store.longest_piece()
+        low, span = self._first, self._span
+        while low <= self._last:
             # A small rest goes with the last piece.
-            high = last if last - low + 1 <= span + span // 4 else low + span - 1
-            digest, size = measure(other, low, high)
-            measure = self._fitting
-            found += digest
-            span = max(1, span // 4, min(span * 4, (high - low + 1) * PIECE_BYTES // max(size, 1)))
+            high = self._last if self._last - low + 1 <= span + span // 4 else low + span - 1
+            text, rows, digest = self._store.connection.execute(query, {"low": low, "high": high}).one()
+            size = len(text or b"")
+            if rows and (not size or size >= longest):
+                # What is too long, the server cuts, or doesn't give at all.
+                if low == high:
+                    raise PiecesFailed(f"A row of {self._day} is too large to be read in pieces.")
+                span = max(1, (high - low + 1) // 8)
+                continue
+            if rows:
+                yield text, Piece(rows, _str(digest))
+                span = max(1, min(span * 4, (high - low + 1) * PIECE_BYTES // size))
             low = high + 1
-        return found
-
-    def _piece(self, low: int, high: int) -> Selection:
-        return Selection(self._day, (b"%d" % low,), (b"%d" % high,))
-
-    def _first(self, other: MySQLLogStore, low: int, high: int) -> tuple[Digest, int]:
-        """The first piece needn't wait for its digest, which takes three times as long as a look at its size."""
-        piece = self._piece(low, high)
-        if other._of_widths(sa.func.sum, piece) + FIRST_PIECE_ROWS * ROW_BYTES >= 2 * PIECE_BYTES:
-            return self._fitting(other, low, high)
-        self._ready.put(piece)
-        return other._measured(piece)
-
-    def _fitting(self, other: MySQLLogStore, low: int, high: int) -> tuple[Digest, int]:
-        """Lets the rows of these keys be streamed, in halves where together they are too large."""
-        piece = self._piece(low, high)
-        digest, size = other._measured(piece)
-        if size >= 2 * PIECE_BYTES and low < high:
-            middle = (low + high) // 2
-            return tuple(map(operator.add, self._fitting(other, low, middle), self._fitting(other, middle + 1, high)))
-        if digest.rows:
-            self._ready.put(piece)
-        return digest, size
 
 
-def _threads() -> int:
-    """Threads of this process, the libraries' own included; 0 where the system doesn't tell."""
-    try:
-        return len(os.listdir("/proc/self/task"))  # noqa: PTH208 (a path object per thread is not needed)
-    except OSError:
-        return 0
-
-
-@functools.cache
-def _share_arenas() -> None:
-    """Two arenas for glibc's malloc: with one for each of connectorx's threads a process took 70 MB more. And
-    large pieces from the system, to which they go back: 10 MB less."""
-    import ctypes
-
-    with suppress(AttributeError, OSError):  # another C library
-        library = ctypes.CDLL(None)
-        library.mallopt(M_ARENA_MAX, 2)
-        library.mallopt(M_MMAP_THRESHOLD, 1 << 20)
-
-
-def _printed(cells: pa.Array) -> pa.Array:
-    """Integers and times as the server prints them; text as it is."""
-    import pyarrow as pa
-
-    if pa.types.is_timestamp(cells.type):
-        cells = cells.cast(pa.timestamp("s"))
-    return cells.cast(pa.string())
+def _binary(text: bytes) -> sa.ColumnElement[Any]:
+    # Not BINARY x'…': MySQL warns of that, and a warning costs a second look.
+    return sa.literal_column(f"CAST(x'{text.hex()}' AS BINARY)")
 
 
 class _Feeder(threading.Thread):
@@ -755,6 +685,10 @@ def _key(indexes: Sequence[Any]) -> tuple[str, ...]:
         if all(not int(r[1]) and r[3] != "YES" and r[2] is not None for r in rows):
             return tuple(r[2] for r in rows)
     return ()
+
+
+def _primary(indexes: Sequence[Any]) -> tuple[str, ...]:
+    return tuple(str(row[2]) for row in indexes if row[0] == "PRIMARY")
 
 
 def _time_index(indexes: Sequence[Any]) -> str | None:
