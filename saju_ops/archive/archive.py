@@ -315,7 +315,7 @@ class _Task:
             )
 
     def _commit(self, writer: Writer) -> None:
-        if not self.store.connection.in_transaction() and not self.held():
+        if not self.held():
             raise OperatorError(
                 f"The connection that kept other runs away from {self.day} was lost. Nothing was written; launch again."
             )

@@ -64,6 +64,7 @@ class Profile:
     widest: int | None
     # Whether the day's rows lie so close together in key order that a scan by key reads little else.
     clustered: bool = False
+    # Where that is so: the least and the greatest value of the key's first column, an integer.
     first: Key | None = None
     last: Key | None = None
 

@@ -56,12 +56,13 @@ LONG = {
     "geometrycollection",
 }  # fmt: skip
 SHORT_TEXT = 1_024
-# Bytes of a row's short columns, roughly.
-ROW_BYTES = 200
 # Bytes of a piece: beyond one megabyte its size makes no difference to the speed, and some copies of one are held.
 PIECE_BYTES = 1 << 20
 # Bytes of the server's answer at most, were a piece's rows much larger than those before.
 LARGEST_PIECE = 16 << 20
+# Rows of the first piece, roughly; those that follow are cut by what the ones before them held, each at most four
+# times the last: what the catalogue says of a table's rows may be of last week, or nothing.
+FIRST_ROWS = 500
 # Rows in one INSERT where LOAD DATA isn't allowed.
 ROWS_PER_INSERT = 1000
 # Below this share of the rows in a key range, reading the range costs more than sorting the day.
@@ -88,9 +89,6 @@ FOREIGN_KEYS = sa.text(
     " WHERE (k.REFERENCED_TABLE_SCHEMA = DATABASE() AND k.REFERENCED_TABLE_NAME = :name)"
     " OR (k.TABLE_SCHEMA = DATABASE() AND k.TABLE_NAME = :name AND k.REFERENCED_TABLE_NAME IS NOT NULL)"
     " ORDER BY k.CONSTRAINT_SCHEMA, k.CONSTRAINT_NAME, k.ORDINAL_POSITION"
-)
-ROW_LENGTH = sa.text(
-    "SELECT AVG_ROW_LENGTH FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
 )
 STORAGE_ENGINE = sa.text(
     "SELECT t.ENGINE, e.TRANSACTIONS FROM information_schema.TABLES t"
@@ -270,7 +268,8 @@ class MySQLLogStore(LogStore):
     def batch_rows(self, day: Day, profile: Profile) -> int:
         """From the largest row, whose short columns are taken as declared."""
         declared = sum(SHORT_TEXT for c in self.table.columns if c.family == "varchar")
-        largest = self._of_widths(sa.func.max, Selection(day, profile.first, profile.last))
+        range_ = (int(profile.first[0]), int(profile.last[0])) if profile.first and profile.last else None
+        largest = self._largest(self._within(day, *range_) if range_ else Selection(day))
         return replace(profile, widest=declared + 2 * largest).batch_rows
 
     def _width(self) -> sa.ColumnElement[Any]:
@@ -282,8 +281,13 @@ class MySQLLogStore(LogStore):
             width = width + sa.func.ifnull(size(self.col(column.name)), 0)
         return width
 
-    def _of_widths(self, what: Callable[[Any], Any], selection: Selection) -> int:
-        query = sa.select(what(self._width())).select_from(self.from_).where(*self.conditions(selection))
+    def _within(self, day: Day | None, low: Any, high: Any) -> Selection:
+        """The day's rows in a range of the key's first column."""
+        key = self.col(self.table.key[0])
+        return Selection(day, where=(key >= low, key <= high))
+
+    def _largest(self, selection: Selection) -> int:
+        query = sa.select(sa.func.max(self._width())).select_from(self.from_).where(*self.conditions(selection))
         return int(self.connection.execute(self._hinted(query, selection)).scalar() or 0)
 
     # --- pieces --------------------------------------------------------------------------------------------
@@ -311,17 +315,14 @@ class MySQLLogStore(LogStore):
     def piece_rows(self, day: Day, profile: Profile) -> PieceRows | None:
         if not self.knows_pieces or profile.first is None or profile.last is None:
             return None
-        row_bytes = int(self.connection.execute(ROW_LENGTH, {"name": self.table.name}).scalar() or 0)
         first, last = int(profile.first[0]), int(profile.last[0])
-        rows = max(1, min(PIECE_BYTES, self.longest_piece() // 2) // max(row_bytes, ROW_BYTES))
-        return _DayInPieces(self, day, first, last, max(1, rows * (last - first + 1) // profile.rows))
+        return _DayInPieces(self, day, first, last, max(1, FIRST_ROWS * (last - first + 1) // profile.rows))
 
     def piece_select(self, day: Day) -> sa.Select[Any]:
         """Of the day's rows with keys from :low to :high: their text, their number and the text's SHA-256.
 
         Text and hash are one value of one statement: no write can come between them."""
-        key = self.col(self.table.key[0])
-        rows = Selection(day, where=(key >= sa.bindparam("low"), key <= sa.bindparam("high")))
+        rows = self._within(day, sa.bindparam("low"), sa.bindparam("high"))
         joined, count = self._joined().label("saju_t"), sa.func.count().label("saju_n")
         piece = self._piece_select(rows, joined, count).subquery("saju_p")
         return sa.select(piece.c.saju_t, piece.c.saju_n, sa.func.sha2(piece.c.saju_t, sa.literal_column("256")))
@@ -337,7 +338,14 @@ class MySQLLogStore(LogStore):
     def has_pieces(self, selection: Selection, pieces: Pieces) -> bool:
         if not self.knows_pieces or self.count(selection) != pieces.rows:
             return False
-        return all(self.state(replace(selection, first=p.first, last=p.last), p) == p for p in pieces.pieces)
+        return all(self.state(self._of_piece(selection, p), p) == p for p in pieces.pieces)
+
+    def _of_piece(self, selection: Selection, piece: Piece) -> Selection:
+        if len(piece.first) == len(self.table.key):
+            return replace(selection, first=piece.first, last=piece.last)
+        # The table got a longer or shorter key since, of which the first column is still the same.
+        within = self._within(selection.day, int(piece.first[0]), int(piece.last[0]))
+        return replace(selection, where=(*selection.where, *within.where))
 
     def state_of(self, batch: pa.RecordBatch) -> Digest | Piece:
         if self.knows_pieces:
@@ -413,9 +421,11 @@ class MySQLLogStore(LogStore):
             )
 
         def held() -> bool:
+            reading = self.connection.in_transaction()
             query = sa.text("SELECT IS_USED_LOCK(:lock) = CONNECTION_ID()")
             answer = execute(query, {"lock": lock}).scalar()
-            self.end_read()
+            if not reading:
+                self.end_read()
             return bool(answer)
 
         try:
