@@ -53,6 +53,13 @@ class VerifyResult:
     strangers: list[str] = field(default_factory=list)
     drills: list[Drill] = field(default_factory=list)
     seconds: float = 0.0
+    # Where it looked.
+    uri: str = "The store"
+
+    @property
+    def empty(self) -> bool:
+        """No backup at all, not even a damaged one."""
+        return not (self.files or self.rot or self.missing)
 
     @property
     def failed_drills(self) -> list[Drill]:
@@ -60,14 +67,21 @@ class VerifyResult:
 
     @property
     def passed(self) -> bool:
-        """Strangers alone fail nothing: they are in nobody's way."""
+        """Strangers alone fail nothing: they are in nobody's way. See `warnings` too."""
         return not (self.rot or self.missing or self.failed_drills)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What an operator must see although nothing is damaged. An empty store is one: the first night's is, and so is
+        a mistyped BACKUP_URI or a disk that isn't mounted."""
+        return [f"{self.uri} holds no backup. Look at BACKUP_URI."] if self.empty else []
 
     def sentences(self) -> list[str]:
         share = "" if self.in_days == 1 else f" (a share of 1 in {self.in_days} of {self.files})"
         lines = [f"{self.files_checked} stored files read and compared{share}, {self.bytes_read:,} bytes."]
         lines += [f"ROT: {text}" for text in self.rot] + [f"MISSING: {text}" for text in self.missing]
         lines += [f"Not one of ours, or without a manifest: {text}" for text in self.strangers]
+        lines += self.warnings
         marks = {(True, True): "restored", (False, True): "FAILED", (False, False): "not tried"}
         lines += [f"Drill {d.name}: {marks[d.passed, d.tried]}. {d.text}" for d in self.drills]
         return lines
@@ -86,7 +100,7 @@ def verify(
     finds is in the result."""
     if not 1 <= in_days <= 366:
         raise Refused(f"The backups can't be read in {in_days} days; it may be from 1 to 366. Nothing was read.")
-    began, result = time.monotonic(), VerifyResult(in_days)
+    began, result = time.monotonic(), VerifyResult(in_days, uri=storage.uri)
     today = now.astimezone(zone).toordinal() % in_days
     stores = list(storage.copies())
     names = [sorted(store.names("")) for store in stores]

@@ -187,12 +187,21 @@ def verify_backups(context: dg.OpExecutionContext, config: VerifyConfig, backup_
         raise dg.Failure(str(error), allow_retries=True) from error
     metadata = verify_metadata(result)
     context.add_output_metadata(metadata)
+    verdict = reads_back(result, context.instance)
     # Runless: a job that isn't planned to evaluate the check can't store one of its run.
     evaluation = dg.AssetCheckEvaluation(
-        asset_key=STORED, check_name=CHECK, passed=result.passed, severity=dg.AssetCheckSeverity.ERROR,
+        asset_key=STORED, check_name=CHECK, passed=verdict is None, severity=verdict or dg.AssetCheckSeverity.ERROR,
         metadata={**metadata, "run_id": context.run_id},
     )  # fmt: skip
     context.instance.report_runless_asset_event(evaluation)
+    for warning in result.warnings:
+        context.log.warning(warning)
+    if result.empty and verdict is dg.AssetCheckSeverity.ERROR:
+        raise dg.Failure(
+            f"{result.warnings[0]} Backups were made before: they are gone, their disk isn't mounted, or it names"
+            " another place.",
+            metadata=metadata, allow_retries=False,
+        )  # fmt: skip
     if not result.passed:
         wrong = [*result.rot, *result.missing, *(f"{d.name}: {d.text}" for d in result.failed_drills)]
         raise dg.Failure(
@@ -200,6 +209,22 @@ def verify_backups(context: dg.OpExecutionContext, config: VerifyConfig, backup_
             f" {len(result.failed_drills)} restore drills failed. First: {wrong[0]}",
             metadata=metadata, allow_retries=False,
         )  # fmt: skip
+
+
+def reads_back(result: "VerifyResult", instance: dg.DagsterInstance) -> dg.AssetCheckSeverity | None:
+    """How the check fails, None where it passes.
+
+    A store without any backup doesn't pass, since a mistyped BACKUP_URI and a disk that isn't mounted look like that.
+    WARN, and the run goes on, as long as Dagster knows of no backup: of an installation's first days it is true, and
+    the first dump, at 03:00, mends it. ERROR where backups were made: then they are gone from where they should be.
+    """
+    if not result.passed:
+        return dg.AssetCheckSeverity.ERROR
+    if not result.empty:
+        return None
+    # Not ARCHIVE: of a day without rows nothing need be stored.
+    made = any(instance.get_latest_materialization_event(key) for key in (DUMP, SNAPSHOT))
+    return dg.AssetCheckSeverity.ERROR if made else dg.AssetCheckSeverity.WARN
 
 
 def verify_metadata(result: "VerifyResult") -> dict[str, Any]:
@@ -210,6 +235,7 @@ def verify_metadata(result: "VerifyResult") -> dict[str, Any]:
         "rotten": len(result.rot),
         "missing": len(result.missing),
         "strangers": len(result.strangers),
+        "warnings": len(result.warnings),
         "drills_passed": sum(d.passed for d in result.drills),
         "drills_failed": len(result.failed_drills),
         "drills_not_tried": sum(not d.tried for d in result.drills),
@@ -236,7 +262,8 @@ def verify_check() -> dg.AssetChecksDefinition:
         asset=STORED,
         name=CHECK,
         description="Every stored file, read back whole, is what its manifest says, and one random archive day, the"
-        " newest dumps and the newest snapshot can be restored. Severity ERROR: a backup that can't be read is none.",
+        " newest dumps and the newest snapshot can be restored. Severity ERROR: a backup that can't be read is none."
+        " WARN where nothing is stored and no backup was made yet.",
     )
     def every_backup_reads_back(
         context: dg.AssetCheckExecutionContext, backup_storage: BackupStorage
@@ -244,7 +271,10 @@ def verify_check() -> dg.AssetChecksDefinition:
         result = verify_everything(
             load_settings(), backup_storage.open(), 1, True, lambda text: tell(context.log, text)
         )
-        return dg.AssetCheckResult(passed=result.passed, metadata=verify_metadata(result))
+        verdict = reads_back(result, context.instance)
+        return dg.AssetCheckResult(
+            passed=verdict is None, severity=verdict or dg.AssetCheckSeverity.ERROR, metadata=verify_metadata(result)
+        )
 
     return every_backup_reads_back
 

@@ -27,6 +27,8 @@ from saju_ops.cli import main
 from saju_ops.database import parse_database_url
 from saju_ops.definitions import defs
 from saju_ops.errors import Refused
+from saju_ops.jobs.backups import CHECK
+from saju_ops.resources import BackupStorage
 from saju_ops.storage import StorageError
 from saju_ops.storage.local import LocalStorage
 from saju_ops_tests.archive.scene import Scene
@@ -391,3 +393,46 @@ def test_a_folder_without_backups_does_not_pass_for_one_where_all_is_well(
     said = CliRunner().invoke(main, ["verify", "--no-drills"])
     assert said.exit_code == 1
     assert "holds no backup. Look at BACKUP_URI." in said.output
+
+
+@pytest.mark.parametrize("made_before", [False, True])
+def test_the_job_says_the_same_of_a_store_without_any_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_before: bool
+) -> None:
+    """A new installation's is a warning; where Dagster knows of backups that were made, they are gone."""
+    monkeypatch.setenv("BACKUP_URI", str(tmp_path / "new"))
+    said = "holds no backup. Look at BACKUP_URI."
+    with dg.DagsterInstance.ephemeral() as instance:
+        if made_before:
+            instance.report_runless_asset_event(dg.AssetMaterialization("database_dump"))
+        result = execute("verify_backups", instance)
+        assert result.success is not made_before
+        if not made_before:
+            told = outputs(result)
+            assert (told["files"], told["warnings"], told["rotten"]) == (0, 1, 0)
+            assert said in told["summary"]
+            assert told["report"].startswith("⚠️ *백업 검증: 경고*")
+            assert "저장된 백업이 하나도 없습니다" in told["report"]
+        else:
+            (failed,) = (e for e in result.all_events if e.event_type_value == "STEP_FAILURE")
+            assert said in failed.step_failure_data.user_failure_data.description
+            assert "Backups were made before" in failed.step_failure_data.user_failure_data.description
+        wanted = dg.AssetCheckSeverity.ERROR if made_before else dg.AssetCheckSeverity.WARN
+        assert [(c.passed, c.severity) for c in check_results(instance)] == [(False, wanted)]
+
+        (check,) = (c for c in defs().asset_checks or [] if {s.name for s in c.check_specs} == {CHECK})
+        looked = dg.materialize(
+            [check], instance=instance, selection=dg.AssetSelection.all_asset_checks(),
+            resources={"backup_storage": BackupStorage()},
+        )  # fmt: skip
+        assert [(e.passed, e.severity) for e in looked.get_asset_check_evaluations()] == [(False, wanted)]
+
+
+def test_a_store_with_one_backup_that_is_damaged_is_not_called_empty(storage: LocalStorage) -> None:
+    for name in list(storage.names("")):
+        if name.endswith(".manifest.json") and name.startswith("database/"):
+            Path(storage.location(name)).write_bytes(b"{")
+        else:
+            Path(storage.location(name)).unlink()
+    result = look(storage)
+    assert (result.passed, result.empty, result.warnings) == (False, False, [])
