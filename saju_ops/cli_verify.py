@@ -32,7 +32,8 @@ def verify_command(in_days: int, no_drills: bool) -> None:
         click.echo("See ROT, MISSING and FAILED above.")
     elif not result.warnings:
         click.echo("Everything that was read can be relied on.")
-    # A mistyped folder must not look like one where all is well.
+    # A mistyped folder must not look like one where all is well, and whoever looks in the night of a restore must know
+    # that the password at hand doesn't open everything.
     sys.exit(0 if result.passed and not result.warnings else 1)
 
 

@@ -44,6 +44,12 @@ def verify_report(result: VerifyResult, at: datetime) -> str:
     rot, missing, strangers = len(result.rot), len(result.missing), len(result.strangers)
     lines.append(f"- 손상: {rot}개, 누락: {missing}개, 알 수 없는 파일: {strangers}개")
     lines += [f"- ⚠️ {text}" for text in [*result.rot, *result.missing][:SHOWN]]
+    if result.other_password:
+        lines.append(
+            f"- ⚠️ 다른 비밀번호로 암호화된 파일: {len(result.other_password)}개 (손상 아님. 예전 ARCHIVE_PASSWORD가"
+            " 없으면 복원할 수 없으니 보관하십시오)"
+        )
+        lines += [f"  - `{PurePosixPath(name).name}`" for name in result.other_password[:SHOWN]]
     if result.empty:
         lines.append(f"- ⚠️ 저장된 백업이 하나도 없습니다: {result.uri} (BACKUP_URI를 확인하십시오)")
     for drill in result.drills:
