@@ -87,6 +87,8 @@ class RestoreResult:
                 f"It goes into {self.target}. It is NOT EMPTY: with --replace {self.target_database} the file is kept"
                 " beside it, renamed, and a new one takes its place."
             )
+        if contents.broken_views:
+            lines.insert(1, f"NOT IN IT: {_broken(contents)}.")
         if self.passed_over:
             lines.insert(1, f"NEWER, and can't be restored: {', '.join(self.passed_over[-NAMED:])}.")
         return lines
@@ -262,6 +264,8 @@ def _restore(
             f" was. When the cause is gone, start again with --replace {result.target_database}."
         ) from None
     result.left_out += _other_defaults(manifest, target)
+    if (contents := Contents.from_json(manifest.contents)).broken_views:
+        result.left_out.append(_broken(contents))
     say("Comparing the target with the manifest.")
     expected = Contents.from_json(manifest.contents)
     found = target.contents(expected)
@@ -273,6 +277,13 @@ def _restore(
             f"{' …' if len(told) > 5 else ''}. If a service writes to it already, that may be why; else don't rely on"
             " it."
         )
+
+
+def _broken(contents: Contents) -> str:
+    return (
+        f"views that were broken when it was taken ({contents.broken}); their definitions stand as comments at the"
+        " dump's end"
+    )
 
 
 def _other_defaults(manifest: BackupManifest, target: DumpEngine) -> list[str]:
