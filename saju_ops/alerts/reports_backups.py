@@ -37,12 +37,21 @@ def prune_report(result: PruneResult, at: datetime) -> str:
 
 
 def verify_report(result: VerifyResult, at: datetime) -> str:
-    lines = ["✅ *백업 검증 완료*" if result.passed else "🚨 *백업 검증: 확인이 필요합니다*"]
+    title = "⚠️ *백업 검증: 경고*" if result.warnings else "✅ *백업 검증 완료*"
+    lines = [title if result.passed else "🚨 *백업 검증: 확인이 필요합니다*"]
     share = "" if result.in_days == 1 else f" (전체 {result.files}개를 {result.in_days}일에 나누어 확인)"
     lines.append(f"- 확인한 파일: {result.files_checked}개, {result.bytes_read / 1e6:,.1f} MB{share}")
     rot, missing, strangers = len(result.rot), len(result.missing), len(result.strangers)
     lines.append(f"- 손상: {rot}개, 누락: {missing}개, 알 수 없는 파일: {strangers}개")
     lines += [f"- ⚠️ {text}" for text in [*result.rot, *result.missing][:SHOWN]]
+    if result.other_password:
+        lines.append(
+            f"- ⚠️ 다른 비밀번호로 암호화된 파일: {len(result.other_password)}개 (손상 아님. 예전 ARCHIVE_PASSWORD가"
+            " 없으면 복원할 수 없으니 보관하십시오)"
+        )
+        lines += [f"  - `{PurePosixPath(name).name}`" for name in result.other_password[:SHOWN]]
+    if result.empty:
+        lines.append(f"- ⚠️ 저장된 백업이 하나도 없습니다: {result.uri} (BACKUP_URI를 확인하십시오)")
     for drill in result.drills:
         state = "성공" if drill.passed else "실패 ⚠️" if drill.tried else "시도하지 못함"
         detail = f"{drill.records:,}건, {drill.seconds:.1f}초" if drill.passed else drill.text

@@ -40,6 +40,11 @@ def _lines(result: DumpResult) -> Iterator[str]:
         yield f"- 복원 검증: 성공 ({result.drill.seconds:.1f}초)"
     else:
         yield f"- 복원 검증: 하지 못함: {result.drill.why_not}"
+    if views := result.contents.broken_views:
+        yield (
+            f"- ⚠️ 깨진 뷰: {len(views)}개 ({result.contents.broken}). 정의만 덤프 끝에 주석으로 남습니다. 뷰를 고치거나"
+            " 삭제하십시오."
+        )
 
 
 def restore_report(result: RestoreResult, at: datetime) -> str:
@@ -56,10 +61,16 @@ def restore_report(result: RestoreResult, at: datetime) -> str:
             f"- 대상: {result.target}",
             *_target_now(result),
             f"- {verb} 행 수: {rows} rows",
+            *_broken_views(result),
             f"- 덤프 시각: {result.manifest.taken:%Y-%m-%d %H:%M:%S} UTC",
             f"- 실행 시간: {at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
         ]
     )
+
+
+def _broken_views(result: RestoreResult) -> Iterator[str]:
+    if views := result.manifest.contents.get("broken_views"):
+        yield f"- 복원되지 않는 깨진 뷰: {len(views)}개 (정의는 덤프 끝에 주석으로 있습니다)"
 
 
 def _target_now(result: RestoreResult) -> Iterator[str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 DUMP = dg.AssetKey("database_dump")
 PROOF = "restored_dump_equals_database"
+VIEWS = "every_view_is_usable"
 MASKED = dg.AssetKey("masked_database_dump")
 MASKED_PROOF = "nothing_true_is_left"
 POOL = "database_dump"
@@ -63,7 +64,14 @@ def dump_asset(sources: Sequence[dg.AssetKey] = (LOGS,)) -> dg.AssetsDefinition:
                 " per-table checksums, routines, triggers, views and events that the server said of the dump's own"
                 " snapshot. Blocking: a dump that differs is not kept; one whose restore could not be tried is kept,"
                 " counts as unproven, and the check says which right or setting is missing.",
-            )
+            ),
+            dg.AssetCheckSpec(
+                VIEWS,
+                asset=DUMP,
+                description="No view names a table, column, function or user that is gone, or that it may not use"
+                " (MySQL, MariaDB). Severity WARN: no dump can hold such a view but for its definition, as a comment;"
+                " the rest is dumped and proven all the same. Mend or drop the view.",
+            ),
         ],
     )
     def database_dump(
@@ -149,12 +157,23 @@ def _materialize(
         yield dg.AssetCheckResult(
             passed=not sentences, check_name=check, asset_key=key, metadata=check_metadata(run, sentences)
         )
+    if run.results and key == DUMP:
+        yield views_check(run)
     if run.problems:
         # A difference won't go away by trying again at once; a server that was away may be back.
         told = " ".join(filter(None, [*run.problems.values(), run.incomplete]))
         raise dg.Failure(told, allow_retries=not run.differing)
     if run.incomplete:
         raise dg.Failure(f"These dumps are stored, but not all is well. {run.incomplete}", allow_retries=False)
+
+
+def views_check(run: "DumpRun") -> dg.AssetCheckResult:
+    broken = [f"`{view}` of {r.manifest.source}" for r in run.results for view in r.contents.broken_views]
+    which = dg.MetadataValue.md("\n".join(f"- {view}" for view in broken) or "none")
+    return dg.AssetCheckResult(
+        passed=not broken, check_name=VIEWS, asset_key=DUMP, severity=dg.AssetCheckSeverity.WARN,
+        metadata={"broken_views": len(broken), "which": which},
+    )  # fmt: skip
 
 
 def check_metadata(run: "DumpRun", sentences: list[str]) -> dict[str, Any]:
@@ -182,6 +201,7 @@ def run_metadata(run: "DumpRun", masked: bool = False) -> dict[str, Any]:
         "databases_unproven": len(run.unproven),
         "tables": sum(len(r.contents.tables) for r in results),
         "rows": sum(r.contents.rows for r in results),
+        "broken_views": sum(len(r.contents.broken_views) for r in results),
         "bytes": stored,
         "content_bytes": content,
         "ratio": round(content / stored, 2) if stored else 0.0,

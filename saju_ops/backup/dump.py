@@ -80,6 +80,11 @@ class DumpResult:
         )
         if c.notes:
             text += f" Note: {'; '.join(c.notes)}."
+        if c.broken_views:
+            text += (
+                f" {len(c.broken_views)} broken views are not in it, but for their definitions, as comments at its end:"
+                f" {c.broken}. Mend or drop them."
+            )
         if self.proven:
             return f"{text} Restored and compared in {self.drill.seconds:.1f} s: nothing differs."
         return f"{text} It is NOT PROVEN: {self.drill.why_not}"

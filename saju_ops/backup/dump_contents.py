@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Proof = Literal["exact", "bracketed", "range"]
+NAMED = 8
 RANK: dict[str, int] = {"exact": 0, "bracketed": 1, "range": 2}
 
 
@@ -42,10 +43,19 @@ class Contents:
     # Server versions print definitions differently; only of the same one they are compared as text.
     dialect: str
     notes: list[str] = field(default_factory=list)
+    # Names of views that the server itself calls invalid: in the dump by their definitions alone, as comments, and in
+    # `definitions` not at all, since nothing of them can be proven.
+    broken_views: list[str] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
         return sum(t.rows for t in self.tables.values())
+
+    @property
+    def broken(self) -> str:
+        """The broken views for a sentence, empty where there is none."""
+        more = f" and {len(self.broken_views) - NAMED} more" if len(self.broken_views) > NAMED else ""
+        return ", ".join(self.broken_views[:NAMED]) + more
 
     @property
     def proof(self) -> str:
@@ -61,6 +71,7 @@ class Contents:
             "dialect": self.dialect,
             "proof": self.proof,
             "notes": self.notes,
+            "broken_views": self.broken_views,
         }
 
     @classmethod
@@ -69,7 +80,8 @@ class Contents:
             name: TableContents(t["rows"], t.get("checksum"), t.get("proof", "exact"), t.get("rows_most"), t.get("how"))
             for name, t in raw["tables"].items()
         }
-        return cls(tables, dict(raw["definitions"]), raw["dialect"], list(raw.get("notes", [])))
+        listed = (list(raw.get(name, [])) for name in ("notes", "broken_views"))
+        return cls(tables, dict(raw["definitions"]), raw["dialect"], *listed)
 
 
 def merged(before: TableContents, after: TableContents) -> TableContents:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Protocol
+from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
@@ -20,6 +21,7 @@ SCRATCH_PREFIX = "saju_ops_drill_"
 SCRATCH = re.compile(rf"{SCRATCH_PREFIX}(\d{{8}}t\d{{6}})_[0-9a-f]{{12}}")
 MARKER = "saju_ops_drill_marker"
 LEFTOVER_AGE = timedelta(days=1)
+UTC_ZONE = ZoneInfo("UTC")
 
 
 class DrillNotPossible(OperatorError):
@@ -115,13 +117,14 @@ def fingerprint(*parts: object) -> str:
 Say = Callable[[str], None]
 
 
-def open_engine(url: sa.URL) -> DumpEngine:
-    """The engine of a database's address. Opens nothing yet."""
+def open_engine(url: sa.URL, zone: ZoneInfo = UTC_ZONE) -> DumpEngine:
+    """The engine of a database's address. Opens nothing yet. `zone` is that of the time in the name of a file that a
+    restore puts aside."""
     family = url.get_backend_name()
     if family == "sqlite":
         from saju_ops.backup.dump_sqlite import SQLiteDumps
 
-        return SQLiteDumps(url)
+        return SQLiteDumps(url, zone)
     if family == "postgresql":
         from saju_ops.backup.dump_postgres import PostgresDumps
 

@@ -40,6 +40,7 @@ from saju_ops.backup.dump_lines import with_lines
 from saju_ops.backup.dump_mysql_clients import Client, dump_client, restore_client
 from saju_ops.backup.dump_mysql_exact import FloatTable, dumps_history, exact_floats, float_table, rounded
 from saju_ops.backup.dump_mysql_rights import hidden
+from saju_ops.backup.dump_mysql_views import as_comments, broken_views, ignored
 from saju_ops.backup.dump_process import Output, ProgramFailed, feed
 from saju_ops.database import connect, error_text, redacted
 from saju_ops.errors import OperatorError, Refused
@@ -361,11 +362,15 @@ class MySQLTaking:
         self._loose: dict[str, TableContents] = {}
         self._notes: list[str] = []
         self._how: dict[str, str] = {}
+        self._broken: dict[str, str] = {}
 
     def begin(self, strategy: str, *, wide: bool = False) -> bool:
         """Opens the dump and the snapshots by which it is measured. False: try the next strategy."""
         look = self._connection()
         self._loose = {t.name: _measure(look, t) for t in _tables(look) if t.kind != "VIEW" and not t.transactional}
+        broken = broken_views(look, [t.name for t in _tables(look) if t.kind == "VIEW"])
+        database = self._dumps.database
+        self._broken = {name: unqualified(text.encode(), database).decode() for name, text in broken.items()}
         look.commit()
         if strategy == "bracketed":
             self._before = _snapshot(self._connection())
@@ -376,8 +381,7 @@ class MySQLTaking:
         mark = _log_position(look)
         if strategy == "quiet" and mark is None:
             return False
-        database = self._dumps.database
-        arguments = [f"--ignore-table={database}.{MARKER}", database]
+        arguments = [*ignored(database, [MARKER, *self._broken]), database]
         program = self._stack.enter_context(self._client.program(self._dumps.url, arguments))
         self._output = self._stack.enter_context(Output(program, wide=wide))
         after = after or self._connection()
@@ -445,6 +449,7 @@ class MySQLTaking:
             self._notes.append(f"FLOAT columns hold six digits, as the server shows them: {', '.join(short)}")
         if past:
             self._notes.append(f"the history of system-versioned tables is not in it: {', '.join(past)}")
+        yield from as_comments(self._broken)
         if wrong:
             yield from exact_floats(self._after, wrong)
 
@@ -457,6 +462,8 @@ class MySQLTaking:
     def _explain(self, error: ProgramFailed) -> None:
         if any(text in error.said for text in ("1412", "1146", "definition has changed", "doesn't exist")):
             raise DumpSpoilt(f"A table was changed while it was dumped. {error}") from None
+        if "references invalid" in error.said:  # a view broke, or its definer lost a right, since it was looked at
+            raise DumpSpoilt(f"A view broke while it was dumped. {error}") from None
         hint = ""
         if self._client.mariadb and self._dumps.engine == "mysql":
             hint = " It is MariaDB's client on a MySQL server; MySQL's own mysqldump may do better."
@@ -480,8 +487,9 @@ class MySQLTaking:
         for connection in (self._before, self._after):
             if connection is not None:
                 connection.rollback()
-        definitions = self._dumps._definitions(self._after)
-        return Contents(tables, definitions, self._dumps._dialect, self._notes)
+        broken = {f"view {name}" for name in self._broken}
+        definitions = {k: v for k, v in self._dumps._definitions(self._after).items() if k not in broken}
+        return Contents(tables, definitions, self._dumps._dialect, self._notes, sorted(self._broken))
 
 
 # --- the server's answers ----------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from saju_ops.backup.dump_contents import Contents, differences
-from saju_ops.backup.dump_engine import DumpEngine, open_engine
+from saju_ops.backup.dump_engine import UTC_ZONE, DumpEngine, open_engine
 from saju_ops.backup.dump_pack import Packed, unpacked
 from saju_ops.backup.dump_process import ProgramFailed
 from saju_ops.backup.manifest import BackupManifest, Kind, backups, passed_over, stamp
@@ -29,7 +29,6 @@ from saju_ops.errors import OperatorError, ProofFailed, Refused
 from saju_ops.storage import Storage
 
 NAMED = 8
-UTC = ZoneInfo("UTC")
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class RestoreRequest:
     masked: bool = False
     # Also a dump that was kept without a proof.
     unproven: bool = False
-    # In which times are told.
-    zone: ZoneInfo = UTC
+    # In which times are told, and stand in the name of a file that is put aside.
+    zone: ZoneInfo = UTC_ZONE
 
 
 @dataclass
@@ -64,7 +63,7 @@ class RestoreResult:
     left_out: list[str] = field(default_factory=list)
     # Newer files of the same database that are no backups, with the reason.
     passed_over: list[str] = field(default_factory=list)
-    zone: ZoneInfo = UTC
+    zone: ZoneInfo = UTC_ZONE
 
     def sentences(self) -> list[str]:
         m = self.manifest
@@ -88,6 +87,8 @@ class RestoreResult:
                 f"It goes into {self.target}. It is NOT EMPTY: with --replace {self.target_database} the file is kept"
                 " beside it, renamed, and a new one takes its place."
             )
+        if contents.broken_views:
+            lines.insert(1, f"NOT IN IT: {_broken(contents)}.")
         if self.passed_over:
             lines.insert(1, f"NEWER, and can't be restored: {', '.join(self.passed_over[-NAMED:])}.")
         return lines
@@ -106,7 +107,7 @@ def restore_dump(
     taken, and its target, where the request names neither; the dump of another database of `configured` goes
     back to that."""
     manifest = find_dump(storage, request, default)
-    target = open_engine(request.into or _home(manifest, (default, *configured)))
+    target = open_engine(request.into or _home(manifest, (default, *configured)), request.zone)
     _require_same_engine(manifest, target)
     try:
         result = RestoreResult(
@@ -263,6 +264,8 @@ def _restore(
             f" was. When the cause is gone, start again with --replace {result.target_database}."
         ) from None
     result.left_out += _other_defaults(manifest, target)
+    if (contents := Contents.from_json(manifest.contents)).broken_views:
+        result.left_out.append(_broken(contents))
     say("Comparing the target with the manifest.")
     expected = Contents.from_json(manifest.contents)
     found = target.contents(expected)
@@ -274,6 +277,13 @@ def _restore(
             f"{' …' if len(told) > 5 else ''}. If a service writes to it already, that may be why; else don't rely on"
             " it."
         )
+
+
+def _broken(contents: Contents) -> str:
+    return (
+        f"views that were broken when it was taken ({contents.broken}); their definitions stand as comments at the"
+        " dump's end"
+    )
 
 
 def _other_defaults(manifest: BackupManifest, target: DumpEngine) -> list[str]:

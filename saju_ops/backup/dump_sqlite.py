@@ -18,11 +18,13 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
 from urllib.parse import quote as uri_quoted
+from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
 from saju_ops.backup.dump_contents import Contents, TableContents
-from saju_ops.backup.dump_engine import DrillNotPossible, DumpEngine, fingerprint
+from saju_ops.backup.dump_engine import UTC_ZONE, DrillNotPossible, DumpEngine, fingerprint
+from saju_ops.backup.manifest import stamp
 from saju_ops.errors import OperatorError, ProofFailed
 
 HEADER = b"SQLite format 3\x00"
@@ -38,8 +40,8 @@ class SQLiteDumps:
     engine = "sqlite"
     ending = ".sqlite.gz"
 
-    def __init__(self, url: sa.URL) -> None:
-        self.url = url
+    def __init__(self, url: sa.URL, zone: ZoneInfo = UTC_ZONE) -> None:
+        self.url, self.zone = url, zone
         self.path = Path(str(url.database))
 
     @property
@@ -47,7 +49,7 @@ class SQLiteDumps:
         return self.path.stem
 
     def at(self, url: sa.URL) -> DumpEngine:
-        return SQLiteDumps(url)
+        return SQLiteDumps(url, self.zone)
 
     def server_version(self) -> str:
         return sqlite3.sqlite_version
@@ -101,7 +103,7 @@ class SQLiteDumps:
 
     def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
         """Writes the file beside its place, looks at it, and then gives it its name. A file that was there is
-        kept as `<name>.before_restore_<time>`."""
+        kept as `<name>.before_restore_<time>`, the time in the engine's zone as in the names of backups."""
         unfinished = self.path.with_name(f".{self.path.name}.unfinished")
         try:
             unfinished.unlink(missing_ok=True)
@@ -127,8 +129,8 @@ class SQLiteDumps:
         told = []
         if self.path.exists() and self.path.stat().st_size:
             shutil.copymode(self.path, unfinished)
-            stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
-            aside = self.path.with_name(f"{self.path.name}.before_restore_{stamp}")
+            mark = stamp(datetime.now(UTC), self.zone)
+            aside = self.path.with_name(f"{self.path.name}.before_restore_{mark}")
             try:
                 if not self._has_header():
                     raise _NoDatabase

@@ -29,6 +29,7 @@ from saju_ops.backup.manifest import (
     manifest_name,
     read_manifest,
 )
+from saju_ops.backup.password import Stored
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
 from saju_ops.settings import Settings
 from saju_ops.storage import Storage
@@ -328,7 +329,7 @@ def _relied_on(
     return verdicts
 
 
-def require_sound(store: Storage, manifest: BackupManifest) -> int:
+def require_sound(store: Storage, manifest: Stored) -> int:
     """Reads a stored file back and compares its size and SHA-256 with the manifest. Returns its bytes. Raises
     ProofFailed, naming the file."""
     where, digest, size = store.location(manifest.file), sha256(), 0

@@ -1,8 +1,10 @@
 """Reads every stored backup back, says what rotted, is missing or strange, and restores some as a drill.
 
 Promises: with `in_days` of 1 every file of every store is read whole and compared with its manifest; with N, a share of
-them each day, so that all is read in any N days on end. Archives are read row by row. One random archive day, the
-newest dump of each database and the newest snapshot are restored into scratch places and compared. It changes nothing.
+them each day, so that all is read in any N days on end. Archives are read row by row, as
+far as ARCHIVE_PASSWORD opens them: what is intact and needs an older password is told apart from what rotted. One
+random archive day, the newest dump of each database and the newest snapshot are restored into scratch places and
+compared. It changes nothing.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from hashlib import sha256
 from zoneinfo import ZoneInfo
 
 from saju_ops.archive.manifest import FOLDER as ARCHIVES
-from saju_ops.archive.manifest import parse_manifest
+from saju_ops.archive.manifest import Manifest, parse_manifest
 from saju_ops.archive.verify import verify_part
 from saju_ops.backup.manifest import ENDING, FOLDERS, read_manifest
+from saju_ops.backup.password import Stored, opens
 from saju_ops.backup.retention import require_sound
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.sealed import require_seal
@@ -26,6 +29,8 @@ from saju_ops.storage import Storage
 # Folders whose manifests are those of archives, and those that hold something else of saju_ops's.
 ROW_ARCHIVES = (f"{ARCHIVES}/", "purged_jobs/")
 OTHERS = ("redis_pending/", "reconciled_jobs/")
+# Files of one kind that are named.
+NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,18 @@ class VerifyResult:
     rot: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
+    # Whose stored bytes are right, and which ARCHIVE_PASSWORD as it is now doesn't open.
+    other_password: list[str] = field(default_factory=list)
     drills: list[Drill] = field(default_factory=list)
     seconds: float = 0.0
+    # Where it looked, and whether ARCHIVE_PASSWORD was set.
+    uri: str = "The store"
+    has_password: bool = True
+
+    @property
+    def empty(self) -> bool:
+        """No backup at all, not even a damaged one."""
+        return not (self.files or self.rot or self.missing)
 
     @property
     def failed_drills(self) -> list[Drill]:
@@ -60,14 +75,32 @@ class VerifyResult:
 
     @property
     def passed(self) -> bool:
-        """Strangers alone fail nothing: they are in nobody's way."""
+        """Strangers alone fail nothing: they are in nobody's way. See `warnings` too."""
         return not (self.rot or self.missing or self.failed_drills)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What an operator must see although nothing is damaged. An empty store is one: the first night's is, and so is
+        a mistyped BACKUP_URI or a disk that isn't mounted. Files that need another password are the other: nobody but
+        who changed it knows whether the old one was kept."""
+        told = [f"{self.uri} holds no backup. Look at BACKUP_URI."] if self.empty else []
+        if self.other_password:
+            now = "than ARCHIVE_PASSWORD holds now" if self.has_password else "and ARCHIVE_PASSWORD is not set"
+            told.append(
+                f"{len(self.other_password)} files are intact, but encrypted with another password {now}. Keep the old"
+                " password: without it they can't be restored. ARCHIVE_PASSWORD=<old> saju-ops verify reads them."
+            )
+        return told
 
     def sentences(self) -> list[str]:
         share = "" if self.in_days == 1 else f" (a share of 1 in {self.in_days} of {self.files})"
         lines = [f"{self.files_checked} stored files read and compared{share}, {self.bytes_read:,} bytes."]
         lines += [f"ROT: {text}" for text in self.rot] + [f"MISSING: {text}" for text in self.missing]
         lines += [f"Not one of ours, or without a manifest: {text}" for text in self.strangers]
+        lines += [f"OTHER PASSWORD: {text}" for text in self.other_password[:NAMED]]
+        if len(self.other_password) > NAMED:
+            lines.append(f"OTHER PASSWORD: … and {len(self.other_password) - NAMED} more")
+        lines += self.warnings
         marks = {(True, True): "restored", (False, True): "FAILED", (False, False): "not tried"}
         lines += [f"Drill {d.name}: {marks[d.passed, d.tried]}. {d.text}" for d in self.drills]
         return lines
@@ -86,7 +119,7 @@ def verify(
     finds is in the result."""
     if not 1 <= in_days <= 366:
         raise Refused(f"The backups can't be read in {in_days} days; it may be from 1 to 366. Nothing was read.")
-    began, result = time.monotonic(), VerifyResult(in_days)
+    began, result = time.monotonic(), VerifyResult(in_days, uri=storage.uri, has_password=bool(storage.password))
     today = now.astimezone(zone).toordinal() % in_days
     stores = list(storage.copies())
     names = [sorted(store.names("")) for store in stores]
@@ -144,32 +177,51 @@ def _described_by(store: Storage, name: str) -> str:
     with store.open(name) as stream:
         data = stream.read()
     require_seal(data, name)
-    return parse_manifest(data, name).file if name.startswith(f"{ARCHIVES}/") else _row_manifest(store, name).file
+    return _archive_manifest(store, name).file
 
 
-def _row_manifest(store: Storage, name: str):  # type: ignore[no-untyped-def]
+def _archive_manifest(store: Storage, name: str) -> Manifest:
     from saju_ops.queue.row_archive import read_row_manifest
 
-    return read_row_manifest(store, name)
+    if not name.startswith(f"{ARCHIVES}/"):
+        return read_row_manifest(store, name)
+    with store.open(name) as stream:
+        return parse_manifest(stream.read(), name)
 
 
 def _verify_file(store: Storage, name: str, result: VerifyResult, say: Callable[[str], None]) -> None:
     try:
-        if name.startswith(f"{ARCHIVES}/"):
-            with store.open(name) as stream:
-                size = verify_part(store, parse_manifest(stream.read(), name)).stored_bytes
-        elif name.startswith(ROW_ARCHIVES):
-            size = verify_part(store, _row_manifest(store, name)).stored_bytes
-        else:
-            size = require_sound(store, read_manifest(store, name))
+        manifest, opened = _read_back(store, name)
     except OperatorError as error:
         result.rot.append(str(error))
         say(str(error))
     except OSError as error:
         result.rot.append(f"{store.location(name)} can't be read ({error.strerror or type(error).__name__})")
     else:
-        result.bytes_read += size
+        result.bytes_read += manifest.stored_bytes
+        if not opened:
+            result.other_password.append(store.location(manifest.file))
     result.files_checked += 1
+
+
+def _read_back(store: Storage, name: str) -> tuple[Stored, bool]:
+    """What is proven, and whether ARCHIVE_PASSWORD opens it. Raises OperatorError, OSError."""
+    if not name.startswith(ROW_ARCHIVES):
+        manifest = read_manifest(store, name)
+        require_sound(store, manifest)
+        return manifest, opens(store, manifest, whole=False)
+    part = _archive_manifest(store, name)
+    try:
+        verify_part(store, part)
+    except OperatorError:
+        if part.encryption == "none":
+            raise
+        # What its rows are can't be said; what lies there can: first whether it rotted, then whether it opens.
+        require_sound(store, part)
+        if opens(store, part, whole=True):
+            raise
+        return part, False
+    return part, True
 
 
 def _compare_stores(stores: Sequence[Storage], names: list[list[str]], result: VerifyResult) -> None:

@@ -1,11 +1,15 @@
-"""The drills of `verify`: a restore of each kind into a scratch place of its own, compared, and thrown away."""
+"""The drills of `verify`: a restore of each kind into a scratch place of its own, compared, and thrown away.
+
+After a change of ARCHIVE_PASSWORD they pick among what it opens, and say so; where it opens nothing, nothing is tried.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import datetime
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -15,9 +19,10 @@ import sqlalchemy as sa
 
 from saju_ops.archive.manifest import Manifest, archived_days, day_files
 from saju_ops.archive.table import Column
-from saju_ops.archive.window import parse_day
+from saju_ops.archive.window import Day, parse_day
 from saju_ops.backup.chroma_process import scratch_folder
 from saju_ops.backup.manifest import BackupManifest, backups
+from saju_ops.backup.password import needs_another
 from saju_ops.backup.verify import Drill
 from saju_ops.database import redacted
 from saju_ops.errors import OperatorError
@@ -25,6 +30,8 @@ from saju_ops.storage import Storage
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+ANOTHER = "they are encrypted with another password than ARCHIVE_PASSWORD holds now"
 
 
 def standard_drills(
@@ -55,14 +62,28 @@ def archive_drill(storage: Storage, *, now: datetime, zone: ZoneInfo) -> Drill:
     stamps = sorted(archived_days(storage))
     if not stamps:
         return Drill("archive day", False, False, "No day of the conversation log is archived yet.")
-    stamp = Random(now.astimezone(zone).toordinal()).choice(stamps)
+    # In the day's own random order: with all of one password the first is taken.
+    shuffled = Random(now.astimezone(zone).toordinal()).sample(stamps, len(stamps))
+    stamp = next((s for s in shuffled if not _day_needs_another(storage, s, zone)), None)
+    if stamp is None:
+        return Drill("archive day", False, False, f"None of {len(stamps)} archived days opens: {ANOTHER}.")
     return _timed(f"archive day {stamp}", lambda: _restore_day(storage, stamp, zone))
+
+
+def _day_needs_another(storage: Storage, stamp: str, zone: ZoneInfo) -> bool:
+    with suppress(OperatorError, OSError):  # such as a damaged manifest: the drill tells that
+        return any(needs_another(storage, part) for part in day_files(storage, _day(stamp, zone)).parts)
+    return False
+
+
+def _day(stamp: str, zone: ZoneInfo) -> Day:
+    return parse_day(f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:]}", zone)
 
 
 def _restore_day(storage: Storage, stamp: str, zone: ZoneInfo) -> tuple[str, int]:
     from saju_ops.archive.restore import restore
 
-    day = parse_day(f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:]}", zone)
+    day = _day(stamp, zone)
     parts = day_files(storage, day).parts
     with scratch_folder() as scratch:
         path = scratch / "drill.db"
@@ -110,11 +131,30 @@ def _quoted(name: str) -> str:
 def dump_drills(
     storage: Storage, databases: Sequence[sa.URL], servers: Sequence[sa.URL], *, now: datetime
 ) -> list[Drill]:
-    """The newest dump of each database that has any. One whose database is no longer configured is not tried."""
-    newest: dict[str, BackupManifest] = {m.source: m for m in backups(storage, "database_dump")}
-    if not newest:
+    """The newest dump of each database that has any and opens. One whose database is no longer configured is not
+    tried."""
+    held: dict[str, list[BackupManifest]] = {}
+    for manifest in backups(storage, "database_dump"):
+        held.setdefault(manifest.source, []).append(manifest)
+    if not held:
         return [Drill("dump", False, False, "There is no dump yet.")]
-    return [_dump_drill(storage, m, databases, servers, now) for m in newest.values()]
+    return [
+        _of_newest(storage, "dump", of_one, lambda m: _dump_drill(storage, m, databases, servers, now))
+        for of_one in held.values()
+    ]
+
+
+def _of_newest(
+    storage: Storage, kind: str, held: Sequence[BackupManifest], drill: Callable[[BackupManifest], Drill]
+) -> Drill:
+    """The drill of the newest that ARCHIVE_PASSWORD opens, with a word on those passed over. `held`: oldest first."""
+    chosen = next((m for m in reversed(held) if not needs_another(storage, m)), None)
+    newest = held[-1].file.rpartition("/")[2]
+    if chosen is None:
+        return Drill(f"{kind} {newest}", False, False, f"None of {len(held)} opens: {ANOTHER}.")
+    done = drill(chosen)
+    newer = len(held) - 1 - held.index(chosen)
+    return replace(done, text=f"{done.text} {newer} newer were passed over: {ANOTHER}.") if newer else done
 
 
 def _dump_drill(
@@ -158,11 +198,12 @@ def snapshot_drill(storage: Storage) -> Drill:
     held = list(backups(storage, "chroma_snapshot"))
     if not held:
         return Drill("snapshot", False, False, "There is no snapshot of Chroma yet.")
-    newest = held[-1]
 
-    def restore() -> tuple[str, int]:
-        told = drill_snapshot(storage, newest)
+    def restore(manifest: BackupManifest) -> tuple[str, int]:
+        told = drill_snapshot(storage, manifest)
         count = int(told["records_compared"])
         return f"{count:,} records came back, with their vectors and neighbours.", count
 
-    return _timed(f"snapshot {newest.file.rpartition('/')[2]}", restore)
+    return _of_newest(
+        storage, "snapshot", held, lambda m: _timed(f"snapshot {m.file.rpartition('/')[2]}", lambda: restore(m))
+    )

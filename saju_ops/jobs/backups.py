@@ -1,12 +1,12 @@
 """Retention and verification of backups as Dagster jobs: configuration in, metadata out.
 
-What is stored is one source asset, `stored_backups`, which nothing materializes. Its check is the verification: a
+What is stored is one source asset, `stored_backups`, which nothing materializes. Its checks are the verification: a
 check on a backup's own asset would run, and read everything, whenever that is materialized.
 
 Dagster reads an op's annotations when it is defined, so this module can't postpone their evaluation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 STORED = dg.AssetKey("stored_backups")
 CHECK = "every_backup_reads_back"
+OPENS = "archive_password_opens_every_backup"
 POOL = "backup_retention"
 SHOWN = 50
 
@@ -187,12 +188,21 @@ def verify_backups(context: dg.OpExecutionContext, config: VerifyConfig, backup_
         raise dg.Failure(str(error), allow_retries=True) from error
     metadata = verify_metadata(result)
     context.add_output_metadata(metadata)
-    # Runless: a job that isn't planned to evaluate the check can't store one of its run.
-    evaluation = dg.AssetCheckEvaluation(
-        asset_key=STORED, check_name=CHECK, passed=result.passed, severity=dg.AssetCheckSeverity.ERROR,
-        metadata={**metadata, "run_id": context.run_id},
-    )  # fmt: skip
-    context.instance.report_runless_asset_event(evaluation)
+    # Runless: a job that isn't planned to evaluate the checks can't store one of its run.
+    for check in check_results(result, context.instance):
+        evaluation = dg.AssetCheckEvaluation(
+            asset_key=STORED, check_name=str(check.check_name), passed=check.passed, severity=check.severity,
+            metadata={**check.metadata, "run_id": context.run_id},
+        )  # fmt: skip
+        context.instance.report_runless_asset_event(evaluation)
+    for warning in result.warnings:
+        context.log.warning(warning)
+    if result.empty and _made_before(context.instance):
+        raise dg.Failure(
+            f"{result.warnings[0]} Backups were made before: they are gone, their disk isn't mounted, or it names"
+            " another place.",
+            metadata=metadata, allow_retries=False,
+        )  # fmt: skip
     if not result.passed:
         wrong = [*result.rot, *result.missing, *(f"{d.name}: {d.text}" for d in result.failed_drills)]
         raise dg.Failure(
@@ -202,6 +212,42 @@ def verify_backups(context: dg.OpExecutionContext, config: VerifyConfig, backup_
         )  # fmt: skip
 
 
+def check_results(result: "VerifyResult", instance: dg.DagsterInstance) -> list[dg.AssetCheckResult]:
+    """Damage, and what needs another password, as two checks: the second may last as long as the archives of before a
+    change of the password, which is for ever, and must not hide damage that comes meanwhile.
+
+    A store without any backup doesn't pass, since a mistyped BACKUP_URI and a disk that isn't mounted look like that.
+    WARN, and the run goes on, as long as Dagster knows of no backup: of an installation's first days it is true, and
+    the first dump, at 03:00, mends it. ERROR where backups were made: then they are gone from where they should be.
+
+    Files of another password are a WARN, and the run goes on: their bytes were just proven, and after a change of the
+    password it is to be expected. They don't pass either: what is in them could not be looked at, and nobody but the
+    operator knows whether the old password was kept.
+    """
+    new = result.passed and result.empty and not _made_before(instance)
+    return [
+        dg.AssetCheckResult(
+            asset_key=STORED, check_name=CHECK, passed=result.passed and not result.empty,
+            severity=dg.AssetCheckSeverity.WARN if new else dg.AssetCheckSeverity.ERROR,
+            metadata=verify_metadata(result),
+        ),
+        dg.AssetCheckResult(
+            asset_key=STORED, check_name=OPENS, passed=not result.other_password,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={
+                "other_password": len(result.other_password),
+                "files_checked": result.files_checked,
+                "which": dg.MetadataValue.md(_lines([f"`{name}`" for name in result.other_password])),
+            },
+        ),
+    ]  # fmt: skip
+
+
+def _made_before(instance: dg.DagsterInstance) -> bool:
+    """Whether Dagster's history has a stored backup. Not ARCHIVE: of a day without rows nothing need be stored."""
+    return any(instance.get_latest_materialization_event(key) for key in (DUMP, SNAPSHOT))
+
+
 def verify_metadata(result: "VerifyResult") -> dict[str, Any]:
     return {
         "files": result.files,
@@ -209,7 +255,9 @@ def verify_metadata(result: "VerifyResult") -> dict[str, Any]:
         "bytes_read": result.bytes_read,
         "rotten": len(result.rot),
         "missing": len(result.missing),
+        "other_password": len(result.other_password),
         "strangers": len(result.strangers),
+        "warnings": len(result.warnings),
         "drills_passed": sum(d.passed for d in result.drills),
         "drills_failed": len(result.failed_drills),
         "drills_not_tried": sum(not d.tried for d in result.drills),
@@ -222,31 +270,40 @@ def verify_metadata(result: "VerifyResult") -> dict[str, Any]:
 
 @dg.job(
     name="verify_backups",
-    description="Reads every stored backup back and restores some as a drill. Changes nothing. Its result is the check"
-    " every_backup_reads_back of stored_backups.",
+    description="Reads every stored backup back and restores some as a drill. Changes nothing. Its results are"
+    " the checks every_backup_reads_back and archive_password_opens_every_backup of stored_backups.",
 )
 def verify_backups_job() -> None:
     verify_backups.alias("verify_backups")()
 
 
 def verify_check() -> dg.AssetChecksDefinition:
-    """The same as a check, so that the UI shows its results and can run it."""
-
-    @dg.asset_check(
+    """The same as checks, so that the UI shows their results and can run them."""
+    reads_back = dg.AssetCheckSpec(
+        CHECK,
         asset=STORED,
-        name=CHECK,
         description="Every stored file, read back whole, is what its manifest says, and one random archive day, the"
-        " newest dumps and the newest snapshot can be restored. Severity ERROR: a backup that can't be read is none.",
+        " newest dumps and the newest snapshot can be restored. Severity ERROR: a backup that can't be read is none."
+        " WARN where nothing is stored and no backup was made yet.",
     )
-    def every_backup_reads_back(
+    opens = dg.AssetCheckSpec(
+        OPENS,
+        asset=STORED,
+        description="No stored file needs another password than ARCHIVE_PASSWORD holds now. Severity WARN: such files"
+        " are intact, and a restore of one needs the password that held when it was written; keep that. It lasts as"
+        " long as there are such files: dumps and snapshots go by the retention, archives stay.",
+    )
+
+    @dg.multi_asset_check(name="verify_stored_backups_now", specs=[reads_back, opens])
+    def verified(
         context: dg.AssetCheckExecutionContext, backup_storage: BackupStorage
-    ) -> dg.AssetCheckResult:
+    ) -> Iterator[dg.AssetCheckResult]:
         result = verify_everything(
             load_settings(), backup_storage.open(), 1, True, lambda text: tell(context.log, text)
         )
-        return dg.AssetCheckResult(passed=result.passed, metadata=verify_metadata(result))
+        yield from check_results(result, context.instance)
 
-    return every_backup_reads_back
+    return verified
 
 
 def verify_schedule(settings: Settings) -> dg.ScheduleDefinition:

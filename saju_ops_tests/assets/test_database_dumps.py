@@ -10,6 +10,8 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
+from saju_ops.assets.database_dumps import VIEWS
+from saju_ops.database import connect
 from saju_ops.definitions import defs
 from saju_ops_tests.backup.dump_scene import everything, fill
 from saju_ops_tests.backup.test_masking import people
@@ -17,7 +19,7 @@ from saju_ops_tests.engines import Engine
 
 NUMBERS = {
     "databases", "databases_failed", "databases_unproven", "tables", "rows", "bytes", "content_bytes", "ratio",
-    "seconds", "proof_seconds", "drill_seconds", "tries", "copies_completed",
+    "seconds", "proof_seconds", "drill_seconds", "tries", "copies_completed", "broken_views",
 }  # fmt: skip
 
 
@@ -36,9 +38,12 @@ class Ran:
         return {k: v.value for k, v in event.step_materialization_data.materialization.metadata.items()}
 
     def check(self) -> tuple[bool, dict[str, Any]]:
-        (event,) = [e for e in self.events if e.event_type_value == "ASSET_CHECK_EVALUATION"]
-        data = event.asset_check_evaluation_data
+        """The proof's."""
+        (data,) = [c for c in self.checks() if c.check_name != VIEWS]
         return data.passed, {k: v.value for k, v in data.metadata.items()}
+
+    def checks(self) -> list[Any]:
+        return [e.asset_check_evaluation_data for e in self.events if e.event_type_value == "ASSET_CHECK_EVALUATION"]
 
     def materialized(self) -> bool:
         return any(e.event_type_value == "ASSET_MATERIALIZATION" for e in self.events)
@@ -75,6 +80,30 @@ def test_every_configured_database_is_dumped_once_with_numbers(project: str) -> 
     assert numbers["databases_proven"] == 2
     assert numbers["rows_compared"] == metadata["rows"]
     assert str(sa.make_url(project).password) not in ran.text
+
+
+def test_a_broken_view_is_a_warning_and_the_rest_is_dumped_and_proven(project: str) -> None:
+    with connect(project).connect() as connection:
+        connection.exec_driver_sql("CREATE VIEW lost AS SELECT 'a secret' AS s, id FROM empty_one")
+        connection.exec_driver_sql("DROP TABLE empty_one")
+    ran = Ran("dump_databases")
+    assert ran.success
+    metadata = ran.metadata()
+    assert (metadata["broken_views"], metadata["databases_unproven"], metadata["databases_failed"]) == (1, 0, 0)
+    assert "깨진 뷰: 1개 (lost)" in metadata["report"]
+    passed, numbers = ran.check()
+    assert passed
+    assert numbers["databases_proven"] == 2
+    (views,) = [c for c in ran.checks() if c.check_name == VIEWS]
+    assert (views.passed, views.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert views.metadata["broken_views"].value == 1
+    assert "`lost` of " in views.metadata["which"].value
+    assert "a secret" not in ran.text
+    with connect(project).connect() as connection:
+        connection.exec_driver_sql("DROP VIEW lost")
+    ran = Ran("dump_databases")
+    (views,) = [c for c in ran.checks() if c.check_name == VIEWS]
+    assert (views.passed, ran.metadata()["broken_views"]) == (True, 0)
 
 
 def test_one_database_that_is_away_fails_the_run_and_not_the_others_dump(

@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from saju_ops.backup import dump_mysql
 from saju_ops.backup.dump import dump_databases
+from saju_ops.backup.dump_contents import Contents
 from saju_ops.backup.dump_engine import open_engine
 from saju_ops.backup.dump_postgres import _Guard as PostgresGuard
 from saju_ops.backup.dump_process import ProgramFailed
+from saju_ops.backup.manifest import read_manifest
 from saju_ops.database import connect
 from saju_ops.errors import ProofFailed, Refused
 from saju_ops_tests.backup.dump_scene import Dumps, options, oracle
@@ -363,6 +366,144 @@ def test_a_view_whose_definer_is_gone_is_restored_under_another_name(mariadb_url
         )
         assert f"'`{name}`.'" in str(definition[0])
         assert f"`{name}`.`a`" not in str(definition[0])
+
+
+# Each breaks in another way. Of those that are kept the definer is gone or lost its rights, and a dump can hold them.
+VIEWS = (
+    "CREATE VIEW lost_table AS SELECT * FROM gone", "CREATE VIEW lost_column AS SELECT id, c FROM a",
+    "CREATE VIEW lost_function AS SELECT f(id) AS x FROM a", "CREATE VIEW lost_chain AS SELECT * FROM lost_table",
+    "CREATE DEFINER = {gone} VIEW kept_definer AS SELECT id FROM a",
+    "CREATE DEFINER = {gone} SQL SECURITY INVOKER VIEW kept_invoker AS SELECT id FROM a",
+    "CREATE DEFINER = {poor} VIEW kept_poor AS SELECT id FROM a",
+    "CREATE VIEW lost_on_definer AS SELECT * FROM kept_definer", "CREATE VIEW lost_on_poor AS SELECT * FROM kept_poor",
+    "CREATE VIEW lost_on_lost AS SELECT * FROM lost_on_poor",
+    "CREATE VIEW `lost``d%v\nDROP DATABASE x;\n'i` AS SELECT 'a\nb''*/ `{name}`.' AS x, id FROM gone",
+)  # fmt: skip
+LOST = [
+    "lost_chain", "lost_column", "lost_function", "lost_on_definer", "lost_on_lost", "lost_on_poor", "lost_table",
+    "lost`d%v\nDROP DATABASE x;\n'i",
+]  # fmt: skip
+
+
+@pytest.fixture(params=["mariadb", "mysql", "mysql by its own programs"])
+def broken(request: pytest.FixtureRequest) -> Iterator[tuple[str, Engine]]:
+    """A database with broken views and some that are not, and its server."""
+    kind = request.param.split()[0]
+    if " " in request.param:
+        request.getfixturevalue("oracle")
+    url: str = request.getfixturevalue(f"{kind}_url")
+    server: Engine = request.getfixturevalue(f"{kind}_server")
+    users = {"gone": "gone_away@nowhere", "poor": "poor_one@nowhere"}
+    for user in users.values():
+        server.execute(f"CREATE USER {user}", f"GRANT SELECT, EXECUTE ON *.* TO {user}")
+    try:
+        run_sql(
+            url, "CREATE TABLE a (id int PRIMARY KEY, c int, f float)", "CREATE TABLE gone (id int)",
+            "INSERT INTO a VALUES (1, 2, 16777216)", "CREATE FUNCTION f(a int) RETURNS int DETERMINISTIC RETURN a",
+            *(view.format(**users, name=sa.make_url(url).database) for view in VIEWS),
+            "CREATE VIEW sound AS SELECT id FROM a", "DROP TABLE gone", "ALTER TABLE a DROP COLUMN c",
+            "DROP FUNCTION f",
+        )  # fmt: skip
+        server.execute(f"DROP USER {users['gone']}", f"REVOKE SELECT, EXECUTE ON *.* FROM {users['poor']}")
+        yield url, server
+    finally:
+        server.execute(*(f"DROP USER IF EXISTS {user}" for user in users.values()))
+
+
+def test_broken_views_are_named_and_all_else_is_dumped_and_proven(
+    broken: tuple[str, Engine], tmp_path: Path
+) -> None:
+    url, _ = broken
+    dumps = Dumps(url, tmp_path)
+    result = dumps.take()
+    assert result.proven, result.message
+    assert result.contents.broken_views == LOST
+    assert "8 broken views are not in it" in result.message
+    assert "lost_column" in result.message
+    told = read_manifest(dumps.storage, result.manifest.name)
+    assert told.contents["broken_views"] == LOST
+    views = {name for name in told.contents["definitions"] if name.startswith("view ")}
+    assert views == {"view sound", "view kept_definer", "view kept_invoker", "view kept_poor"}
+    assert "select" not in (dumps.folder / result.manifest.name).read_text().lower(), "no definition in the manifest"
+
+    text = dumps.content(result).decode()
+    assert text.endswith("-- Dump completed\n")
+    for name in LOST:
+        assert f"-- Broken view {name}".partition("\n")[0] in text
+    kept = text[text.index("-- Broken views") :]
+    assert "VIEW `lost_column` AS select" in kept
+    assert "`.`gone`.`id`" not in kept, "it names the database that it was in"
+    assert "DROP DATABASE x;" in kept
+    comments = kept[: kept.index("-- Dump completed")].splitlines()
+    assert all(line.startswith("-- ") for line in comments)
+
+    with restored(dumps, url) as into:
+        kept_views = asked(into, "SELECT TABLE_NAME FROM information_schema.VIEWS WHERE TABLE_SCHEMA = DATABASE()")
+        assert {str(name) for (name,) in kept_views} == {"sound", "kept_definer", "kept_invoker", "kept_poor"}
+        assert asked(into, "SELECT id, f + 0e0 FROM a") == [(1, 16777216.0)]
+    dry = dumps.restore(dry_run=True, replace=sa.make_url(url).database)
+    assert any(s.startswith("NOT IN IT: views that were broken") and "lost_chain" in s for s in dry.sentences())
+    # Over the database itself, broken views and all.
+    again = dumps.restore(replace=sa.make_url(url).database)
+    assert any("lost_chain" in note for note in again.left_out)
+    assert Dumps(url, tmp_path / "again").take().contents.broken_views == []
+
+
+def test_a_definition_of_a_broken_view_can_be_executed_once_its_table_is_there_again(
+    broken: tuple[str, Engine], tmp_path: Path
+) -> None:
+    url, _ = broken
+    dumps = Dumps(url, tmp_path)
+    text = dumps.content(dumps.take()).decode()
+    with restored(dumps, url) as into:
+        run_sql(into, "CREATE TABLE gone (id int)")
+        lines = text[text.index("-- Broken view lost_table\n") :].splitlines()[1:3]
+        run_sql(into, *(line.removeprefix("-- ").removesuffix(";") for line in lines))
+        assert asked(into, "SELECT * FROM lost_table") == []
+
+
+def test_a_broken_view_in_sqlite_is_in_the_file_itself(sqlite_url: str, tmp_path: Path) -> None:
+    Path(str(sa.make_url(sqlite_url).database)).touch()
+    run_sql(sqlite_url, "CREATE TABLE a (id int)", "CREATE VIEW v AS SELECT id FROM a", "DROP TABLE a")
+    dumps = Dumps(sqlite_url, tmp_path)
+    result = dumps.take()
+    assert (result.proven, result.contents.broken_views) == (True, [])
+    target = f"sqlite:///{tmp_path / 'other.db'}"
+    dumps.restore(target)
+    assert asked(target, "SELECT name FROM sqlite_schema") == [("v",)]
+
+
+def test_a_dump_of_before_has_no_list_of_broken_views(mariadb_url: str, tmp_path: Path) -> None:
+    run_sql(mariadb_url, "CREATE TABLE a (id int)")
+    raw = Dumps(mariadb_url, tmp_path).take().manifest.contents
+    assert raw.pop("broken_views") == []
+    assert Contents.from_json(raw).broken_views == []
+
+
+def test_a_view_that_breaks_while_it_is_dumped_is_dumped_again(
+    mariadb_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the program's work: the dump is spoilt, and the next one knows of it."""
+    run_sql(
+        mariadb_url, "CREATE TABLE a (id int)", "CREATE TABLE b (id int)", "CREATE VIEW v AS SELECT a.id FROM a, b"
+    )
+    real, looked = dump_mysql.broken_views, []
+
+    def then_drop(*args: object) -> object:
+        found = real(*args)  # type: ignore[arg-type]
+        if not looked:
+            run_sql(mariadb_url, "DROP TABLE b")
+        looked.append(found)
+        return found
+
+    monkeypatch.setattr(dump_mysql, "broken_views", then_drop)
+    dumps = Dumps(mariadb_url, tmp_path)
+    result = dumps.take()
+    assert result.proven
+    assert result.tries == 2
+    assert result.contents.broken_views == ["v"]
+    assert dumps.said[0].startswith("A view broke while it was dumped.")
+    assert looked[0] == {}
 
 
 def test_names_that_differ_in_their_case_alone_are_no_change(mariadb_url: str, tmp_path: Path) -> None:

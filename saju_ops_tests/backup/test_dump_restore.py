@@ -272,6 +272,22 @@ def test_a_ruined_sqlite_file_is_put_aside_with_its_log_and_replaced(sqlite_url:
             path.unlink()
 
 
+@pytest.mark.parametrize("zone", ["Asia/Seoul", "America/New_York"])
+def test_the_file_put_aside_bears_the_time_of_the_settings_zone(
+    sqlite_url: str, tmp_path: Path, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(sqlite_url)
+    dumps = Dumps(sqlite_url, tmp_path)
+    dumps.take()
+    for name, value in {"DATABASE_URL": sqlite_url, "BACKUP_URI": str(dumps.folder), "TIMEZONE": zone}.items():
+        monkeypatch.setenv(name, value)
+    done = CliRunner().invoke(main, ["restore-dump", "--replace", "test"])
+    assert done.exit_code == 0, done.output
+    (aside,) = tmp_path.glob("test.db.before_restore_*")
+    stamped = datetime.strptime(aside.name[-15:], "%Y%m%d_%H%M%S").replace(tzinfo=ZoneInfo(zone))
+    assert abs(datetime.now(UTC) - stamped) < timedelta(minutes=5)
+
+
 @pytest.mark.parametrize("place", ["missing", "full"])
 def test_a_sqlite_file_that_cannot_be_written_is_said(
     sqlite_url: str, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch

@@ -298,6 +298,22 @@ def test_on_a_server_definitions_are_looked_through_too(
         masked(url, tmp_path)
 
 
+@pytest.mark.parametrize("engine", ["mysql", "mariadb"])
+def test_a_broken_view_is_left_out_with_its_definition(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = request.getfixturevalue(f"{engine}_url")
+    people(url)
+    execute(
+        url, "CREATE TABLE gone (id int)", "CREATE VIEW lost AS SELECT id, 'hong.gildong3' AS who FROM gone",
+        "DROP TABLE gone",
+    )  # fmt: skip
+    result = masked(url, tmp_path)
+    assert result.proven
+    assert "broken views are left out: lost" in result.manifest.extra["masking"]["notes"]
+    assert b"hong.gildong3" not in Dumps(url, tmp_path).content(result)
+
+
 @pytest.mark.parametrize("engine", ["postgres", "sqlite"])
 def test_a_constraint_that_takes_no_false_value_is_a_sentence_without_the_row(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import struct
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,11 +18,12 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from saju_ops.alerts.reports_backups import verify_report
+from saju_ops.archive.manifest import parse_manifest
 from saju_ops.archive.window import parse_day
 from saju_ops.backup import chroma_process
 from saju_ops.backup.chroma import Source, take_snapshot
 from saju_ops.backup.dump import DumpOptions, dump_databases
-from saju_ops.backup.manifest import backups, write_manifest
+from saju_ops.backup.manifest import backups, read_manifest, write_manifest
 from saju_ops.backup.retention import Policy, prune
 from saju_ops.backup.verify import Drill, VerifyResult, verify
 from saju_ops.backup.verify_drills import archive_drill, dump_drills, snapshot_drill, standard_drills
@@ -27,6 +31,8 @@ from saju_ops.cli import main
 from saju_ops.database import parse_database_url
 from saju_ops.definitions import defs
 from saju_ops.errors import Refused
+from saju_ops.jobs.backups import CHECK, OPENS
+from saju_ops.resources import BackupStorage
 from saju_ops.storage import StorageError
 from saju_ops.storage.local import LocalStorage
 from saju_ops_tests.archive.scene import Scene
@@ -287,8 +293,8 @@ def outputs(result: Any) -> dict[str, Any]:
     return {k: v.value for k, v in found.items()}
 
 
-def check_results(instance: dg.DagsterInstance) -> list[Any]:
-    key = dg.AssetCheckKey(dg.AssetKey("stored_backups"), "every_backup_reads_back")
+def check_results(instance: dg.DagsterInstance, name: str = "every_backup_reads_back") -> list[Any]:
+    key = dg.AssetCheckKey(dg.AssetKey("stored_backups"), name)
     records = instance.event_log_storage.get_asset_check_execution_history(key, limit=5)
     return [r.event.dagster_event.event_specific_data for r in records if r.event]
 
@@ -391,3 +397,209 @@ def test_a_folder_without_backups_does_not_pass_for_one_where_all_is_well(
     said = CliRunner().invoke(main, ["verify", "--no-drills"])
     assert said.exit_code == 1
     assert "holds no backup. Look at BACKUP_URI." in said.output
+
+
+@pytest.mark.parametrize("made_before", [False, True])
+def test_the_job_says_the_same_of_a_store_without_any_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_before: bool
+) -> None:
+    """A new installation's is a warning; where Dagster knows of backups that were made, they are gone."""
+    monkeypatch.setenv("BACKUP_URI", str(tmp_path / "new"))
+    said = "holds no backup. Look at BACKUP_URI."
+    with dg.DagsterInstance.ephemeral() as instance:
+        if made_before:
+            instance.report_runless_asset_event(dg.AssetMaterialization("database_dump"))
+        result = execute("verify_backups", instance)
+        assert result.success is not made_before
+        if not made_before:
+            told = outputs(result)
+            assert (told["files"], told["warnings"], told["rotten"]) == (0, 1, 0)
+            assert said in told["summary"]
+            assert told["report"].startswith("⚠️ *백업 검증: 경고*")
+            assert "저장된 백업이 하나도 없습니다" in told["report"]
+        else:
+            (failed,) = (e for e in result.all_events if e.event_type_value == "STEP_FAILURE")
+            assert said in failed.step_failure_data.user_failure_data.description
+            assert "Backups were made before" in failed.step_failure_data.user_failure_data.description
+        wanted = dg.AssetCheckSeverity.ERROR if made_before else dg.AssetCheckSeverity.WARN
+        assert [(c.passed, c.severity) for c in check_results(instance)] == [(False, wanted)]
+
+        (check,) = (c for c in defs().asset_checks or [] if CHECK in {s.name for s in c.check_specs})
+        looked = dg.materialize(
+            [check], instance=instance, selection=dg.AssetSelection.all_asset_checks(),
+            resources={"backup_storage": BackupStorage()},
+        )  # fmt: skip
+        told = {e.check_name: (e.passed, e.severity) for e in looked.get_asset_check_evaluations()}
+        assert told == {CHECK: (False, wanted), OPENS: (True, dg.AssetCheckSeverity.WARN)}
+
+
+def test_a_store_with_one_backup_that_is_damaged_is_not_called_empty(storage: LocalStorage) -> None:
+    for name in list(storage.names("")):
+        if name.endswith(".manifest.json") and name.startswith("database/"):
+            Path(storage.location(name)).write_bytes(b"{")
+        else:
+            Path(storage.location(name)).unlink()
+    result = look(storage)
+    assert (result.passed, result.empty, result.warnings) == (False, False, [])
+
+
+# --- after a change of ARCHIVE_PASSWORD --------------------------------------------------------------------------
+
+OLD, NEW = "correct horse battery", "another long password"
+
+
+@pytest.fixture(scope="module")
+def made_encrypted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """The same under the password OLD."""
+    root = tmp_path_factory.mktemp("encrypted")
+    (root / "service.db").touch()
+    url = f"sqlite:///{root / 'service.db'}"
+    make_folder(root / "chroma_db", {"saju_knowledge": 50})
+    scene = Scene(url, root / "backups").create_table()
+    add_backups(scene, root, OLD, ["2026-09-01", "2026-09-02"], NOW)
+    return root / "backups", root, url
+
+
+def add_backups(scene: Scene, root: Path, password: str, days: list[str], now: datetime) -> None:
+    scene.storage = storage = LocalStorage(scene.folder, password)
+    for text in days:
+        day = parse_day(text, KST)
+        scene.add(5, first=1 + 10 * int(text[-2:]), day=day)
+        scene.archive(day)
+    assert dump_databases([parse_database_url(scene.url)], storage, DumpOptions(KST), now=lambda: now).results[0].proven
+    take_snapshot(storage, Source(folder=root / "chroma_db"), zone=KST, clock=lambda: now)
+
+
+@pytest.fixture
+def old_store(made_encrypted: Any, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made_encrypted[0], tmp_path / "old_store"))
+
+
+@pytest.mark.parametrize("password", [NEW, None])
+def test_intact_files_of_another_password_are_no_rot(
+    old_store: Path, made_encrypted: Any, password: str | None
+) -> None:
+    assert not look(LocalStorage(old_store, OLD)).warnings
+    store = LocalStorage(old_store, password)
+    result = look(store, drills=drills(store, made_encrypted[2]))
+    assert (result.rot, result.missing, result.passed, result.files_checked) == ([], [], True, 4)
+    assert result.other_password == [store.location(n) for n in store.names("") if n.endswith(".zip")]
+    (warning,) = result.warnings
+    assert warning.startswith("4 files are intact, but encrypted with another password")
+    assert ("ARCHIVE_PASSWORD is not set" in warning) is (password is None)
+    assert [(d.passed, d.tried) for d in result.drills] == [(False, False)] * 3
+    assert all("encrypted with another password" in d.text for d in result.drills)
+    assert sum(text.startswith("OTHER PASSWORD: ") for text in result.sentences()) == 4
+    report = verify_report(result, NOW)
+    assert report.startswith("⚠️ *백업 검증: 경고*")
+    assert "다른 비밀번호로 암호화된 파일: 4개" in report
+    assert "- 손상: 0개, 누락: 0개" in report
+
+
+@pytest.mark.parametrize("place", ["the salt", "the middle", "the end", "cut"])
+def test_a_damaged_file_of_another_password_is_rot(old_store: Path, place: str) -> None:
+    store = LocalStorage(old_store, NEW)
+    for name in [n for n in store.names("") if n.endswith(".zip")]:
+        path = Path(store.location(name))
+        whole = path.read_bytes()
+        at = {"the salt": salt_at(whole), "the middle": len(whole) // 2}.get(place, len(whole) - 1)
+        path.write_bytes(whole[:at] if place == "cut" else whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        for each in (store, LocalStorage(old_store, OLD)):
+            result = look(each)
+            assert (len(result.rot), len(result.other_password)) == (1, 3 * (each is store)), result.sentences()
+            assert path.name in result.rot[0]
+            assert "damaged" in result.rot[0]
+        path.write_bytes(whole)
+
+
+def salt_at(data: bytes) -> int:
+    """Where the salt of a zip file's first member begins: after the local header, the name and the extra field."""
+    name, extra = struct.unpack_from("<HH", data, 26)
+    return 30 + int(name) + int(extra)
+
+
+def test_a_wrong_password_that_passes_the_formats_own_test_is_no_rot(old_store: Path) -> None:
+    """Of two bytes only: one of 65,536 wrong passwords passes it, and gives nonsense."""
+    store = LocalStorage(old_store, NEW)
+    name = next(n for n in store.names("conversation_logs/") if n.endswith(".json"))
+    manifest = parse_manifest((old_store / name).read_bytes(), name)
+    data = bytearray((old_store / manifest.file).read_bytes())
+    salt = salt_at(data)
+    data[salt + 16 : salt + 18] = hashlib.pbkdf2_hmac("sha1", NEW.encode(), data[salt : salt + 16], 1000, 66)[-2:]
+    (old_store / manifest.file).write_bytes(data)
+    sealed = replace(manifest, stored_sha256=hashlib.sha256(data).hexdigest()).to_json()
+    (old_store / name).write_bytes(sealed)
+    result = look(store)
+    assert (result.rot, len(result.other_password)) == ([], 4)
+
+
+def test_an_archive_whose_rows_are_not_the_manifests_is_rot_under_its_own_password(old_store: Path) -> None:
+    store = LocalStorage(old_store, OLD)
+    name = next(n for n in store.names("conversation_logs/") if n.endswith(".json"))
+    manifest = parse_manifest((old_store / name).read_bytes(), name)
+    (old_store / name).write_bytes(replace(manifest, digest="0" * 16).to_json())
+    result = look(store)
+    assert (len(result.rot), result.other_password) == (1, [])
+    assert "row digest" in result.rot[0]
+
+
+def test_drills_take_what_the_password_opens_and_say_so(made_encrypted: Any, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(made_encrypted[1], tmp_path / "copy"))
+    scene = Scene(f"sqlite:///{root / 'service.db'}", root / "backups")
+    add_backups(scene, root, NEW, ["2026-09-03"], NOW + timedelta(days=1))
+    # The dumps of before lie under the same source, as they do in a service that stays where it is.
+    for name in list(scene.storage.names("database/")):
+        if name.endswith(".json"):
+            manifest = read_manifest(scene.storage, name)
+            scene.storage.delete(name)
+            write_manifest(scene.storage, replace(manifest, source=f"sqlite:///{root / 'service.db'}"))
+    for number in range(6):
+        told = archive_drill(scene.storage, now=NOW + timedelta(days=number), zone=KST)
+        assert (told.name, told.passed) == ("archive day 20260903", True), told
+    result = look(scene.storage, drills=drills(scene.storage, scene.url))  # type: ignore[arg-type]
+    assert [(d.passed, d.tried) for d in result.drills] == [(True, True)] * 3, result.sentences()
+    assert len(result.other_password) == 4
+    assert not any("passed over" in d.text for d in result.drills), "the newest were taken"
+
+    # With the old password again, the newest are those that don't open.
+    old = LocalStorage(scene.folder, OLD)
+    result = look(old, drills=drills(old, scene.url))
+    assert [(d.passed, d.tried) for d in result.drills] == [(True, True)] * 3, result.sentences()
+    assert ["1 newer were passed over" in d.text for d in result.drills] == [False, True, True]
+    assert len(result.other_password) == 3
+
+
+def test_a_damaged_day_is_drilled_and_told_though_its_password_can_not_be_tried(old_store: Path) -> None:
+    store = LocalStorage(old_store, OLD)
+    for name in store.names("conversation_logs/"):
+        if name.endswith(".zip"):
+            path = Path(store.location(name))
+            path.write_bytes(b"no zip file at all" * 99)
+    told = archive_drill(store, now=NOW, zone=KST)
+    assert (told.passed, told.tried) == (False, True)
+
+
+def test_the_job_warns_of_another_password_and_the_command_does(
+    old_store: Path, made_encrypted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKUP_URI", str(old_store))
+    monkeypatch.setenv("DATABASE_URL", made_encrypted[2])
+    monkeypatch.setenv("ARCHIVE_PASSWORD", NEW)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = execute("verify_backups", instance)
+        assert result.success
+        told = outputs(result)
+        assert (told["other_password"], told["rotten"], told["warnings"], told["drills_not_tried"]) == (4, 0, 1, 3)
+        assert [c.passed for c in check_results(instance)] == [True]
+        (opens,) = check_results(instance, OPENS)
+        assert (opens.passed, opens.severity) == (False, dg.AssetCheckSeverity.WARN)
+        assert opens.metadata["other_password"].value == 4
+        monkeypatch.setenv("ARCHIVE_PASSWORD", OLD)
+        told = outputs(execute("verify_backups", instance))
+        assert (told["other_password"], told["warnings"], told["drills_passed"]) == (0, 0, 3)
+        assert [c.passed for c in check_results(instance, OPENS)] == [True, False]
+    said = CliRunner().invoke(main, ["verify", "--no-drills"], env={"ARCHIVE_PASSWORD": NEW})
+    assert said.exit_code == 1
+    assert "ROT" not in said.output
+    assert "4 files are intact, but encrypted with another password than ARCHIVE_PASSWORD holds now" in said.output
+    assert not any(p in said.output for p in (OLD, NEW))

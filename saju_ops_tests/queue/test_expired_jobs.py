@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from saju_ops.archive.csvfile import CsvSink
 from saju_ops.archive.engines import Selection
 from saju_ops.errors import Busy, OperatorError, Refused
+from saju_ops.queue import row_archive
 from saju_ops.queue.expired_jobs import JobTables, job_limits, open_jobs
 from saju_ops.queue.hanging import Hanging
 from saju_ops.storage import StorageError
@@ -355,6 +356,44 @@ def test_a_job_that_stays_is_not_archived_again_every_hour(scene: JobScene) -> N
     scene.purge(now=NOW + 4 * HOUR)
     assert scene.whole(1) is None
     assert scene.archived_ids("payments") == [1, 2]
+
+
+def test_a_job_that_stays_for_weeks_does_not_make_each_run_read_more(
+    lite: JobScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its payment is written again once in a week, and the archives of before are not looked at."""
+    read: list[str] = []
+    real = row_archive.read_row_manifest
+
+    def reading(storage: Any, name: str) -> Any:
+        read.append(name)
+        return real(storage, name)
+
+    monkeypatch.setattr(row_archive, "read_row_manifest", reading)
+    lite.add([1])
+    lite.run(f"CREATE TRIGGER no BEFORE DELETE ON sms_logs WHEN OLD.job_id = '{job_id(1)}' BEGIN"
+             " SELECT RAISE(ABORT, 'kept'); END")  # fmt: skip
+    counts = []
+    for day in range(24):
+        now = NOW + day * 24 * HOUR
+        lite.add([day + 2], now - HOUR)
+        read.clear()
+        assert lite.purge(now=now).stayed.total() == 1
+        assert lite.whole(day + 2) is None
+        counts.append(len(read))
+    # Of two tables, one a day of the last seven days and of one more for clocks that differ.
+    assert max(counts) == counts[-1] == 2 * 8
+    ids = lite.archived_ids("payments")
+    assert ids.count(1) == 3, "on the days 0, 9 and 18"
+    assert sorted(set(ids)) == list(range(1, 26))
+    assert len(ids) == 27
+
+    # What changed and changed back is archived as it is now, last of all.
+    lite.run("UPDATE payments SET amount = 1 WHERE id = 1")
+    lite.purge(now=now + HOUR)
+    lite.run("UPDATE payments SET amount = 29000 WHERE id = 1")
+    lite.purge(now=now + 2 * HOUR)
+    assert [r["amount"] for r in lite.archived("payments") if r["id"] == "1"][-3:] == ["29000", "1", "29000"]
 
 
 @pytest.mark.parametrize("row", ["another", "as it was"])
