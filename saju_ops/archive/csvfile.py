@@ -29,7 +29,7 @@ ENCRYPTED_SUFFIX = ".csv.zip"
 GZIP_LEVEL = 1
 # Bytes a reader takes at once: what fits the processor's cache is parsed twice as fast as 4 MiB. pyarrow needs
 # a whole record in one block, so it grows where one is larger.
-BLOCK = 1 << 19
+BLOCK = 1 << 20
 LARGEST_BLOCK = 1 << 30
 # Looks, 5 ms apart, at a thread that may have stopped reading of itself, its queue being full.
 STILL = 20

@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, cast
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql as mysql_dialect
 
-from saju_ops.ahead import one_ahead
 from saju_ops.archive.digest import LARGE, NULL, SEPARATOR, Digest, constant, offsets_of
 from saju_ops.archive.engines.base import (
     LOCK_WAIT_SECONDS,
@@ -63,6 +65,8 @@ LARGEST_PIECE = 16 << 20
 # Rows of the first piece, roughly; those that follow are cut by what the ones before them held, each at most four
 # times the last: what the catalogue says of a table's rows may be of last week, or nothing.
 FIRST_ROWS = 500
+# Rows from which on a second connection pays for what it takes to set up.
+SECOND_READER_ROWS = 5_000
 # Rows in one INSERT where LOAD DATA isn't allowed.
 ROWS_PER_INSERT = 1000
 # Below this share of the rows in a key range, reading the range costs more than sorting the day.
@@ -316,7 +320,7 @@ class MySQLLogStore(LogStore):
         if not self.knows_pieces or profile.first is None or profile.last is None:
             return None
         first, last = int(profile.first[0]), int(profile.last[0])
-        return _DayInPieces(self, day, first, last, max(1, FIRST_ROWS * (last - first + 1) // profile.rows))
+        return _DayInPieces(self, day, profile, first, last)
 
     def piece_select(self, day: Day) -> sa.Select[Any]:
         """Of the day's rows with keys from :low to :high: their text, their number and the text's SHA-256.
@@ -534,37 +538,79 @@ class MySQLLogStore(LogStore):
 
 
 class _DayInPieces(PieceRows):
-    """A day by ranges of its key, each one statement: the next is under way while one is written."""
+    """A day by ranges of its key, each one statement, on two connections in turn: while one's answer is on its way,
+    the server works on the other's. A row that is written between their two snapshots makes the number of rows
+    another than the first one's; then the plain cursor reads the day.
+    """
 
-    def __init__(self, store: MySQLLogStore, day: Day, first: int, last: int, span: int) -> None:
+    def __init__(self, store: MySQLLogStore, day: Day, profile: Profile, first: int, last: int) -> None:
         super().__init__()
-        self._store, self._day, self._first, self._last, self._span = store, day, first, last, span
+        self._store, self._day, self._rows = store, day, profile.rows
+        self._next, self._last = first, last
+        self._span = max(1, FIRST_ROWS * (last - first + 1) // profile.rows)
 
     def __iter__(self) -> Iterator[bytes | memoryview]:
-        with closing(one_ahead(self._fetched())) as fetched:
+        with self._readers() as readers, closing(self._fetched(readers)) as fetched:
             for text, piece in fetched:
                 self.pieces.append(piece)
                 self.cuts.append(piece.rows)
                 yield from csv_of(text)
 
-    def _fetched(self) -> Iterator[tuple[bytes, Piece]]:
-        query, longest = self._store.piece_select(self._day), self._store.longest_piece()
-        low, span = self._first, self._span
-        while low <= self._last:
-            # A small rest goes with the last piece.
-            high = self._last if self._last - low + 1 <= span + span // 4 else low + span - 1
-            text, rows, digest = self._store.connection.execute(query, {"low": low, "high": high}).one()
-            size = len(text or b"")
-            if rows and (not size or size >= longest):
-                # What is too long, the server cuts, or doesn't give at all.
-                if low == high:
-                    raise PiecesFailed(f"A row of {self._day} is too large to be read in pieces.")
-                span = max(1, (high - low + 1) // 8)
-                continue
-            if rows:
-                yield text, Piece(rows, _str(digest))
-                span = max(1, min(span * 4, (high - low + 1) * PIECE_BYTES // size))
-            low = high + 1
+    @contextmanager
+    def _readers(self) -> Iterator[list[_Reader]]:
+        with ExitStack() as stack:
+            stores = [self._store]
+            if self._rows > SECOND_READER_ROWS:
+                other = stack.enter_context(self._store.aside())
+                stack.enter_context(other.snapshot())
+                stores.append(cast(MySQLLogStore, other))
+            yield [stack.enter_context(closing(_Reader(store, self._day))) for store in stores]
+
+    def _fetched(self, readers: Sequence[_Reader]) -> Generator[tuple[bytes, Piece], None, None]:
+        turns, coming = cycle(readers), deque[tuple[int, Future[list[tuple[bytes, Piece]]]]]()
+        while coming or self._next <= self._last:
+            while self._next <= self._last and len(coming) <= len(readers):
+                low, high = self._range()
+                coming.append((high - low + 1, next(turns).ask(low, high)))
+            keys, answer = coming.popleft()
+            pieces = answer.result()
+            yield from pieces
+            if size := sum(len(text) for text, _ in pieces):
+                self._span = max(1, min(keys * 4, keys * PIECE_BYTES // size))
+
+    def _range(self) -> tuple[int, int]:
+        """The next keys. A small rest goes with the last piece."""
+        low, rest = self._next, self._last - self._next + 1
+        self._next += rest if rest <= self._span + self._span // 4 else self._span
+        return low, self._next - 1
+
+
+class _Reader:
+    """A thread that asks for pieces on one connection."""
+
+    def __init__(self, store: MySQLLogStore, day: Day) -> None:
+        self._connection, self._longest = store.connection, store.longest_piece()
+        self._query, self._day = store.piece_select(day), day
+        self._thread = ThreadPoolExecutor(1, "saju_ops-read")
+
+    def ask(self, low: int, high: int) -> Future[list[tuple[bytes, Piece]]]:
+        return self._thread.submit(self._pieces, low, high)
+
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def _pieces(self, low: int, high: int) -> list[tuple[bytes, Piece]]:
+        """The rows with these keys, in several pieces where they are too many for one."""
+        text, rows, digest = self._connection.execute(self._query, {"low": low, "high": high}).one()
+        if not rows:
+            return []
+        # What is too long, the server cuts, or doesn't give at all.
+        if text and len(text) < self._longest:
+            return [(text, Piece(rows, _str(digest)))]
+        if low == high:
+            raise PiecesFailed(f"A row of {self._day} is too large to be read in pieces.")
+        middle = (low + high) // 2
+        return self._pieces(low, middle) + self._pieces(middle + 1, high)
 
 
 def _binary(text: bytes) -> sa.ColumnElement[Any]:
