@@ -39,12 +39,21 @@ class RowShape:
         hour = pc.binary_slice(batch.column(TIME_COLUMN).cast(pa.binary()), 0, 13)
         has_role = ROLE in batch.schema.names
         role = batch.column(ROLE).cast(pa.binary()) if has_role else constant(b"rows", pa.binary())
+        if has_role and batch.num_rows and not pc.any(pc.not_equal(hour[1:], hour[:-1])).as_py():
+            # Rows in the order of time: a batch of one hour, as most are. Saves a quarter of this look.
+            counts = role.value_counts()
+            for who, rows in zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True):
+                self._count(hour[0].as_py(), who or b"", has_role, rows)
+            return
         both = pc.binary_join_element_wise(
             hour, role, constant(b"|", pa.binary()), null_handling="replace", null_replacement=""
         )
         for pair in both.value_counts():
             at, _, who = pair["values"].as_py().partition(b"|")
-            self.hours[self._hour(at), _role(who, has_role)] += pair["counts"].as_py()
+            self._count(at, who, has_role, pair["counts"].as_py())
+
+    def _count(self, at: bytes | None, who: bytes, has_role: bool, rows: int) -> None:
+        self.hours[self._hour(at), _role(who, has_role)] += rows
 
     def _hour(self, text: bytes | None) -> str:
         try:
