@@ -1,7 +1,7 @@
 """Reads a program's output in a thread, ahead of who hashes and compresses it, so that the program is not kept waiting.
 
 A pipe holds a megabyte at most, which mysqldump fills in 4 ms: with three processes on two cores that is less than a
-turn, and whenever ours was not in it the dump stood still. Reading 16 MB ahead, 1M rows take 1.7 s instead of 2.0.
+turn, and whenever ours was not in it the dump stood still. Read 16 MB ahead, 1M rows take 1.75 s instead of 1.95.
 
 Promises: what was written comes in its order, whole; at most AHEAD pieces wait; `close` ends the thread, also where
 somebody still holds the pipe's other end.
