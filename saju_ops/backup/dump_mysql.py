@@ -225,20 +225,17 @@ class MySQLDumps:
 
     @contextmanager
     def taking(self) -> Iterator[MySQLTaking]:
-        client = self._client()
         # The first try reads the program's output in large pieces, which is faster (1.5 s a million rows, else 1.7 s),
         # but shows later that its snapshot is open: with many small tables, when the dump is nearly over.
         for number, strategy in enumerate([*["quiet"] * QUIET_TRIES, "locked", "bracketed"]):
             with ExitStack() as stack:
-                taking = MySQLTaking(self, client, stack)
+                taking = MySQLTaking(self, stack)
                 if taking.begin(strategy, wide=strategy == "quiet" and number == 0):
                     yield taking
                     return
 
-    def _client(self) -> Client:
+    def _client(self, tables: list[_Table]) -> Client:
         client = dump_client(self.engine)
-        with self._engine.connect() as connection:
-            tables = _tables(connection)
         more = []
         versioned = [t for t in tables if t.kind == VERSIONED]
         if versioned and dumps_history(self.server_version(), client.mariadb, client.help):
@@ -354,9 +351,11 @@ class MySQLDumps:
 
 
 class MySQLTaking:
-    def __init__(self, dumps: MySQLDumps, client: Client, stack: ExitStack) -> None:
-        self._dumps, self._client, self._stack = dumps, client, stack
-        self.tool = client.version
+    _client: Client
+    tool: str
+
+    def __init__(self, dumps: MySQLDumps, stack: ExitStack) -> None:
+        self._dumps, self._stack = dumps, stack
         self._head = b""
         self._before: sa.Connection | None = None
         self._loose: dict[str, TableContents] = {}
@@ -367,8 +366,12 @@ class MySQLTaking:
     def begin(self, strategy: str, *, wide: bool = False) -> bool:
         """Opens the dump and the snapshots by which it is measured. False: try the next strategy."""
         look = self._connection()
-        self._loose = {t.name: _measure(look, t) for t in _tables(look) if t.kind != "VIEW" and not t.transactional}
-        broken = broken_views(look, [t.name for t in _tables(look) if t.kind == "VIEW"])
+        tables = _tables(look)
+        # Asked by the connection that is there: another one takes 25 ms, nearly all of it for TLS.
+        self._client = self._dumps._client(tables)
+        self.tool = self._client.version
+        self._loose = {t.name: _measure(look, t) for t in tables if t.kind != "VIEW" and not t.transactional}
+        broken = broken_views(look, [t.name for t in tables if t.kind == "VIEW"])
         database = self._dumps.database
         self._broken = {name: unqualified(text.encode(), database).decode() for name, text in broken.items()}
         look.commit()

@@ -12,23 +12,18 @@ import fcntl
 import functools
 import os
 import re
-import select
 import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from saju_ops.backup.dump_ahead import CHUNK, ReadAhead
 from saju_ops.errors import OperatorError
 
-# Bytes that are read at once, and what a pipe holds: the program goes on while what it wrote is compressed.
-CHUNK = 1 << 20
-# Less than this is waited with for a moment, in seconds, in which the pipe doesn't fill up.
-ENOUGH, PAUSE = CHUNK // 2, 0.002
 # Seconds that a program which was told to end has for it.
 PATIENCE = 10
 _KEPT_STDERR = 4_000
@@ -114,8 +109,13 @@ class Output:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
         self._process = program.start(self._stderr, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
-        self._pipe = self._process.stdout.fileno()
-        _widen(self._pipe)
+        pipe = self._process.stdout.fileno()
+        _widen(pipe)
+        try:
+            self._ahead = ReadAhead(pipe)
+        except BaseException:
+            _end(self._process)
+            raise
 
     @property
     def pid(self) -> int:
@@ -123,17 +123,11 @@ class Output:
 
     def read(self) -> bytes:
         """What is there, at most CHUNK; nothing at the end."""
-        data = os.read(self._pipe, CHUNK)
-        if data and len(data) < ENOUGH:
-            # Dump programs write 4 KB at a time; waking up for each of them costs both sides a third of their time.
-            time.sleep(PAUSE)
-            if self.ready(0):
-                data += os.read(self._pipe, CHUNK - len(data))
-        return data
+        return self._ahead.read()
 
     def ready(self, seconds: float) -> bool:
         """Whether `read` would return at once, within so many seconds."""
-        return bool(select.select([self._pipe], [], [], max(0.0, seconds))[0])
+        return self._ahead.ready(seconds)
 
     def finish(self) -> None:
         """Waits for the end. Raises ProgramFailed unless the status is 0."""
@@ -143,6 +137,7 @@ class Output:
 
     def close(self) -> None:
         _end(self._process)
+        self._ahead.close()
         if self._process.stdout:
             self._process.stdout.close()
         self._stderr.close()
