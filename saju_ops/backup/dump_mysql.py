@@ -104,6 +104,9 @@ HINTS = {
     " client.",
     "1153": " A row is larger there than the server's max_allowed_packet, binary values being twice as long as hex:"
     " set it to 1G on that server.",
+    # What a client says that was still sending when the server, having answered 1153, hung up.
+    "ERROR 2006": " If that server didn't stop, a row is larger there than its max_allowed_packet, binary values being"
+    " twice as long as hex: set it to 1G on that server.",
 }
 VERSIONED = "SYSTEM VERSIONED"
 IMPLICIT_PERIOD = (("row_start", "timestamp"), ("row_end", "timestamp"))
