@@ -8,6 +8,7 @@ import shutil
 import stat
 import threading
 import traceback
+import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
@@ -252,6 +253,22 @@ def test_rows_in_another_order_than_their_key_are_read_by_the_plain_cursor(
     scene.archive()
     assert manifest_of(scene)["digest_algorithm"] == "xor64-sha256-v1"
     assert manifest_of(scene)["first_key"] == ["1"]
+
+
+def test_an_account_of_one_connection_archives_too(mysql_scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = mysql_scene
+    scene.add(200)
+    user = f"one_{uuid.uuid4().hex[:8]}"
+    url = sa.make_url(scene.url)
+    scene.run(
+        f"CREATE USER {user}@'%' IDENTIFIED BY 'secret' WITH MAX_USER_CONNECTIONS 1",
+        f"GRANT SELECT ON {url.database}.* TO {user}@'%'",
+    )
+    rows = pieces_read(monkeypatch)
+    theirs = url.set(username=user, password="secret").render_as_string(hide_password=False)
+    assert Scene(theirs, scene.folder).archive().rows_written == 200
+    assert sum(rows) == 200
+    scene.run(f"DROP USER {user}@'%'")
 
 
 def test_pieces_that_lack_rows_of_the_day_count_for_nothing(

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -561,9 +561,11 @@ class _DayInPieces(PieceRows):
         with ExitStack() as stack:
             stores = [self._store]
             if self._rows > SECOND_READER_ROWS:
-                other = stack.enter_context(self._store.aside())
-                stack.enter_context(other.snapshot())
-                stores.append(cast(MySQLLogStore, other))
+                # An account may be allowed one connection only.
+                with suppress(sa.exc.DBAPIError):
+                    other = stack.enter_context(self._store.aside())
+                    stack.enter_context(other.snapshot())
+                    stores.append(cast(MySQLLogStore, other))
             yield [stack.enter_context(closing(_Reader(store, self._day))) for store in stores]
 
     def _fetched(self, readers: Sequence[_Reader]) -> Generator[tuple[bytes, Piece], None, None]:
@@ -605,7 +607,7 @@ class _Reader:
         if not rows:
             return []
         # What is too long, the server cuts, or doesn't give at all.
-        if text and len(text) < self._longest:
+        if text and len(text) < self._longest and text.endswith(ROW_END):
             return [(text, Piece(rows, _str(digest)))]
         if low == high:
             raise PiecesFailed(f"A row of {self._day} is too large to be read in pieces.")
