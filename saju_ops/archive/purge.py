@@ -1,9 +1,9 @@
-"""Deletes archived rows: the only code that removes rows of the conversation log.
+"""Purges archived rows: which days may go, in what order and how fast, and what is told of it.
 
-What it promises of every row that it deletes: the row's day lies wholly beyond the retention; a part of that
-day, whose stored bytes were read back in this very run and agree with its manifest, holds the row; and the
-row was compared with what was read back under a lock that the deleting transaction still held. Rows that
-came late, changed since, or have rows of other tables hanging on them stay and are counted.
+`saju_ops.archive.deleting` alone removes rows. What both promise of every row that it deletes: the row's day lies
+wholly beyond the retention; a part of that day, whose stored bytes were read back in this very run and agree with its
+manifest, holds the row; and the row was compared with what was read back under a lock that the deleting transaction
+still held. Rows that came late, changed since, or have rows of other tables hanging on them stay and are counted.
 
 It works in chunks of the archive's own order, each one short transaction, and may be killed at any
 instruction: what was committed is gone and archived, what was not is still there.
@@ -24,14 +24,15 @@ import sqlalchemy as sa
 
 from saju_ops.ahead import one_ahead
 from saju_ops.archive.archive import due_days, require_same_table
-from saju_ops.archive.digest import Digest, key_hashes, row_hashes
+from saju_ops.archive.deleting import CHUNK_TRIES, Chunk, Deleted, deleters, hashed_rows, may_pass
+from saju_ops.archive.digest import key_hashes, row_hashes
 from saju_ops.archive.engines import LogStore, Selection
-from saju_ops.archive.engines.base import Key, broken_off
+from saju_ops.archive.engines.base import broken_off
 from saju_ops.archive.held import HeldRows
 from saju_ops.archive.manifest import Manifest, common_key, day_files, manifest_name, parse_manifest
-from saju_ops.archive.pieces import Piece, key_at
+from saju_ops.archive.pieces import key_at
 from saju_ops.archive.unseen import require_seen
-from saju_ops.archive.verify import keys_of, part_batches, verify_part, verify_stored_bytes
+from saju_ops.archive.verify import part_batches, verify_part, verify_stored_bytes
 from saju_ops.archive.window import Day, cutoff_day, day_of
 from saju_ops.database import error_text
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
@@ -47,8 +48,6 @@ DEFAULT_CHUNK = 5_000
 LARGEST_CHUNK = 100_000
 # Seconds between two looks at a replica that is behind.
 LAG_POLL = 1.0
-# Times that a chunk is tried again after a deadlock or a lock wait time-out.
-CHUNK_TRIES = 5
 # Days left for later because somebody locks rows of theirs, some eight seconds each, before the purge ends: then it
 # isn't a row that is locked but the table.
 MOST_LOCKED_DAYS = 3
@@ -193,15 +192,21 @@ class _Purge:
 
     def run(self, first_day: Day) -> PurgeResult:
         before = self.store.sizes()
-        try:
-            for day in list(self._days(first_day)):
-                self._check_limits()
-                self._day(day)
-        except _Stop as stop:
-            self.result.stopped = str(stop)
+        with deleters(self.store, self._at_once(), self.sleep) as self.deleters:
+            try:
+                for day in list(self._days(first_day)):
+                    self._check_limits()
+                    self._day(day)
+            except _Stop as stop:
+                self.result.stopped = str(stop)
         self.result.seconds = self.clock() - self.started
         self._tell_space(before)
         return self.result
+
+    def _at_once(self) -> int:
+        """One chunk at a time where the operator asked for an easy purge."""
+        gentle = self.plan.pause_seconds or self.plan.max_replica_lag_seconds is not None
+        return 1 if self.plan.dry_run or gentle else self.store.deletes_at_once
 
     def _days(self, first_day: Day) -> Iterator[Day]:
         first = max(self.plan.from_day or first_day, _earliest(self.store, first_day))
@@ -224,6 +229,7 @@ class _Purge:
     def _purge_day(self, day: Day) -> None:
         if not day.end <= self.cutoff.start:
             raise RuntimeError(f"{day} is not wholly beyond the retention")
+        self.day = day
         files = day_files(self.storage, day)
         if not files.parts:
             self.result.unarchived_days.append(str(day))
@@ -272,125 +278,97 @@ class _Purge:
     # --- chunks --------------------------------------------------------------------------------------------
 
     def _part(self, day: Day, part: Manifest, later: HeldRows, identity: Sequence[str]) -> None:
+        self.deleters.follow(self.store)
         rows = rechunk(part_batches(self.storage, part), self.plan.chunk_size)
         hashed = ((chunk, self.store.state_of(chunk)) for chunk in rows)
-        # Reading and hashing a chunk (1.2 µs a row) costs no time beside the server's work on the one before.
-        for chunk, state in one_ahead(hashed):
-            self._check_limits()
-            left = self._rows_left()
-            if left is not None and left < chunk.num_rows:
-                chunk = chunk.slice(0, left)
-                state = self.store.state_of(chunk)
-            self._chunk(day, part, _Chunk(chunk, state, self._superseded(chunk, later, identity)))
-            self.progress(self.result, day)
-            if self.plan.pause_seconds and not self.plan.dry_run:
-                self.sleep(self.plan.pause_seconds)
+        try:
+            # Reading and hashing a chunk (1.2 µs a row) costs no time beside the server's work on the one before.
+            for chunk, state in one_ahead(hashed):
+                self._check_limits()
+                left = self._rows_left()
+                if left is not None and left < chunk.num_rows:
+                    chunk = chunk.slice(0, left)
+                    state = self.store.state_of(chunk)
+                keys = (key_at(chunk, part.key, 0), key_at(chunk, part.key, chunk.num_rows - 1))
+                old = self._superseded(chunk, later, identity)
+                self._chunk(Chunk(day, Selection(day, *keys), part.key, chunk, state, old))
+                self.progress(self.result, day)
+                if self.plan.pause_seconds and not self.plan.dry_run:
+                    self.sleep(self.plan.pause_seconds)
+        finally:
+            # Whatever ends the loop: what is under way comes to its end, and is counted.
+            self._settle()
 
     def _rows_left(self) -> int | None:
+        """Rows that may still be deleted, those under way counted as if all of them were."""
         if self.plan.max_rows is None:
             return None
-        return self.plan.max_rows - (self.result.deletable if self.plan.dry_run else self.result.deleted)
-
-    def _chunk(self, day: Day, part: Manifest, chunk: _Chunk) -> None:
-        rows = chunk.rows
-        selection = Selection(day, key_at(rows, part.key, 0), key_at(rows, part.key, rows.num_rows - 1))
         if self.plan.dry_run:
-            self._compare_only(selection, part, chunk)
+            return self.plan.max_rows - self.result.deletable
+        if self.result.deleted + self.deleters.rows_under_way >= self.plan.max_rows:
+            self._settle()
+        return self.plan.max_rows - self.result.deleted - self.deleters.rows_under_way
+
+    def _chunk(self, chunk: Chunk) -> None:
+        if self.plan.dry_run:
+            self._compare_only(chunk)
             return
-        deleted = 0
-        for attempt in range(CHUNK_TRIES):
+        self.deleters.give(chunk)
+        self._settle(leave=self.deleters.at_once - 1)
+
+    def _settle(self, leave: int = 0) -> None:
+        """Waits until at most so many chunks are under way and counts what they deleted. One that failed is told when
+        all are counted."""
+        failed: sa.exc.DBAPIError | OperatorError | None = None
+        while self.deleters.under_way > (leave if failed is None else 0):
             try:
-                whole = None if chunk.superseded.any() else self._whole(selection, chunk.state)
-                deleted = self._row_by_row(selection, part, chunk) if whole is None else whole
-                break
-            except sa.exc.DBAPIError as error:
-                self._step_back(error, attempt, day)
-        self.result.deleted += deleted
-        self.result.per_day[str(day)] += deleted
+                self._count(self.deleters.take())
+            except (sa.exc.DBAPIError, OperatorError) as error:
+                failed = failed or error
+        if isinstance(failed, sa.exc.DBAPIError):
+            self._ended(failed)
+        if failed is not None:
+            raise failed
+
+    def _count(self, deleted: Deleted) -> None:
+        self.result.deleted += deleted.rows
+        self.result.per_day[str(deleted.day)] += deleted.rows
         self.result.chunks += 1
+        self.result.row_by_row_chunks += deleted.row_by_row
 
     def _superseded(self, chunk: pa.RecordBatch, later: HeldRows, identity: Sequence[str]) -> np.ndarray:
         if not len(later):
             return np.zeros(chunk.num_rows, bool)
         return later.has_keys(key_hashes(chunk, [self.store.table.column(name) for name in identity]))
 
-    def _whole(self, selection: Selection, expected: Digest | Piece) -> int | None:
-        """Deletes the whole range if, under lock, it is exactly what the archive holds. None if it is not."""
-        with _rollback_on(_Mismatch), self.store.transaction():
-            found = self.store.state(selection, expected, lock=True)
-            if found.rows == 0:
-                return 0
-            if found != expected or self._has_children(selection):
-                raise _Mismatch
-            # No row can have changed since, being locked; a row that slipped in makes the count differ.
-            if self.store.delete(selection) != expected.rows:
-                raise _Mismatch
-            return expected.rows
-        return None
-
-    def _has_children(self, selection: Selection) -> bool:
-        return any(self.store.child_rows(child, selection) for child in self.store.table.children)
-
-    def _row_by_row(self, selection: Selection, part: Manifest, chunk: _Chunk) -> int:
-        """Deletes those rows of the range that the archive holds unchanged and on which nothing hangs."""
-        self.result.row_by_row_chunks += 1
-        archived = self._by_key(chunk, part)
-        with self.store.transaction():
-            same = [key for key, row in self._rows(selection, part, lock=True) if archived.get(key) == row]
-            referenced = self.store.referenced_keys(selection)
-            hanging = set().union(*referenced.values()) if referenced else set()
-            doomed = tuple(key for key in same if key not in hanging)
-            deleted = self.store.delete(Selection(selection.day, keys=doomed)) if doomed else 0
-            if deleted != len(doomed):
-                raise OperatorError(
-                    f"The server deleted {deleted} rows where {len(doomed)} were locked and compared; this chunk was"
-                    " rolled back. Nothing of it was deleted."
-                )
-        return deleted
-
-    def _rows(self, selection: Selection, part: Manifest, *, lock: bool) -> Iterator[tuple[Key, int]]:
-        for batch in self.store.batches(selection, lock=lock):
-            yield from zip(keys_of(batch, part.key), row_hashes(batch, self.store.table.columns).tolist(), strict=True)
-
-    def _by_key(self, chunk: _Chunk, part: Manifest) -> dict[Key, int]:
-        """The hashes of the archived rows that still count, by key."""
-        hashes = row_hashes(chunk.rows, self.store.table.columns)
-        rows = zip(keys_of(chunk.rows, part.key), hashes.tolist(), chunk.superseded.tolist(), strict=True)
-        return {key: row for key, row, old in rows if not old}
-
-    def _compare_only(self, selection: Selection, part: Manifest, chunk: _Chunk) -> None:
+    def _compare_only(self, chunk: Chunk) -> None:
         with self.store.snapshot():
-            if not chunk.superseded.any() and self.store.state(selection, chunk.state) == chunk.state:
+            if not chunk.superseded.any() and self.store.state(chunk.selection, chunk.state) == chunk.state:
                 found = chunk.rows.num_rows
             else:
-                archived = self._by_key(chunk, part)
-                rows = self._rows(selection, part, lock=False)
+                archived = chunk.by_key(self.store)
+                rows = hashed_rows(self.store, chunk.selection, chunk.key, lock=False)
                 found = sum(1 for key, row in rows if archived.get(key) == row)
-            referenced = self.store.referenced_keys(selection)
+            referenced = self.store.referenced_keys(chunk.selection)
         found -= len(set().union(*referenced.values()) if referenced else set())
         self.result.deletable += found
-        self.result.per_day[str(selection.day)] += found
+        self.result.per_day[str(chunk.day)] += found
         self.result.chunks += 1
 
-    def _step_back(self, error: sa.exc.DBAPIError, attempt: int, day: Day) -> None:
-        """A deadlock or a lock that others hold: the transaction was rolled back, try again in a moment."""
-        last, in_the_way = attempt == CHUNK_TRIES - 1, is_lock_conflict(error) and not error.connection_invalidated
-        if last and in_the_way and self.locked_days < MOST_LOCKED_DAYS:
+    def _ended(self, error: sa.exc.DBAPIError) -> None:
+        if may_pass(error) and self.locked_days < MOST_LOCKED_DAYS:
             self.locked_days += 1
             raise Busy(
-                f"Rows of {day} are locked by another connection for longer than {CHUNK_TRIES} tries"
+                f"Rows of {self.day} are locked by another connection for longer than {CHUNK_TRIES} tries"
                 f" ({error_text(error)}). The rest of the day stays until the next run; what was deleted of it is"
                 " archived."
             ) from None
-        if last or not in_the_way:
-            raise OperatorError(
-                # Where the connection broke in the commit itself, nobody here knows whether it took effect.
-                f"The database ended a chunk ({error_text(error)}). {self.result.deleted} rows were deleted before it;"
-                " the chunk itself is there as a whole or gone as a whole, and all of it is archived. Launch again to"
-                " go on."
-            ) from None
-        self.store.end_read()
-        self.sleep(0.2 * 2**attempt)
+        raise OperatorError(
+            # Where the connection broke in the commit itself, nobody here knows whether it took effect.
+            f"The database ended a chunk ({error_text(error)}). {self.result.deleted} rows were deleted before it;"
+            " the chunk itself is there as a whole or gone as a whole, and all of it is archived. Launch again to"
+            " go on."
+        ) from None
 
     # --- limits --------------------------------------------------------------------------------------------
 
@@ -450,43 +428,9 @@ class _Purge:
         self.result.reclaim_hint = self.store.reclaim_hint
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """Archived rows, their digest as the database is asked for it, and which of them a later part has anew."""
-
-    rows: pa.RecordBatch
-    state: Digest | Piece
-    superseded: np.ndarray
-
-
-class _Mismatch(Exception):
-    """The rows under lock are not what the archive holds; the transaction is rolled back."""
-
-
-class _rollback_on:
-    """Swallows `kind` after the transaction inside has rolled back."""
-
-    def __init__(self, kind: type[Exception]) -> None:
-        self._kind = kind
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        return kind is not None and issubclass(kind, self._kind)
-
-
 def _earliest(store: LogStore, first_day: Day) -> Day:
     instant = store.instants("asc")
     return max(first_day, day_of(instant, first_day.zone)) if instant else first_day
-
-
-def is_lock_conflict(error: sa.exc.DBAPIError) -> bool:
-    """Whether trying again in a moment may help."""
-    code = getattr(error.orig, "args", (None,))[0]
-    state = getattr(error.orig, "sqlstate", None)
-    # MySQL: lock wait time-out, deadlock. PostgreSQL: serialization, deadlock, lock not available. SQLite: busy.
-    return code in (1205, 1213) or state in ("40001", "40P01", "55P03") or "locked" in str(error.orig).lower()
 
 
 def rechunk(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:

@@ -12,9 +12,9 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
+from saju_ops.archive.deleting import is_lock_conflict
 from saju_ops.archive.engines import LogStore, open_row_store
 from saju_ops.archive.engines.base import NoSuchTable
-from saju_ops.archive.purge import is_lock_conflict
 from saju_ops.database import error_text, redacted
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.queue.closure import Closure, shown

@@ -54,7 +54,8 @@ PURGE_POINTS = [
     Point(PURGE, "verify_stored_bytes", "after"),
     Point(STORE, "LogStore.delete", "before", 2),
     Point(STORE, "LogStore.delete", "after", 2),
-    Point(PURGE, "_Purge._whole", "after", 3),
+    Point("saju_ops.archive.deleting", "Deleter._whole", "after", 3),
+    Point("saju_ops.archive.deleting", "Deleter._delete", "before", 4),
     Point(PURGE, "_Purge._purge_day", "after"),
 ]
 RESTORE_POINTS = [

@@ -119,6 +119,8 @@ class LogStore(abc.ABC):
                 ) from None
             raise
 
+    # Chunks that a purge has under way at once, each on a connection of its own.
+    deletes_at_once: ClassVar[int] = 1
     # Types that created_at may have where days are told by it.
     time_types: ClassVar[tuple[str, ...]] = ()
 
@@ -161,7 +163,7 @@ class LogStore(abc.ABC):
         It is kept for the next time: a new one for each day takes 40 to 80 ms of CPU time.
         """
         other = self._kept_aside() or self._another()
-        other.use(self.table.columns)
+        other.use(self.table.columns, self.table.key)
         try:
             yield other
             other.end_read()

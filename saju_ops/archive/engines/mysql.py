@@ -107,16 +107,18 @@ SIZES = sa.text(
 
 class MySQLLogStore(LogStore):
     time_types = ("timestamp", "datetime", "date")
+    deletes_at_once = 2
 
     def __init__(self, url: sa.URL, table: str, zone: ZoneInfo, bulk_load: bool = False) -> None:
         super().__init__(url, table, zone, bulk_load)
         self._level: str | None = None
-        self._longest_text: int | None = None
+        self._longest_piece = self._limit_pieces()
 
     def _another(self) -> LogStore:
         other = super()._another()
         own = cast(MySQLLogStore, other)
-        own._level = own._longest_text = None  # a new session has the server's own settings
+        own._level = None  # a new session has the server's isolation level
+        own._longest_piece = own._limit_pieces()
         return other
 
     def _quote(self, name: str) -> str:
@@ -331,13 +333,13 @@ class MySQLLogStore(LogStore):
         piece = self._piece_select(rows, joined, count).subquery("saju_p")
         return sa.select(piece.c.saju_t, piece.c.saju_n, sa.func.sha2(piece.c.saju_t, sa.literal_column("256")))
 
-    def longest_piece(self) -> int:
+    def _limit_pieces(self) -> int:
         """Bytes that a piece may have on this connection. Longer ones the server would cut."""
-        if self._longest_text is None:
-            packet = int(self.connection.execute(sa.text("SELECT @@max_allowed_packet")).scalar_one())
-            self._longest_text = min(LARGEST_PIECE, packet // 2)
-            self.connection.exec_driver_sql(f"SET SESSION group_concat_max_len = {self._longest_text}")
-        return self._longest_text
+        packet = int(self.connection.execute(sa.text("SELECT @@max_allowed_packet")).scalar_one())
+        longest = min(LARGEST_PIECE, packet // 2)
+        self.connection.exec_driver_sql(f"SET SESSION group_concat_max_len = {longest}")
+        self.end_read()
+        return longest
 
     def has_pieces(self, selection: Selection, pieces: Pieces) -> bool:
         if not self.knows_pieces or self.count(selection) != pieces.rows:
@@ -354,14 +356,13 @@ class MySQLLogStore(LogStore):
     def state_of(self, batch: pa.RecordBatch) -> Digest | Piece:
         if self.knows_pieces:
             piece, size = piece_of(batch, self.table.columns)
-            if size < self.longest_piece():
+            if size < self._longest_piece:
                 return piece
         return super().state_of(batch)
 
     def state(self, selection: Selection, form: Digest | Piece, *, lock: bool = False) -> Digest | Piece:
         if isinstance(form, Digest):
             return super().state(selection, form, lock=lock)
-        self.longest_piece()
         digest = sa.func.sha2(self._joined(), sa.literal_column("256"))
         query = self._piece_select(selection, sa.func.count(), digest)
         rows, hashed = self.connection.execute(query.with_for_update() if lock else query).one()
@@ -591,7 +592,7 @@ class _Reader:
     """A thread that asks for pieces on one connection."""
 
     def __init__(self, store: MySQLLogStore, day: Day) -> None:
-        self._connection, self._longest = store.connection, store.longest_piece()
+        self._connection, self._longest = store.connection, store._longest_piece
         self._query, self._day = store.piece_select(day), day
         self._thread = ThreadPoolExecutor(1, "saju_ops-read")
 
