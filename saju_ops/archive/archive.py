@@ -243,6 +243,30 @@ class _Task:
         day_state: Digest | None = None,
         cuts: Sequence[int] | None = None,
     ) -> tuple[Manifest, ReadBack, RowShape]:
+        try:
+            return self._write_part(part, chunks, expect, day_state, cuts)
+        except ProofFailed:
+            self._refuse_untold()
+            raise
+
+    def _refuse_untold(self) -> None:
+        """Says which values, rather than that a proof failed, as it would again and again."""
+        if untold := self.store.untold(Selection(self.day)):
+            raise Refused(
+                f"The day {self.day} was not archived: of some values of {self.store.table.name} the server can't give"
+                " the text without loss, whether for max_allowed_packet or for characters that UTF-8 hasn't"
+                f" ({', '.join(f'{n} in {name}' for name, n in untold.items())}). Nothing was deleted; raise"
+                " max_allowed_packet or change those values, and launch the day again."
+            )
+
+    def _write_part(
+        self,
+        part: int,
+        chunks: Iterable[bytes | memoryview | pa.RecordBatch],
+        expect: Callable[[], Digest | Pieces],
+        day_state: Digest | None,
+        cuts: Sequence[int] | None,
+    ) -> tuple[Manifest, ReadBack, RowShape]:
         columns = self.store.table.columns
         packing = Packing(self.compression, self.storage.password is not None, self.storage.password)
         name = data_name(self.day, part, packing)

@@ -56,6 +56,12 @@ LONG = {
     "geometrycollection",
 }  # fmt: skip
 SHORT_TEXT = 1_024
+# Character sets of which every string comes back from UTF-8 as it was. Of the others, such as euckr, the servers hold
+# characters that UTF-8 lacks, for which they print a question mark, or two that become one.
+LOSSLESS = {"utf8mb4", "utf8mb3", "utf8", "ascii", "latin1", "utf16", "utf16le", "utf32", "ucs2"}
+# Stands in rows that are read for a value of which the server has no whole text; a digest leaves such a cell out. So
+# no proof passes, and no archived row, be it NULL there, is taken for equal.
+NO_TEXT = f"saju_ops:{os.urandom(16).hex()}"
 # Bytes of a piece: beyond one megabyte its size makes no difference to the speed, and some copies of one are held.
 PIECE_BYTES = 1 << 20
 # Bytes of the server's answer at most, were a piece's rows much larger than those before.
@@ -159,6 +165,16 @@ class MySQLLogStore(LogStore):
     # --- text and back -------------------------------------------------------------------------------------
 
     def text(self, column: Column) -> sa.ColumnElement[Any]:
+        """NULL too for what the server can't give as text without loss: MariaDB's HEX of what is larger than half of
+        max_allowed_packet, half a surrogate pair in ucs2, a character of euckr that UTF-8 hasn't."""
+        text, charset = self._printed(column), _charset(column)
+        if column.family not in TEXTS or charset in LOSSLESS:
+            return text
+        back = sa.func.convert(text.op("USING")(sa.literal_column(charset))) if charset else text
+        same = sa.cast(back, mysql_dialect.BINARY()) == sa.cast(self.col(column.name), mysql_dialect.BINARY())
+        return sa.case((same, text))
+
+    def _printed(self, column: Column) -> sa.ColumnElement[Any]:
         col = self.col(column.name)
         family = column.family
         if column.encoding == "hex":
@@ -194,12 +210,39 @@ class MySQLLogStore(LogStore):
             return sa.type_coerce(sa.cast(self.text(column), mysql_dialect.BINARY()), sa.String())
         return self.col(column.name)
 
-    def _digest_text(self, column: Column) -> sa.ColumnElement[Any]:
-        """The same text as `text` gives, without the casts that CONCAT_WS does by itself: a third faster.
+    def _implicit(self, column: Column) -> bool:
+        """Whether CONCAT_WS makes the text by itself, which is a third faster than a cast.
 
         Not for uuid and inet: IFNULL would read the mark for NULL as one of those."""
-        implicit = column.family in INTEGERS | TIMES | {"decimal"}
-        return self.col(column.name) if implicit else self.text(column)
+        plain = column.family in TEXTS and column.type.endswith("|utf8mb4")
+        return plain or column.family in INTEGERS | TIMES | {"decimal"}
+
+    def _digest_text(self, column: Column) -> sa.ColumnElement[Any]:
+        return self.col(column.name) if self._implicit(column) else self.text(column)
+
+    def _or_null(self, column: Column, null: Any, cell: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """`null` for NULL. Where only the text is NULL, so is this: CONCAT_WS leaves the cell out."""
+        if not column.nullable:
+            return cell
+        if self._implicit(column):
+            return sa.func.ifnull(cell, null)
+        return sa.case((self.col(column.name).is_(None), null), else_=cell)
+
+    def text_columns(self) -> list[sa.ColumnElement[Any]]:
+        return [self._told(c).label(f"saju_{i}") for i, c in enumerate(self.table.columns)]
+
+    def _told(self, column: Column) -> sa.ColumnElement[Any]:
+        if self._implicit(column):
+            return self.text(column)
+        told = sa.func.coalesce(self.text(column), sa.literal(NO_TEXT))
+        return sa.case((self.col(column.name).is_not(None), told)) if column.nullable else told
+
+    def untold(self, selection: Selection) -> dict[str, int]:
+        columns = [c for c in self.table.columns if not self._implicit(c)]
+        lacking = (sa.func.count(self.col(c.name)) - sa.func.count(self.text(c)) for c in columns)
+        query = sa.select(sa.func.count(), *lacking).select_from(self.from_)
+        _, *counts = self.connection.execute(query.where(*self.conditions(selection))).one()
+        return {c.name: int(n) for c, n in zip(columns, counts, strict=True) if n}
 
     def _row_string(self) -> sa.ColumnElement[Any]:
         pieces: list[Any] = []
@@ -207,7 +250,7 @@ class MySQLLogStore(LogStore):
         for column in self.table.columns:
             text = self._digest_text(column)
             first = sa.func.length(text) if column.framed else text
-            pieces.append(sa.func.ifnull(first, null) if column.nullable else first)
+            pieces.append(self._or_null(column, null, first))
             if column.framed:
                 pieces.append(text)
         # The pieces are UTF-8 already: with a binary separator the server joins them without looking for a
@@ -301,10 +344,7 @@ class MySQLLogStore(LogStore):
     def _joined(self) -> sa.ColumnElement[Any]:
         """The text of rows as saju_ops.archive.pieces has it."""
         null = _binary(NULL_CELL)
-        cells: list[Any] = []
-        for column in self.table.columns:
-            text = self._digest_text(column)
-            cells.append(sa.func.ifnull(text, null) if column.nullable else text)
+        cells = [self._or_null(column, null, self._digest_text(column)) for column in self.table.columns]
         row = sa.func.concat_ws(_binary(CELL_END), *cells)
         return sa.func.group_concat(row, _binary(ROW_END).op("SEPARATOR")(sa.literal_column("''")))
 
@@ -555,8 +595,8 @@ class _DayInPieces(PieceRows):
             high = self._last if self._last - low + 1 <= span + span // 4 else low + span - 1
             text, rows, digest = self._store.connection.execute(query, {"low": low, "high": high}).one()
             size = len(text or b"")
-            if rows and (not size or size >= longest):
-                # What is too long, the server cuts, or doesn't give at all.
+            if rows and (size >= longest or (text or b"").count(ROW_END) != rows):
+                # What is too long, the server cuts; a row above max_allowed_packet it leaves out.
                 if low == high:
                     raise PiecesFailed(f"A row of {self._day} is too large to be read in pieces.")
                 span = max(1, (high - low + 1) // 8)
@@ -680,6 +720,12 @@ def _column(table: str, row: Any) -> Column:
         str(name), described, encoding, framed, nullable == "YES", bool(generation),
         family,
     )  # fmt: skip
+
+
+def _charset(column: Column) -> str:
+    """Empty for an ENUM or SET of binary strings, whose members may hold the sign that parts type and charset."""
+    kind, _, charset = column.type.rpartition("|")
+    return charset if kind and charset.isalnum() else ""
 
 
 def _str(value: Any) -> Any:
