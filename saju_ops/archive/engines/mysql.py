@@ -74,6 +74,11 @@ ROWS_PER_INSERT = 1000
 # Below this share of the rows in a key range, reading the range costs more than sorting the day.
 CLUSTERED_SHARE = 4
 
+# Partitions are read one after the other: by RANGE of the time in the key's order as a rule, else in none.
+UNORDERED = sa.text(
+    "SELECT COUNT(*) FROM information_schema.PARTITIONS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
+    " AND (PARTITION_METHOD NOT LIKE 'RANGE%' OR SUBPARTITION_METHOD IS NOT NULL)"
+)
 COLUMNS = sa.text(
     "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME, IS_NULLABLE, GENERATION_EXPRESSION"
     " FROM information_schema.COLUMNS"
@@ -135,6 +140,8 @@ class MySQLLogStore(LogStore):
         indexes = self.connection.execute(INDEXES, name).all()
         key = _key(indexes)
         require_key(table, key)
+        in_order = not self.connection.execute(UNORDERED, name).scalar()
+        primary = _primary(indexes, columns) if in_order else ()
         time_type = next((c.family for c in columns if c.name == TIME_COLUMN), "")
         version = str(self.connection.execute(sa.text("SELECT VERSION()")).scalar_one())
         database = str(self.connection.execute(sa.text("SELECT DATABASE()")).scalar_one())
@@ -143,7 +150,7 @@ class MySQLLogStore(LogStore):
         return Table(
             engine="mariadb" if "mariadb" in version.lower() else "mysql",
             server_version=version, database=database, name=table, columns=columns, key=key,
-            time_type=time_type, time_index=_time_index(indexes), primary=_primary(indexes), children=children,
+            time_type=time_type, time_index=_time_index(indexes), primary=primary, children=children,
             parents=parents,
         )  # fmt: skip
 
@@ -304,7 +311,9 @@ class MySQLLogStore(LogStore):
         query = sa.select(sa.func.count(), sa.func.min(edge), sa.func.max(edge)).select_from(self.from_)
         query = self._hinted(query.where(*self.day_condition(day)), Selection(day))
         rows, first, last = self.connection.execute(query).one()
-        clustered = bool(single and rows and (int(last) - int(first) + 1) <= CLUSTERED_SHARE * rows)
+        # More rows than keys: the key has further columns and its first, such as a room's number, is many rows', of
+        # other days too.
+        clustered = bool(single and rows and rows <= int(last) - int(first) + 1 <= CLUSTERED_SHARE * rows)
         edges = ((as_bytes(first),), (as_bytes(last),)) if clustered else (None, None)
         return Profile(int(rows), None, clustered, *edges)
 
@@ -743,8 +752,13 @@ def _key(indexes: Sequence[Any]) -> tuple[str, ...]:
     return ()
 
 
-def _primary(indexes: Sequence[Any]) -> tuple[str, ...]:
-    return tuple(str(row[2]) for row in indexes if row[0] == "PRIMARY")
+def _primary(indexes: Sequence[Any], columns: Sequence[Column]) -> tuple[str, ...]:
+    """Empty where the key's own order isn't the one by which ranges of it are told: one column of it descends, or is
+    an ENUM or SET, which the index sorts by number."""
+    rows = [row for row in indexes if row[0] == "PRIMARY"]
+    numbered = {c.name for c in columns if c.family in ("enum", "set")}
+    ascends = all(row._mapping.get("COLLATION") == "A" and row[2] not in numbered for row in rows)
+    return tuple(str(row[2]) for row in rows) if ascends else ()
 
 
 def _time_index(indexes: Sequence[Any]) -> str | None:
