@@ -45,6 +45,9 @@ LOCK_WAIT = 10.0
 # A transaction of 5,000 rows takes some 50 ms: short for those who wait for its locks, and for a replica.
 DEFAULT_CHUNK = 5_000
 LARGEST_CHUNK = 100_000
+# Bytes of a chunk's rows, roughly: five thousand rows of one megabyte, of which several copies are held, took 5 GB for
+# each of those. Of rows of usual size no chunk is cut by it.
+CHUNK_BYTES = 16 << 20
 # Seconds between two looks at a replica that is behind.
 LAG_POLL = 1.0
 # Times that a chunk is tried again after a deadlock or a lock wait time-out.
@@ -434,7 +437,8 @@ class _Purge:
         for part in parts:
             verify_part(self.storage, part, held.collect(part.hashed_by(self.key), altered=part.part in altered))
         with self.store.snapshot():
-            for batch in self.store.batches(Selection(day)):
+            profile = self.store.profile(day)
+            for batch in self.store.batches(Selection(day), self.store.batch_rows(day, profile)):
                 keys = key_hashes(batch, self.store.table.key_columns)
                 same = held.holds(keys, row_hashes(batch, self.store.table.columns))
                 known = held.has_keys(keys)
@@ -489,22 +493,26 @@ def is_lock_conflict(error: sa.exc.DBAPIError) -> bool:
     return code in (1205, 1213) or state in ("40001", "40P01", "55P03") or "locked" in str(error.orig).lower()
 
 
-def rechunk(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of exactly `size`, the last one smaller."""
+def rechunk(batches: Iterator[pa.RecordBatch], size: int, most_bytes: int = CHUNK_BYTES) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of exactly `size`, smaller where so many have more bytes, and the last one."""
     import pyarrow as pa
 
     waiting: list[pa.RecordBatch] = []
-    rows = 0
+    rows, held = 0, 0
     for batch in batches:
         waiting.append(batch)
-        rows += batch.num_rows
-        if rows < size:
+        rows, held = rows + batch.num_rows, held + batch.nbytes
+        if rows < size and held < most_bytes:
             continue
         whole = pa.concat_batches(waiting)
         start = 0
         while rows - start >= size:
             yield whole.slice(start, size)
             start += size
-        waiting, rows = [whole.slice(start)], rows - start
+        rest = whole.slice(start)
+        waiting, rows, held = [rest], rest.num_rows, rest.nbytes
+        if rows and held >= most_bytes:
+            yield rest
+            waiting, rows, held = [], 0, 0
     if rows:
         yield pa.concat_batches(waiting)
