@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 INTEGERS = {"tinyint", "smallint", "mediumint", "int", "bigint"}
 FLOATS = {"float", "double"}
 TIMES = {"date", "time", "datetime", "timestamp", "year"}
+# Texts that are numbers to the server: a key is sorted by them.
+NUMBERED = {"enum", "set"}
 TEXTS = {"char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum", "set"}
 BINARIES = {
     "binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob", "vector", "geometry", "point",
@@ -57,8 +59,9 @@ LONG = {
 }  # fmt: skip
 SHORT_TEXT = 1_024
 # Character sets of which every string comes back from UTF-8 as it was. Of the others, such as euckr, the servers hold
-# characters that UTF-8 lacks, for which they print a question mark, or two that become one.
-LOSSLESS = {"utf8mb4", "utf8mb3", "utf8", "ascii", "latin1", "utf16", "utf16le", "utf32", "ucs2"}
+# characters that UTF-8 lacks, for which they print a question mark, or two that become one. MariaDB's ascii holds any
+# byte.
+LOSSLESS = {"utf8mb4", "utf8mb3", "utf8", "latin1", "utf16", "utf16le", "utf32", "ucs2"}
 # Stands in rows that are read for a value of which the server has no whole text; a digest leaves such a cell out. So
 # no proof passes, and no archived row, be it NULL there, is taken for equal.
 NO_TEXT = f"saju_ops:{os.urandom(16).hex()}"
@@ -175,7 +178,9 @@ class MySQLLogStore(LogStore):
         """NULL too for what the server can't give as text without loss: MariaDB's HEX of what is larger than half of
         max_allowed_packet, half a surrogate pair in ucs2, a character of euckr that UTF-8 hasn't."""
         text, charset = self._printed(column), _charset(column)
-        if column.family not in TEXTS or charset in LOSSLESS:
+        # What a member of an ENUM holds instead of UTF-8, MariaDB shows as a question mark; MySQL casts it to NULL.
+        doubtful = column.family in NUMBERED and "?" in column.type
+        if column.family not in TEXTS or (charset in LOSSLESS and not doubtful):
             return text
         back = sa.func.convert(text.op("USING")(sa.literal_column(charset))) if charset else text
         same = sa.cast(back, mysql_dialect.BINARY()) == sa.cast(self.col(column.name), mysql_dialect.BINARY())
@@ -192,8 +197,11 @@ class MySQLLogStore(LogStore):
             return sa.cast(sa.cast(col, mysql_dialect.DOUBLE()), sa.CHAR)
         if family == "bit":
             return sa.cast(col + sa.literal_column("0"), sa.CHAR)
-        if family in ("enum", "set") and not column.type.endswith("|utf8mb4"):
-            return sa.func.convert(sa.cast(col, sa.CHAR).op("USING")(sa.literal_column("utf8mb4")))
+        if family in NUMBERED:
+            # A cast, since a member may hold bytes that aren't UTF-8; what a TEXT holds, the servers have looked at.
+            text = sa.cast(col, sa.CHAR)
+            is_utf8 = column.type.endswith("|utf8mb4")
+            return text if is_utf8 else sa.func.convert(text.op("USING")(sa.literal_column("utf8mb4")))
         if family in TEXTS:
             if column.type.endswith("|utf8mb4"):
                 return col
@@ -213,7 +221,7 @@ class MySQLLogStore(LogStore):
 
     def ordered(self, column: Column) -> sa.ColumnElement[Any]:
         # ENUM and SET are sorted by number and compared with a string as text: two different orders.
-        if column.family in ("enum", "set"):
+        if column.family in NUMBERED:
             return sa.type_coerce(sa.cast(self.text(column), mysql_dialect.BINARY()), sa.String())
         return self.col(column.name)
 
@@ -221,7 +229,7 @@ class MySQLLogStore(LogStore):
         """Whether CONCAT_WS makes the text by itself, which is a third faster than a cast.
 
         Not for uuid and inet: IFNULL would read the mark for NULL as one of those."""
-        plain = column.family in TEXTS and column.type.endswith("|utf8mb4")
+        plain = column.family in TEXTS - NUMBERED and column.type.endswith("|utf8mb4")
         return plain or column.family in INTEGERS | TIMES | {"decimal"}
 
     def _digest_text(self, column: Column) -> sa.ColumnElement[Any]:
@@ -710,7 +718,7 @@ def _column(table: str, row: Any) -> Column:
         encoding = "number"
     elif family in BINARIES:
         encoding = "hex"
-    elif family in ("enum", "set"):
+    elif family in NUMBERED:
         # Its members stand in its definition: framed if one of them holds the separator or is what NULL
         # stands as in the digest (an ENUM('Y','N') would otherwise have NULL and 'N' alike).
         framed = SEPARATOR in str(column_type) or f"'{NULL}'" in str(column_type)
@@ -756,7 +764,7 @@ def _primary(indexes: Sequence[Any], columns: Sequence[Column]) -> tuple[str, ..
     """Empty where the key's own order isn't the one by which ranges of it are told: one column of it descends, or is
     an ENUM or SET, which the index sorts by number."""
     rows = [row for row in indexes if row[0] == "PRIMARY"]
-    numbered = {c.name for c in columns if c.family in ("enum", "set")}
+    numbered = {c.name for c in columns if c.family in NUMBERED}
     ascends = all(row._mapping.get("COLLATION") == "A" and row[2] not in numbered for row in rows)
     return tuple(str(row[2]) for row in rows) if ascends else ()
 
