@@ -46,8 +46,8 @@ LOCK_WAIT = 10.0
 DEFAULT_CHUNK = 5_000
 LARGEST_CHUNK = 100_000
 # Bytes of a chunk's rows, roughly: five thousand rows of one megabyte, of which several copies are held, took 5 GB for
-# each of those. Of rows of usual size no chunk is cut by it.
-CHUNK_BYTES = 16 << 20
+# each of those. And with MariaDB's own max_allowed_packet a text of 8 MB can't be compared as one piece.
+CHUNK_BYTES = 7 << 20
 # Seconds between two looks at a replica that is behind.
 LAG_POLL = 1.0
 # Times that a chunk is tried again after a deadlock or a lock wait time-out.

@@ -303,7 +303,7 @@ def test_a_chunk_has_fewer_rows_where_they_are_large(mysql_url: str, tmp_path: P
     scene.archive()
     outcome = scene.purge()
     assert (outcome.deleted, outcome.row_by_row_chunks, scene.ids()) == (60, 0, [])
-    assert outcome.chunks in (3, 4)
+    assert outcome.chunks in range(6, 10)
     scene.restore()
     assert scene.state() == original
 
