@@ -243,6 +243,30 @@ class _Task:
         day_state: Digest | None = None,
         cuts: Sequence[int] | None = None,
     ) -> tuple[Manifest, ReadBack, RowShape]:
+        try:
+            return self._write_part(part, chunks, expect, day_state, cuts)
+        except ProofFailed:
+            self._refuse_untold()
+            raise
+
+    def _refuse_untold(self) -> None:
+        """Says which values, rather than that a proof failed, as it would again and again."""
+        if untold := self.store.untold(Selection(self.day)):
+            raise Refused(
+                f"The day {self.day} was not archived: of some values of {self.store.table.name} the server can't give"
+                " the text without loss, whether for max_allowed_packet or for characters that UTF-8 hasn't"
+                f" ({', '.join(f'{n} in {name}' for name, n in untold.items())}). Nothing was deleted; raise"
+                " max_allowed_packet or change those values, and launch the day again."
+            )
+
+    def _write_part(
+        self,
+        part: int,
+        chunks: Iterable[bytes | memoryview | pa.RecordBatch],
+        expect: Callable[[], Digest | Pieces],
+        day_state: Digest | None,
+        cuts: Sequence[int] | None,
+    ) -> tuple[Manifest, ReadBack, RowShape]:
         columns = self.store.table.columns
         packing = Packing(self.compression, self.storage.password is not None, self.storage.password)
         name = data_name(self.day, part, packing)
@@ -253,7 +277,7 @@ class _Task:
 
             def begin() -> Visit:
                 # A purge goes through the file by ranges of its key.
-                return shape.begin() if cuts is None else _in_order(shape.begin(), self.store.table.key_columns[0])
+                return shape.begin() if cuts is None else _in_order(shape.begin(), self.store.table.key_columns)
 
             def read(again: Callable[[], BinaryIO]) -> ReadBack:
                 return read_back(again, packing, columns, self.store.table.key, start_visit=begin, cuts=cuts)
@@ -392,18 +416,20 @@ def _all(pieces: Pieces, profile: Profile) -> Pieces:
     return pieces
 
 
-def _in_order(visit: Visit, key: Column) -> Visit:
-    """Raises PiecesFailed where an integer key doesn't ascend through the file: the server gave its rows by another
-    index than it was told to."""
+def _in_order(visit: Visit, key: Sequence[Column]) -> Visit:
+    """Raises PiecesFailed where the key's first column, an integer, doesn't ascend through the file: the server gave
+    its rows by another index than it was told to, or partition by partition. With further columns it must tell the
+    rows apart by itself, since nothing is known here of the order of those."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     last: list[pa.Array] = []
+    wrong = pc.greater if len(key) == 1 else pc.greater_equal
 
     def checked(batch: pa.RecordBatch, hashes: Callable[[], np.ndarray]) -> None:
-        numbers = batch.column(key.name).cast(pa.string()).cast(pa.decimal128(20))
+        numbers = batch.column(key[0].name).cast(pa.string()).cast(pa.decimal128(20))
         keys = pa.concat_arrays([*last, numbers])
-        if pc.any(pc.greater(keys[:-1], keys[1:])).as_py():
+        if pc.any(wrong(keys[:-1], keys[1:])).as_py():
             raise PiecesFailed("The server gave rows in another order than by their key.")
         last[:] = [keys[-1:]]
         visit(batch, hashes)

@@ -46,6 +46,9 @@ LOCK_WAIT = 10.0
 # A transaction of 5,000 rows takes some 50 ms: short for those who wait for its locks, and for a replica.
 DEFAULT_CHUNK = 5_000
 LARGEST_CHUNK = 100_000
+# Bytes of a chunk's rows, roughly: five thousand rows of one megabyte, of which several copies are held, took 5 GB for
+# each of those. And with MariaDB's own max_allowed_packet a text of 8 MB can't be compared as one piece.
+CHUNK_BYTES = 7 << 20
 # Seconds between two looks at a replica that is behind.
 LAG_POLL = 1.0
 # Days left for later because somebody locks rows of theirs, some eight seconds each, before the purge ends: then it
@@ -412,7 +415,8 @@ class _Purge:
         for part in parts:
             verify_part(self.storage, part, held.collect(part.hashed_by(self.key), altered=part.part in altered))
         with self.store.snapshot():
-            for batch in self.store.batches(Selection(day)):
+            profile = self.store.profile(day)
+            for batch in self.store.batches(Selection(day), self.store.batch_rows(day, profile)):
                 keys = key_hashes(batch, self.store.table.key_columns)
                 same = held.holds(keys, row_hashes(batch, self.store.table.columns))
                 known = held.has_keys(keys)
@@ -433,22 +437,26 @@ def _earliest(store: LogStore, first_day: Day) -> Day:
     return max(first_day, day_of(instant, first_day.zone)) if instant else first_day
 
 
-def rechunk(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of exactly `size`, the last one smaller."""
+def rechunk(batches: Iterator[pa.RecordBatch], size: int, most_bytes: int = CHUNK_BYTES) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of exactly `size`, smaller where so many have more bytes, and the last one."""
     import pyarrow as pa
 
     waiting: list[pa.RecordBatch] = []
-    rows = 0
+    rows, held = 0, 0
     for batch in batches:
         waiting.append(batch)
-        rows += batch.num_rows
-        if rows < size:
+        rows, held = rows + batch.num_rows, held + batch.nbytes
+        if rows < size and held < most_bytes:
             continue
         whole = pa.concat_batches(waiting)
         start = 0
         while rows - start >= size:
             yield whole.slice(start, size)
             start += size
-        waiting, rows = [whole.slice(start)], rows - start
+        rest = whole.slice(start)
+        waiting, rows, held = [rest], rest.num_rows, rest.nbytes
+        if rows and held >= most_bytes:
+            yield rest
+            waiting, rows, held = [], 0, 0
     if rows:
         yield pa.concat_batches(waiting)

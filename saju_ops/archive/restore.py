@@ -24,7 +24,7 @@ from saju_ops.archive.held import HeldRows
 from saju_ops.archive.manifest import DayFiles, Manifest, archived_days, common_key, data_files, day_files
 from saju_ops.archive.pieces import Pieces
 from saju_ops.archive.table import TIME_COLUMN, Column
-from saju_ops.archive.verify import keys_of, part_batches, verify_part
+from saju_ops.archive.verify import Visit, keys_of, part_batches, verify_part
 from saju_ops.archive.window import Day, parse_day
 from saju_ops.database import error_text, redacted
 from saju_ops.errors import OperatorError, ProofFailed, Refused
@@ -423,8 +423,16 @@ class _Restore:
                 yield batch if wanted.all() else batch.filter(pa.array(wanted))
 
     def _hashed(self, work: _PartWork) -> Digest:
-        columns = self.store.table.columns
-        return total(Digest.of(row_hashes(batch, columns)) for batch in self._rows_to_write(work))
+        """The digest of a file's rows, by a hash of each. The file is proven once more: what was loaded is to be what
+        its manifest says, and not what a file holds that was exchanged since."""
+        passed: list[Digest] = []
+
+        def begin() -> Visit:
+            passed.clear()
+            return lambda _batch, hashes: passed.append(Digest.of(hashes()))
+
+        verify_part(self.storage, work.manifest, begin)
+        return total(passed)
 
     def _state(self, work: _PartWork) -> Digest:
         """What the database says of the part's range of keys."""

@@ -50,7 +50,7 @@ class Table:
     key: tuple[str, ...]
     time_type: str
     time_index: str | None
-    # The columns of the primary key, where the engine keeps its rows in that order.
+    # The columns of the primary key, where the engine keeps its rows in the order that their text is compared in.
     primary: tuple[str, ...] = ()
     children: tuple[ForeignKey, ...] = ()
     parents: tuple[ForeignKey, ...] = ()

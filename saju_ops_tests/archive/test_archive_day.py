@@ -351,6 +351,38 @@ def test_a_partitioned_table_is_read_in_pieces(mysql_scene: Scene) -> None:
     assert scene.state() == original
 
 
+ORDERS = {
+    "descending": "DROP PRIMARY KEY, ADD PRIMARY KEY (log_id, tokens DESC)",
+    "by an enum's number": "MODIFY role enum('user', 'assistant'), DROP PRIMARY KEY, ADD PRIMARY KEY (log_id, role)",
+    "by partition": "DROP PRIMARY KEY, ADD PRIMARY KEY (log_id, tokens) PARTITION BY HASH (tokens) PARTITIONS 3",
+    "by range of another": "DROP PRIMARY KEY, ADD PRIMARY KEY (log_id, tokens, created_at)"
+    " PARTITION BY RANGE (UNIX_TIMESTAMP(created_at))"
+    " (PARTITION a VALUES LESS THAN (UNIX_TIMESTAMP('2026-10-01 00:00:00')), PARTITION b VALUES LESS THAN MAXVALUE)",
+}
+
+
+@pytest.mark.parametrize("order", list(ORDERS))
+def test_a_day_comes_back_whatever_order_its_key_has_beyond_the_first_column(mysql_scene: Scene, order: str) -> None:
+    """A purge and a restore go by ranges of the whole key, from the first row of the file to the last."""
+    scene = mysql_scene
+    scene.run(f"ALTER TABLE {scene.name} MODIFY log_id bigint NOT NULL, MODIFY created_at timestamp NOT NULL")
+    scene.run(f"ALTER TABLE {scene.name} {ORDERS[order]}")
+    times = {1: "2026-10-01 01:00:00", 2: "2026-09-30 20:00:00", 3: "2026-10-01 02:00:00"}
+    rows = [
+        {"log_id": key, "role": role, "content": "안녕", "tokens": tokens, "created_at": time}
+        for key in range(1, 4)
+        for (tokens, time), role in zip(times.items(), ("user", "assistant", "user"), strict=True)
+        if (role, tokens) != ("user", 3) or "role" not in ORDERS[order]
+    ]
+    scene.insert(rows)
+    original = scene.state()
+    scene.archive()
+    assert scene.archive().outcome == "unchanged"
+    assert scene.purge(chunk_size=2).deleted == len(rows)
+    assert scene.restore().written == len(rows)
+    assert scene.state() == original
+
+
 def test_archived_days_leave_no_memory_behind(mysql_scene: Scene) -> None:
     import pyarrow as pa
 

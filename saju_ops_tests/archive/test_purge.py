@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
@@ -295,6 +296,34 @@ def test_max_runtime_stops_it_at_a_chunks_end(scene: Scene) -> None:
     assert "max_runtime_seconds (8) reached" in result.stopped
     assert 0 < result.deleted < 20
     assert scene.count() == 20 - result.deleted
+
+
+def test_a_chunk_has_fewer_rows_where_they_are_large(mysql_url: str, tmp_path: Path) -> None:
+    """Else five thousand rows of one megabyte would all be held, by this process and by one transaction."""
+    scene = Scene(mysql_url, tmp_path / "backups").create_table()
+    scene.run(f"ALTER TABLE {scene.name} MODIFY content longtext")
+    scene.add(60)
+    scene.update("content = REPEAT('a', 1048576)", "log_id <= 50")
+    original = scene.state()
+    scene.archive()
+    outcome = scene.purge()
+    assert (outcome.deleted, outcome.row_by_row_chunks, scene.ids()) == (60, 0, [])
+    assert outcome.chunks in range(6, 10)
+    scene.restore()
+    assert scene.state() == original
+
+
+@pytest.mark.parametrize("most_bytes", [1, 100, 1 << 20])
+@pytest.mark.parametrize("size", [1, 7, 10, 100])
+def test_chunks_hold_every_row_in_order(size: int, most_bytes: int) -> None:
+    from saju_ops.archive.purge import rechunk
+
+    numbers = [f"{n:020}" for n in range(50)]
+    batches = [pa.record_batch({"n": pa.array(numbers[a : a + 8], pa.binary())}) for a in range(0, 50, 8)]
+    chunks = list(rechunk(iter(batches), size, most_bytes))
+    assert [row.decode() for chunk in chunks for row in chunk.column("n").to_pylist()] == numbers
+    assert all(chunk.num_rows <= size for chunk in chunks)
+    assert most_bytes < 1 << 20 or all(chunk.num_rows == size for chunk in chunks[:-1])
 
 
 def test_it_pauses_between_chunks(scene: Scene) -> None:

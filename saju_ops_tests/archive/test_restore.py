@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from saju_ops.archive.engines.base import LogStore
 from saju_ops.archive.engines.sqlite import SQLiteLogStore
+from saju_ops.archive.restore import RestorePlan
 from saju_ops.archive.window import parse_day
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, SEOUL, Scene
@@ -241,6 +242,20 @@ def test_a_damaged_archive_of_any_day_stops_it_before_the_first_write(scene: Sce
         scene.restore(DAY, NEXT_DAY)
     assert scene.count() == 0
     assert scene.restore(DAY).written == 5
+
+
+def test_a_file_exchanged_while_the_restore_runs_writes_nothing(scene: Scene) -> None:
+    scene.add(20, content="original")
+    scene.archive()
+    scene.remove("log_id > 0")
+    file = scene.data_file()
+
+    def exchange(_plan: RestorePlan) -> None:
+        file.write_bytes(file.read_bytes().replace(b"original", b"replaced", 1))
+
+    with pytest.raises(ProofFailed):
+        scene.restore(announce=exchange)
+    assert scene.ids() == []
 
 
 def test_new_rows_are_numbered_after_the_highest_restored_one(scene: Scene, request: pytest.FixtureRequest) -> None:

@@ -212,6 +212,10 @@ class LogStore(abc.ABC):
     def text(self, column: Column) -> sa.ColumnElement[Any]:
         """The column as the text that stands in the file."""
 
+    def untold(self, selection: Selection) -> dict[str, int]:
+        """Per column, how many of the rows hold a value of which the database gives no whole text."""
+        return {}
+
     @abc.abstractmethod
     def typed(self, column: Column, cell: bytes) -> Any:
         """A cell of the file as a value or expression of the column's type."""

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 INTEGERS = {"tinyint", "smallint", "mediumint", "int", "bigint"}
 FLOATS = {"float", "double"}
 TIMES = {"date", "time", "datetime", "timestamp", "year"}
+# Texts that are numbers to the server: a key is sorted by them.
+NUMBERED = {"enum", "set"}
 TEXTS = {"char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum", "set"}
 BINARIES = {
     "binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob", "vector", "geometry", "point",
@@ -58,6 +60,13 @@ LONG = {
     "geometrycollection",
 }  # fmt: skip
 SHORT_TEXT = 1_024
+# Character sets of which every string comes back from UTF-8 as it was. Of the others, such as euckr, the servers hold
+# characters that UTF-8 lacks, for which they print a question mark, or two that become one. MariaDB's ascii holds any
+# byte.
+LOSSLESS = {"utf8mb4", "utf8mb3", "utf8", "latin1", "utf16", "utf16le", "utf32", "ucs2"}
+# Stands in rows that are read for a value of which the server has no whole text; a digest leaves such a cell out. So
+# no proof passes, and no archived row, be it NULL there, is taken for equal.
+NO_TEXT = f"saju_ops:{os.urandom(16).hex()}"
 # Bytes of a piece: beyond one megabyte its size makes no difference to the speed, and some copies of one are held.
 PIECE_BYTES = 1 << 20
 # Bytes of the server's answer at most, were a piece's rows much larger than those before.
@@ -72,6 +81,11 @@ ROWS_PER_INSERT = 1000
 # Below this share of the rows in a key range, reading the range costs more than sorting the day.
 CLUSTERED_SHARE = 4
 
+# Partitions are read one after the other: by RANGE of the time in the key's order as a rule, else in none.
+UNORDERED = sa.text(
+    "SELECT COUNT(*) FROM information_schema.PARTITIONS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
+    " AND (PARTITION_METHOD NOT LIKE 'RANGE%' OR SUBPARTITION_METHOD IS NOT NULL)"
+)
 COLUMNS = sa.text(
     "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME, IS_NULLABLE, GENERATION_EXPRESSION"
     " FROM information_schema.COLUMNS"
@@ -135,6 +149,8 @@ class MySQLLogStore(LogStore):
         indexes = self.connection.execute(INDEXES, name).all()
         key = _key(indexes)
         require_key(table, key)
+        in_order = not self.connection.execute(UNORDERED, name).scalar()
+        primary = _primary(indexes, columns) if in_order else ()
         time_type = next((c.family for c in columns if c.name == TIME_COLUMN), "")
         version = str(self.connection.execute(sa.text("SELECT VERSION()")).scalar_one())
         database = str(self.connection.execute(sa.text("SELECT DATABASE()")).scalar_one())
@@ -143,7 +159,7 @@ class MySQLLogStore(LogStore):
         return Table(
             engine="mariadb" if "mariadb" in version.lower() else "mysql",
             server_version=version, database=database, name=table, columns=columns, key=key,
-            time_type=time_type, time_index=_time_index(indexes), primary=_primary(indexes), children=children,
+            time_type=time_type, time_index=_time_index(indexes), primary=primary, children=children,
             parents=parents,
         )  # fmt: skip
 
@@ -165,6 +181,18 @@ class MySQLLogStore(LogStore):
     # --- text and back -------------------------------------------------------------------------------------
 
     def text(self, column: Column) -> sa.ColumnElement[Any]:
+        """NULL too for what the server can't give as text without loss: MariaDB's HEX of what is larger than half of
+        max_allowed_packet, half a surrogate pair in ucs2, a character of euckr that UTF-8 hasn't."""
+        text, charset = self._printed(column), _charset(column)
+        # What a member of an ENUM holds instead of UTF-8, MariaDB shows as a question mark; MySQL casts it to NULL.
+        doubtful = column.family in NUMBERED and "?" in column.type
+        if column.family not in TEXTS or (charset in LOSSLESS and not doubtful):
+            return text
+        back = sa.func.convert(text.op("USING")(sa.literal_column(charset))) if charset else text
+        same = sa.cast(back, mysql_dialect.BINARY()) == sa.cast(self.col(column.name), mysql_dialect.BINARY())
+        return sa.case((same, text))
+
+    def _printed(self, column: Column) -> sa.ColumnElement[Any]:
         col = self.col(column.name)
         family = column.family
         if column.encoding == "hex":
@@ -175,8 +203,11 @@ class MySQLLogStore(LogStore):
             return sa.cast(sa.cast(col, mysql_dialect.DOUBLE()), sa.CHAR)
         if family == "bit":
             return sa.cast(col + sa.literal_column("0"), sa.CHAR)
-        if family in ("enum", "set") and not column.type.endswith("|utf8mb4"):
-            return sa.func.convert(sa.cast(col, sa.CHAR).op("USING")(sa.literal_column("utf8mb4")))
+        if family in NUMBERED:
+            # A cast, since a member may hold bytes that aren't UTF-8; what a TEXT holds, the servers have looked at.
+            text = sa.cast(col, sa.CHAR)
+            is_utf8 = column.type.endswith("|utf8mb4")
+            return text if is_utf8 else sa.func.convert(text.op("USING")(sa.literal_column("utf8mb4")))
         if family in TEXTS:
             if column.type.endswith("|utf8mb4"):
                 return col
@@ -196,16 +227,43 @@ class MySQLLogStore(LogStore):
 
     def ordered(self, column: Column) -> sa.ColumnElement[Any]:
         # ENUM and SET are sorted by number and compared with a string as text: two different orders.
-        if column.family in ("enum", "set"):
+        if column.family in NUMBERED:
             return sa.type_coerce(sa.cast(self.text(column), mysql_dialect.BINARY()), sa.String())
         return self.col(column.name)
 
-    def _digest_text(self, column: Column) -> sa.ColumnElement[Any]:
-        """The same text as `text` gives, without the casts that CONCAT_WS does by itself: a third faster.
+    def _implicit(self, column: Column) -> bool:
+        """Whether CONCAT_WS makes the text by itself, which is a third faster than a cast.
 
         Not for uuid and inet: IFNULL would read the mark for NULL as one of those."""
-        implicit = column.family in INTEGERS | TIMES | {"decimal"}
-        return self.col(column.name) if implicit else self.text(column)
+        plain = column.family in TEXTS - NUMBERED and column.type.endswith("|utf8mb4")
+        return plain or column.family in INTEGERS | TIMES | {"decimal"}
+
+    def _digest_text(self, column: Column) -> sa.ColumnElement[Any]:
+        return self.col(column.name) if self._implicit(column) else self.text(column)
+
+    def _or_null(self, column: Column, null: Any, cell: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """`null` for NULL. Where only the text is NULL, so is this: CONCAT_WS leaves the cell out."""
+        if not column.nullable:
+            return cell
+        if self._implicit(column):
+            return sa.func.ifnull(cell, null)
+        return sa.case((self.col(column.name).is_(None), null), else_=cell)
+
+    def text_columns(self) -> list[sa.ColumnElement[Any]]:
+        return [self._told(c).label(f"saju_{i}") for i, c in enumerate(self.table.columns)]
+
+    def _told(self, column: Column) -> sa.ColumnElement[Any]:
+        if self._implicit(column):
+            return self.text(column)
+        told = sa.func.coalesce(self.text(column), sa.literal(NO_TEXT))
+        return sa.case((self.col(column.name).is_not(None), told)) if column.nullable else told
+
+    def untold(self, selection: Selection) -> dict[str, int]:
+        columns = [c for c in self.table.columns if not self._implicit(c)]
+        lacking = (sa.func.count(self.col(c.name)) - sa.func.count(self.text(c)) for c in columns)
+        query = sa.select(sa.func.count(), *lacking).select_from(self.from_)
+        _, *counts = self.connection.execute(query.where(*self.conditions(selection))).one()
+        return {c.name: int(n) for c, n in zip(columns, counts, strict=True) if n}
 
     def _row_string(self) -> sa.ColumnElement[Any]:
         pieces: list[Any] = []
@@ -213,7 +271,7 @@ class MySQLLogStore(LogStore):
         for column in self.table.columns:
             text = self._digest_text(column)
             first = sa.func.length(text) if column.framed else text
-            pieces.append(sa.func.ifnull(first, null) if column.nullable else first)
+            pieces.append(self._or_null(column, null, first))
             if column.framed:
                 pieces.append(text)
         # The pieces are UTF-8 already: with a binary separator the server joins them without looking for a
@@ -267,7 +325,9 @@ class MySQLLogStore(LogStore):
         query = sa.select(sa.func.count(), sa.func.min(edge), sa.func.max(edge)).select_from(self.from_)
         query = self._hinted(query.where(*self.day_condition(day)), Selection(day))
         rows, first, last = self.connection.execute(query).one()
-        clustered = bool(single and rows and (int(last) - int(first) + 1) <= CLUSTERED_SHARE * rows)
+        # More rows than keys: the key has further columns and its first, such as a room's number, is many rows', of
+        # other days too.
+        clustered = bool(single and rows and rows <= int(last) - int(first) + 1 <= CLUSTERED_SHARE * rows)
         edges = ((as_bytes(first),), (as_bytes(last),)) if clustered else (None, None)
         return Profile(int(rows), None, clustered, *edges)
 
@@ -307,10 +367,7 @@ class MySQLLogStore(LogStore):
     def _joined(self) -> sa.ColumnElement[Any]:
         """The text of rows as saju_ops.archive.pieces has it."""
         null = _binary(NULL_CELL)
-        cells: list[Any] = []
-        for column in self.table.columns:
-            text = self._digest_text(column)
-            cells.append(sa.func.ifnull(text, null) if column.nullable else text)
+        cells = [self._or_null(column, null, self._digest_text(column)) for column in self.table.columns]
         row = sa.func.concat_ws(_binary(CELL_END), *cells)
         return sa.func.group_concat(row, _binary(ROW_END).op("SEPARATOR")(sa.literal_column("''")))
 
@@ -607,8 +664,8 @@ class _Reader:
         text, rows, digest = self._connection.execute(self._query, {"low": low, "high": high}).one()
         if not rows:
             return []
-        # What is too long, the server cuts, or doesn't give at all.
-        if text and len(text) < self._longest and text.endswith(ROW_END):
+        # What is too long, the server cuts; a row above max_allowed_packet it leaves out.
+        if text and len(text) < self._longest and text.count(ROW_END) == rows:
             return [(text, Piece(rows, _str(digest)))]
         if low == high:
             raise PiecesFailed(f"A row of {self._day} is too large to be read in pieces.")
@@ -710,7 +767,7 @@ def _column(table: str, row: Any) -> Column:
         encoding = "number"
     elif family in BINARIES:
         encoding = "hex"
-    elif family in ("enum", "set"):
+    elif family in NUMBERED:
         # Its members stand in its definition: framed if one of them holds the separator or is what NULL
         # stands as in the digest (an ENUM('Y','N') would otherwise have NULL and 'N' alike).
         framed = SEPARATOR in str(column_type) or f"'{NULL}'" in str(column_type)
@@ -731,6 +788,12 @@ def _column(table: str, row: Any) -> Column:
     )  # fmt: skip
 
 
+def _charset(column: Column) -> str:
+    """Empty for an ENUM or SET of binary strings, whose members may hold the sign that parts type and charset."""
+    kind, _, charset = column.type.rpartition("|")
+    return charset if kind and charset.isalnum() else ""
+
+
 def _str(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
@@ -746,8 +809,13 @@ def _key(indexes: Sequence[Any]) -> tuple[str, ...]:
     return ()
 
 
-def _primary(indexes: Sequence[Any]) -> tuple[str, ...]:
-    return tuple(str(row[2]) for row in indexes if row[0] == "PRIMARY")
+def _primary(indexes: Sequence[Any], columns: Sequence[Column]) -> tuple[str, ...]:
+    """Empty where the key's own order isn't the one by which ranges of it are told: one column of it descends, or is
+    an ENUM or SET, which the index sorts by number."""
+    rows = [row for row in indexes if row[0] == "PRIMARY"]
+    numbered = {c.name for c in columns if c.family in NUMBERED}
+    ascends = all(row._mapping.get("COLLATION") == "A" and row[2] not in numbered for row in rows)
+    return tuple(str(row[2]) for row in rows) if ascends else ()
 
 
 def _time_index(indexes: Sequence[Any]) -> str | None:
