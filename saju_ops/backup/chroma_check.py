@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+import struct
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
@@ -31,8 +32,8 @@ from saju_ops.backup.chroma_files import (
     Vectors,
     contents,
     described,
-    differences,
     record_digest,
+    refuse_other,
     vector_digest,
 )
 
@@ -84,28 +85,36 @@ def check_folder(
     found when the snapshot was taken. Chroma opens `twin`, which should hold the same and is removed; where none is
     given, it is copied beside the folder first.
     """
+    if expected is None:
+        with ChromaFiles(folder) as files:
+            expected = contents(files)
+    if twin is None:
+        twin = folder.with_name(f"{folder.name}.opened")
+        shutil.copytree(folder, twin, copy_function=shutil.copyfile)
+    told = judged(folder, twin)
+    refuse_other(expected, told["contents"])
+    looked_for, neighbours = told["neighbours_looked_for"], told["neighbours_found"]
+    if neighbours < (share - FEWER_THAN_BEFORE) * looked_for:
+        raise TornCopy(
+            f"its index finds {neighbours} of {looked_for} nearest neighbours; {share:.0%} when it was taken"
+        )
+    return told
+
+
+def judged(folder: Path, twin: Path) -> dict[str, Any]:
+    """What Chroma gives of the twin, each vector compared with the folder's files. The twin is removed. Raises
+    TornCopy. Whether it is all that the folder holds is what `contents` tells."""
     with ChromaFiles(folder) as files:
-        wanted = contents(files) if expected is None else expected
-        if twin is None:
-            twin = folder.with_name(f"{folder.name}.opened")
-            shutil.copytree(folder, twin, copy_function=shutil.copyfile)
         try:
             with opened(twin) as server:
                 _same_names(server, files.collections())
             told = [_checked(files, collection, twin) for collection in files.collections()]
         finally:
             shutil.rmtree(twin, ignore_errors=True)
-    found = {"collections": [t.content for t in told]}
-    if wrong := differences(wanted, found):
-        raise TornCopy("; ".join(wrong[:10]))
     looked_for = sum(t.neighbours_looked_for for t in told)
     neighbours = sum(t.neighbours_found for t in told)
-    if neighbours < (share - FEWER_THAN_BEFORE) * looked_for:
-        raise TornCopy(
-            f"its index finds {neighbours} of {looked_for} nearest neighbours; {share:.0%} when it was taken"
-        )
     return {
-        "contents": found,
+        "contents": {"collections": [t.content for t in told]},
         "records_compared": sum(t.content["count"] for t in told),
         "neighbours_looked_for": looked_for,
         "neighbours_found": neighbours,
@@ -223,7 +232,6 @@ def _fetch(
 
 
 def rows_of(got: Any) -> list[Row]:
-    import numpy as np
 
     ids, documents, uris, metadatas, embeddings = (
         value() if callable(value := got[name]) else value for name in ("ids", *INCLUDE)
@@ -231,12 +239,25 @@ def rows_of(got: Any) -> list[Row]:
     if not ids:
         return []
     nothing = [None] * len(ids)
-    vectors = np.asarray(embeddings, "<f4")
+    vectors = _matrix(embeddings)
     columns = zip(ids, documents or nothing, uris or nothing, metadatas or nothing, vectors, strict=True)
     return [
         (id, Record(document, uri, {k: v for k, v in (metadata or {}).items() if v is not None}), vector)
         for id, document, uri, metadata, vector in columns
     ]
+
+
+def _matrix(vectors: Any) -> np.ndarray:
+    """Of a folder's vectors, which are lists of Python's numbers, by `struct`: 0.10 s for 20,000 of 768 dimensions,
+    0.24 s by numpy."""
+    import numpy as np
+
+    if type(vectors) is list and type(vectors[0]) is list and vectors[0]:
+        packed = struct.Struct(f"<{len(vectors[0])}f")
+        with suppress(struct.error, OverflowError):  # numpy says what is wrong with them
+            data = b"".join([packed.pack(*vector) for vector in vectors])
+            return np.frombuffer(data, "<f4").reshape(len(vectors), -1)
+    return np.asarray(vectors, "<f4")
 
 
 def same_vectors(stored: np.ndarray, given: np.ndarray, space: str) -> bool:

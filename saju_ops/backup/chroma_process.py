@@ -66,6 +66,11 @@ class Worker:
             while line:
                 line = line[os.write(self._to_worker, line) :]
 
+    def look(self) -> None:
+        """Doesn't wait. Raises what `answer` would raise, where the process has ended already."""
+        if self._process.poll() is not None:
+            self.answer()
+
     def answer(self) -> dict[str, Any]:
         """Waits. Raises the OperatorError that the worker answered, TornCopy where it died."""
         self._process.wait()
