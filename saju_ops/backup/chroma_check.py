@@ -232,7 +232,6 @@ def _fetch(
 
 
 def rows_of(got: Any) -> list[Row]:
-
     ids, documents, uris, metadatas, embeddings = (
         value() if callable(value := got[name]) else value for name in ("ids", *INCLUDE)
     )

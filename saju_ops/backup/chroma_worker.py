@@ -9,6 +9,7 @@ standard input. Nothing secret is ever handed to it.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -82,6 +83,9 @@ def usage_folder(request: dict[str, Any]) -> dict[str, Any]:
 
 TASKS: dict[str, Task] = {t.__name__: t for t in (copy, read, check, judge, fetch, push, usage, usage_folder)}
 
+# They go through records in pages, which hold no cycles; looking for some took 0.15 s of 1.7 s for 20,000 vectors.
+WITHOUT_CYCLES = ("read", "check", "judge")
+
 
 def main() -> None:
     # Whatever a library prints must not become part of the answer.
@@ -96,6 +100,8 @@ def main() -> None:
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
     # Seconds. One thread asks Chroma for the next page while the other looks at the last.
     sys.setswitchinterval(0.0005)
+    if request["task"] in WITHOUT_CYCLES:
+        gc.disable()
     try:
         answer = TASKS[request["task"]](request)
     except OperatorError as error:
