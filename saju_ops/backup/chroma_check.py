@@ -17,12 +17,13 @@ import shutil
 import struct
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saju_ops.backup.chroma_engine import opened
 from saju_ops.backup.chroma_files import (
     ChromaFiles,
     Collection,
@@ -51,29 +52,6 @@ SAMPLE, NEAREST = 20, 10
 # on the data: all of texts' vectors, 68 of 100 of 12,000 random ones in 768 dimensions. So the first is looked at
 # strictly, and the second loosely, and against what the same snapshot found when it was taken.
 THEMSELVES_AT_LEAST, NEIGHBOURS_AT_LEAST, FEWER_THAN_BEFORE = 0.8, 0.3, 0.15
-
-
-def open_folder(folder: Path) -> Any:
-    """Chroma's interface to a folder, below the client: it never loads an embedding function."""
-    import chromadb
-    from chromadb.config import Settings
-
-    client: Any = chromadb.PersistentClient(path=str(folder), settings=Settings(anonymized_telemetry=False))
-    return client._server
-
-
-@contextmanager
-def opened(folder: Path) -> Iterator[Any]:
-    """The same, and closed again: what Chroma held in memory of the folder's indexes is given back."""
-    import chromadb
-    from chromadb.config import Settings
-
-    client: Any = chromadb.PersistentClient(path=str(folder), settings=Settings(anonymized_telemetry=False))
-    try:
-        yield client._server
-    finally:
-        # Older versions have no such thing, and keep what they loaded.
-        getattr(client, "close", lambda: None)()
 
 
 def check_folder(

@@ -93,9 +93,9 @@ def main() -> None:
     os.dup2(2, 1)
     os.umask(0o077)
     if sys.argv[1:] == ["warm"]:
-        # The second is what a client imports when it opens its first folder: 0.05 s.
-        import chromadb
-        import chromadb.api.rust  # noqa: F401
+        from saju_ops.backup import chroma_check, chroma_engine  # noqa: F401
+
+        chroma_engine.warm()
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
     # Seconds. One thread asks Chroma for the next page while the other looks at the last.
