@@ -2,8 +2,9 @@
 
     python -m benchmarks.chroma [--vectors 20000] [--rounds 3]
 
-The snapshot is measured as what `tar` does (copy under SQLite's lock, compress, store), and with its proof; memory
-is that of our own process and of the process in which Chroma opens what was stored, each at its peak.
+The snapshot is measured as what `tar` does (copy under SQLite's lock, compress, store; with the proof at work beside
+it), and with its proof; memory is that of our own process and of the process in which Chroma opens what is stored, each
+at its peak.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Opens a Chroma directory by Chroma and compares all of it with what its files hold.
 
-Runs in the worker process. Promises: every record is read by Chroma's client, page by page, and compared with what
+Runs in the worker process. Promises: every record is read by Chroma itself, page by page, and compared with what
 `chroma_files` read from the files; ids, documents and metadata exactly, by the sum of all records' digests, vectors one
 by one and exactly but for the cosine distance, for which Chroma stores vectors normalized (a relative 1e-5); and
 neighbours of a sample are looked up and compared with those that all vectors give. No embedding function is loaded and

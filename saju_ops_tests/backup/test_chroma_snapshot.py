@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import shutil
@@ -383,6 +384,44 @@ def test_packing_ends_where_its_watch_says_so(folder: Path) -> None:
 
     with pytest.raises(TornCopy, match="seen by another"):
         pack(folder, Sink(), password=None, name="x", watch=watch)  # type: ignore[arg-type]
+
+
+def test_a_record_that_chroma_gives_otherwise_than_the_copy_holds_it_is_found(
+    folder: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloned = chroma._cloned
+
+    def changed(work: Path) -> Listing:
+        before = cloned(work)
+        with closing(sqlite3.connect(work / "opened" / "chroma.sqlite3")) as connection:
+            connection.execute(
+                "UPDATE embedding_metadata SET string_value = 'x' WHERE key = 'chroma:document'"
+                " AND id = (SELECT MIN(id) FROM embeddings)"
+            )
+            connection.commit()
+        return before
+
+    monkeypatch.setattr(chroma, "_cloned", changed)
+    with pytest.raises(ProofFailed, match=r"the digest of ids, documents and metadata of \w+ differs"):
+        take(storage, folder, attempts=1)
+    assert list(storage.names("")) == []
+
+
+def test_a_storage_that_keeps_the_same_content_in_other_bytes_is_found(
+    folder: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from saju_ops.storage.local import _LocalWriter
+
+    read_back = _LocalWriter.read_back
+
+    def rewritten(self: Any) -> Any:
+        with read_back(self) as stream:
+            return io.BytesIO(gzip.compress(gzip.decompress(stream.read())))
+
+    monkeypatch.setattr(_LocalWriter, "read_back", rewritten)
+    with pytest.raises(ProofFailed, match="what was stored differs from what was written"):
+        take(storage, folder, attempts=1)
+    assert list(storage.names("")) == []
 
 
 # --- what is stored, damaged -------------------------------------------------------------------------------------
