@@ -31,8 +31,9 @@ Every collection of the vector store, as `chroma/chromadb_<time in Asia/Seoul>.t
 beside it; `.tar.gz.zip` when ARCHIVE_PASSWORD is set.
 
 **Materializing** copies the folder CHROMA_DB_PATH while the chatbot goes on using it (under SQLite's own lock, for as
-long as `locked_seconds` says), or reads the server CHROMA_HOST through its API. The stored file is read back, opened
-in a scratch folder and compared record by record. It changes nothing, and loads no embedding model.
+long as `locked_seconds` says), or reads the server CHROMA_HOST through its API. A clone of the copy is
+opened in a scratch folder and compared record by record, and the stored file, read back, must hold the very files that
+were opened. It changes nothing, and loads no embedding model.
 
 **Restore:** with the chatbot stopped `saju-ops restore-chroma --replace chroma_db --dry-run`, then without
 `--dry-run`: the folder that is there is renamed, not deleted. `--at "2026-10-01 12:00"` for an older one, `--into
@@ -65,10 +66,10 @@ def snapshot_asset() -> dg.AssetsDefinition:
                 PROOF,
                 asset=SNAPSHOT,
                 blocking=True,
-                description="The stored file, read back and opened in a scratch folder, has the collections, counts,"
-                " metadata, configuration, ids, documents and vectors that were copied, and its index finds the"
-                " nearest neighbours of a sample. Blocking: what fails is thrown away and taken"
-                " again; when none can be proven, nothing is stored and the run fails.",
+                description="The stored file, read back, holds the files that Chroma opened in a scratch folder, each"
+                " of the same SHA-256; they have the collections, counts, metadata, configuration, ids, documents and"
+                " vectors that were copied, and their index finds the nearest neighbours of a sample. Blocking: what"
+                " fails is thrown away and taken again; when none can be proven, nothing is stored and the run fails.",
             )
         ],
     )

@@ -1,6 +1,6 @@
 """Opens a Chroma directory by Chroma and compares all of it with what its files hold.
 
-Runs in the worker process. Promises: every record is read by Chroma's client, page by page, and compared with what
+Runs in the worker process. Promises: every record is read by Chroma itself, page by page, and compared with what
 `chroma_files` read from the files; ids, documents and metadata exactly, by the sum of all records' digests, vectors one
 by one and exactly but for the cosine distance, for which Chroma stores vectors normalized (a relative 1e-5); and
 neighbours of a sample are looked up and compared with those that all vectors give. No embedding function is loaded and
@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import functools
 import shutil
+import struct
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saju_ops.backup.chroma_engine import opened
 from saju_ops.backup.chroma_files import (
     ChromaFiles,
     Collection,
@@ -31,8 +33,8 @@ from saju_ops.backup.chroma_files import (
     Vectors,
     contents,
     described,
-    differences,
     record_digest,
+    refuse_other,
     vector_digest,
 )
 
@@ -52,29 +54,6 @@ SAMPLE, NEAREST = 20, 10
 THEMSELVES_AT_LEAST, NEIGHBOURS_AT_LEAST, FEWER_THAN_BEFORE = 0.8, 0.3, 0.15
 
 
-def open_folder(folder: Path) -> Any:
-    """Chroma's interface to a folder, below the client: it never loads an embedding function."""
-    import chromadb
-    from chromadb.config import Settings
-
-    client: Any = chromadb.PersistentClient(path=str(folder), settings=Settings(anonymized_telemetry=False))
-    return client._server
-
-
-@contextmanager
-def opened(folder: Path) -> Iterator[Any]:
-    """The same, and closed again: what Chroma held in memory of the folder's indexes is given back."""
-    import chromadb
-    from chromadb.config import Settings
-
-    client: Any = chromadb.PersistentClient(path=str(folder), settings=Settings(anonymized_telemetry=False))
-    try:
-        yield client._server
-    finally:
-        # Older versions have no such thing, and keep what they loaded.
-        getattr(client, "close", lambda: None)()
-
-
 def check_folder(
     folder: Path, expected: dict[str, Any] | None, share: float = 0.0, twin: Path | None = None
 ) -> dict[str, Any]:
@@ -84,28 +63,36 @@ def check_folder(
     found when the snapshot was taken. Chroma opens `twin`, which should hold the same and is removed; where none is
     given, it is copied beside the folder first.
     """
+    if expected is None:
+        with ChromaFiles(folder) as files:
+            expected = contents(files)
+    if twin is None:
+        twin = folder.with_name(f"{folder.name}.opened")
+        shutil.copytree(folder, twin, copy_function=shutil.copyfile)
+    told = judged(folder, twin)
+    refuse_other(expected, told["contents"])
+    looked_for, neighbours = told["neighbours_looked_for"], told["neighbours_found"]
+    if neighbours < (share - FEWER_THAN_BEFORE) * looked_for:
+        raise TornCopy(
+            f"its index finds {neighbours} of {looked_for} nearest neighbours; {share:.0%} when it was taken"
+        )
+    return told
+
+
+def judged(folder: Path, twin: Path) -> dict[str, Any]:
+    """What Chroma gives of the twin, each vector compared with the folder's files. The twin is removed. Raises
+    TornCopy. Whether it is all that the folder holds is what `contents` tells."""
     with ChromaFiles(folder) as files:
-        wanted = contents(files) if expected is None else expected
-        if twin is None:
-            twin = folder.with_name(f"{folder.name}.opened")
-            shutil.copytree(folder, twin, copy_function=shutil.copyfile)
         try:
             with opened(twin) as server:
                 _same_names(server, files.collections())
             told = [_checked(files, collection, twin) for collection in files.collections()]
         finally:
             shutil.rmtree(twin, ignore_errors=True)
-    found = {"collections": [t.content for t in told]}
-    if wrong := differences(wanted, found):
-        raise TornCopy("; ".join(wrong[:10]))
     looked_for = sum(t.neighbours_looked_for for t in told)
     neighbours = sum(t.neighbours_found for t in told)
-    if neighbours < (share - FEWER_THAN_BEFORE) * looked_for:
-        raise TornCopy(
-            f"its index finds {neighbours} of {looked_for} nearest neighbours; {share:.0%} when it was taken"
-        )
     return {
-        "contents": found,
+        "contents": {"collections": [t.content for t in told]},
         "records_compared": sum(t.content["count"] for t in told),
         "neighbours_looked_for": looked_for,
         "neighbours_found": neighbours,
@@ -223,20 +210,31 @@ def _fetch(
 
 
 def rows_of(got: Any) -> list[Row]:
-    import numpy as np
-
     ids, documents, uris, metadatas, embeddings = (
         value() if callable(value := got[name]) else value for name in ("ids", *INCLUDE)
     )
     if not ids:
         return []
     nothing = [None] * len(ids)
-    vectors = np.asarray(embeddings, "<f4")
+    vectors = _matrix(embeddings)
     columns = zip(ids, documents or nothing, uris or nothing, metadatas or nothing, vectors, strict=True)
     return [
         (id, Record(document, uri, {k: v for k, v in (metadata or {}).items() if v is not None}), vector)
         for id, document, uri, metadata, vector in columns
     ]
+
+
+def _matrix(vectors: Any) -> np.ndarray:
+    """Of a folder's vectors, which are lists of Python's numbers, by `struct`: 0.10 s for 20,000 of 768 dimensions,
+    0.24 s by numpy."""
+    import numpy as np
+
+    if type(vectors) is list and type(vectors[0]) is list and vectors[0]:
+        packed = struct.Struct(f"<{len(vectors[0])}f")
+        with suppress(struct.error, OverflowError):  # numpy says what is wrong with them
+            data = b"".join([packed.pack(*vector) for vector in vectors])
+            return np.frombuffer(data, "<f4").reshape(len(vectors), -1)
+    return np.asarray(vectors, "<f4")
 
 
 def same_vectors(stored: np.ndarray, given: np.ndarray, space: str) -> bool:

@@ -551,6 +551,12 @@ def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
     return said
 
 
+def refuse_other(expected: dict[str, Any], found: dict[str, Any]) -> None:
+    """Raises TornCopy where two contents differ."""
+    if wrong := differences(expected, found):
+        raise TornCopy("; ".join(wrong[:10]))
+
+
 def _words(name: str) -> str:
     names = {"records_digest": "the digest of ids, documents and metadata", "vectors_digest": "the digest of vectors"}
     return names.get(name, f"the {name}")

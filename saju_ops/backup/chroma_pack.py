@@ -2,6 +2,7 @@
 
 The tar holds one folder, `chroma_db`, and in it files and folders only. `tar xzf` opens it; an encrypted one is a zip
 around that (`storage/encryption.py`). Extraction takes nothing else than such names, and never a link or a device.
+Looking through one (`look_through`) takes and refuses the same, and hashes each file where extraction writes it.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import shutil
 import tarfile
 import zlib
 from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -37,13 +39,19 @@ class Hashes:
     stored_bytes: int
 
 
+# What a folder holds, by the names inside it: of a file its SHA-256, of a folder FOLDER.
+Listing = dict[str, str]
+FOLDER = "folder"
+
+
 class _HashingSink:
     """Passes on what is written, hashed and counted."""
 
-    def __init__(self, sink: Any) -> None:
-        self._sink, self._hash, self.bytes = sink, sha256(), 0
+    def __init__(self, sink: Any, watch: Callable[[], None] = lambda: None) -> None:
+        self._sink, self._watch, self._hash, self.bytes = sink, watch, sha256(), 0
 
     def write(self, data: Any) -> int:
+        self._watch()
         view = memoryview(data)
         self._hash.update(view)
         self.bytes += view.nbytes
@@ -58,15 +66,18 @@ class _HashingSink:
         return self._hash.hexdigest()
 
 
-def pack(folder: Path, writer: Writer, *, password: str | None, name: str) -> Hashes:
-    """Writes the folder's files, sorted by name. `name` is what the file inside an encrypted one is called."""
+def pack(
+    folder: Path, writer: Writer, *, password: str | None, name: str, watch: Callable[[], None] = lambda: None
+) -> Hashes:
+    """Writes the folder's files, sorted by name. `name` is what the file inside an encrypted one is called. `watch` is
+    called again and again; what it raises ends the packing."""
     from isal import igzip
 
     stored = _HashingSink(writer)
     with ExitStack() as stack:
         sink: Any = stack.enter_context(encrypting(stored, password, name)) if password else stored
         zipped = stack.enter_context(igzip.IGzipFile(filename="", mode="wb", compresslevel=1, fileobj=sink, mtime=0))
-        content = _HashingSink(zipped)
+        content = _HashingSink(zipped, watch)
         with tarfile.open(fileobj=content, mode="w|", bufsize=PIECE, format=tarfile.PAX_FORMAT) as tar:  # type: ignore[call-overload]
             tar.add(folder, ROOT, recursive=False, filter=_plain)
             for path in sorted(folder.rglob("*")):
@@ -112,12 +123,35 @@ class _HashingSource(io.RawIOBase):
         return self._hash.hexdigest()
 
 
-def unpack(stream: BinaryIO, target: Path | None, *, password: str | None, encrypted: bool) -> Hashes:
-    """Extracts into `target`, a new folder, or only reads everything where that is None.
+def unpack(stream: BinaryIO, target: Path, *, password: str | None, encrypted: bool) -> Hashes:
+    """Extracts into `target`, a new folder.
 
     Raises ProofFailed for a file that is cut, altered or holds anything unexpected, WrongPassword. The caller compares
     the hashes before it uses what was extracted.
     """
+    return _read_through(stream, lambda content: _extract(content, target), password, encrypted)
+
+
+def look_through(stream: BinaryIO, *, password: str | None, encrypted: bool) -> tuple[Hashes, Listing]:
+    """What `unpack` would extract. Raises the same, and ProofFailed for a name that is there twice."""
+    found: Listing = {}
+    hashes = _read_through(stream, lambda content: _list(content, found), password, encrypted)
+    return hashes, found
+
+
+def listed(folder: Path) -> Listing:
+    """What `look_through` finds of this folder when it was packed. Reads it whole."""
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    return {".": FOLDER, **{name: FOLDER if path.is_dir() else _sha256(path) for name, path in paths.items()}}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _read_through(stream: BinaryIO, take: Callable[[Any], None], password: str | None, encrypted: bool) -> Hashes:
+    """Hands the tar to `take`, and reads what lies behind it."""
     from gzip import BadGzipFile
 
     from isal import igzip, igzip_lib
@@ -128,9 +162,7 @@ def unpack(stream: BinaryIO, target: Path | None, *, password: str | None, encry
             stored = _HashingSource(stream, thread)
             opened: Any = decrypting(stored, password) if encrypted else stored  # type: ignore[arg-type]
             content = _HashingSource(igzip.IGzipFile(fileobj=opened, mode="rb"), thread)
-            if target is not None:
-                target.mkdir(mode=0o700)
-                _extract(content, target)
+            take(content)
             while content.read(PIECE):
                 pass
             while opened.read(PIECE):
@@ -142,19 +174,41 @@ def unpack(stream: BinaryIO, target: Path | None, *, password: str | None, encry
     return Hashes(content.hex, content.bytes, stored.hex, stored.bytes)
 
 
-def _extract(content: Any, target: Path) -> None:
+def _members(content: Any) -> Iterator[tuple[PurePosixPath, Any]]:
+    """Each name inside ROOT, in the order of the tar, and what a file holds; None for a folder."""
     with tarfile.open(fileobj=content, mode="r|", bufsize=PIECE) as tar:
         for member in tar:
             parts = PurePosixPath(member.name).parts
             if not parts or parts[0] != ROOT or ".." in parts or not (member.isfile() or member.isdir()):
                 raise ProofFailed("it holds something that no snapshot holds")
-            # Below a new folder, without "..", and with no link on the way; tarfile.data_filter, which would say the
-            # same, is not in the Python 3.11.2 of Debian 12.
-            path = target.joinpath(*parts[1:])
-            if member.isdir():
-                path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            else:
-                _write(tar.extractfile(member), path)
+            yield PurePosixPath(*parts[1:]), None if member.isdir() else tar.extractfile(member)
+
+
+def _extract(content: Any, target: Path) -> None:
+    target.mkdir(mode=0o700)
+    for name, source in _members(content):
+        # Below a new folder, without "..", and with no link on the way; tarfile.data_filter, which would say the same,
+        # is not in the Python 3.11.2 of Debian 12.
+        path = target / name
+        if source is None:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        else:
+            _write(source, path)
+
+
+def _list(content: Any, found: Listing) -> None:
+    for path, source in _members(content):
+        name = str(path)
+        if name in found:
+            raise ProofFailed("it holds a name twice")
+        found[name] = FOLDER if source is None else _hashed(source)
+
+
+def _hashed(source: Any) -> str:
+    found = sha256()
+    while data := source.read(PIECE):
+        found.update(data)
+    return found.hexdigest()
 
 
 def _write(source: Any, path: Path) -> None:

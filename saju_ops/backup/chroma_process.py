@@ -34,11 +34,11 @@ NOT_HANDED_ON = ("CHROMA_", "DATABASE_URL", "ARCHIVE_PASSWORD", "SLACK_", "AWS_"
 class Worker:
     """A process of its own, for one task. Use it in a `with` block: it is gone at the end of that, whatever happens.
 
-    With `warm` it imports Chroma (a second) while this process does something else.
+    With `warm` it imports Chroma and numpy while this process does something else.
     """
 
     def __init__(self, scratch: Path, *, warm: bool = False) -> None:
-        self._task = ""
+        self._task, self._looked_at = "", False
         self._told = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 (closed in __exit__)
         # The pipe's writing end stays open until the answer is there: the worker ends when it closes.
         requests, self._to_worker = os.pipe()
@@ -65,6 +65,13 @@ class Worker:
         with suppress(BrokenPipeError):
             while line:
                 line = line[os.write(self._to_worker, line) :]
+
+    def look(self) -> None:
+        """Doesn't wait. Raises what `answer` would raise, where the process has ended already; once, and an answer is
+        read once only: this is called for every megabyte that is packed."""
+        if not self._looked_at and self._process.poll() is not None:
+            self._looked_at = True
+            self.answer()
 
     def answer(self) -> dict[str, Any]:
         """Waits. Raises the OperatorError that the worker answered, TornCopy where it died."""

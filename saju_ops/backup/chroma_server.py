@@ -22,12 +22,12 @@ from saju_ops.backup.chroma_check import (
     Row,
     databases,
     models,
-    open_folder,
     pages,
     rows_of,
     same_vectors,
     shown_configuration,
 )
+from saju_ops.backup.chroma_engine import open_folder
 from saju_ops.backup.chroma_files import record_digest
 from saju_ops.errors import OperatorError, ProofFailed, Refused
 

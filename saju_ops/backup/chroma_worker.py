@@ -9,6 +9,7 @@ standard input. Nothing secret is ever handed to it.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -46,6 +47,13 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
     return check_folder(Path(request["folder"]), request.get("expected"), request.get("share", 0.0), twin)
 
 
+def judge(request: dict[str, Any]) -> dict[str, Any]:
+    """What Chroma gives of a folder's twin, beside the folder's files; what the folder should hold, others know."""
+    from saju_ops.backup.chroma_check import judged
+
+    return judged(Path(request["folder"]), Path(request["twin"]))
+
+
 def fetch(request: dict[str, Any]) -> dict[str, Any]:
     from saju_ops.backup.chroma_server import fetch_server
 
@@ -73,7 +81,10 @@ def usage_folder(request: dict[str, Any]) -> dict[str, Any]:
     return folder_usage(Path(request["folder"]))
 
 
-TASKS: dict[str, Task] = {t.__name__: t for t in (copy, read, check, fetch, push, usage, usage_folder)}
+TASKS: dict[str, Task] = {t.__name__: t for t in (copy, read, check, judge, fetch, push, usage, usage_folder)}
+
+# They go through records in pages, which hold no cycles; looking for some took 0.15 s of 1.7 s for 20,000 vectors.
+WITHOUT_CYCLES = ("read", "check", "judge")
 
 
 def main() -> None:
@@ -82,11 +93,15 @@ def main() -> None:
     os.dup2(2, 1)
     os.umask(0o077)
     if sys.argv[1:] == ["warm"]:
-        import chromadb  # noqa: F401
+        from saju_ops.backup import chroma_check, chroma_engine  # noqa: F401
+
+        chroma_engine.warm()
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
     # Seconds. One thread asks Chroma for the next page while the other looks at the last.
     sys.setswitchinterval(0.0005)
+    if request["task"] in WITHOUT_CYCLES:
+        gc.disable()
     try:
         answer = TASKS[request["task"]](request)
     except OperatorError as error:

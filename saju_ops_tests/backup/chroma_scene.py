@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from saju_ops.backup.chroma_check import databases, models, open_folder, pages, shown_configuration
+from saju_ops.backup.chroma_check import databases, models, pages, shown_configuration
+from saju_ops.backup.chroma_engine import open_folder
 from saju_ops_tests.engines import free_port
 
 # As the chatbot's is written down; nothing of it is installed here.

@@ -5,14 +5,19 @@ from __future__ import annotations
 import pickle
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from saju_ops.backup.chroma_check import check_folder, open_folder
+from saju_ops.backup import chroma_check, chroma_engine
+from saju_ops.backup.chroma_check import check_folder, databases, models, pages, shown_configuration
+from saju_ops.backup.chroma_engine import open_folder
 from saju_ops.backup.chroma_files import ChromaFiles, TornCopy, contents, differences
 from saju_ops_tests.backup.chroma_scene import SPACES, add, change, close, held_in, make_collection, make_folder
 
@@ -208,13 +213,78 @@ def contents_of(folder: Path) -> dict[str, object]:
         return contents(files)
 
 
-def test_chroma_opens_the_twin_and_leaves_the_folder(folder: Path) -> None:
+@pytest.mark.parametrize("tried", [chroma_engine.TRIED, ()], ids=["engine", "client"])
+def test_chroma_opens_the_twin_and_leaves_the_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tried: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(chroma_engine, "TRIED", tried)
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     twin, wanted = twin_of(folder), contents_of(folder)
     told = check_folder(folder, wanted, twin=twin)
     assert told["contents"] == wanted
     assert not twin.exists()
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_the_engine_alone_gives_what_the_client_gives(folder: Path) -> None:
+    def given(server: Any) -> list[Any]:
+        told: list[Any] = [list(databases(server, ["default_tenant"]))]
+        for shown in models(server, "default_tenant", "default_database"):
+            model = server.get_collection(shown.name, tenant="default_tenant", database="default_database")
+            where = {"tenant": "default_tenant", "database": "default_database"}
+            told += [{n: getattr(m, n) for n in ("id", "name", "metadata", "dimension")} for m in (shown, model)]
+            told += [shown_configuration(shown), shown_configuration(model), server._count(model.id, **where)]
+            told.append(server._get(model.id, limit=7, offset=3, include=[], **where)["ids"])
+            asked = server._get(model.id, limit=2, offset=0, include=["embeddings"], **where)["embeddings"]
+            told += [asked, rows(server, model)]
+            told.append(server._query(model.id, query_embeddings=asked, n_results=5, include=["distances"], **where))
+            told[-1] = {name: told[-1][name] for name in ("ids", "distances")}
+        return told
+
+    def rows(server: Any, model: Any) -> list[Any]:
+        with closing(pages(server, model, "default_tenant", "default_database")) as coming:
+            return [(id, record, vector.tolist()) for page in coming for id, record, vector in page]
+
+    with chroma_engine.opened(twin_of(folder)) as engine:
+        assert isinstance(engine, chroma_engine.Engine), "of this version of Chroma the client is used"
+        by_engine = given(engine)
+    shutil.rmtree(folder.with_name("twin"))
+    client = open_folder(twin_of(folder))
+    assert by_engine == given(client)
+    close(client)
+    assert len(by_engine) > 10
+
+
+def test_no_client_is_imported_to_open_a_folder(folder: Path) -> None:
+    """It would take half a second and 60 MB of the process that opens a snapshot."""
+    code = (
+        "import sys; from pathlib import Path; from saju_ops.backup import chroma_check, chroma_engine;"
+        "chroma_engine.warm(); chroma_check.check_folder(Path(sys.argv[1]), None); print('chromadb' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_a_folder_without_the_usual_tenant_is_not_opened(folder: Path) -> None:
+    """As by a client, which the chatbot is."""
+    with closing(sqlite3.connect(folder / "chroma.sqlite3")) as connection:
+        connection.execute("DELETE FROM tenants")
+        connection.commit()
+    with pytest.raises(Exception, match="tenant"), chroma_engine.opened(folder):
+        pass
+
+
+def test_vectors_are_packed_as_numpy_reads_them() -> None:
+    given = [[0.1, -2.5, float(np.float32(1e-45))], [float("inf"), float("-inf"), 3.0]]
+    given = np.asarray(given, "<f4").tolist()
+    assert chroma_check._matrix(given).tobytes() == np.asarray(given, "<f4").tobytes()
+    assert np.isnan(chroma_check._matrix([[float("nan")]])).all()
+    # What is no list of equal lists of numbers is left to numpy, whatever it says.
+    with np.errstate(over="ignore"):
+        assert chroma_check._matrix([[1e300]]).tolist() == [[float("inf")]]
+    assert chroma_check._matrix([[], []]).shape == (2, 0)
+    with pytest.raises(ValueError, match="inhomogeneous"):
+        chroma_check._matrix([[1.0, 2.0], [1.0]])
 
 
 @pytest.mark.parametrize("key", ["category", "chroma:document"])

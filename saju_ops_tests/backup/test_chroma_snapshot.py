@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,7 +27,7 @@ from saju_ops.backup import chroma, chroma_process
 from saju_ops.backup.chroma import Source, drill_snapshot, extract_snapshot, take_snapshot
 from saju_ops.backup.chroma_check import check_folder
 from saju_ops.backup.chroma_files import ChromaFiles, TornCopy, contents
-from saju_ops.backup.chroma_pack import pack, unpack
+from saju_ops.backup.chroma_pack import FOLDER, Hashes, Listing, listed, look_through, pack, unpack
 from saju_ops.backup.chroma_process import PREFIX, ask, one_at_a_time, scratch_folder
 from saju_ops.backup.chroma_usage import usage
 from saju_ops.backup.manifest import BackupManifest, backups, read_manifest
@@ -253,6 +255,178 @@ def test_a_storage_that_changes_a_byte_is_found_before_the_file_has_its_name(
     assert list(storage.names("")) == []
 
 
+# --- what is stored is what Chroma opened ------------------------------------------------------------------------
+
+
+def lose(folder: Path) -> str:
+    path = next(folder.glob("*/length.bin"))
+    path.unlink()
+    return path.relative_to(folder).as_posix()
+
+
+def add(folder: Path) -> str:
+    (folder / "more.bin").write_bytes(b"more")
+    return "more.bin"
+
+
+def add_folder(folder: Path) -> str:
+    (folder / "more").mkdir()
+    return "more"
+
+
+def change(folder: Path) -> str:
+    path = next(folder.glob("*/data_level0.bin"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    return path.relative_to(folder).as_posix()
+
+
+@pytest.mark.parametrize("harm", [lose, add, add_folder, change])
+@pytest.mark.parametrize("password", [None, PASSWORD])
+def test_a_file_that_is_stored_otherwise_than_chroma_opened_it_is_found(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], str], password: str | None
+) -> None:
+    """Packed from another folder, so that every SHA-256 of the stored file is right, and both processes see a sound
+    copy: nothing but the comparison of the files tells."""
+    harmed: list[str] = []
+
+    def other(packed: Path, *args: Any, **more: Any) -> Hashes:
+        twin = Path(shutil.copytree(packed, tmp_path / "harmed"))
+        harmed.append(harm(twin))
+        return pack(twin, *args, **more)
+
+    monkeypatch.setattr(chroma, "pack", other)
+    storage = open_storage(str(tmp_path / "backups"), password)
+    with pytest.raises(ProofFailed, match="what was stored is not what Chroma opened: ") as said:
+        take(storage, folder, attempts=1)
+    assert f"opened: {harmed[0]}." in str(said.value)
+    assert [p for p in (tmp_path / "backups").rglob("*") if p.is_file()] == []
+
+
+def test_what_chroma_changes_in_its_clone_is_no_difference(
+    folder: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its opening changes, it comes after the clone was hashed: here more than it ever did."""
+    cloned = chroma._cloned
+
+    def changed(work: Path) -> Listing:
+        before = cloned(work)
+        add(work / "opened")
+        with closing(sqlite3.connect(work / "opened" / "chroma.sqlite3")) as connection:
+            connection.execute("CREATE TABLE migrated (at TEXT)")
+        assert listed(work / "opened") != before
+        return before
+
+    monkeypatch.setattr(chroma, "_cloned", changed)
+    snapshot = take(storage, folder)
+    assert (snapshot.attempts, snapshot.records) == (1, 290)
+
+
+def test_the_stored_files_are_listed_as_the_folder_is(folder: Path, taken: Taken) -> None:
+    storage, manifest = taken
+    with storage.open(manifest.file) as stream:
+        hashes, stored = look_through(stream, password=None, encrypted=False)
+    assert hashes.stored_sha256 == manifest.stored_sha256
+    assert stored["."] == FOLDER
+    assert {n for n, told in stored.items() if told != FOLDER} == {
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()
+    }
+    # SQLite's own copy differs from its source in the header; the index files are the same.
+    here = listed(folder)
+    assert {n for n in here if here[n] != stored[n]} <= {"chroma.sqlite3"}
+
+
+def test_a_copy_that_only_chroma_finds_torn_ends_the_packing(
+    folder: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, own_scratch: Path
+) -> None:
+    cloned, ended = chroma._cloned, []
+
+    def torn(work: Path) -> Listing:
+        before = cloned(work)
+        path = next((work / "opened").glob("*/index_metadata.pickle"))
+        path.write_bytes(path.read_bytes()[:-20])
+        return before
+
+    def endless(packed: Path, writer: Any, *, watch: Callable[[], None], **more: Any) -> Hashes:
+        """It goes on until it is told to stop."""
+        deadline = time.monotonic() + 60
+        writer.write(b"begun")
+        while time.monotonic() < deadline:
+            try:
+                watch()
+            except TornCopy as error:
+                ended.append(str(error))
+                raise
+            time.sleep(0.02)
+        return pack(packed, writer, **more)
+
+    monkeypatch.setattr(chroma, "_cloned", torn)
+    monkeypatch.setattr(chroma, "pack", endless)
+    with pytest.raises(ProofFailed, match="None of 1 copies"):
+        take(storage, folder, attempts=1)
+    assert len(ended) == 1
+    assert [p for p in storage.root.rglob("*") if p.is_file()] == []
+    assert scratch_left(own_scratch) == []
+
+
+def test_packing_ends_where_its_watch_says_so(folder: Path) -> None:
+    written: list[int] = []
+
+    class Sink:
+        def write(self, data: Any) -> int:
+            written.append(len(data))
+            return len(data)
+
+    def watch() -> None:
+        if written:
+            raise TornCopy("seen by another process")
+
+    with pytest.raises(TornCopy, match="seen by another"):
+        pack(folder, Sink(), password=None, name="x", watch=watch)  # type: ignore[arg-type]
+
+
+def test_a_record_that_chroma_gives_otherwise_than_the_copy_holds_it_is_found(
+    folder: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloned = chroma._cloned
+
+    def changed(work: Path) -> Listing:
+        before = cloned(work)
+        with closing(sqlite3.connect(work / "opened" / "chroma.sqlite3")) as connection:
+            connection.execute(
+                "UPDATE embedding_metadata SET string_value = 'x' WHERE key = 'chroma:document'"
+                " AND id = (SELECT MIN(id) FROM embeddings)"
+            )
+            connection.commit()
+        return before
+
+    monkeypatch.setattr(chroma, "_cloned", changed)
+    with pytest.raises(ProofFailed, match=r"the digest of ids, documents and metadata of \w+ differs"):
+        take(storage, folder, attempts=1)
+    assert list(storage.names("")) == []
+
+
+def test_a_storage_that_keeps_the_same_content_in_other_bytes_is_found(
+    folder: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from saju_ops.storage.local import _LocalWriter
+
+    read_back = _LocalWriter.read_back
+
+    def rewritten(self: Any) -> Any:
+        with read_back(self) as stream:
+            return io.BytesIO(gzip.compress(gzip.decompress(stream.read())))
+
+    monkeypatch.setattr(_LocalWriter, "read_back", rewritten)
+    with pytest.raises(ProofFailed, match="what was stored differs from what was written"):
+        take(storage, folder, attempts=1)
+    assert list(storage.names("")) == []
+
+
+# --- what is stored, damaged -------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.7, 0.99, 0.9999])
 def test_a_cut_snapshot_is_found(taken: Taken, tmp_path: Path, share: float) -> None:
     storage, manifest = taken
@@ -295,8 +469,21 @@ def assert_refused(tmp_path: Path, member: tarfile.TarInfo) -> None:
     data.seek(0)
     with pytest.raises((ProofFailed, tarfile.TarError)):
         unpack(data, tmp_path / "out", password=None, encrypted=False)
+    data.seek(0)
+    with pytest.raises((ProofFailed, tarfile.TarError)):
+        look_through(data, password=None, encrypted=False)
     assert not (tmp_path / "evil").exists()
     assert not any((tmp_path / "out").iterdir())
+
+
+def test_a_tar_that_holds_a_name_twice_is_refused(tmp_path: Path) -> None:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as tar:
+        for _ in range(2):
+            tar.addfile(tarfile.TarInfo("chroma_db/file"))
+    data.seek(0)
+    with pytest.raises(ProofFailed, match="a name twice"):
+        look_through(data, password=None, encrypted=False)
 
 
 def test_a_tar_is_unpacked_by_a_python_without_extraction_filters(
