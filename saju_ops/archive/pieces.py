@@ -27,7 +27,7 @@ ALGORITHM = "sha256-pieces-v1"
 CELL_END, ROW_END, NULL = b"\xfe", b"\xfd", b"\xff"
 # Bytes that are turned into CSV at once: what stays in the processor's cache. With 3 MB at once, the memory's pages
 # cost half as much again, and writing them to a file three times as much.
-SLICE = 96 << 10
+SLICE = 192 << 10
 Key = tuple[bytes, ...]
 
 
@@ -73,6 +73,13 @@ class Pieces:
                 for p in described
             )
         )  # fmt: skip
+
+
+def row_ends(text: bytes) -> int:
+    """How many rows. Unlike bytes.count, not under Python's lock."""
+    import numpy as np
+
+    return int(np.count_nonzero(np.frombuffer(text, np.uint8) == ROW_END[0]))
 
 
 def csv_of(text: bytes) -> Iterator[bytes | memoryview]:

@@ -31,7 +31,7 @@ from saju_ops.archive.engines.base import (
     require_key,
     require_table,
 )
-from saju_ops.archive.pieces import CELL_END, ROW_END, Piece, Pieces, csv_of, piece_of
+from saju_ops.archive.pieces import CELL_END, ROW_END, Piece, Pieces, csv_of, piece_of, row_ends
 from saju_ops.archive.pieces import NULL as NULL_CELL
 from saju_ops.archive.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
 from saju_ops.archive.window import Day, naive_bound
@@ -665,7 +665,7 @@ class _Reader:
         if not rows:
             return []
         # What is too long, the server cuts; a row above max_allowed_packet it leaves out.
-        if text and len(text) < self._longest and text.count(ROW_END) == rows:
+        if text and len(text) < self._longest and row_ends(text) == rows:
             return [(text, Piece(rows, _str(digest)))]
         if low == high:
             raise PiecesFailed(f"A row of {self._day} is too large to be read in pieces.")
