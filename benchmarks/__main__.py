@@ -4,7 +4,7 @@
 
 Each measurement is a process of its own; ours and the peers' take turns, and the best of the rounds counts.
 Starts its own server with a buffer pool that holds the table and leaves nothing behind but the results. Nobody
-encrypts the way to it on this one machine: pt-archiver doesn't of itself, and PyMySQL, ours and pandas', is told not to.
+encrypts the way to it on this one machine: pt-archiver doesn't of itself, and PyMySQL, ours and pandas', is told so.
 """
 
 # ruff: noqa: S608 (the names in these statements are this package's own)

@@ -17,14 +17,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import sqlalchemy as sa
 
 from saju_ops.ahead import one_ahead
 from saju_ops.archive.archive import due_days, require_same_table
-from saju_ops.archive.deleting import CHUNK_TRIES, Chunk, Deleted, deleters, hashed_rows, may_pass
+from saju_ops.archive.deleting import CHUNK_TRIES, Chunk, Deleter, hashed_rows, may_pass
 from saju_ops.archive.digest import key_hashes, row_hashes
 from saju_ops.archive.engines import LogStore, Selection
 from saju_ops.archive.engines.base import broken_off
@@ -177,6 +177,7 @@ class _Purge:
         self.key = self.store.table.key
         self.started = self.clock()
         self.locked_days = 0
+        self.deleter = Deleter(self.store, self.sleep)
 
     def broken_off(self, text: str) -> str:
         return (
@@ -195,21 +196,15 @@ class _Purge:
 
     def run(self, first_day: Day) -> PurgeResult:
         before = self.store.sizes()
-        with deleters(self.store, self._at_once(), self.sleep) as self.deleters:
-            try:
-                for day in list(self._days(first_day)):
-                    self._check_limits()
-                    self._day(day)
-            except _Stop as stop:
-                self.result.stopped = str(stop)
+        try:
+            for day in list(self._days(first_day)):
+                self._check_limits()
+                self._day(day)
+        except _Stop as stop:
+            self.result.stopped = str(stop)
         self.result.seconds = self.clock() - self.started
         self._tell_space(before)
         return self.result
-
-    def _at_once(self) -> int:
-        """One chunk at a time where the operator asked for an easy purge."""
-        gentle = self.plan.pause_seconds or self.plan.max_replica_lag_seconds is not None
-        return 1 if self.plan.dry_run or gentle else self.store.deletes_at_once
 
     def _days(self, first_day: Day) -> Iterator[Day]:
         first = max(self.plan.from_day or first_day, _earliest(self.store, first_day))
@@ -232,7 +227,6 @@ class _Purge:
     def _purge_day(self, day: Day) -> None:
         if not day.end <= self.cutoff.start:
             raise RuntimeError(f"{day} is not wholly beyond the retention")
-        self.day = day
         files = day_files(self.storage, day)
         if not files.parts:
             self.result.unarchived_days.append(str(day))
@@ -281,61 +275,37 @@ class _Purge:
     # --- chunks --------------------------------------------------------------------------------------------
 
     def _part(self, day: Day, part: Manifest, later: HeldRows, identity: Sequence[str]) -> None:
-        self.deleters.follow(self.store)
         rows = rechunk(part_batches(self.storage, part), self.plan.chunk_size)
         hashed = ((chunk, self.store.state_of(chunk)) for chunk in rows)
-        try:
-            # Reading and hashing a chunk (1.2 µs a row) costs no time beside the server's work on the one before.
-            for chunk, state in one_ahead(hashed):
-                self._check_limits()
-                left = self._rows_left()
-                if left is not None and left < chunk.num_rows:
-                    chunk = chunk.slice(0, left)
-                    state = self.store.state_of(chunk)
-                keys = (key_at(chunk, part.key, 0), key_at(chunk, part.key, chunk.num_rows - 1))
-                old = self._superseded(chunk, later, identity)
-                self._chunk(Chunk(day, Selection(day, *keys), part.key, chunk, state, old))
-                self.progress(self.result, day)
-                if self.plan.pause_seconds and not self.plan.dry_run:
-                    self.sleep(self.plan.pause_seconds)
-        finally:
-            # Whatever ends the loop: what is under way comes to its end, and is counted.
-            self._settle()
+        # Reading and hashing a chunk (1.2 µs a row) costs no time beside the server's work on the one before.
+        for chunk, state in one_ahead(hashed):
+            self._check_limits()
+            left = self._rows_left()
+            if left is not None and left < chunk.num_rows:
+                chunk = chunk.slice(0, left)
+                state = self.store.state_of(chunk)
+            keys = (key_at(chunk, part.key, 0), key_at(chunk, part.key, chunk.num_rows - 1))
+            old = self._superseded(chunk, later, identity)
+            self._chunk(Chunk(day, Selection(day, *keys), part.key, chunk, state, old))
+            self.progress(self.result, day)
+            if self.plan.pause_seconds and not self.plan.dry_run:
+                self.sleep(self.plan.pause_seconds)
 
     def _rows_left(self) -> int | None:
-        """Rows that may still be deleted, those under way counted as if all of them were."""
         if self.plan.max_rows is None:
             return None
-        if self.plan.dry_run:
-            return self.plan.max_rows - self.result.deletable
-        if self.result.deleted + self.deleters.rows_under_way >= self.plan.max_rows:
-            self._settle()
-        return self.plan.max_rows - self.result.deleted - self.deleters.rows_under_way
+        return self.plan.max_rows - (self.result.deletable if self.plan.dry_run else self.result.deleted)
 
     def _chunk(self, chunk: Chunk) -> None:
         if self.plan.dry_run:
             self._compare_only(chunk)
             return
-        self.deleters.give(chunk)
-        self._settle(leave=self.deleters.at_once - 1)
-
-    def _settle(self, leave: int = 0) -> None:
-        """Waits until at most so many chunks are under way and counts what they deleted. One that failed is told when
-        all are counted."""
-        failed: sa.exc.DBAPIError | OperatorError | None = None
-        while self.deleters.under_way > (leave if failed is None else 0):
-            try:
-                self._count(self.deleters.take())
-            except (sa.exc.DBAPIError, OperatorError) as error:
-                failed = failed or error
-        if isinstance(failed, sa.exc.DBAPIError):
-            self._ended(failed)
-        if failed is not None:
-            raise failed
-
-    def _count(self, deleted: Deleted) -> None:
+        try:
+            deleted = self.deleter.delete(chunk)
+        except sa.exc.DBAPIError as error:
+            self._ended(error, chunk.day)
         self.result.deleted += deleted.rows
-        self.result.per_day[str(deleted.day)] += deleted.rows
+        self.result.per_day[str(chunk.day)] += deleted.rows
         self.result.chunks += 1
         self.result.row_by_row_chunks += deleted.row_by_row
 
@@ -358,11 +328,11 @@ class _Purge:
         self.result.per_day[str(chunk.day)] += found
         self.result.chunks += 1
 
-    def _ended(self, error: sa.exc.DBAPIError) -> None:
+    def _ended(self, error: sa.exc.DBAPIError, day: Day) -> NoReturn:
         if may_pass(error) and self.locked_days < MOST_LOCKED_DAYS:
             self.locked_days += 1
             raise Busy(
-                f"Rows of {self.day} are locked by another connection for longer than {CHUNK_TRIES} tries"
+                f"Rows of {day} are locked by another connection for longer than {CHUNK_TRIES} tries"
                 f" ({error_text(error)}). The rest of the day stays until the next run; what was deleted of it is"
                 " archived."
             ) from None

@@ -119,8 +119,6 @@ class LogStore(abc.ABC):
                 ) from None
             raise
 
-    # Chunks that a purge has under way at once, each on a connection of its own.
-    deletes_at_once: ClassVar[int] = 1
     # Types that created_at may have where days are told by it.
     time_types: ClassVar[tuple[str, ...]] = ()
 

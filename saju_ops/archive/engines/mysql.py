@@ -121,7 +121,6 @@ SIZES = sa.text(
 
 class MySQLLogStore(LogStore):
     time_types = ("timestamp", "datetime", "date")
-    deletes_at_once = 2
 
     def __init__(self, url: sa.URL, table: str, zone: ZoneInfo, bulk_load: bool = False) -> None:
         super().__init__(url, table, zone, bulk_load)
