@@ -11,4 +11,3 @@ from saju_ops.archive.engines import mysql
 def several_pieces_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests' days are small; a service's are made of many pieces."""
     monkeypatch.setattr(mysql, "FIRST_ROWS", 5)
-    monkeypatch.setattr(mysql, "SECOND_READER_ROWS", 0)

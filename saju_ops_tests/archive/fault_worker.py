@@ -397,7 +397,7 @@ def _child(job: Job, pipe: Connection) -> None:
     temporary_folder(job).mkdir(exist_ok=True)
     tempfile.tempdir = str(temporary_folder(job))
     # The tests' days are small; a service's are made of many pieces.
-    mysql.FIRST_ROWS, mysql.SECOND_READER_ROWS = 5, 0
+    mysql.FIRST_ROWS = 5
     if job.point:
         _plant(job.point, pipe)
     if job.file_limit is not None:

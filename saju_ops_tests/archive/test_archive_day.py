@@ -10,7 +10,7 @@ import threading
 import traceback
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -124,8 +124,8 @@ def pieces_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     rows: list[int] = []
     original = _DayInPieces._fetched
 
-    def counted(self: _DayInPieces, readers: Any) -> Iterator[Any]:
-        for text, piece in original(self, readers):
+    def counted(self: _DayInPieces) -> Iterator[Any]:
+        for text, piece in original(self):
             rows.append(piece.rows)
             yield text, piece
 
@@ -280,40 +280,12 @@ def test_pieces_that_lack_rows_of_the_day_count_for_nothing(
     monkeypatch.setattr(mysql, "PIECE_BYTES", 1_000)
     original = _DayInPieces._fetched
 
-    def lacking(self: _DayInPieces, readers: Any) -> Iterator[Any]:
-        yield from list(original(self, readers))[:-1]
+    def lacking(self: _DayInPieces) -> Iterator[Any]:
+        yield from list(original(self))[:-1]
 
     monkeypatch.setattr(_DayInPieces, "_fetched", lacking)
     assert scene.archive().rows_written == 200
     assert manifest_of(scene)["digest_algorithm"] == "xor64-sha256-v1"
-
-
-def test_a_row_written_between_the_snapshots_of_two_readers_is_not_lost(
-    mysql_scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scene = mysql_scene
-    scene.add(100)
-    original = MySQLLogStore.snapshot
-    snapshots: list[str] = []
-
-    @contextmanager
-    def snapshot(self: MySQLLogStore) -> Iterator[None]:
-        snapshots.append("another")
-        if len(snapshots) == 2:
-            scene.update("tokens = 7", "log_id BETWEEN 50 AND 60")
-            scene.add(1, first=200)
-        with original(self):
-            yield
-
-    monkeypatch.setattr(MySQLLogStore, "snapshot", snapshot)
-    assert scene.archive().outcome == "archived"
-    assert len(snapshots) == 2
-    monkeypatch.undo()
-    scene.archive()
-    original_rows = scene.state()
-    assert scene.purge().deleted == 101
-    assert scene.restore().written == 101
-    assert scene.state() == original_rows
 
 
 @pytest.mark.parametrize(("old", "new"), [(b'"7"', b'"8"'), (b'""', b""), (b"user", b"uses"), ("가".encode(), b"???")])

@@ -94,10 +94,9 @@ class PiecesFailed(OperatorError):
 
 
 class LogStore(abc.ABC):
-    """One connection and one table. Not shared between threads; `aside` gives a second one."""
+    """One connection and one table. Used by one thread at a time."""
 
     def __init__(self, url: sa.URL, table: str, zone: ZoneInfo, bulk_load: bool = False) -> None:
-        self._aside: LogStore | None = None
         self.url = url
         self.zone = zone
         self.bulk_load = bulk_load
@@ -135,7 +134,6 @@ class LogStore(abc.ABC):
     def sibling(self, table: str) -> LogStore:
         """Another table on this store's own connection, and so inside its transactions. Not to be called in one."""
         other = copy(self)
-        other._aside = None
         other.table = other.describe(table)
         other.from_ = sa.table(table, *map(sa.column, other.table.names), schema=other.table.schema)
         return other
@@ -154,43 +152,7 @@ class LogStore(abc.ABC):
         self.use([self.table.column(c.name) for c in columns])
         return True
 
-    @contextmanager
-    def aside(self) -> Iterator[LogStore]:
-        """A second connection to the same table, for one other thread at a time.
-
-        It is kept for the next time: a new one for each day takes 40 to 80 ms of CPU time.
-        """
-        other = self._kept_aside() or self._another()
-        other.use(self.table.columns, self.table.key)
-        try:
-            yield other
-            other.end_read()
-        except BaseException:
-            other.connection.close()
-            raise
-        self._aside = other
-
-    def _kept_aside(self) -> LogStore | None:
-        """The kept connection, unless it was lost meanwhile."""
-        kept, self._aside = self._aside, None
-        if kept is None:
-            return None
-        try:
-            kept.connection.execute(sa.select(sa.literal(1)))
-            kept.end_read()
-        except sa.exc.DBAPIError:
-            kept.connection.close()
-            return None
-        return kept
-
-    def _another(self) -> LogStore:
-        other = copy(self)
-        other.connection = self._engine.connect()
-        return other
-
     def close(self) -> None:
-        if self._aside is not None:
-            self._aside.connection.close()
         self.connection.close()
         self._engine.dispose()
 
