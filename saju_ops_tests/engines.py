@@ -47,7 +47,8 @@ HOST = "127.0.0.1"
 PORTS = range(20_000, 32_000)
 START_TIMEOUT = 120.0
 STOP_TIMEOUT = 60.0
-PACKAGES = ("mariadb-server", "postgresql", "debootstrap", "percona-toolkit", "redis-server")
+# p7zip-full: what opens an encrypted backup without saju_ops, as the README says.
+PACKAGES = ("mariadb-server", "postgresql", "debootstrap", "percona-toolkit", "redis-server", "p7zip-full")
 PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 POLICY = Path("/usr/sbin/policy-rc.d")
 REMEDY = (

@@ -21,7 +21,9 @@ SECONDS = 10
 
 
 def python(text: str) -> Program:
-    return Program([sys.executable, "-c", text])
+    # Whatever signals the process that runs the tests ignores or blocks: a child inherits that.
+    heeds = "import signal as s; s.signal(s.SIGTERM, s.SIG_DFL); s.pthread_sigmask(s.SIG_SETMASK, [])\n"
+    return Program([sys.executable, "-c", heeds + text])
 
 
 def reading() -> list[threading.Thread]:
