@@ -37,6 +37,7 @@ def restore_chroma(
         replace=replace,
         dry_run=dry_run,
         zone=settings.timezone,
+        memory_mb=settings.chroma_proof_memory_mb,
         announce=_announce,
     )
     if dry_run:

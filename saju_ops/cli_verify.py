@@ -23,7 +23,7 @@ def verify_command(in_days: int, no_drills: bool) -> None:
     storage, now = open_backups(settings), datetime.now(UTC)
     drills = standard_drills(
         storage, now=now, zone=settings.timezone, databases=settings.dumped_urls,
-        drill_servers=settings.restore_drill_urls,
+        drill_servers=settings.restore_drill_urls, memory_mb=settings.chroma_proof_memory_mb,
     )  # fmt: skip
     result = verify(storage, now=now, zone=settings.timezone, in_days=in_days, drills=[] if no_drills else drills)
     for sentence in result.sentences():

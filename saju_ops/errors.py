@@ -17,3 +17,7 @@ class Refused(OperatorError):
 
 class ProofFailed(OperatorError):
     """What was read back differs from what should be there. Nothing relies on it and nothing was deleted."""
+
+
+class TornCopy(ProofFailed):
+    """The parts of a copy don't belong together, or one of them is cut."""

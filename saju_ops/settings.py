@@ -31,9 +31,12 @@ _URL_FIELDS = {
     "DAGSTER_WEBSERVER_URL",
 }
 _IDENTIFIER = re.compile(r"[^\x00/\\]{1,64}")
+# What the process may take in which Chroma opens a snapshot, at any size of the collections.
+PROOF_MEMORY_MB = 256
 # Lowest and highest value of whole numbers; others lie from 0 to 10000.
 _BOUNDS = {
     "chroma_port": (1, 65535),
+    "chroma_proof_memory_mb": (128, 1_000_000),
     "backup_retention_days": (0, 36500),
     "keep_minimum": (1, 1000),
     "archive_retention_years": (1, 100),
@@ -89,9 +92,7 @@ class Settings(BaseSettings):
         default="conversation_logs",
         alias="CONVERSATION_LOG_TABLE",
     )
-    log_retention_days: int = _allowed(
-        "a whole number of days from 1 to 36500", default=30, alias="LOG_RETENTION_DAYS"
-    )
+    log_retention_days: int = _allowed("a whole number of days from 1 to 36500", default=30, alias="LOG_RETENTION_DAYS")
     archive_start_date: date = _allowed(
         "a date as YYYY-MM-DD, not in the future", default=date(2024, 1, 1), alias="ARCHIVE_START_DATE"
     )
@@ -104,9 +105,7 @@ class Settings(BaseSettings):
         default="./backups",
         alias="BACKUP_URI",
     )
-    archive_compression: Literal["none", "gzip"] = _allowed(
-        "none or gzip", default="none", alias="ARCHIVE_COMPRESSION"
-    )
+    archive_compression: Literal["none", "gzip"] = _allowed("none or gzip", default="none", alias="ARCHIVE_COMPRESSION")
     archive_password: SecretStr | None = _allowed(
         "a password of at least 12 printable ASCII characters (other tools disagree on how to encode others), such as"
         " `openssl rand -base64 24` prints; with it, archives, dumps and snapshots are encrypted zip files",
@@ -158,6 +157,12 @@ class Settings(BaseSettings):
         alias="CHROMA_HOST",
     )
     chroma_port: int = _allowed("a port from 1 to 65535", default=8000, alias="CHROMA_PORT")
+    chroma_proof_memory_mb: int = _allowed(
+        "a whole number of MB from 128 to 1000000 that the process may take in which Chroma opens a snapshot; a"
+        " collection whose index needs more is opened without it, and its index searched in its files",
+        default=PROOF_MEMORY_MB,
+        alias="CHROMA_PROOF_MEMORY_MB",
+    )
     backup_retention_days: int = _allowed(
         "a whole number of days from 0 to 36500 that dumps and snapshots are kept; 0 leaves it to BACKUP_KEEP_DAILY,"
         " _WEEKLY and _MONTHLY",
@@ -279,9 +284,7 @@ class Settings(BaseSettings):
         default=20,
         alias="SLACK_ATTACH_MAX_MB",
     )
-    smtp_host: str | None = _allowed(
-        "a mail server's name; empty means no e-mail", default=None, alias="SMTP_HOST"
-    )
+    smtp_host: str | None = _allowed("a mail server's name; empty means no e-mail", default=None, alias="SMTP_HOST")
     smtp_port: int = _allowed("a port from 1 to 65535", default=587, alias="SMTP_PORT")
     smtp_security: Literal["auto", "starttls", "tls", "none"] = _allowed(
         "auto (tls on port 465, starttls on every other), starttls, tls, or none, which sends in the clear",
@@ -386,7 +389,7 @@ class Settings(BaseSettings):
     @field_validator("replica_urls_secret")
     @classmethod
     def _replica_urls(cls, value: SecretStr | None) -> SecretStr | None:
-        for each in (value.get_secret_value().split() if value else []):
+        for each in value.get_secret_value().split() if value else []:
             if parse_database_url(each).get_backend_name() not in ("mysql", "mariadb"):
                 raise ValueError("only MySQL and MariaDB replicas are asked for their lag")
         return value
@@ -497,9 +500,9 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "chroma_port", "backup_retention_days", "backup_keep_daily", "backup_keep_weekly", "backup_keep_monthly",
-        "keep_minimum", "archive_retention_years", "smtp_port", "slack_attach_max_mb", "alert_reminder_hours",
-        "alert_run_hours",
+        "chroma_port", "chroma_proof_memory_mb", "backup_retention_days", "backup_keep_daily", "backup_keep_weekly",
+        "backup_keep_monthly", "keep_minimum", "archive_retention_years", "smtp_port", "slack_attach_max_mb",
+        "alert_reminder_hours", "alert_run_hours",
     )  # fmt: skip
     @classmethod
     def _bounds(cls, value: int | None, info: Any) -> int | None:

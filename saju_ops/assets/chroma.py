@@ -68,7 +68,8 @@ def snapshot_asset() -> dg.AssetsDefinition:
                 blocking=True,
                 description="The stored file, read back, holds the files that Chroma opened in a scratch folder, each"
                 " of the same SHA-256; they have the collections, counts, metadata, configuration, ids, documents and"
-                " vectors that were copied, and their index finds the nearest neighbours of a sample. Blocking: what"
+                " vectors that were copied, and their index finds the nearest neighbours of a sample (an index that"
+                " takes more than CHROMA_PROOF_MEMORY_MB is searched in its files, not by Chroma). Blocking: what"
                 " fails is thrown away and taken again; when none can be proven, nothing is stored and the run fails.",
             )
         ],
@@ -82,7 +83,7 @@ def snapshot_asset() -> dg.AssetsDefinition:
         try:
             snapshot = take_snapshot(
                 backup_storage.open(), source_of(settings), zone=settings.timezone, run_id=context.run.run_id,
-                progress=lambda text: tell(context.log, text),
+                memory_mb=settings.chroma_proof_memory_mb, progress=lambda text: tell(context.log, text),
             )  # fmt: skip
         except ProofFailed as error:
             yield dg.AssetCheckResult(
@@ -95,9 +96,10 @@ def snapshot_asset() -> dg.AssetsDefinition:
         tell(context.log, f"{snapshot.location}: {snapshot.records:,} records, proven.")
         yield dg.MaterializeResult(asset_key=SNAPSHOT, metadata=snapshot_metadata(snapshot))
         proof = snapshot.manifest.proof
+        told = {"searched_in_files": len(proof["searched_in_files"])}
         numbers = ("records_compared", "neighbours_looked_for", "neighbours_found", "neighbours_share")
         yield dg.AssetCheckResult(
-            passed=True, check_name=PROOF, asset_key=SNAPSHOT, metadata={k: proof[k] for k in numbers}
+            passed=True, check_name=PROOF, asset_key=SNAPSHOT, metadata={**told, **{k: proof[k] for k in numbers}}
         )
         if snapshot.incomplete:
             raise dg.Failure(
@@ -127,6 +129,8 @@ def snapshot_metadata(snapshot: "Snapshot") -> dict[str, Any]:
         "store_seconds": snapshot.store_seconds,
         "proof_seconds": snapshot.proof_seconds,
         "neighbours_share": float(manifest.proof["neighbours_share"]),
+        # Collections whose index Chroma did not load: CHROMA_PROOF_MEMORY_MB.
+        "searched_in_files": len(manifest.proof["searched_in_files"]),
         # Of a server only: how often it was read, and what changed in the last of these passes.
         "passes": int(copied.get("passes", 1)),
         "records_moving": int(copied.get("records_moving", 0)),
@@ -150,9 +154,7 @@ def usage_asset() -> dg.AssetsDefinition:
         description="Documents per collection, bytes on disk and the age of the newest proven snapshot, as numbers that"
         " plot. It only looks; nothing to **restore** here: see `chroma_snapshot`.",
     )
-    def chroma_usage(
-        context: dg.AssetExecutionContext, backup_storage: BackupStorage
-    ) -> dg.MaterializeResult[Any]:
+    def chroma_usage(context: dg.AssetExecutionContext, backup_storage: BackupStorage) -> dg.MaterializeResult[Any]:
         from saju_ops.backup.chroma import source_of
         from saju_ops.backup.chroma_usage import usage
 

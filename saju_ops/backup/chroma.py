@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from saju_ops.backup.chroma_files import TornCopy, refuse_other
+from saju_ops.backup.chroma_files import refuse_other
 from saju_ops.backup.chroma_pack import Hashes, Listing, listed, look_through, pack, unpack
 from saju_ops.backup.chroma_process import Worker, ask, one_at_a_time, scratch_folder
 from saju_ops.backup.manifest import FORMAT, BackupManifest, manifest_name, stamp, write_manifest
-from saju_ops.errors import OperatorError, ProofFailed
-from saju_ops.settings import Settings
+from saju_ops.errors import OperatorError, ProofFailed, TornCopy
+from saju_ops.settings import PROOF_MEMORY_MB, Settings
 from saju_ops.storage import Storage, StorageError, Writer
 from saju_ops.storage.encryption import ENDING as ENCRYPTED
 from saju_ops.storage.encryption import METHOD
@@ -94,9 +94,11 @@ def take_snapshot(
     clock: Clock = lambda: datetime.now(UTC),
     run_id: str = "",
     attempts: int = ATTEMPTS,
+    memory_mb: int = PROOF_MEMORY_MB,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Snapshot:
-    """Stores `chroma/chromadb_<time in zone>.tar.gz` and its manifest.
+    """Stores `chroma/chromadb_<time in zone>.tar.gz` and its manifest. `memory_mb` is what the process may take in
+    which Chroma opens it (CHROMA_PROOF_MEMORY_MB).
 
     Raises ProofFailed when no copy could be proven, Refused for what is no Chroma directory, Busy when another run
     takes one. Then nothing was stored.
@@ -109,7 +111,7 @@ def take_snapshot(
             work = scratch / str(attempt)
             work.mkdir()
             try:
-                taken = _attempt(storage, source, work, clock, zone, run_id, torn)
+                taken = _attempt(storage, source, work, clock, zone, run_id, torn, memory_mb)
             except TornCopy as error:
                 torn.append(str(error))
                 progress(f"Attempt {attempt} was torn: {error}. It is thrown away.")
@@ -141,15 +143,16 @@ def _completed(storage: Storage) -> tuple[list[str], str]:
 
 
 def _attempt(
-    storage: Storage, source: Source, work: Path, clock: Clock, zone: ZoneInfo, run_id: str, torn: list[str]
-) -> Snapshot:
+    storage: Storage, source: Source, work: Path, clock: Clock, zone: ZoneInfo, run_id: str, torn: list[str],
+    memory_mb: int,
+) -> Snapshot:  # fmt: skip
     taken_at, began = clock(), time.monotonic()
     name = _free_name(storage, taken_at, zone)
     # Started now, so that it has imported Chroma by the time that there is something to open.
     with Worker(work, warm=True) as judge, Worker(work) as reader:
         copied = _copy(source, work)
         copy_seconds, began = time.monotonic() - began, time.monotonic()
-        opened = _start(judge, reader, work)
+        opened = _start(judge, reader, work, memory_mb)
         with storage.create(name) as writer:
             hashes = _store(writer, work, storage.password, name, (judge, reader))
             store_seconds, began = time.monotonic() - began, time.monotonic()
@@ -166,11 +169,11 @@ def _attempt(
     )  # fmt: skip
 
 
-def _start(judge: Worker, reader: Worker, work: Path) -> Listing:
+def _start(judge: Worker, reader: Worker, work: Path, memory_mb: int) -> Listing:
     """Has the copy read without Chroma, and a clone of it opened by Chroma. Returns what the clone held before."""
     reader.start("read", folder=str(work / "copy"))
     opened = _cloned(work)
-    judge.start("judge", folder=str(work / "copy"), twin=str(work / "opened"))
+    judge.start("judge", folder=str(work / "copy"), twin=str(work / "opened"), memory_mb=memory_mb)
     return opened
 
 
@@ -283,7 +286,7 @@ def expectation(manifest: BackupManifest) -> dict[str, Any]:
     return {"expected": manifest.contents, "share": float(manifest.proof.get("neighbours_share", 0.0))}
 
 
-def drill_snapshot(storage: Storage, manifest: BackupManifest) -> dict[str, Any]:
+def drill_snapshot(storage: Storage, manifest: BackupManifest, *, memory_mb: int = PROOF_MEMORY_MB) -> dict[str, Any]:
     """Restores a stored snapshot into a scratch folder, opens it by Chroma and compares everything with its manifest.
 
     Raises ProofFailed. Returns what was compared, in plain numbers. Touches nothing but the scratch folder.
@@ -292,12 +295,10 @@ def drill_snapshot(storage: Storage, manifest: BackupManifest) -> dict[str, Any]
     with scratch_folder() as scratch, Worker(scratch, warm=True) as checker:
         extract_snapshot(storage, manifest, scratch / "drill")
         try:
-            checker.start("check", folder=str(scratch / "drill"), **expectation(manifest))
+            checker.start("check", folder=str(scratch / "drill"), memory_mb=memory_mb, **expectation(manifest))
             proof = checker.answer()
         except TornCopy as error:
             where = storage.location(manifest.file)
             raise ProofFailed(f"The snapshot {where} can't be restored: {error}.") from None
     del proof["contents"]
     return {**proof, "seconds": round(time.monotonic() - began, 3)}
-
-

@@ -7,13 +7,16 @@ neighbours of a sample are looked up and compared with those that all vectors gi
 no text is embedded.
 
 Chroma changes a directory by opening it, so it opens a copy, and the directory stays as it is. It holds a collection's
-whole index in memory, so it opens the copy anew for each: memory is that of the largest collection.
+whole index in memory, so it opens the copy anew for each. A collection whose index would take more memory than is
+allowed is opened by Chroma without its index: Chroma gives every record, and the index is searched where it lies, by
+its own links, as Chroma's search does (`chroma_index`). So memory stays within the limit at any size.
 """
 
 from __future__ import annotations
 
 import functools
 import shutil
+import sqlite3
 import struct
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,11 +28,11 @@ from typing import TYPE_CHECKING, Any
 
 from saju_ops.backup.chroma_engine import opened
 from saju_ops.backup.chroma_files import (
+    DATABASE,
     ChromaFiles,
     Collection,
     Digest,
     Record,
-    TornCopy,
     Vectors,
     contents,
     described,
@@ -37,6 +40,7 @@ from saju_ops.backup.chroma_files import (
     refuse_other,
     vector_digest,
 )
+from saju_ops.errors import TornCopy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,8 +50,26 @@ if TYPE_CHECKING:
 PAGE = 250
 # Of ids alone.
 IDS = 5_000
-INCLUDE = ["documents", "uris", "metadatas", "embeddings"]
+RECORDS = ["documents", "uris", "metadatas"]
+INCLUDE = [*RECORDS, "embeddings"]
 SAMPLE, NEAREST = 20, 10
+# How many of the nearest Chroma keeps while it searches, where a collection doesn't say it: its default.
+WIDTH = 100
+# Bytes that this process takes beside an index (100 MB for 5,000 vectors as for 40,000), and what Chroma takes for one:
+# the elements and links as they are, and for each id sixteen times what it takes in the file, for it stands in two
+# tables of Chroma's (76 MB for 20,000 vectors, of which 64 MB elements and 0.7 MB ids).
+BESIDE_AN_INDEX, FOR_IDS = 110 << 20, 16
+# A sound index found 94 to 100 of 100 vectors when asked for themselves. How many of the ten nearest it finds hangs
+# on the data and, for the worst of it, on how many there are: all of texts' vectors; of random ones in 768 dimensions
+# 68 of 100 where there are 12,000, 58 of 20,000, 25 of 100,000. So the first is looked at strictly, at any size, and
+# the second loosely, up to FEW records, and always against what the same snapshot found when it was taken.
+THEMSELVES_AT_LEAST, NEIGHBOURS_AT_LEAST, FEW, FEWER_THAN_BEFORE = 0.8, 0.3, 20_000, 0.15
+# How many of the nearest Chroma keeps while it searches, where a collection doesn't say it: its default.
+WIDTH = 100
+# Bytes that this process takes beside an index (100 MB for 5,000 vectors as for 40,000), and what Chroma takes for one:
+# the elements and links as they are, and for each id sixteen times what it takes in the file, for it stands in two
+# tables of Chroma's (76 MB for 20,000 vectors, of which 64 MB elements and 0.7 MB ids).
+BESIDE_AN_INDEX, FOR_IDS = 110 << 20, 16
 # A sound index found 94 to 100 of 100 vectors when asked for themselves. How many of the ten nearest it finds hangs
 # on the data: all of texts' vectors, 68 of 100 of 12,000 random ones in 768 dimensions. So the first is looked at
 # strictly, and the second loosely, and against what the same snapshot found when it was taken.
@@ -55,13 +77,13 @@ THEMSELVES_AT_LEAST, NEIGHBOURS_AT_LEAST, FEWER_THAN_BEFORE = 0.8, 0.3, 0.15
 
 
 def check_folder(
-    folder: Path, expected: dict[str, Any] | None, share: float = 0.0, twin: Path | None = None
+    folder: Path, expected: dict[str, Any] | None, share: float = 0.0, twin: Path | None = None, *, memory_mb: int
 ) -> dict[str, Any]:
     """What the folder holds, proven. Raises TornCopy, naming collections and never a record.
 
     With `expected`, the contents that a manifest holds, they must be the same; `share` is that of neighbours that were
     found when the snapshot was taken. Chroma opens `twin`, which should hold the same and is removed; where none is
-    given, it is copied beside the folder first.
+    given, it is copied beside the folder first. `memory_mb` as in `judged`.
     """
     if expected is None:
         with ChromaFiles(folder) as files:
@@ -69,7 +91,7 @@ def check_folder(
     if twin is None:
         twin = folder.with_name(f"{folder.name}.opened")
         shutil.copytree(folder, twin, copy_function=shutil.copyfile)
-    told = judged(folder, twin)
+    told = judged(folder, twin, memory_mb=memory_mb)
     refuse_other(expected, told["contents"])
     looked_for, neighbours = told["neighbours_looked_for"], told["neighbours_found"]
     if neighbours < (share - FEWER_THAN_BEFORE) * looked_for:
@@ -79,14 +101,18 @@ def check_folder(
     return told
 
 
-def judged(folder: Path, twin: Path) -> dict[str, Any]:
+def judged(folder: Path, twin: Path, *, memory_mb: int) -> dict[str, Any]:
     """What Chroma gives of the twin, each vector compared with the folder's files. The twin is removed. Raises
-    TornCopy. Whether it is all that the folder holds is what `contents` tells."""
+    TornCopy. Whether it is all that the folder holds is what `contents` tells.
+
+    `memory_mb`: Chroma opens an index only if this process stays below that many MB by it; `searched_in_files` names
+    the collections of the others.
+    """
     with ChromaFiles(folder) as files:
         try:
             with opened(twin) as server:
                 _same_names(server, files.collections())
-            told = [_checked(files, collection, twin) for collection in files.collections()]
+            told = [_checked(files, collection, twin, memory_mb << 20) for collection in files.collections()]
         finally:
             shutil.rmtree(twin, ignore_errors=True)
     looked_for = sum(t.neighbours_looked_for for t in told)
@@ -97,6 +123,7 @@ def judged(folder: Path, twin: Path) -> dict[str, Any]:
         "neighbours_looked_for": looked_for,
         "neighbours_found": neighbours,
         "neighbours_share": round(neighbours / looked_for, 4) if looked_for else 1.0,
+        "searched_in_files": [t.label for t in told if t.in_files],
         "chroma_version": version("chromadb"),
     }
 
@@ -129,20 +156,46 @@ def _same_names(server: Any, collections: list[Collection]) -> None:
 class _Told:
     """`content` holds the digests of the records that Chroma gave, and of the vectors that the files hold of them."""
 
+    label: str
     content: dict[str, Any]
     neighbours_looked_for: int
     neighbours_found: int
+    in_files: bool
 
 
-def _checked(files: ChromaFiles, collection: Collection, twin: Path) -> _Told:
+def _checked(files: ChromaFiles, collection: Collection, twin: Path, memory: int) -> _Told:
     vectors = files.vectors(collection)
+    in_files = _memory_of(files.folder / collection.vector_segment) > memory
+    if in_files:
+        _without_index(twin, collection, files.last_write(collection))
     with opened(twin) as server:
         model = server.get_collection(collection.name, tenant=collection.tenant, database=collection.database)
         _same_settings(model, collection)
         try:
-            return _Comparison(server, model, collection, vectors).told()
+            return _Comparison(server, model, collection, vectors, in_files).told()
         except KeyError:
             raise TornCopy(f"a record of the collection {collection.label} has no vector in its files") from None
+
+
+def _memory_of(index: Path) -> int:
+    """Bytes that this process will have taken when Chroma has opened that index."""
+
+    def size(name: str) -> int:
+        path = index / name
+        return path.stat().st_size if path.is_file() else 0
+
+    elements, ids = size("data_level0.bin") + size("link_lists.bin"), size("index_metadata.pickle")
+    return BESIDE_AN_INDEX + elements + FOR_IDS * ids
+
+
+def _without_index(twin: Path, collection: Collection, last_write: int) -> None:
+    """Has Chroma find an empty index there, that lacks nothing: it loads an index whole before it gives anything."""
+    shutil.rmtree(twin / collection.vector_segment, ignore_errors=True)
+    with closing(sqlite3.connect(twin / DATABASE)) as connection, connection:
+        connection.execute(
+            "INSERT OR REPLACE INTO max_seq_id (segment_id, seq_id) VALUES (?, ?)",
+            (collection.vector_segment, last_write),
+        )
 
 
 def _same_settings(model: Any, collection: Collection) -> None:
@@ -167,56 +220,61 @@ Row = tuple[str, Record, Any]
 
 
 def pages(
-    server: Any, model: Any, tenant: str, database: str, size: int = PAGE, ids: list[str] | None = None
-) -> Generator[list[Row], None, None]:
-    """Every record, a page at a time, in the order in which Chroma keeps them; or those of `ids`, whose time grows with
-    their number only: Chroma counts its way to every page from the first record on. The next page is fetched by another
-    thread while one is looked at: close it before Chroma is."""
+    server: Any, model: Any, tenant: str, database: str, size: int = PAGE, ids: Iterator[list[str]] | None = None,
+    include: list[str] = INCLUDE,
+) -> Generator[list[Row], None, None]:  # fmt: skip
+    """Every record, a page at a time, in the order in which Chroma keeps them; or those of `ids`, page by page, whose
+    time grows with their number only: Chroma counts its way to every page from the first record on. The next page is
+    fetched by another thread while one is looked at: close it before Chroma is."""
 
     def fetch(start: int) -> Any:
-        return _fetch(server, model, tenant, database, size, start, ids)
+        if ids is None:
+            return _fetch(server, model, tenant, database, None, size, start, include)
+        named = next(ids, None)
+        return _fetch(server, model, tenant, database, named, len(named), 0, include) if named else _NOTHING
 
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(fetch, 0)
         for start in range(size, 1 << 60, size):
             got = coming.result()
+            if got is _NOTHING:
+                return
             coming = thread.submit(fetch, start)
             rows = rows_of(got)
             if rows:
                 yield rows
-            if len(rows) < size:
+            if ids is None and len(rows) < size:
                 return
 
 
+_NOTHING: dict[str, Any] = {name: [] for name in ("ids", *INCLUDE)}
+
+
 def _fetch(
-    server: Any, model: Any, tenant: str, database: str, size: int, start: int, ids: list[str] | None
+    server: Any, model: Any, tenant: str, database: str, ids: list[str] | None, limit: int, offset: int,
+    include: list[str],
 ) -> Any:  # fmt: skip
     """A page. Of a folder as Chroma's Rust code answers it, which becomes Python's lists where it is used: in the
     thread that fetches, that would keep the other one waiting (0.6 s for 12,000 vectors, else 0.4 s)."""
-    if ids is None:
-        named, limit, offset = None, size, start
-    elif not (named := ids[start : start + size]):
-        return {name: [] for name in ("ids", *INCLUDE)}
-    else:
-        limit, offset = len(named), 0
     if bindings := getattr(server, "bindings", None):
         with suppress(TypeError):  # a version that is called otherwise
-            got = bindings.get(str(model.id), named, None, limit, offset, None, INCLUDE, tenant, database)
-            if all(hasattr(type(got), name) for name in INCLUDE):
-                return {name: functools.partial(getattr, got, name) for name in ("ids", *INCLUDE)}
+            got = bindings.get(str(model.id), ids, None, limit, offset, None, include, tenant, database)
+            if all(hasattr(type(got), name) for name in include):
+                return {name: functools.partial(getattr, got, name) for name in ("ids", *include)}
     return server._get(
-        model.id, ids=named, limit=limit, offset=offset, include=INCLUDE, tenant=tenant, database=database
+        model.id, ids=ids, limit=limit, offset=offset, include=include, tenant=tenant, database=database
     )  # fmt: skip
 
 
 def rows_of(got: Any) -> list[Row]:
+    """Without vectors where none were asked for."""
     ids, documents, uris, metadatas, embeddings = (
-        value() if callable(value := got[name]) else value for name in ("ids", *INCLUDE)
+        value() if callable(value := got.get(name)) else value for name in ("ids", *INCLUDE)
     )
     if not ids:
         return []
     nothing = [None] * len(ids)
-    vectors = _matrix(embeddings)
+    vectors = nothing if embeddings is None else _matrix(embeddings)
     columns = zip(ids, documents or nothing, uris or nothing, metadatas or nothing, vectors, strict=True)
     return [
         (id, Record(document, uri, {k: v for k, v in (metadata or {}).items() if v is not None}), vector)
@@ -255,95 +313,103 @@ def same_vectors(stored: np.ndarray, given: np.ndarray, space: str) -> bool:
 
 
 class _Comparison:
-    """What Chroma gives of a collection, beside the vectors that the files hold, in one pass."""
+    """What Chroma gives of a collection, beside the vectors that the files hold, in one pass, and without holding
+    anything for each record."""
 
-    def __init__(self, server: Any, model: Any, collection: Collection, vectors: Vectors) -> None:
+    def __init__(self, server: Any, model: Any, collection: Collection, vectors: Vectors, in_files: bool) -> None:
         import numpy as np
 
         self._server, self._model, self._collection, self._vectors = server, model, collection, vectors
-        self._ids = self._listed()
-        ids = sorted(self._ids)
-        self._number = min(NEAREST, len(ids))
-        sample = np.linspace(0, len(ids) - 1, min(SAMPLE, len(ids)) if collection.dimension else 0)
-        self._sample = [ids[int(n)] for n in sample]
-        self._asked = vectors.of(self._sample)
-        # Of each record: its place, and how far it is from each of the sample.
-        self._place: dict[str, int] = {}
-        self._far = np.empty((len(ids), len(self._sample)))
+        self._in_files = in_files
+        self._where = {"tenant": collection.tenant, "database": collection.database}
+        self._count = int(server._count(model.id, **self._where))
+        self._number = min(NEAREST, self._count)
+        sample = np.linspace(0, self._count - 1, min(SAMPLE, self._count) if collection.dimension else 0)
+        self._asked = vectors.of([id for place in sample for id in self._ids(int(place), 1)])
+        # Of each of the sample: how far the nearest are, of all vectors, and how far the farthest is.
+        self._near = np.full((self._number, len(self._asked)), np.inf)
+        self._farthest = np.zeros(len(self._asked))
 
-    def _listed(self) -> list[str]:
-        """Every id, once. Raises TornCopy unless they are as many as Chroma counts."""
-        c, found = self._collection, []
-        count = self._server._count(self._model.id, tenant=c.tenant, database=c.database)
-        for offset in range(0, count + 1, IDS):
-            found += self._server._get(
-                self._model.id, limit=IDS, offset=offset, include=[], tenant=c.tenant, database=c.database
-            )["ids"]  # fmt: skip
-        if len(set(found)) != count or len(found) != count:
-            raise TornCopy(f"Chroma counts {count} records in {c.label} and gives {len(found)}")
-        return found
+    def _ids(self, offset: int, limit: int) -> list[str]:
+        return list(self._server._get(self._model.id, limit=limit, offset=offset, include=[], **self._where)["ids"])
+
+    def _named(self) -> Iterator[list[str]]:
+        """Every id, a page at a time."""
+        for offset in range(0, 1 << 60, IDS):
+            ids = self._ids(offset, IDS)
+            yield from (ids[start : start + PAGE] for start in range(0, len(ids), PAGE))
+            if len(ids) < IDS:
+                return
 
     def told(self) -> _Told:
+        # Before the records are looked at: the index is what most often is torn.
+        found = self._found()
         records, of_vectors = Digest(), Digest()
-        c = self._collection
+        c, include = self._collection, RECORDS if self._in_files else INCLUDE
+        where = (c.tenant, c.database)
         # Closed before Chroma is, whatever is found.
-        with closing(pages(self._server, self._model, c.tenant, c.database, ids=self._ids)) as coming:
+        with closing(pages(self._server, self._model, *where, ids=self._named(), include=include)) as coming:
             for page in coming:
                 for id, record, _ in page:
                     records.add(record_digest(id, record))
                 self._compare(page, of_vectors)
-        if len(self._place) != len(self._far) or records.count != len(self._far):
-            raise TornCopy(f"Chroma gave {len(self._place)} of {len(self._far)} records of {c.label}")
-        looked_for, found = self._neighbours()
-        return _Told(described(c, records, of_vectors), looked_for, found)
+        if records.count != self._count:
+            raise TornCopy(f"Chroma counts {self._count} records in {c.label} and gives {records.count}")
+        looked_for, neighbours = self._neighbours(found)
+        return _Told(c.label, described(c, records, of_vectors), looked_for, neighbours, self._in_files)
 
     def _compare(self, page: list[Row], digest: Digest) -> None:
         import numpy as np
 
         ids, space = [row[0] for row in page], self._collection.space
         stored = self._vectors.of(ids)
-        if not same_vectors(stored, np.stack([row[2] for row in page]), space):
+        if not self._in_files and not same_vectors(stored, np.stack([row[2] for row in page]), space):
             raise TornCopy(f"Chroma gives a vector of {self._collection.label} that differs from what its files hold")
         for id, vector in zip(ids, stored, strict=True):
             digest.add(vector_digest(id, vector))
-        start = len(self._place)
-        self._place.update((id, start + n) for n, id in enumerate(ids))
-        if self._sample and len(self._place) == start + len(ids) <= len(self._far):
-            self._far[start : start + len(ids)] = distances(stored, self._asked, space)
+        if len(self._asked):
+            far = distances(stored, self._asked, space)
+            self._farthest = np.maximum(self._farthest, np.abs(far).max(axis=0))
+            both = np.concatenate([self._near, far])
+            self._near = np.partition(both, self._number - 1, axis=0)[: self._number]
 
-    def _neighbours(self) -> tuple[int, int]:
+    def _found(self) -> list[np.ndarray]:
+        """Of each of the sample, the vectors that the index finds nearest to it: by Chroma, or in its files."""
+        if not len(self._asked):
+            return []
+        if self._in_files:
+            width = int(self._collection.configuration["hnsw"].get("ef_search") or WIDTH)
+            return [self._vectors.nearest(asked, self._number, width) for asked in self._asked]
+        answer = self._server._query(
+            self._model.id, query_embeddings=self._asked.tolist(), n_results=self._number, include=["distances"],
+            **self._where,
+        )  # fmt: skip
+        return [self._vectors.of(ids) for ids in answer["ids"]]
+
+    def _neighbours(self, found: list[np.ndarray]) -> tuple[int, int]:
         """How many of the nearest neighbours of the sample were looked for and how many the index found. By distance,
         not by id: several records may be as near. Raises TornCopy where they are too few."""
         import numpy as np
 
-        looked_for = found = selves = 0
-        for column, answer in enumerate(self._ask()):
-            mine = self._far[:, column]
-            limit = float(np.partition(mine, self._number - 1)[self._number - 1])
+        looked_for = neighbours = selves = 0
+        for column, vectors in enumerate(found):
+            asked, space = self._asked[column : column + 1], self._collection.space
             # What 32-bit floats leave open; a thousandth of the range, where the nearest is at zero.
-            limit += 1e-4 * max(abs(limit), 1e-3 * float(np.abs(mine).max()))
-            near = [float(mine[self._place[id]]) for id in answer if id in self._place]
-            own = float(mine[self._place[self._sample[column]]]) + 1e-4
+            limit = float(self._near[:, column].max())
+            limit += 1e-4 * max(abs(limit), 1e-3 * float(self._farthest[column]))
+            near = np.sort(distances(vectors, asked, space)[:, 0])[: self._number] if len(vectors) else np.empty(0)
+            own = float(distances(asked, asked, space)[0, 0]) + 1e-4
             looked_for += self._number
-            found += sum(1 for distance in near if distance <= limit)
+            neighbours += int((near <= limit).sum())
             # By inner product something else may be nearer; then being among the nearest is all there is to ask for.
-            selves += any(distance <= own for distance in near)
-        if found < NEIGHBOURS_AT_LEAST * looked_for or selves < THEMSELVES_AT_LEAST * len(self._sample):
+            selves += bool((near <= own).any())
+        too_few = neighbours < (NEIGHBOURS_AT_LEAST if self._count <= FEW else 0) * looked_for
+        if too_few or selves < THEMSELVES_AT_LEAST * len(found):
             raise TornCopy(
-                f"the index of {self._collection.label} finds {found} of {looked_for} nearest neighbours and {selves}"
-                f" of {len(self._sample)} vectors themselves only"
+                f"the index of {self._collection.label} finds {neighbours} of {looked_for} nearest neighbours and"
+                f" {selves} of {len(found)} vectors themselves only"
             )
-        return looked_for, found
-
-    def _ask(self) -> list[list[str]]:
-        if not self._sample:
-            return []
-        c = self._collection
-        answer = self._server._query(
-            self._model.id, query_embeddings=self._asked.tolist(), n_results=self._number, include=["distances"],
-            tenant=c.tenant, database=c.database,
-        )  # fmt: skip
-        return list(answer["ids"])
+        return looked_for, neighbours
 
 
 def distances(some: np.ndarray, asked: np.ndarray, space: str) -> np.ndarray:

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-from saju_ops.backup.chroma_files import DATABASE, TornCopy
-from saju_ops.errors import Busy, Refused
+from saju_ops.backup.chroma_files import DATABASE
+from saju_ops.errors import Busy, Refused, TornCopy
 
 # A chatbot's own writes take milliseconds. Chroma waits for a lock without end (40 s tried), we don't.
 LOCK_SECONDS = 60.0

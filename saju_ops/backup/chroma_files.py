@@ -13,10 +13,7 @@ record's text is in the metadata tables or the queue, and its vector in the inde
 from __future__ import annotations
 
 import json
-import mmap
-import pickle
 import sqlite3
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -25,30 +22,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from saju_ops.errors import ProofFailed
+from saju_ops.backup.chroma_index import Index
+from saju_ops.errors import TornCopy
 
 if TYPE_CHECKING:
     import numpy as np
 
 DATABASE = "chroma.sqlite3"
-INDEX_FILES = ("header.bin", "data_level0.bin", "length.bin", "link_lists.bin", "index_metadata.pickle")
 DOCUMENT, URI = "chroma:document", "chroma:uri"
 # The operations of the queue, by their numbers there.
 ADD, UPDATE, UPSERT, DELETE = range(4)
-_HEADER = struct.Struct("<iQQQQQQiIQQQdQ")
 # Records read at once.
 BATCH = 1_000
 T = TypeVar("T")
 _ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 _MASK = (1 << 256) - 1
-# In the first word of an element: how many links it has, and whether it is deleted.
-_DEGREE, _DELETED = 0xFFFF, 0x10000
-# What reading a cut or altered file raises.
-_DAMAGE = (struct.error, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, AttributeError)
-
-
-class TornCopy(ProofFailed):
-    """The parts of the directory don't belong together, or one of them is cut."""
 
 
 @dataclass
@@ -194,36 +182,41 @@ class ChromaFiles:
                 yield id, record
 
     def _stored(self, segment: str) -> Iterator[tuple[str, Record]]:
-        values = iter(
-            self._rows(
-                "SELECT m.id, m.key, m.string_value, m.int_value, m.float_value, m.bool_value"
-                " FROM embeddings e JOIN embedding_metadata m ON m.id = e.id WHERE e.segment_id = ? ORDER BY e.id",
-                segment,
-            )
-        )
-        lists = self._lists(segment)
-        value = next(values, None)
+        values = self._values("embedding_metadata", segment)
+        lists = self._values("embedding_metadata_array", segment)
         numbers = self._rows("SELECT id, embedding_id FROM embeddings WHERE segment_id = ? ORDER BY id", segment)
         for number, id in numbers:
-            found: dict[str, Any] = {}
-            while value is not None and value[0] == number:
-                found[value[1]] = _value(*value[2:])
-                value = next(values, None)
-            found.update(lists.get(number, {}))
-            yield id, _record(found)
+            found: dict[str, Any] = {key: value for _, key, value in values.of(number)}
+            several: dict[str, list[Any]] = {}
+            for _, key, value in lists.of(number):
+                several.setdefault(key, []).append(value)
+            yield id, _record({**found, **several})
 
-    def _lists(self, segment: str) -> dict[int, dict[str, list[Any]]]:
-        """Metadata that is a list of values, by the record's number; a newer table that old directories lack."""
-        found: dict[int, dict[str, list[Any]]] = {}
-        if "embedding_metadata_array" in self._tables:
-            for number, key, *values in self._rows(
-                "SELECT m.id, m.key, m.string_value, m.int_value, m.float_value, m.bool_value"
-                " FROM embedding_metadata_array m JOIN embeddings e ON e.id = m.id WHERE e.segment_id = ?"
-                " ORDER BY m.rowid",
-                segment,
-            ):
-                found.setdefault(number, {}).setdefault(key, []).append(_value(*values))
-        return found
+    def _values(self, table: str, segment: str) -> _Merged:
+        """Metadata, by the record's number. That of lists is a newer table, which old directories lack."""
+        if table not in self._tables:
+            return _Merged(iter(()))
+        rows = self._rows(
+            "SELECT m.id, m.key, m.string_value, m.int_value, m.float_value, m.bool_value"  # noqa: S608
+            f" FROM embeddings e JOIN {table} m ON m.id = e.id WHERE e.segment_id = ? ORDER BY e.id, m.rowid",
+            segment,
+        )
+        return _Merged((number, key, _value(*values)) for number, key, *values in rows)
+
+    def has_an_id_twice(self, collection: Collection) -> bool:
+        """In the tables: a table without its index can hold that. What the queue holds counts once for each id."""
+        return self._rows(
+            "SELECT 1 FROM embeddings WHERE segment_id = ? GROUP BY embedding_id HAVING COUNT(*) > 1 LIMIT 1",
+            collection.metadata_segment,
+        ).fetchone() is not None  # fmt: skip
+
+    def last_write(self, collection: Collection) -> int:
+        """The number of the last write to it that the directory knows of."""
+        (waiting,) = self._rows(
+            "SELECT COALESCE(MAX(seq_id), 0) FROM embeddings_queue WHERE topic LIKE ? ESCAPE '!'", "%/" + collection.id
+        ).fetchone()
+        segments = (collection.metadata_segment, collection.vector_segment)
+        return max(int(waiting), *(self._reached(segment) for segment in segments))
 
     def _waiting(self, collection: Collection, reached: int) -> Iterator[tuple[int, str, bytes | None, dict[str, Any]]]:
         """Operation, id, vector and metadata of what the queue holds beyond `reached`, in order."""
@@ -254,12 +247,25 @@ class ChromaFiles:
         index = Index(folder, collection) if (folder / "index_metadata.pickle").exists() else None
         if index is None and reached:
             raise TornCopy(f"the index files of the collection {collection.name} are missing")
-        if index is not None and index.legacy_reached is not None:
-            reached = max(reached, index.legacy_reached)
+        if index is not None and index.names.legacy_reached is not None:
+            reached = max(reached, index.names.legacy_reached)
         return Vectors(index, self._waiting(collection, reached))
 
     def index_folders(self) -> list[str]:
         return [n for (n,) in self._rows("SELECT id FROM segments WHERE scope = 'VECTOR' ORDER BY id")]
+
+
+class _Merged:
+    """Values in the order of their records' numbers, those of one record at a time."""
+
+    def __init__(self, values: Iterator[tuple[int, str, Any]]) -> None:
+        self._values = values
+        self._next = next(values, None)
+
+    def of(self, number: int) -> Iterator[tuple[int, str, Any]]:
+        while self._next is not None and self._next[0] == number:
+            yield self._next
+            self._next = next(self._values, None)
 
 
 def _value(text: Any, whole: Any, real: Any, flag: Any) -> Any:
@@ -322,12 +328,27 @@ class Vectors:
     def __contains__(self, id: str) -> bool:
         if id in self._over:
             return self._over[id] is not None
-        return self._index is not None and id in self._index.labels
+        return self._in_index(id)
+
+    def _in_index(self, id: str) -> bool:
+        return self._index is not None and id in self._index.names
 
     def __len__(self) -> int:
-        gone = sum(1 for id, v in self._over.items() if v is None and self._index and id in self._index.labels)
-        new = sum(1 for id, v in self._over.items() if v is not None and not (self._index and id in self._index.labels))
-        return (len(self._index.labels) if self._index else 0) - gone + new
+        gone = sum(1 for id, v in self._over.items() if v is None and self._in_index(id))
+        new = sum(1 for id, v in self._over.items() if v is not None and not self._in_index(id))
+        return (len(self._index.names) if self._index else 0) - gone + new
+
+    def nearest(self, vector: np.ndarray, number: int, width: int) -> np.ndarray:
+        """Some vectors, among them the `number` that are found nearest to one: in the index by its own links, keeping
+        `width` on the way, and all that wait in the queue, which Chroma will put into the index when it opens it."""
+        import numpy as np
+
+        waiting = [v for v in self._over.values() if v is not None]
+        found = np.stack(waiting) if waiting else np.empty((0, len(vector)), "<f4")
+        if self._index is None:
+            return found
+        besides = set(self._index.elements([id for id in self._over if self._in_index(id)]).tolist())
+        return np.concatenate([self._index.nearest(vector, number, width, besides), found])
 
     def of(self, ids: Sequence[str]) -> np.ndarray:
         """Their vectors as they were given to Chroma, a row each. Raises KeyError where one has none."""
@@ -357,135 +378,6 @@ class Vectors:
         return whole
 
 
-class Index:
-    """The five files of one vector index (Chroma's build of hnswlib, persistence version 1), checked as a whole."""
-
-    def __init__(self, folder: Path, collection: Collection) -> None:
-        self._what = f"the index of the collection {collection.name}"
-        self._cosine = collection.space == "cosine"
-        try:
-            header = _HEADER.unpack((folder / "header.bin").read_bytes())
-            names = _load_pickle(folder / "index_metadata.pickle")
-            self._read(folder, header, names)
-        except FileNotFoundError as error:
-            raise TornCopy(f"{self._what} has no file {Path(str(error.filename)).name}") from None
-        except _DAMAGE as error:
-            raise TornCopy(f"{self._what} is cut or damaged ({type(error).__name__})") from None
-        if collection.dimension is not None and self.dimension != collection.dimension:
-            raise TornCopy(f"{self._what} has {self.dimension} dimensions, the collection {collection.dimension}")
-
-    def _read(self, folder: Path, header: tuple[Any, ...], names: dict[str, Any]) -> None:
-        import numpy as np
-
-        version, offset, capacity, count, stride, label_at, data_at, level, entry, m, m0, *_ = header
-        data_bytes = label_at - data_at
-        whole = version == 1 and offset == 0 and count <= capacity and label_at + 8 == stride and data_at == 4 + 4 * m0
-        if not whole or data_bytes <= 0 or data_bytes % 4 or (count and (entry >= count or level < 0)):
-            raise TornCopy(f"{self._what} has a header that can't be")
-        self.dimension = data_bytes // 4
-        self.labels: dict[str, int] = names["id_to_label"]
-        self.legacy_reached: int | None = names.get("max_seq_id")
-        shape = (count, stride)
-        if (folder / "data_level0.bin").stat().st_size < count * stride:
-            raise TornCopy(f"{self._what} is cut: data_level0.bin is shorter than its header says")
-        self._map = _mapped(folder / "data_level0.bin") if count else None
-        self._rows = np.frombuffer(self._map or b"", "u1", count * stride).reshape(shape)
-        self._data, self._label_at = slice(data_at, label_at), label_at
-        self._lengths = self._read_lengths(folder, count)
-        self._place_labels(count, m0)
-        self._check_upper_links((folder / "link_lists.bin").read_bytes(), count, m, max(level, 0))
-
-    def _read_lengths(self, folder: Path, count: int) -> Any:
-        """The lengths that vectors had before they were normalized, for the cosine distance; noise for others."""
-        import numpy as np
-
-        lengths = np.fromfile(folder / "length.bin", "<f4")
-        if len(lengths) < count:
-            raise TornCopy(f"{self._what} is cut: length.bin is shorter than its header says")
-        return lengths
-
-    def _place_labels(self, count: int, m0: int) -> None:
-        import numpy as np
-
-        step = max(1, (16 << 20) // max(1, self._rows.shape[1] if count else 1))
-        labels = np.empty(count, "<u8")
-        deleted = np.empty(count, bool)
-        for start in range(0, count, step):
-            part = np.asarray(self._rows[start : start + step])
-            words = part[:, : 4 + 4 * m0].copy().view("<u4")
-            degree = words[:, 0] & _DEGREE
-            linked = np.arange(m0) < degree[:, None]
-            if (degree > m0).any() or (words[:, 1:][linked] >= count).any():
-                raise TornCopy(f"{self._what} has links to elements that it doesn't have")
-            deleted[start : start + step] = (words[:, 0] & _DELETED) != 0
-            labels[start : start + step] = part[:, self._label_at : self._label_at + 8].copy().view("<u8")[:, 0]
-            self._check_norms(part)
-            self._let_go()
-        if len(np.unique(labels)) != count:
-            raise TornCopy(f"{self._what} has a label twice")
-        self._order = np.argsort(labels)
-        self._sorted = labels[self._order]
-        wanted = np.fromiter(self.labels.values(), "<u8", len(self.labels))
-        place = np.minimum(np.searchsorted(self._sorted, wanted), max(count - 1, 0))
-        if len(wanted) and (not count or (self._sorted[place] != wanted).any() or deleted[self._order[place]].any()):
-            raise TornCopy(f"{self._what} lacks records that its list of ids names")
-
-    def _check_norms(self, part: Any) -> None:
-        import numpy as np
-
-        if self._cosine:
-            norms = np.linalg.norm(part[:, self._data].copy().view("<f4"), axis=1)
-            if not (np.isclose(norms, 1, atol=1e-3) | (norms < 1e-6)).all():
-                raise TornCopy(f"{self._what} has vectors that were cut while they were written")
-
-    def _check_upper_links(self, links: bytes, count: int, m: int, level: int) -> None:
-        at, size = 0, 4 + 4 * m
-        for _ in range(count):
-            (length,) = struct.unpack_from("<I", links, at)
-            at += 4 + length
-            if length % size or length // size > level or at > len(links):
-                raise TornCopy(f"{self._what} is cut: link_lists.bin doesn't fit its header")
-
-    def _let_go(self) -> None:
-        """What was read of the file is counted as this process's memory until it is given back."""
-        if self._map is not None:
-            self._map.madvise(mmap.MADV_DONTNEED)
-
-    def of(self, ids: Sequence[str]) -> np.ndarray:
-        """Raises KeyError."""
-        import numpy as np
-
-        labels = np.fromiter((self.labels[id] for id in ids), "<u8", len(ids))
-        rows = self._order[np.searchsorted(self._sorted, labels)]
-        vectors = np.ascontiguousarray(self._rows[rows][:, self._data]).view("<f4")
-        self._let_go()
-        return vectors * self._lengths[rows][:, None] if self._cosine else vectors
-
-
-def _mapped(path: Path) -> mmap.mmap:
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-class _Plain(pickle.Unpickler):
-    """Dictionaries, texts and numbers only: a pickle may otherwise run anything."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("chromadb.segment.impl.vector.local_persistent_hnsw", "PersistentData"):
-            return _OldPersistentData
-        raise pickle.UnpicklingError(f"{module}.{name}")
-
-
-class _OldPersistentData:
-    """How Chroma before 1.0 pickled the same names."""
-
-
-def _load_pickle(path: Path) -> dict[str, Any]:
-    with path.open("rb") as stream:
-        loaded = _Plain(stream).load()
-    return dict(loaded if isinstance(loaded, dict) else vars(loaded))
-
-
 # --- what it holds, as it stands in manifests ------------------------------------------------------------------
 
 
@@ -496,11 +388,10 @@ def contents(files: ChromaFiles) -> dict[str, Any]:
 
 def _content(files: ChromaFiles, collection: Collection) -> dict[str, Any]:
     """Reads a collection whole. Raises TornCopy."""
-    vectors, seen = files.vectors(collection), set()
+    vectors = files.vectors(collection)
     records, of_vectors = Digest(), Digest()
     for some in batched(files.records(collection), BATCH):
         ids = [id for id, _ in some]
-        seen.update(ids)
         try:
             rows = vectors.of(ids)
         except KeyError:
@@ -508,7 +399,7 @@ def _content(files: ChromaFiles, collection: Collection) -> dict[str, Any]:
         for (id, record), vector in zip(some, rows, strict=True):
             records.add(record_digest(id, record))
             of_vectors.add(vector_digest(id, vector))
-    if records.count != len(seen):
+    if files.has_an_id_twice(collection):
         raise TornCopy(f"an id of the collection {collection.name} stands twice")
     return described(collection, records, of_vectors)
 

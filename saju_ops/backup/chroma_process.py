@@ -22,8 +22,7 @@ from typing import Any
 
 import saju_ops
 from saju_ops import errors
-from saju_ops.backup.chroma_files import TornCopy
-from saju_ops.errors import Busy, OperatorError
+from saju_ops.errors import Busy, OperatorError, TornCopy
 
 PREFIX = "saju_ops_chroma_"
 LOCK = "in_use"
@@ -165,5 +164,3 @@ def one_at_a_time(what: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-

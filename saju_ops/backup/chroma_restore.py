@@ -21,12 +21,12 @@ from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from saju_ops.backup.chroma import Source, expectation, extract_snapshot, source_of
-from saju_ops.backup.chroma_files import DATABASE, TornCopy
+from saju_ops.backup.chroma_files import DATABASE
 from saju_ops.backup.chroma_process import PREFIX, ask, scratch_folder
 from saju_ops.backup.manifest import BackupManifest, backups, passed_over, stamp
 from saju_ops.backup.times import instant_of, shown
-from saju_ops.errors import OperatorError, ProofFailed, Refused
-from saju_ops.settings import Settings
+from saju_ops.errors import OperatorError, ProofFailed, Refused, TornCopy
+from saju_ops.settings import PROOF_MEMORY_MB, Settings
 from saju_ops.storage import Storage
 
 # Processes named in a message.
@@ -50,6 +50,8 @@ class ChromaRestore:
     # Newer files that are no backups, with the reason.
     passed_over: list[str] = field(default_factory=list)
     zone: ZoneInfo = UTC_ZONE
+    # What the process may take in which Chroma opens it.
+    memory_mb: int = PROOF_MEMORY_MB
     seconds: float = 0.0
 
     @property
@@ -118,6 +120,7 @@ def restore_snapshot(
     replace: Sequence[str] = (),
     dry_run: bool = True,
     zone: ZoneInfo,
+    memory_mb: int = PROOF_MEMORY_MB,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     announce: Callable[[ChromaRestore], None] = lambda plan: None,
 ) -> ChromaRestore:
@@ -129,6 +132,7 @@ def restore_snapshot(
     began = time.monotonic()
     manifest = choose(storage, at, zone)
     plan = ChromaRestore(manifest, storage.location(manifest.file), str(target), dry_run, zone=zone)
+    plan.memory_mb = memory_mb
     plan.passed_over = passed_over(storage, manifest, stamp(at, zone) if at else None)
     plan.collections = {_shown(c): int(c["count"]) for c in manifest.contents["collections"]}
     mark = stamp(clock(), zone)
@@ -149,7 +153,7 @@ def _shown(collection: dict[str, object]) -> str:
 def _extracted(storage: Storage, plan: ChromaRestore, scratch: Path) -> Path:
     """The snapshot's folder, proven by its SHA-256 and by Chroma. Raises ProofFailed, which names the one before."""
     try:
-        return _proven(storage, plan.manifest, scratch)
+        return _proven(storage, plan.manifest, scratch, plan.memory_mb)
     except ProofFailed as error:
         raise ProofFailed(f"{error}{_the_one_before(storage, plan)}") from None
 
@@ -162,11 +166,11 @@ def _the_one_before(storage: Storage, plan: ChromaRestore) -> str:
     return f' The one before is {older.file}: --at "{shown(older.taken, plan.zone).rpartition(" ")[0]}".'
 
 
-def _proven(storage: Storage, manifest: BackupManifest, scratch: Path) -> Path:
+def _proven(storage: Storage, manifest: BackupManifest, scratch: Path, memory_mb: int) -> Path:
     folder = scratch / "chroma_db"
     extract_snapshot(storage, manifest, folder)
     try:
-        ask("check", scratch, folder=str(folder), **expectation(manifest))
+        ask("check", scratch, folder=str(folder), memory_mb=memory_mb, **expectation(manifest))
     except TornCopy as error:
         raise ProofFailed(
             f"The snapshot {storage.location(manifest.file)} can't be restored: {error}. Nothing was touched."

@@ -44,14 +44,17 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
     from saju_ops.backup.chroma_check import check_folder
 
     twin = Path(request["twin"]) if "twin" in request else None
-    return check_folder(Path(request["folder"]), request.get("expected"), request.get("share", 0.0), twin)
+    return check_folder(
+        Path(request["folder"]), request.get("expected"), request.get("share", 0.0), twin,
+        memory_mb=request["memory_mb"],
+    )  # fmt: skip
 
 
 def judge(request: dict[str, Any]) -> dict[str, Any]:
     """What Chroma gives of a folder's twin, beside the folder's files; what the folder should hold, others know."""
     from saju_ops.backup.chroma_check import judged
 
-    return judged(Path(request["folder"]), Path(request["twin"]))
+    return judged(Path(request["folder"]), Path(request["twin"]), memory_mb=request["memory_mb"])
 
 
 def fetch(request: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from saju_ops.backup.password import needs_another
 from saju_ops.backup.verify import Drill
 from saju_ops.database import redacted
 from saju_ops.errors import OperatorError
+from saju_ops.settings import PROOF_MEMORY_MB
 from saju_ops.storage import Storage
 
 if TYPE_CHECKING:
@@ -35,13 +36,14 @@ ANOTHER = "they are encrypted with another password than ARCHIVE_PASSWORD holds 
 
 
 def standard_drills(
-    storage: Storage, *, now: datetime, zone: ZoneInfo, databases: Sequence[sa.URL], drill_servers: Sequence[sa.URL]
-) -> list[Callable[[], Sequence[Drill]]]:
+    storage: Storage, *, now: datetime, zone: ZoneInfo, databases: Sequence[sa.URL], drill_servers: Sequence[sa.URL],
+    memory_mb: int = PROOF_MEMORY_MB,
+) -> list[Callable[[], Sequence[Drill]]]:  # fmt: skip
     """One random archive day, the newest dump of each database, the newest snapshot."""
     return [
         lambda: [archive_drill(storage, now=now, zone=zone)],
         lambda: dump_drills(storage, databases, drill_servers, now=now),
-        lambda: [snapshot_drill(storage)],
+        lambda: [snapshot_drill(storage, memory_mb)],
     ]
 
 
@@ -192,7 +194,7 @@ def _dump_drill(
 # --- snapshots ---------------------------------------------------------------------------------------------------
 
 
-def snapshot_drill(storage: Storage) -> Drill:
+def snapshot_drill(storage: Storage, memory_mb: int = PROOF_MEMORY_MB) -> Drill:
     from saju_ops.backup.chroma import drill_snapshot
 
     held = list(backups(storage, "chroma_snapshot"))
@@ -200,7 +202,7 @@ def snapshot_drill(storage: Storage) -> Drill:
         return Drill("snapshot", False, False, "There is no snapshot of Chroma yet.")
 
     def restore(manifest: BackupManifest) -> tuple[str, int]:
-        told = drill_snapshot(storage, manifest)
+        told = drill_snapshot(storage, manifest, memory_mb=memory_mb)
         count = int(told["records_compared"])
         return f"{count:,} records came back, with their vectors and neighbours.", count
 

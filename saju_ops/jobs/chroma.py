@@ -82,6 +82,7 @@ def restore_chroma_snapshot(
             replace=config.replace,
             dry_run=config.dry_run,
             zone=settings.timezone,
+            memory_mb=settings.chroma_proof_memory_mb,
             announce=lambda plan: tell(context.log, " ".join(plan.sentences())),
         )
     except OperatorError as error:

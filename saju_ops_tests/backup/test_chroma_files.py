@@ -15,13 +15,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from saju_ops.backup import chroma_check, chroma_engine
-from saju_ops.backup.chroma_check import check_folder, databases, models, pages, shown_configuration
+from saju_ops.backup import chroma_check, chroma_engine, chroma_index
+from saju_ops.backup.chroma_check import databases, models, pages, shown_configuration
 from saju_ops.backup.chroma_engine import open_folder
-from saju_ops.backup.chroma_files import ChromaFiles, TornCopy, contents, differences
+from saju_ops.backup.chroma_files import ChromaFiles, contents, differences
+from saju_ops.errors import TornCopy
 from saju_ops_tests.backup.chroma_scene import SPACES, add, change, close, held_in, make_collection, make_folder
 
+# MB: room for every index of these tests, and for none.
+ROOM, NO_ROOM = 256, 0
 COUNTS = {"saju_knowledge": 250, "interpretation_rules": 120, "fortune_patterns": 40}
+
+
+def check_folder(
+    folder: Path, expected: dict[str, Any] | None, twin: Path | None = None, memory_mb: int = ROOM
+) -> dict[str, Any]:
+    return chroma_check.check_folder(folder, expected, twin=twin, memory_mb=memory_mb)
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +268,8 @@ def test_no_client_is_imported_to_open_a_folder(folder: Path) -> None:
     """It would take half a second and 60 MB of the process that opens a snapshot."""
     code = (
         "import sys; from pathlib import Path; from saju_ops.backup import chroma_check, chroma_engine;"
-        "chroma_engine.warm(); chroma_check.check_folder(Path(sys.argv[1]), None); print('chromadb' in sys.modules)"
+        "chroma_engine.warm(); chroma_check.check_folder(Path(sys.argv[1]), None, memory_mb=256);"
+        "print('chromadb' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
@@ -335,3 +345,166 @@ def test_a_collection_that_only_one_of_both_has_is_found(folder: Path) -> None:
     close(server)
     with pytest.raises(TornCopy, match="other collections"):
         check_folder(folder, contents_of(folder), twin=twin)
+
+
+# --- an index that takes more memory than is allowed -------------------------------------------------------------
+
+
+def test_an_index_that_is_searched_in_its_files_is_judged_alike(folder: Path) -> None:
+    """Changed and deleted records, all three distances, some of the vectors still in the queue."""
+    by_chroma, in_files = check_folder(folder, None), check_folder(folder, None, memory_mb=NO_ROOM)
+    assert by_chroma.pop("searched_in_files") == []
+    assert sorted(in_files.pop("searched_in_files")) == sorted(c["name"] for c in by_chroma["contents"]["collections"])
+    assert in_files.pop("contents") == by_chroma.pop("contents")
+    assert in_files == by_chroma
+    assert in_files["neighbours_share"] > 0.9
+
+
+def test_only_what_has_no_room_is_searched_in_its_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {name: (index_of(folder, name) / "data_level0.bin").stat().st_size for name in COUNTS}
+    largest, second = sorted(sizes, key=lambda name: sizes[name], reverse=True)[:2]
+    assert sizes[largest] - sizes[second] > 20_000
+    # The ids of each take some 4 kB, which count sixteen times for those that have any in a file.
+    told = {name: chroma_check._memory_of(index_of(folder, name)) for name in COUNTS}
+    monkeypatch.setattr(chroma_check, "BESIDE_AN_INDEX", (110 << 20) + (1 << 20) - told[largest] + 1)
+    assert check_folder(folder, None, memory_mb=1)["searched_in_files"] == [largest]
+
+
+@pytest.mark.parametrize("space", SPACES.values())
+def test_the_files_give_the_neighbours_that_chroma_gives(tmp_path: Path, space: str) -> None:
+    """Where neither finds all: 3,000 random vectors, keeping only a few on the way, a fifth of them deleted."""
+    server = open_folder(tmp_path / "chroma_db")
+    server.bindings.create_collection(
+        "many", f'{{"hnsw": {{"space": "{space}", "sync_threshold": 500, "ef_search": 15}}}}', None, None, False,
+        "default_tenant", "default_database",
+    )  # fmt: skip
+    model, given = server.get_collection("many"), np.random.default_rng(4).standard_normal((3000, 48)).astype("<f4")
+    ids = [f"{n:04d}" for n in range(3000)]
+    for start in range(0, 3000, 500):
+        some = slice(start, start + 500)
+        server._add(collection_id=model.id, ids=ids[some], embeddings=given[some].tolist(), documents=["가"] * 500)
+    server._delete(model.id, ids=ids[::5])
+    # More writes, so that the deletion reaches the files.
+    server._upsert(model.id, ids=ids[1:2501:5], embeddings=given[1:2501:5].tolist(), documents=["나"] * 500)
+    server._count(model.id)
+    asked = np.random.default_rng(5).standard_normal((40, 48)).astype("<f4")
+    close(server)
+    # Opened anew: what was in memory was linked otherwise than what was written.
+    with chroma_engine.opened(twin_of(tmp_path / "chroma_db")) as engine:
+        answered = engine._query(
+            model.id, query_embeddings=asked.tolist(), n_results=10, include=["distances"],
+            tenant="default_tenant", database="default_database",
+        )["ids"]  # fmt: skip
+    same = right = 0
+    with ChromaFiles(tmp_path / "chroma_db") as files:
+        (collection,) = files.collections()
+        vectors = files.vectors(collection)
+        everything = vectors.of([id for n, id in enumerate(ids) if n % 5])
+        for one, theirs in zip(asked, answered, strict=True):
+            limit = np.sort(chroma_check.distances(everything, one[None, :], space)[:, 0])[9] + 1e-5
+            mine = np.sort(chroma_check.distances(vectors.nearest(one, 10, 15), one[None, :], space)[:, 0])[:10]
+            chroma = np.sort(chroma_check.distances(vectors.of(theirs), one[None, :], space)[:, 0])
+            same += int(np.isclose(mine, chroma, atol=1e-4).sum())
+            right += int((mine <= limit).sum())
+    assert same == 400
+    assert 100 < right < 390, "too easy to tell anything"
+
+
+def test_links_that_lead_nowhere_are_found_in_the_files_too(folder: Path) -> None:
+    path = index_of(folder, "saju_knowledge") / "data_level0.bin"
+    data, stride = bytearray(path.read_bytes()), 4 + 4 * 32 + 4 * 16 + 8
+    for at in range(0, len(data) - stride, stride):
+        data[at : at + 2] = b"\0\0"
+    path.write_bytes(data)
+    with pytest.raises(TornCopy, match=r"the index of saju_knowledge finds \d+ of 200"):
+        check_folder(folder, None, memory_mb=NO_ROOM)
+
+
+@pytest.mark.parametrize("key", ["category", "chroma:document"])
+def test_a_record_that_chroma_gives_otherwise_is_found_without_its_index(folder: Path, key: str) -> None:
+    twin = twin_of(folder)
+    with closing(sqlite3.connect(twin / "chroma.sqlite3")) as connection:
+        connection.execute(
+            "UPDATE embedding_metadata SET string_value = '비밀' WHERE key = ?"
+            " AND id = (SELECT MIN(id) FROM embeddings)",
+            (key,),
+        )
+        connection.commit()
+    with pytest.raises(TornCopy, match=r"digest of ids, documents and metadata of .* differs"):
+        check_folder(folder, contents_of(folder), twin=twin, memory_mb=NO_ROOM)
+
+
+# --- the names of an index ---------------------------------------------------------------------------------------
+
+
+class PersistentData:
+    """As Chroma before 1.0 pickled it."""
+
+    def __init__(self, names: dict[str, int], reached: int | None) -> None:
+        self.dimensionality, self.total_elements_added, self.max_seq_id = 16, len(names), reached
+        self.id_to_label, self.label_to_id = names, {v: k for k, v in names.items()}
+        self.id_to_seq_id = dict(names)
+
+
+PersistentData.__module__ = "chromadb.segment.impl.vector.local_persistent_hnsw"
+
+
+def pickled(kind: str, names: dict[str, int], protocol: int) -> bytes:
+    data = PersistentData(names, 77)
+    if kind == "dict":
+        return pickle.dumps(vars(data), protocol)
+    if kind == "refs":
+        # The ids stand first elsewhere, and are only referred to where they have their labels.
+        fields = vars(data)
+        return pickle.dumps({name: fields[name] for name in reversed(fields)}, protocol)
+    module = type(sys)(PersistentData.__module__)
+    module.PersistentData = PersistentData  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, PersistentData.__module__, module)
+        return (pickle._dumps if kind == "python" else pickle.dumps)(data, protocol)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("whole", [1 << 30, -1], ids=["loaded", "streamed"])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("count", [0, 1, 2, 1000, 1001, 2500])
+@pytest.mark.parametrize("kind", ["dict", "refs", "object", "python"])
+def test_every_form_of_the_names_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int, protocol: int, count: int, kind: str
+) -> None:
+    monkeypatch.setattr(chroma_index, "WHOLE_PICKLE", whole)
+    names = {("기록-" if n % 3 else "x" * 300) + str(n): (n * 7) << (n % 34) for n in range(1, count + 1)}
+    path = tmp_path / "index_metadata.pickle"
+    path.write_bytes(pickled(kind, names, protocol))
+    read = chroma_index.Names(path)
+    assert len(read) == count
+    assert read.labels(list(names)).tolist() == list(names.values())
+    assert sorted(label for some in read.all_labels() for label in some.tolist()) == sorted(names.values())
+    assert read.legacy_reached == 77
+    assert "없다" not in read
+    with pytest.raises(KeyError):
+        read.labels(["없다"])
+
+
+@pytest.mark.parametrize("whole", [1 << 30, -1], ids=["loaded", "streamed"])
+def test_cut_names_are_found_wherever_they_are_cut(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int
+) -> None:
+    monkeypatch.setattr(chroma_index, "WHOLE_PICKLE", whole)
+    data = (index_of(folder, "saju_knowledge") / "index_metadata.pickle").read_bytes()
+    path = tmp_path / "index_metadata.pickle"
+    for length in range(0, len(data), 7):
+        path.write_bytes(data[:length])
+        with pytest.raises(chroma_index._DAMAGE):
+            chroma_index.Names(path)
+    path.write_bytes(data)
+    assert len(chroma_index.Names(path)) > 30
+
+
+def test_names_that_would_run_something_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "index_metadata.pickle"
+    path.write_bytes(b"cos\nsystem\n(S'touch " + str(tmp_path).encode() + b"/run'\ntR.")
+    for whole in (1 << 30, -1):
+        monkeypatch.setattr(chroma_index, "WHOLE_PICKLE", whole)
+        with pytest.raises(pickle.UnpicklingError):
+            chroma_index.Names(path)
+    assert not (tmp_path / "run").exists()

@@ -26,12 +26,12 @@ import pytest
 from saju_ops.backup import chroma, chroma_process
 from saju_ops.backup.chroma import Source, drill_snapshot, extract_snapshot, take_snapshot
 from saju_ops.backup.chroma_check import check_folder
-from saju_ops.backup.chroma_files import ChromaFiles, TornCopy, contents
+from saju_ops.backup.chroma_files import ChromaFiles, contents
 from saju_ops.backup.chroma_pack import FOLDER, Hashes, Listing, listed, look_through, pack, unpack
 from saju_ops.backup.chroma_process import PREFIX, ask, one_at_a_time, scratch_folder
 from saju_ops.backup.chroma_usage import usage
 from saju_ops.backup.manifest import BackupManifest, backups, read_manifest
-from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
+from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused, TornCopy
 from saju_ops.storage import open_storage
 from saju_ops.storage.encryption import WrongPassword
 from saju_ops.storage.local import LocalStorage
@@ -545,7 +545,7 @@ def proven(work: Path) -> set[tuple[str, str]]:
         pack(work / "copy", file, password=None, name="x")  # type: ignore[arg-type]
     with (work / "tar").open("rb") as file:
         unpack(file, work / "proof", password=None, encrypted=False)
-    told = check_folder(work / "proof", before)
+    told = check_folder(work / "proof", before, memory_mb=256)
     assert told["records_compared"] == len(held)
     return held
 
@@ -640,9 +640,7 @@ def test_a_server_is_read_through_its_api_into_the_same_kind_of_file(
         server = connect("127.0.0.1", port)
         server.create_database("second")
         make_collection(server, "more_than_a_page", "cosine", 1200, database="second")
-        snapshot = take_snapshot(
-            storage, Source(host="127.0.0.1", port=port), zone=KST, clock=lambda: AT
-        )
+        snapshot = take_snapshot(storage, Source(host="127.0.0.1", port=port), zone=KST, clock=lambda: AT)
         shown = held_by(server)
     assert snapshot.manifest.engine == "chroma server"
     assert snapshot.copied["passes"] == 2
