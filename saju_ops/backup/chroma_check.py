@@ -52,7 +52,7 @@ PAGE = 250
 IDS = 5_000
 RECORDS = ["documents", "uris", "metadatas"]
 INCLUDE = [*RECORDS, "embeddings"]
-SAMPLE, NEAREST = 20, 10
+SAMPLE, PLACES, NEAREST = 20, 5, 10
 # How many of the nearest Chroma keeps while it searches, where a collection doesn't say it: its default.
 WIDTH = 100
 # Bytes that this process takes beside an index (100 MB for 5,000 vectors as for 40,000), and what Chroma takes for one:
@@ -101,9 +101,10 @@ def check_folder(
     return told
 
 
-def judged(folder: Path, twin: Path, *, memory_mb: int) -> dict[str, Any]:
+def judged(folder: Path, twin: Path, *, memory_mb: int, digest_vectors: bool = True) -> dict[str, Any]:
     """What Chroma gives of the twin, each vector compared with the folder's files. The twin is removed. Raises
-    TornCopy. Whether it is all that the folder holds is what `contents` tells.
+    TornCopy. Whether it is all that the folder holds is what `contents` tells. Without `digest_vectors`, the contents
+    lack the digest of vectors, for who takes it from the same files meanwhile.
 
     `memory_mb`: Chroma opens an index only if this process stays below that many MB by it; `searched_in_files` names
     the collections of the others.
@@ -112,7 +113,9 @@ def judged(folder: Path, twin: Path, *, memory_mb: int) -> dict[str, Any]:
         try:
             with opened(twin) as server:
                 _same_names(server, files.collections())
-            told = [_checked(files, collection, twin, memory_mb << 20) for collection in files.collections()]
+            told = [
+                _checked(files, collection, twin, memory_mb << 20, digest_vectors) for collection in files.collections()
+            ]
         finally:
             shutil.rmtree(twin, ignore_errors=True)
     looked_for = sum(t.neighbours_looked_for for t in told)
@@ -163,7 +166,7 @@ class _Told:
     in_files: bool
 
 
-def _checked(files: ChromaFiles, collection: Collection, twin: Path, memory: int) -> _Told:
+def _checked(files: ChromaFiles, collection: Collection, twin: Path, memory: int, digest_vectors: bool) -> _Told:
     vectors = files.vectors(collection)
     in_files = _memory_of(files.folder / collection.vector_segment) > memory
     if in_files:
@@ -172,7 +175,7 @@ def _checked(files: ChromaFiles, collection: Collection, twin: Path, memory: int
         model = server.get_collection(collection.name, tenant=collection.tenant, database=collection.database)
         _same_settings(model, collection)
         try:
-            return _Comparison(server, model, collection, vectors, in_files).told()
+            return _Comparison(server, model, collection, vectors, in_files).told(digest_vectors)
         except KeyError:
             raise TornCopy(f"a record of the collection {collection.label} has no vector in its files") from None
 
@@ -324,11 +327,17 @@ class _Comparison:
         self._where = {"tenant": collection.tenant, "database": collection.database}
         self._count = int(server._count(model.id, **self._where))
         self._number = min(NEAREST, self._count)
-        sample = np.linspace(0, self._count - 1, min(SAMPLE, self._count) if collection.dimension else 0)
-        self._asked = vectors.of([id for place in sample for id in self._ids(int(place), 1)])
+        self._asked = vectors.of(self._sample() if collection.dimension else [])
         # Of each of the sample: how far the nearest are, of all vectors, and how far the farthest is.
         self._near = np.full((self._number, len(self._asked)), np.inf)
         self._farthest = np.zeros(len(self._asked))
+
+    def _sample(self) -> list[str]:
+        """From PLACES places: Chroma counts its way to each."""
+        some = SAMPLE // PLACES
+        last = max(self._count - some, 0)
+        offsets = sorted({last * n // (PLACES - 1) for n in range(PLACES)})
+        return list(dict.fromkeys(id for offset in offsets for id in self._ids(offset, some)))
 
     def _ids(self, offset: int, limit: int) -> list[str]:
         return list(self._server._get(self._model.id, limit=limit, offset=offset, include=[], **self._where)["ids"])
@@ -341,10 +350,10 @@ class _Comparison:
             if len(ids) < IDS:
                 return
 
-    def told(self) -> _Told:
+    def told(self, digest_vectors: bool) -> _Told:
         # Before the records are looked at: the index is what most often is torn.
         found = self._found()
-        records, of_vectors = Digest(), Digest()
+        records, of_vectors = Digest(), Digest() if digest_vectors else None
         c, include = self._collection, RECORDS if self._in_files else INCLUDE
         where = (c.tenant, c.database)
         # Closed before Chroma is, whatever is found.
@@ -358,15 +367,16 @@ class _Comparison:
         looked_for, neighbours = self._neighbours(found)
         return _Told(c.label, described(c, records, of_vectors), looked_for, neighbours, self._in_files)
 
-    def _compare(self, page: list[Row], digest: Digest) -> None:
+    def _compare(self, page: list[Row], digest: Digest | None) -> None:
         import numpy as np
 
         ids, space = [row[0] for row in page], self._collection.space
         stored = self._vectors.of(ids)
         if not self._in_files and not same_vectors(stored, np.stack([row[2] for row in page]), space):
             raise TornCopy(f"Chroma gives a vector of {self._collection.label} that differs from what its files hold")
-        for id, vector in zip(ids, stored, strict=True):
-            digest.add(vector_digest(id, vector))
+        if digest is not None:
+            for id, vector in zip(ids, stored, strict=True):
+                digest.add(vector_digest(id, vector))
         if len(self._asked):
             far = distances(stored, self._asked, space)
             self._farthest = np.maximum(self._farthest, np.abs(far).max(axis=0))

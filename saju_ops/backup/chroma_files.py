@@ -409,8 +409,9 @@ def batched(items: Iterator[T], size: int) -> Iterator[list[T]]:
         yield some
 
 
-def described(collection: Collection, records: Digest, vectors: Digest) -> dict[str, Any]:
+def described(collection: Collection, records: Digest, vectors: Digest | None) -> dict[str, Any]:
     """A collection as it stands in manifests."""
+    of_vectors = {} if vectors is None else {"vectors_digest": vectors.hex}
     return {
         "tenant": collection.tenant,
         "database": collection.database,
@@ -420,7 +421,7 @@ def described(collection: Collection, records: Digest, vectors: Digest) -> dict[
         "metadata": collection.metadata,
         "configuration": collection.configuration,
         "records_digest": records.hex,
-        "vectors_digest": vectors.hex,
+        **of_vectors,
     }
 
 

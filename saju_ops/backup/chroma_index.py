@@ -37,8 +37,8 @@ _DAMAGE = (
 # Bytes of a pickle of names up to which it is loaded whole: its objects take ten times as much. A larger one is read
 # operation by operation, 8 us a record instead of 1.
 WHOLE_PICKLE = 2 << 20
-# Bytes of an index read at once, and names asked for at once.
-AT_ONCE, NAMES_AT_ONCE = 16 << 20, 10_000
+# Bytes of an index read at once, labels read at once, and ids asked for at once.
+AT_ONCE, NAMES_AT_ONCE, ASKED_AT_ONCE = 16 << 20, 10_000, 250
 
 
 class Described(Protocol):
@@ -199,6 +199,9 @@ class Index:
         """Their vectors as they lie in the file."""
         import numpy as np
 
+        if len(elements) > 1 and elements == list(range(elements[0], elements[0] + len(elements))):
+            # Records lie as they came, mostly.
+            return np.ascontiguousarray(self._part(elements[0], len(elements))[:, self._data]).view("<f4")
         width = self._data.stop - self._data.start
         vectors = np.empty((len(elements), width), "u1")
         view, descriptor = memoryview(vectors.data).cast("B") if elements else memoryview(b""), self._elements.fileno()
@@ -349,23 +352,18 @@ class Names:
         return int(self._count)
 
     def __contains__(self, id: str) -> bool:
-        return self._label(id) is not None
-
-    def _label(self, id: str) -> int | None:
-        row = self._database.execute("SELECT label FROM names WHERE id = ?", (id,)).fetchone()
-        return None if row is None else int(row[0])
+        return self._database.execute("SELECT 1 FROM names WHERE id = ?", (id,)).fetchone() is not None
 
     def labels(self, ids: Sequence[str]) -> np.ndarray:
         """Raises KeyError."""
         import numpy as np
 
-        found = np.empty(len(ids), "<u8")
-        for n, id in enumerate(ids):
-            label = self._label(id)
-            if label is None:
-                raise KeyError(id)
-            found[n] = label
-        return found
+        found: dict[str, int] = {}
+        for start in range(0, len(ids), ASKED_AT_ONCE):
+            some = ids[start : start + ASKED_AT_ONCE]
+            marks = ",".join("?" * len(some))
+            found.update(self._database.execute(f"SELECT id, label FROM names WHERE id IN ({marks})", some))  # noqa: S608
+        return np.fromiter((found[id] for id in ids), "<u8", len(ids))
 
     def all_labels(self) -> Iterator[np.ndarray]:
         import numpy as np

@@ -51,10 +51,13 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def judge(request: dict[str, Any]) -> dict[str, Any]:
-    """What Chroma gives of a folder's twin, beside the folder's files; what the folder should hold, others know."""
+    """What Chroma gives of a folder's twin, beside the folder's files. What it should hold is told by `read`, as is the
+    digest of vectors, each of which is here compared with the same files."""
     from saju_ops.backup.chroma_check import judged
 
-    return judged(Path(request["folder"]), Path(request["twin"]), memory_mb=request["memory_mb"])
+    return judged(
+        Path(request["folder"]), Path(request["twin"]), memory_mb=request["memory_mb"], digest_vectors=False
+    )
 
 
 def fetch(request: dict[str, Any]) -> dict[str, Any]:

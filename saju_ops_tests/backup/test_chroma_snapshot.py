@@ -173,6 +173,19 @@ def test_an_empty_chroma_is_a_snapshot_too(tmp_path: Path, storage: LocalStorage
     assert drill_snapshot(storage, snapshot.manifest)["records_compared"] == 0
 
 
+@pytest.mark.parametrize(("taken_with", "drilled_with"), [(1, 256), (256, 1), (1, 1)])
+def test_a_snapshot_is_proven_within_whatever_memory_is_allowed(
+    folder: Path, storage: LocalStorage, taken_with: int, drilled_with: int
+) -> None:
+    manifest = take(storage, folder, memory_mb=taken_with).manifest
+    count = len(manifest.contents["collections"])
+    assert len(manifest.proof["searched_in_files"]) == (count if taken_with == 1 else 0)
+    assert all(len(c["vectors_digest"]) == 64 for c in manifest.contents["collections"])
+    drilled = drill_snapshot(storage, manifest, memory_mb=drilled_with)
+    assert len(drilled["searched_in_files"]) == (count if drilled_with == 1 else 0)
+    assert drilled["records_compared"] == manifest.proof["records_compared"] == 290
+
+
 # --- encryption --------------------------------------------------------------------------------------------------
 
 
