@@ -2,6 +2,8 @@
 
     python -m benchmarks.chroma [--vectors 20000] [--rounds 3]
 
+With many (--vectors 100000, 6 minutes to make) the proof searches the index in its files, and memory stays the same.
+
 The snapshot is measured as what `tar` does (copy under SQLite's lock, compress, store; with the proof at work beside
 it), and with its proof; memory is that of our own process and of the process in which Chroma opens what is stored, each
 at its peak.
