@@ -92,7 +92,9 @@ class Settings(BaseSettings):
         default="conversation_logs",
         alias="CONVERSATION_LOG_TABLE",
     )
-    log_retention_days: int = _allowed("a whole number of days from 1 to 36500", default=30, alias="LOG_RETENTION_DAYS")
+    log_retention_days: int = _allowed(
+        "a whole number of days from 1 to 36500", default=30, alias="LOG_RETENTION_DAYS"
+    )
     archive_start_date: date = _allowed(
         "a date as YYYY-MM-DD, not in the future", default=date(2024, 1, 1), alias="ARCHIVE_START_DATE"
     )
@@ -105,7 +107,9 @@ class Settings(BaseSettings):
         default="./backups",
         alias="BACKUP_URI",
     )
-    archive_compression: Literal["none", "gzip"] = _allowed("none or gzip", default="none", alias="ARCHIVE_COMPRESSION")
+    archive_compression: Literal["none", "gzip"] = _allowed(
+        "none or gzip", default="none", alias="ARCHIVE_COMPRESSION"
+    )
     archive_password: SecretStr | None = _allowed(
         "a password of at least 12 printable ASCII characters (other tools disagree on how to encode others), such as"
         " `openssl rand -base64 24` prints; with it, archives, dumps and snapshots are encrypted zip files",
@@ -284,7 +288,9 @@ class Settings(BaseSettings):
         default=20,
         alias="SLACK_ATTACH_MAX_MB",
     )
-    smtp_host: str | None = _allowed("a mail server's name; empty means no e-mail", default=None, alias="SMTP_HOST")
+    smtp_host: str | None = _allowed(
+        "a mail server's name; empty means no e-mail", default=None, alias="SMTP_HOST"
+    )
     smtp_port: int = _allowed("a port from 1 to 65535", default=587, alias="SMTP_PORT")
     smtp_security: Literal["auto", "starttls", "tls", "none"] = _allowed(
         "auto (tls on port 465, starttls on every other), starttls, tls, or none, which sends in the clear",
@@ -389,7 +395,7 @@ class Settings(BaseSettings):
     @field_validator("replica_urls_secret")
     @classmethod
     def _replica_urls(cls, value: SecretStr | None) -> SecretStr | None:
-        for each in value.get_secret_value().split() if value else []:
+        for each in (value.get_secret_value().split() if value else []):
             if parse_database_url(each).get_backend_name() not in ("mysql", "mariadb"):
                 raise ValueError("only MySQL and MariaDB replicas are asked for their lag")
         return value

@@ -154,7 +154,9 @@ def usage_asset() -> dg.AssetsDefinition:
         description="Documents per collection, bytes on disk and the age of the newest proven snapshot, as numbers that"
         " plot. It only looks; nothing to **restore** here: see `chroma_snapshot`.",
     )
-    def chroma_usage(context: dg.AssetExecutionContext, backup_storage: BackupStorage) -> dg.MaterializeResult[Any]:
+    def chroma_usage(
+        context: dg.AssetExecutionContext, backup_storage: BackupStorage
+    ) -> dg.MaterializeResult[Any]:
         from saju_ops.backup.chroma import source_of
         from saju_ops.backup.chroma_usage import usage
 

@@ -5,8 +5,8 @@ with their vectors and links (`data_level0.bin`), the links above (`link_lists.b
 and a pickle that says which id has which label. Opening one reads it whole and raises TornCopy where its parts don't
 belong together.
 
-Memory: 30 MB, and some 30 bytes a vector. Vectors stay in the file, names in a database of SQLite's that
-is private to the process, lies where SQLite puts temporary files (SQLITE_TMPDIR, TMPDIR) and goes with it.
+Memory: 30 MB, and some 30 bytes a vector. Vectors stay in the file, names in a database of SQLite's that is private to
+the process, lies where SQLite puts temporary files (SQLITE_TMPDIR, TMPDIR) and goes with it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from saju_ops.errors import TornCopy
+from saju_ops.errors import OperatorError, TornCopy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -313,6 +313,12 @@ class Names:
         self._database.execute("BEGIN")
         try:
             self._database.executemany("INSERT INTO names VALUES (?, ?)", pairs)
+        except sqlite3.OperationalError as error:
+            # It is this machine that fails, not the copy: taking it again would not help.
+            raise OperatorError(
+                f"The names of an index can't be kept in SQLite's temporary folder ({error}): it needs some 100 bytes"
+                " for each id under SQLITE_TMPDIR, TMPDIR or /var/tmp."
+            ) from None
         except sqlite3.Error:
             # An id twice, or what is no text and no number.
             raise ValueError from None

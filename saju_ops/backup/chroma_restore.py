@@ -131,8 +131,9 @@ def restore_snapshot(
     """
     began = time.monotonic()
     manifest = choose(storage, at, zone)
-    plan = ChromaRestore(manifest, storage.location(manifest.file), str(target), dry_run, zone=zone)
-    plan.memory_mb = memory_mb
+    plan = ChromaRestore(
+        manifest, storage.location(manifest.file), str(target), dry_run, zone=zone, memory_mb=memory_mb
+    )
     plan.passed_over = passed_over(storage, manifest, stamp(at, zone) if at else None)
     plan.collections = {_shown(c): int(c["count"]) for c in manifest.contents["collections"]}
     mark = stamp(clock(), zone)

@@ -168,7 +168,9 @@ def verify_everything(
         storage, now=now, zone=settings.timezone, databases=settings.dumped_urls,
         drill_servers=settings.restore_drill_urls, memory_mb=settings.chroma_proof_memory_mb,
     )  # fmt: skip
-    return verify(storage, now=now, zone=settings.timezone, in_days=in_days, drills=wanted if drills else [], say=say)
+    return verify(
+        storage, now=now, zone=settings.timezone, in_days=in_days, drills=wanted if drills else [], say=say
+    )
 
 
 @dg.op(

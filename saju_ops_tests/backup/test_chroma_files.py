@@ -19,7 +19,7 @@ from saju_ops.backup import chroma_check, chroma_engine, chroma_index
 from saju_ops.backup.chroma_check import databases, models, pages, shown_configuration
 from saju_ops.backup.chroma_engine import open_folder
 from saju_ops.backup.chroma_files import ChromaFiles, contents, differences
-from saju_ops.errors import TornCopy
+from saju_ops.errors import OperatorError, TornCopy
 from saju_ops_tests.backup.chroma_scene import SPACES, add, change, close, held_in, make_collection, make_folder
 
 # MB: room for every index of these tests, and for none.
@@ -434,6 +434,21 @@ def test_a_record_that_chroma_gives_otherwise_is_found_without_its_index(folder:
         check_folder(folder, contents_of(folder), twin=twin, memory_mb=NO_ROOM)
 
 
+@pytest.mark.parametrize("memory_mb", [ROOM, NO_ROOM])
+def test_how_many_neighbours_an_index_must_find_is_asked_of_few_records_only(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, memory_mb: int
+) -> None:
+    """Of many, a sound index of random vectors finds few. That it finds each vector itself is asked at any size."""
+    monkeypatch.setattr(chroma_check, "NEIGHBOURS_AT_LEAST", 1.01)
+    with pytest.raises(TornCopy, match="nearest neighbours"):
+        check_folder(folder, None, memory_mb=memory_mb)
+    monkeypatch.setattr(chroma_check, "FEW", 0)
+    check_folder(folder, None, memory_mb=memory_mb)
+    monkeypatch.setattr(chroma_check, "THEMSELVES_AT_LEAST", 1.01)
+    with pytest.raises(TornCopy, match="vectors themselves only"):
+        check_folder(folder, None, memory_mb=memory_mb)
+
+
 # --- the names of an index ---------------------------------------------------------------------------------------
 
 
@@ -508,3 +523,17 @@ def test_names_that_would_run_something_are_refused(tmp_path: Path, monkeypatch:
         with pytest.raises(pickle.UnpicklingError):
             chroma_index.Names(path)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_full_temporary_folder_is_no_torn_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(*given: Any, **more: Any) -> sqlite3.Connection:
+        connection = sqlite3.Connection(*given, **more)
+        connection.execute("PRAGMA max_page_count = 2")
+        return connection
+
+    path = tmp_path / "index_metadata.pickle"
+    path.write_bytes(pickled("dict", {f"기록-{n}": n for n in range(2500)}, 3))
+    monkeypatch.setattr(chroma_index.sqlite3, "connect", small)
+    with pytest.raises(OperatorError, match=r"full.*TMPDIR") as said:
+        chroma_index.Names(path)
+    assert not isinstance(said.value, TornCopy)
