@@ -45,6 +45,8 @@ def restore_chroma(
         return
     for name, aside in plan.renamed.items():
         click.echo(f"The server's old collection {name} is now called {aside}.")
+    for sentence in plan.about_indexes() if plan.index_failed else []:
+        click.echo(sentence)
     click.echo(f"Done: {plan.records:,} records in {len(plan.collections)} collections, {plan.seconds:.1f} s.")
 
 

@@ -69,7 +69,8 @@ def snapshot_asset() -> dg.AssetsDefinition:
                 description="The stored file, read back, holds the files that Chroma opened in a scratch folder, each"
                 " of the same SHA-256; they have the collections, counts, metadata, configuration, ids, documents and"
                 " vectors that were copied, and their index finds the nearest neighbours of a sample (an index that"
-                " takes more than CHROMA_PROOF_MEMORY_MB is searched in its files, not by Chroma). Blocking: what"
+                " takes more than CHROMA_PROOF_MEMORY_MB is searched in its files, not by Chroma; a server's is made"
+                " when the snapshot is restored, and nothing is searched). Blocking: what"
                 " fails is thrown away and taken again; when none can be proven, nothing is stored and the run fails.",
             )
         ],
@@ -97,9 +98,9 @@ def snapshot_asset() -> dg.AssetsDefinition:
         yield dg.MaterializeResult(asset_key=SNAPSHOT, metadata=snapshot_metadata(snapshot))
         proof = snapshot.manifest.proof
         numbers = ("records_compared", "neighbours_looked_for", "neighbours_found", "neighbours_share")
-        searched = {"searched_in_files": len(proof["searched_in_files"])}
+        counts = {name: len(proof[name]) for name in ("searched_in_files", "not_indexed")}
         yield dg.AssetCheckResult(
-            passed=True, check_name=PROOF, asset_key=SNAPSHOT, metadata={**{k: proof[k] for k in numbers}, **searched}
+            passed=True, check_name=PROOF, asset_key=SNAPSHOT, metadata={**{k: proof[k] for k in numbers}, **counts}
         )
         if snapshot.incomplete:
             raise dg.Failure(
@@ -131,6 +132,8 @@ def snapshot_metadata(snapshot: "Snapshot") -> dict[str, Any]:
         "neighbours_share": float(manifest.proof["neighbours_share"]),
         # Collections whose index Chroma did not load: CHROMA_PROOF_MEMORY_MB.
         "searched_in_files": len(manifest.proof["searched_in_files"]),
+        # Of these, of a server only: collections whose index is made when the snapshot is restored.
+        "not_indexed": len(manifest.proof["not_indexed"]),
         # Of a server only: how often it was read, and what changed in the last of these passes.
         "passes": int(copied.get("passes", 1)),
         "records_moving": int(copied.get("records_moving", 0)),

@@ -150,7 +150,7 @@ def _attempt(
     name = _free_name(storage, taken_at, zone)
     # Started now, so that it has imported Chroma by the time that there is something to open.
     with Worker(work, warm=True) as judge, Worker(work) as reader:
-        copied = _copy(source, work)
+        copied = _copy(source, work, memory_mb)
         copy_seconds, began = time.monotonic() - began, time.monotonic()
         opened = _start(judge, reader, work, memory_mb)
         with storage.create(name) as writer:
@@ -202,10 +202,12 @@ def _free_name(storage: Storage, taken_at: datetime, zone: ZoneInfo) -> str:
     return name
 
 
-def _copy(source: Source, work: Path) -> dict[str, Any]:
+def _copy(source: Source, work: Path, memory_mb: int) -> dict[str, Any]:
     target = str(work / "copy")
     if source.host:
-        return ask("fetch", work, host=source.host, port=source.port, target=target)
+        fetched = ask("fetch", work, host=source.host, port=source.port, target=target)
+        ask("index", work, folder=target, memory_mb=memory_mb)
+        return fetched
     return ask("copy", work, source=str(source.folder), target=target)
 
 
@@ -285,7 +287,8 @@ def extract_snapshot(storage: Storage, manifest: BackupManifest, target: Path) -
 
 def expectation(manifest: BackupManifest) -> dict[str, Any]:
     """What the worker's check compares a restored snapshot with."""
-    return {"expected": manifest.contents, "share": float(manifest.proof.get("neighbours_share", 0.0))}
+    neighbours = [int(manifest.proof.get(name, 0)) for name in ("neighbours_looked_for", "neighbours_found")]
+    return {"expected": manifest.contents, "neighbours": neighbours}
 
 
 def drill_snapshot(storage: Storage, manifest: BackupManifest, *, memory_mb: int = PROOF_MEMORY_MB) -> dict[str, Any]:

@@ -9,7 +9,8 @@ no text is embedded.
 Chroma changes a directory by opening it, so it opens a copy, and the directory stays as it is. It holds a collection's
 whole index in memory, so it opens the copy anew for each. A collection whose index would take more memory than is
 allowed is opened by Chroma without its index: Chroma gives every record, and the index is searched where it lies, by
-its own links, as Chroma's search does (`chroma_index`). So memory stays within the limit at any size.
+its own links, as Chroma's search does (`chroma_index`). So memory stays within the limit at any size. One that has no
+index yet, since it was fetched from a server and has no room, is opened alike; there is nothing to search then.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from saju_ops.backup.chroma_files import (
     Collection,
     Digest,
     Record,
-    Vectors,
     contents,
     described,
     record_digest,
     refuse_other,
     vector_digest,
 )
+from saju_ops.backup.chroma_vectors import Vectors, distances
 from saju_ops.errors import TornCopy
 
 if TYPE_CHECKING:
@@ -59,31 +60,25 @@ WIDTH = 100
 # the elements and links as they are, and for each id sixteen times what it takes in the file, for it stands in two
 # tables of Chroma's (76 MB for 20,000 vectors, of which 64 MB elements and 0.7 MB ids).
 BESIDE_AN_INDEX, FOR_IDS = 110 << 20, 16
+# What Chroma takes for a vector that waits in its queue, when it makes an index of them: the element, the vector itself
+# and an id in a pickle (6.9 kB for one of 768 dimensions, with 5,000 to 40,000 of them).
+USUAL_ID, USUAL_NEIGHBOURS = 24, 16
 # A sound index found 94 to 100 of 100 vectors when asked for themselves. How many of the ten nearest it finds hangs
 # on the data and, for the worst of it, on how many there are: all of texts' vectors; of random ones in 768 dimensions
 # 68 of 100 where there are 12,000, 58 of 20,000, 25 of 100,000. So the first is looked at strictly, at any size, and
 # the second loosely, up to FEW records, and always against what the same snapshot found when it was taken.
 THEMSELVES_AT_LEAST, NEIGHBOURS_AT_LEAST, FEW, FEWER_THAN_BEFORE = 0.8, 0.3, 20_000, 0.15
-# How many of the nearest Chroma keeps while it searches, where a collection doesn't say it: its default.
-WIDTH = 100
-# Bytes that this process takes beside an index (100 MB for 5,000 vectors as for 40,000), and what Chroma takes for one:
-# the elements and links as they are, and for each id sixteen times what it takes in the file, for it stands in two
-# tables of Chroma's (76 MB for 20,000 vectors, of which 64 MB elements and 0.7 MB ids).
-BESIDE_AN_INDEX, FOR_IDS = 110 << 20, 16
-# A sound index found 94 to 100 of 100 vectors when asked for themselves. How many of the ten nearest it finds hangs
-# on the data: all of texts' vectors, 68 of 100 of 12,000 random ones in 768 dimensions. So the first is looked at
-# strictly, and the second loosely, and against what the same snapshot found when it was taken.
-THEMSELVES_AT_LEAST, NEIGHBOURS_AT_LEAST, FEWER_THAN_BEFORE = 0.8, 0.3, 0.15
 
 
 def check_folder(
-    folder: Path, expected: dict[str, Any] | None, share: float = 0.0, twin: Path | None = None, *, memory_mb: int
-) -> dict[str, Any]:
+    folder: Path, expected: dict[str, Any] | None, neighbours: tuple[int, int] = (0, 0), twin: Path | None = None, *,
+    memory_mb: int,
+) -> dict[str, Any]:  # fmt: skip
     """What the folder holds, proven. Raises TornCopy, naming collections and never a record.
 
-    With `expected`, the contents that a manifest holds, they must be the same; `share` is that of neighbours that were
-    found when the snapshot was taken. Chroma opens `twin`, which should hold the same and is removed; where none is
-    given, it is copied beside the folder first. `memory_mb` as in `judged`.
+    With `expected`, the contents that a manifest holds, they must be the same; `neighbours` says how many were looked
+    for and how many were found when the snapshot was taken. Chroma opens `twin`, which should hold the same and is
+    removed; where none is given, it is copied beside the folder first. `memory_mb` as in `judged`.
     """
     if expected is None:
         with ChromaFiles(folder) as files:
@@ -93,31 +88,34 @@ def check_folder(
         shutil.copytree(folder, twin, copy_function=shutil.copyfile)
     told = judged(folder, twin, memory_mb=memory_mb)
     refuse_other(expected, told["contents"])
-    looked_for, neighbours = told["neighbours_looked_for"], told["neighbours_found"]
-    if neighbours < (share - FEWER_THAN_BEFORE) * looked_for:
+    looked_for, found = told["neighbours_looked_for"], told["neighbours_found"]
+    # Where another memory is allowed now, a collection that had no index then may have one now.
+    if looked_for == neighbours[0] and found < neighbours[1] - FEWER_THAN_BEFORE * looked_for:
         raise TornCopy(
-            f"its index finds {neighbours} of {looked_for} nearest neighbours; {share:.0%} when it was taken"
+            f"its index finds {found} of {looked_for} nearest neighbours; {neighbours[1]} when it was taken"
         )
     return told
 
 
-def judged(folder: Path, twin: Path, *, memory_mb: int, digest_vectors: bool = True) -> dict[str, Any]:
-    """What Chroma gives of the twin, each vector compared with the folder's files. The twin is removed. Raises
-    TornCopy. Whether it is all that the folder holds is what `contents` tells. Without `digest_vectors`, the contents
-    lack the digest of vectors, for who takes it from the same files meanwhile.
+def judged(
+    folder: Path, twin: Path, *, memory_mb: int | None, digest_vectors: bool = True, keep: bool = False
+) -> dict[str, Any]:
+    """What Chroma gives of the twin, each vector compared with the folder's files. The twin is removed, unless it is to
+    be kept. Raises TornCopy. Whether it is all that the folder holds is what `contents` tells. Without
+    `digest_vectors`, the contents lack the digest of vectors, for who takes it from the same files meanwhile.
 
-    `memory_mb`: Chroma opens an index only if this process stays below that many MB by it; `searched_in_files` names
-    the collections of the others.
+    `memory_mb`: Chroma opens or makes an index only if this process stays below that many MB by it, or whatever it
+    takes (None). `searched_in_files` names the collections of the others, and `not_indexed` those of them that have no
+    index, so that no neighbours could be looked for.
     """
     with ChromaFiles(folder) as files:
         try:
             with opened(twin) as server:
                 _same_names(server, files.collections())
-            told = [
-                _checked(files, collection, twin, memory_mb << 20, digest_vectors) for collection in files.collections()
-            ]
+            told = [_checked(files, c, twin, memory_mb, digest_vectors) for c in files.collections()]
         finally:
-            shutil.rmtree(twin, ignore_errors=True)
+            if not keep:
+                shutil.rmtree(twin, ignore_errors=True)
     looked_for = sum(t.neighbours_looked_for for t in told)
     neighbours = sum(t.neighbours_found for t in told)
     return {
@@ -127,6 +125,7 @@ def judged(folder: Path, twin: Path, *, memory_mb: int, digest_vectors: bool = T
         "neighbours_found": neighbours,
         "neighbours_share": round(neighbours / looked_for, 4) if looked_for else 1.0,
         "searched_in_files": [t.label for t in told if t.in_files],
+        "not_indexed": [t.label for t in told if t.in_files and not t.indexed],
         "chroma_version": version("chromadb"),
     }
 
@@ -164,11 +163,14 @@ class _Told:
     neighbours_looked_for: int
     neighbours_found: int
     in_files: bool
+    indexed: bool
 
 
-def _checked(files: ChromaFiles, collection: Collection, twin: Path, memory: int, digest_vectors: bool) -> _Told:
+def _checked(
+    files: ChromaFiles, collection: Collection, twin: Path, memory_mb: int | None, digest_vectors: bool
+) -> _Told:
     vectors = files.vectors(collection)
-    in_files = _memory_of(files.folder / collection.vector_segment) > memory
+    in_files = memory_mb is not None and memory_of(files, collection, vectors) > memory_mb << 20
     if in_files:
         _without_index(twin, collection, files.last_write(collection))
     with opened(twin) as server:
@@ -180,24 +182,35 @@ def _checked(files: ChromaFiles, collection: Collection, twin: Path, memory: int
             raise TornCopy(f"a record of the collection {collection.label} has no vector in its files") from None
 
 
-def _memory_of(index: Path) -> int:
-    """Bytes that this process will have taken when Chroma has opened that index."""
+def memory_of(files: ChromaFiles, collection: Collection, vectors: Vectors) -> int:
+    """Bytes that this process will have taken when Chroma has opened that collection's index, or made it."""
+    index = files.folder / collection.vector_segment
 
     def size(name: str) -> int:
         path = index / name
         return path.stat().st_size if path.is_file() else 0
 
     elements, ids = size("data_level0.bin") + size("link_lists.bin"), size("index_metadata.pickle")
-    return BESIDE_AN_INDEX + elements + FOR_IDS * ids
+    vector = 4 * (collection.dimension or 0)
+    links = 8 * int(collection.configuration["hnsw"].get("max_neighbors") or USUAL_NEIGHBOURS)
+    waiting = vectors.waiting * (2 * vector + links + FOR_IDS * USUAL_ID)
+    return BESIDE_AN_INDEX + elements + FOR_IDS * ids + waiting
 
 
 def _without_index(twin: Path, collection: Collection, last_write: int) -> None:
-    """Has Chroma find an empty index there, that lacks nothing: it loads an index whole before it gives anything."""
+    """Has Chroma find an empty index there, that lacks nothing: it loads an index whole before it gives anything. What
+    waits in the queue for the index alone goes, too, for Chroma reads that into memory, whatever its index has."""
     shutil.rmtree(twin / collection.vector_segment, ignore_errors=True)
     with closing(sqlite3.connect(twin / DATABASE)) as connection, connection:
+        connection.execute("PRAGMA synchronous = OFF")
         connection.execute(
             "INSERT OR REPLACE INTO max_seq_id (segment_id, seq_id) VALUES (?, ?)",
             (collection.vector_segment, last_write),
+        )
+        connection.execute(
+            "DELETE FROM embeddings_queue WHERE topic LIKE ? ESCAPE '!'"
+            " AND seq_id <= (SELECT seq_id FROM max_seq_id WHERE segment_id = ? AND typeof(seq_id) = 'integer')",
+            ("%/" + collection.id, collection.metadata_segment),
         )
 
 
@@ -324,10 +337,11 @@ class _Comparison:
 
         self._server, self._model, self._collection, self._vectors = server, model, collection, vectors
         self._in_files = in_files
+        searchable = collection.dimension and (vectors.indexed or not in_files)
         self._where = {"tenant": collection.tenant, "database": collection.database}
         self._count = int(server._count(model.id, **self._where))
         self._number = min(NEAREST, self._count)
-        self._asked = vectors.of(self._sample() if collection.dimension else [])
+        self._asked = vectors.of(self._sample() if searchable else [])
         # Of each of the sample: how far the nearest are, of all vectors, and how far the farthest is.
         self._near = np.full((self._number, len(self._asked)), np.inf)
         self._farthest = np.zeros(len(self._asked))
@@ -365,7 +379,8 @@ class _Comparison:
         if records.count != self._count:
             raise TornCopy(f"Chroma counts {self._count} records in {c.label} and gives {records.count}")
         looked_for, neighbours = self._neighbours(found)
-        return _Told(c.label, described(c, records, of_vectors), looked_for, neighbours, self._in_files)
+        content = described(c, records, of_vectors)
+        return _Told(c.label, content, looked_for, neighbours, self._in_files, self._vectors.indexed)
 
     def _compare(self, page: list[Row], digest: Digest | None) -> None:
         import numpy as np
@@ -389,7 +404,7 @@ class _Comparison:
             return []
         if self._in_files:
             width = int(self._collection.configuration["hnsw"].get("ef_search") or WIDTH)
-            return [self._vectors.nearest(asked, self._number, width) for asked in self._asked]
+            return self._vectors.nearest(self._asked, self._number, width)
         answer = self._server._query(
             self._model.id, query_embeddings=self._asked.tolist(), n_results=self._number, include=["distances"],
             **self._where,
@@ -420,18 +435,3 @@ class _Comparison:
                 f" {selves} of {len(found)} vectors themselves only"
             )
         return looked_for, neighbours
-
-
-def distances(some: np.ndarray, asked: np.ndarray, space: str) -> np.ndarray:
-    """From each of some vectors to each of those asked for, as Chroma measures them."""
-    import numpy as np
-
-    some, asked = some.astype("<f8"), asked.astype("<f8")
-    products = some @ asked.T
-    if space == "ip":
-        return 1 - products
-    if space == "cosine":
-        lengths = np.linalg.norm(some, axis=1)[:, None] * np.linalg.norm(asked, axis=1)
-        return 1 - products / np.maximum(lengths, 1e-30)
-    squares = (some**2).sum(axis=1)[:, None] + (asked**2).sum(axis=1)
-    return np.maximum(squares - 2 * products, 0)

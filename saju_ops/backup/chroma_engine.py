@@ -35,6 +35,16 @@ def open_folder(folder: Path) -> Any:
 
 
 @contextmanager
+def writable(folder: Path) -> Iterator[Any]:
+    """The same, closed again: then nothing of this process has a file of it open."""
+    client = _client(folder)
+    try:
+        yield client._server
+    finally:
+        getattr(client, "close", lambda: None)()
+
+
+@contextmanager
 def opened(folder: Path) -> Iterator[Any]:
     """The same for reading, by the engine, and closed again: what Chroma held in memory of the folder's indexes is
     given back."""

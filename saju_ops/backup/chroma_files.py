@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from saju_ops.backup.chroma_index import Index
+from saju_ops.backup.chroma_vectors import ADD, DELETE, UPDATE, Vectors, Waiting
 from saju_ops.errors import TornCopy
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 DATABASE = "chroma.sqlite3"
 DOCUMENT, URI = "chroma:document", "chroma:uri"
-# The operations of the queue, by their numbers there.
-ADD, UPDATE, UPSERT, DELETE = range(4)
 # Records read at once.
 BATCH = 1_000
 T = TypeVar("T")
@@ -170,7 +169,7 @@ class ChromaFiles:
         """Every record as a reader of the directory will find it: the tables, then what still waits in the queue."""
         waiting = self._waiting(collection, self._reached(collection.metadata_segment))
         changes: dict[str, list[tuple[int, dict[str, Any]]]] = {}
-        for operation, id, _, metadata in waiting:
+        for operation, id, metadata in waiting:
             changes.setdefault(id, []).append((operation, metadata))
         for id, stored in self._stored(collection.metadata_segment):
             record = _changed(stored, changes.pop(id, []))
@@ -218,17 +217,16 @@ class ChromaFiles:
         segments = (collection.metadata_segment, collection.vector_segment)
         return max(int(waiting), *(self._reached(segment) for segment in segments))
 
-    def _waiting(self, collection: Collection, reached: int) -> Iterator[tuple[int, str, bytes | None, dict[str, Any]]]:
-        """Operation, id, vector and metadata of what the queue holds beyond `reached`, in order."""
-        for operation, id, vector, encoding, metadata in self._rows(
-            "SELECT operation, id, vector, encoding, metadata FROM embeddings_queue"
-            " WHERE topic LIKE ? ESCAPE '!' AND seq_id > ? ORDER BY seq_id",
+    def _waiting(self, collection: Collection, reached: int) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        """Operation, id and metadata of what the queue holds beyond `reached`, in order. Few: Chroma brings what it
+        acknowledged into its tables at once, whatever waits for the index."""
+        for operation, id, metadata in self._rows(
+            "SELECT operation, id, metadata FROM embeddings_queue WHERE topic LIKE ? ESCAPE '!' AND seq_id > ?"
+            " ORDER BY seq_id",
             "%/" + collection.id,
             reached,
         ):
-            if vector is not None and encoding not in (None, "FLOAT32"):
-                raise TornCopy(f"a vector of {collection.name} is encoded as {encoding}, which is not known")
-            yield operation, id, vector, json.loads(metadata) if metadata else {}
+            yield operation, id, json.loads(metadata) if metadata else {}
 
     def _reached(self, segment: str) -> int:
         """The number of the last write that the segment holds."""
@@ -249,7 +247,7 @@ class ChromaFiles:
             raise TornCopy(f"the index files of the collection {collection.name} are missing")
         if index is not None and index.names.legacy_reached is not None:
             reached = max(reached, index.names.legacy_reached)
-        return Vectors(index, self._waiting(collection, reached))
+        return Vectors(index, Waiting(self._connection, collection, reached, index))
 
     def index_folders(self) -> list[str]:
         return [n for (n,) in self._rows("SELECT id FROM segments WHERE scope = 'VECTOR' ORDER BY id")]
@@ -308,74 +306,6 @@ def _configuration(config: str | None, schema: str | None) -> dict[str, Any]:
         "hnsw": {k: hnsw[k] for k in ("ef_construction", "ef_search", "max_neighbors") if k in hnsw},
         "embedding_function": index.get("embedding_function"),
     }
-
-
-class Vectors:
-    """Vectors by id: the index files, and over them what waits in the queue."""
-
-    def __init__(self, index: Index | None, waiting: Iterator[tuple[int, str, bytes | None, dict[str, Any]]]) -> None:
-        import numpy as np
-
-        self._index = index
-        # None: deleted.
-        self._over: dict[str, np.ndarray | None] = {}
-        for operation, id, vector, _ in waiting:
-            if operation == DELETE:
-                self._over[id] = None
-            elif vector is not None and not (operation == ADD and id in self) and (operation != UPDATE or id in self):
-                self._over[id] = np.frombuffer(vector, "<f4")
-
-    def __contains__(self, id: str) -> bool:
-        if id in self._over:
-            return self._over[id] is not None
-        return self._in_index(id)
-
-    def _in_index(self, id: str) -> bool:
-        return self._index is not None and id in self._index.names
-
-    def __len__(self) -> int:
-        gone = sum(1 for id, v in self._over.items() if v is None and self._in_index(id))
-        new = sum(1 for id, v in self._over.items() if v is not None and not self._in_index(id))
-        return (len(self._index.names) if self._index else 0) - gone + new
-
-    def nearest(self, vector: np.ndarray, number: int, width: int) -> np.ndarray:
-        """Some vectors, among them the `number` that are found nearest to one: in the index by its own links, keeping
-        `width` on the way, and all that wait in the queue, which Chroma will put into the index when it opens it."""
-        import numpy as np
-
-        waiting = [v for v in self._over.values() if v is not None]
-        found = np.stack(waiting) if waiting else np.empty((0, len(vector)), "<f4")
-        if self._index is None:
-            return found
-        besides = set(self._index.elements([id for id in self._over if self._in_index(id)]).tolist())
-        return np.concatenate([self._index.nearest(vector, number, width, besides), found])
-
-    def of(self, ids: Sequence[str]) -> np.ndarray:
-        """Their vectors as they were given to Chroma, a row each. Raises KeyError where one has none."""
-        import numpy as np
-
-        if not ids:
-            return np.empty((0, 0), "<f4")
-        over: dict[int, np.ndarray] = {}
-        for n, id in enumerate(ids):
-            if id in self._over:
-                vector = self._over[id]
-                if vector is None:
-                    raise KeyError(id)
-                over[n] = vector
-        kept = [n for n in range(len(ids)) if n not in over]
-        if not kept:
-            return np.stack(list(over.values()))
-        if self._index is None:
-            raise KeyError(ids[kept[0]])
-        found = self._index.of([ids[n] for n in kept])
-        if not over:
-            return found
-        whole = np.empty((len(ids), found.shape[1]), "<f4")
-        whole[kept] = found
-        for n, changed in over.items():
-            whole[n] = changed
-        return whole
 
 
 # --- what it holds, as it stands in manifests ------------------------------------------------------------------

@@ -5,8 +5,7 @@ with their vectors and links (`data_level0.bin`), the links above (`link_lists.b
 and a pickle that says which id has which label. Opening one reads it whole and raises TornCopy where its parts don't
 belong together.
 
-Memory: 30 MB, and some 30 bytes a vector. Vectors stay in the file, names in a database of SQLite's that is private to
-the process, lies where SQLite puts temporary files (SQLITE_TMPDIR, TMPDIR) and goes with it.
+Memory: 30 MB, and some 30 bytes a vector. Vectors stay in the file, names in a `ScratchDatabase`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from saju_ops.errors import OperatorError, TornCopy
+from saju_ops.backup.scratch_database import ScratchDatabase
+from saju_ops.errors import TornCopy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -183,6 +183,10 @@ class Index:
 
     # --- vectors -------------------------------------------------------------------------------------------
 
+    def __len__(self) -> int:
+        """Elements, deleted ones too."""
+        return int(self._count)
+
     def elements(self, ids: Sequence[str]) -> np.ndarray:
         """Raises KeyError where one is not in the index."""
         return self._order[self._places(self.names.labels(ids))]
@@ -213,10 +217,10 @@ class Index:
 
     # --- searching -----------------------------------------------------------------------------------------
 
-    def nearest(self, vector: np.ndarray, number: int, width: int, besides: set[int]) -> np.ndarray:
+    def nearest(self, vector: np.ndarray, number: int, width: int, besides: np.ndarray | None = None) -> np.ndarray:
         """The vectors of the `number` elements that the index finds nearest to one, by hnswlib's search: down the upper
         levels to the nearest element of each, then over the links of the lowest, keeping the `width` nearest.
-        `besides` names elements that are passed but not found, as deleted ones are.
+        `besides` says of each element whether it is passed but not found, as deleted ones are.
         """
         import numpy as np
 
@@ -225,7 +229,10 @@ class Index:
         asked = vector.astype("<f4")
         if self._space == "cosine":
             asked = asked / (np.linalg.norm(asked) + 1e-30)
-        found = self._search(asked, max(number, width), besides)[:number]
+        passed = self._deleted
+        if besides is not None:
+            passed = besides if passed is None else passed | besides
+        found = self._search(asked, max(number, width), passed)[:number]
         return self._vectors_of(np.array([element for _, element in found], "<i8"))
 
     def _far(self, elements: list[int], asked: np.ndarray) -> list[float]:
@@ -255,32 +262,31 @@ class Index:
         data = os.pread(self._elements.fileno(), self._links.stop, element * self._stride)
         return struct.unpack_from(f"<{int.from_bytes(data[:2], 'little')}I", data, 4)
 
-    def _search(self, asked: np.ndarray, width: int, besides: set[int]) -> list[tuple[float, int]]:
-        """The nearest first."""
+    def _search(self, asked: np.ndarray, width: int, passed: np.ndarray | None) -> list[tuple[float, int]]:
+        """The nearest first, of those that `passed` doesn't mark."""
         distance, here = self._descended(asked)
         visited, candidates = {here}, [(distance, here)]
         # The farthest first: by the negative distance.
         best: list[tuple[float, int]] = []
-        self._keep(best, distance, here, width, besides)
+        self._keep(best, distance, here, width, passed)
         limit = distance
         while candidates:
             distance, here = heapq.heappop(candidates)
-            if distance > limit and (len(best) == width or not (besides or self._deleted is not None)):
+            if distance > limit and (len(best) == width or passed is None):
                 break
             linked = [other for other in self._linked(here) if other not in visited]
             visited.update(linked)
             for other, far in zip(linked, self._far(linked, asked), strict=True):
                 if len(best) < width or far < limit:
                     heapq.heappush(candidates, (far, other))
-                    self._keep(best, far, other, width, besides)
+                    self._keep(best, far, other, width, passed)
                     limit = -best[0][0] if best else far
         return sorted((-negative, element) for negative, element in best)
 
     def _keep(
-        self, best: list[tuple[float, int]], distance: float, element: int, width: int, besides: set[int]
+        self, best: list[tuple[float, int]], distance: float, element: int, width: int, passed: np.ndarray | None
     ) -> None:  # fmt: skip
-        deleted = self._deleted is not None and self._deleted[element]
-        if element not in besides and not deleted:
+        if passed is None or not passed[element]:
             heapq.heappush(best, (-distance, element))
             if len(best) > width:
                 heapq.heappop(best)
@@ -293,10 +299,9 @@ class Names:
     """Which label each id has. `legacy_reached` is the number of the last write, where the pickle says it."""
 
     def __init__(self, path: Path) -> None:
-        # A private temporary file, which SQLite writes only when its cache is full.
-        self._database = sqlite3.connect("", isolation_level=None)
-        self._database.execute("PRAGMA cache_size = -8192")
-        self._database.execute("CREATE TABLE names (id TEXT PRIMARY KEY, label INTEGER) WITHOUT ROWID")
+        self._database = ScratchDatabase(
+            "CREATE TABLE names (id TEXT PRIMARY KEY, label INTEGER) WITHOUT ROWID", "the names of an index"
+        )
         self.legacy_reached: int | None = None
         with path.open("rb") as stream:
             if path.stat().st_size <= WHOLE_PICKLE:
@@ -310,22 +315,12 @@ class Names:
         (self._count,) = self._database.execute("SELECT COUNT(*) FROM names").fetchone()
 
     def _keep(self, pairs: Iterator[tuple[str, int]]) -> None:
-        self._database.execute("BEGIN")
         try:
-            self._database.executemany("INSERT INTO names VALUES (?, ?)", pairs)
-        except sqlite3.OperationalError as error:
-            # It is this machine that fails, not the copy: taking it again would not help.
-            raise OperatorError(
-                f"The names of an index can't be kept in SQLite's temporary folder ({error}): it needs some 100 bytes"
-                " for each id under SQLITE_TMPDIR, TMPDIR or /var/tmp."
-            ) from None
+            with self._database.transaction():
+                self._database.executemany("INSERT INTO names VALUES (?, ?)", pairs)
         except sqlite3.Error:
             # An id twice, or what is no text and no number.
             raise ValueError from None
-        except _OtherForm:
-            self._database.execute("ROLLBACK")
-            raise
-        self._database.execute("COMMIT")
 
     def _loaded(self, stream: Any) -> Iterator[tuple[str, int]]:
         loaded = _Plain(stream).load()

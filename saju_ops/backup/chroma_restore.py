@@ -10,6 +10,7 @@ it leaves the old folder, the new one, or the old one under its new name, and ca
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -52,6 +53,9 @@ class ChromaRestore:
     zone: ZoneInfo = UTC_ZONE
     # What the process may take in which Chroma opens it.
     memory_mb: int = PROOF_MEMORY_MB
+    # Collections whose index is not in the snapshot, since it had no room when that was taken, and whether it was made.
+    not_indexed: list[str] = field(default_factory=list)
+    index_failed: bool = False
     seconds: float = 0.0
 
     @property
@@ -74,12 +78,23 @@ class ChromaRestore:
             lines.append(f"What is there now {verb} moved to {self.moved_aside}; delete it when you need it no more.")
         for name, aside in self.renamed.items():
             lines.append(f"The server's old collection {name} is now called {aside}.")
+        lines += self.about_indexes()
         if self.unseen_processes:
             lines.append(
                 f"{self.unseen_processes} processes of other users could not be looked at; make sure yourself that none"
                 " uses the folder, or run this as root."
             )
         return lines
+
+
+    def about_indexes(self) -> list[str]:
+        if not self.not_indexed:
+            return []
+        names = ", ".join(self.not_indexed)
+        if self.index_failed:
+            return [f"The index of {names} could not be made: Chroma makes it when the collection is first used."]
+        verb = "would make" if self.dry_run else "makes"
+        return [f"The snapshot holds no index of {names}: Chroma {verb} it before the folder is put in its place."]
 
 
 def restore_target(settings: Settings, into_path: str | None, host: str | None, port: int) -> Source:
@@ -154,7 +169,7 @@ def _shown(collection: dict[str, object]) -> str:
 def _extracted(storage: Storage, plan: ChromaRestore, scratch: Path) -> Path:
     """The snapshot's folder, proven by its SHA-256 and by Chroma. Raises ProofFailed, which names the one before."""
     try:
-        return _proven(storage, plan.manifest, scratch, plan.memory_mb)
+        return _proven(storage, plan, scratch)
     except ProofFailed as error:
         raise ProofFailed(f"{error}{_the_one_before(storage, plan)}") from None
 
@@ -167,16 +182,33 @@ def _the_one_before(storage: Storage, plan: ChromaRestore) -> str:
     return f' The one before is {older.file}: --at "{shown(older.taken, plan.zone).rpartition(" ")[0]}".'
 
 
-def _proven(storage: Storage, manifest: BackupManifest, scratch: Path, memory_mb: int) -> Path:
+def _proven(storage: Storage, plan: ChromaRestore, scratch: Path) -> Path:
     folder = scratch / "chroma_db"
-    extract_snapshot(storage, manifest, folder)
+    extract_snapshot(storage, plan.manifest, folder)
     try:
-        ask("check", scratch, folder=str(folder), memory_mb=memory_mb, **expectation(manifest))
+        told = ask("check", scratch, folder=str(folder), memory_mb=plan.memory_mb, **expectation(plan.manifest))
     except TornCopy as error:
         raise ProofFailed(
-            f"The snapshot {storage.location(manifest.file)} can't be restored: {error}. Nothing was touched."
+            f"The snapshot {storage.location(plan.manifest.file)} can't be restored: {error}. Nothing was touched."
         ) from None
+    plan.not_indexed = list(told["not_indexed"])
     return folder
+
+
+def _indexed(plan: ChromaRestore, folder: Path, scratch: Path) -> Path:
+    """A copy of the folder with the indexes that it lacks, made by Chroma and compared with it. It takes the memory
+    that the chatbot's Chroma takes. Where it can't be made, the folder itself, which is sound."""
+    if not plan.not_indexed:
+        return folder
+    whole = scratch / "indexed"
+    try:
+        shutil.copytree(folder, whole, copy_function=shutil.copy)
+        whole.chmod(0o700)
+        ask("complete", scratch, folder=str(folder), twin=str(whole))
+    except (TornCopy, OSError):
+        plan.index_failed = True
+        return folder
+    return whole
 
 
 def _into_server(
@@ -185,6 +217,7 @@ def _into_server(
 ) -> None:  # fmt: skip
     with scratch_folder() as scratch:
         folder = str(_extracted(storage, plan, scratch))
+        plan.not_indexed = []  # the server makes its own
         request = {"host": target.host, "port": target.port, "folder": folder, "replace": replace, "stamp": mark}
         if plan.dry_run:
             ask("push", scratch, **request, dry_run=True)
@@ -219,6 +252,7 @@ def _into_folder(
             announce(plan)
             if plan.dry_run:
                 return
+            folder = _indexed(plan, folder, scratch)
             _like(target, folder)
             _make_durable(folder)
             refuse_if_in_use(target)

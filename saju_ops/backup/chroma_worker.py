@@ -45,7 +45,7 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
 
     twin = Path(request["twin"]) if "twin" in request else None
     return check_folder(
-        Path(request["folder"]), request.get("expected"), request.get("share", 0.0), twin,
+        Path(request["folder"]), request.get("expected"), tuple(request.get("neighbours", (0, 0))), twin,
         memory_mb=request["memory_mb"],
     )  # fmt: skip
 
@@ -60,14 +60,30 @@ def judge(request: dict[str, Any]) -> dict[str, Any]:
     )
 
 
+def complete(request: dict[str, Any]) -> dict[str, Any]:
+    """Has Chroma make in the twin what a folder lacks of indexes, whatever memory that takes, and compares as ever. The
+    twin stays."""
+    from saju_ops.backup.chroma_check import judged
+
+    return judged(Path(request["folder"]), Path(request["twin"]), memory_mb=None, digest_vectors=False, keep=True)
+
+
+def index(request: dict[str, Any]) -> dict[str, Any]:
+    """Has Chroma make the indexes that a folder lacks and that have room."""
+    from saju_ops.backup.chroma_fetch import make_indexes
+
+    make_indexes(Path(request["folder"]), request["memory_mb"])
+    return {}
+
+
 def fetch(request: dict[str, Any]) -> dict[str, Any]:
-    from saju_ops.backup.chroma_server import fetch_server
+    from saju_ops.backup.chroma_fetch import fetch_server
 
     return fetch_server(request["host"], request["port"], Path(request["target"]))
 
 
 def push(request: dict[str, Any]) -> dict[str, Any]:
-    from saju_ops.backup.chroma_server import push_server
+    from saju_ops.backup.chroma_push import push_server
 
     return push_server(
         request["host"], request["port"], Path(request["folder"]), replace=request["replace"], stamp=request["stamp"],
@@ -87,10 +103,12 @@ def usage_folder(request: dict[str, Any]) -> dict[str, Any]:
     return folder_usage(Path(request["folder"]))
 
 
-TASKS: dict[str, Task] = {t.__name__: t for t in (copy, read, check, judge, fetch, push, usage, usage_folder)}
+TASKS: dict[str, Task] = {
+    t.__name__: t for t in (copy, read, check, judge, complete, index, fetch, push, usage, usage_folder)
+}
 
 # They go through records in pages, which hold no cycles; looking for some took 0.15 s of 1.7 s for 20,000 vectors.
-WITHOUT_CYCLES = ("read", "check", "judge")
+WITHOUT_CYCLES = ("read", "check", "judge", "complete")
 
 
 def main() -> None:

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from saju_ops.backup import chroma_check, chroma_engine, chroma_index
+from saju_ops.backup import chroma_check, chroma_engine, chroma_index, scratch_database
 from saju_ops.backup.chroma_check import databases, models, pages, shown_configuration
 from saju_ops.backup.chroma_engine import open_folder
 from saju_ops.backup.chroma_files import ChromaFiles, contents, differences
+from saju_ops.backup.chroma_vectors import distances
 from saju_ops.errors import OperatorError, TornCopy
 from saju_ops_tests.backup.chroma_scene import SPACES, add, change, close, held_in, make_collection, make_folder
 
@@ -356,6 +357,11 @@ def test_an_index_that_is_searched_in_its_files_is_judged_alike(folder: Path) ->
     assert by_chroma.pop("searched_in_files") == []
     assert sorted(in_files.pop("searched_in_files")) == sorted(c["name"] for c in by_chroma["contents"]["collections"])
     assert in_files.pop("contents") == by_chroma.pop("contents")
+    # One has no index yet; Chroma makes it when it opens it.
+    assert (by_chroma.pop("not_indexed"), in_files.pop("not_indexed")) == ([], ["fortune_patterns"])
+    assert (by_chroma.pop("neighbours_looked_for"), in_files.pop("neighbours_looked_for")) == (3 * 200, 2 * 200)
+    assert by_chroma.pop("neighbours_found") == by_chroma["neighbours_share"] * 3 * 200
+    assert in_files.pop("neighbours_found") == in_files["neighbours_share"] * 2 * 200
     assert in_files == by_chroma
     assert in_files["neighbours_share"] > 0.9
 
@@ -365,7 +371,8 @@ def test_only_what_has_no_room_is_searched_in_its_files(folder: Path, monkeypatc
     largest, second = sorted(sizes, key=lambda name: sizes[name], reverse=True)[:2]
     assert sizes[largest] - sizes[second] > 20_000
     # The ids of each take some 4 kB, which count sixteen times for those that have any in a file.
-    told = {name: chroma_check._memory_of(index_of(folder, name)) for name in COUNTS}
+    with ChromaFiles(folder) as files:
+        told = {c.name: chroma_check.memory_of(files, c, files.vectors(c)) for c in files.collections()}
     monkeypatch.setattr(chroma_check, "BESIDE_AN_INDEX", (110 << 20) + (1 << 20) - told[largest] + 1)
     assert check_folder(folder, None, memory_mb=1)["searched_in_files"] == [largest]
 
@@ -400,10 +407,10 @@ def test_the_files_give_the_neighbours_that_chroma_gives(tmp_path: Path, space: 
         (collection,) = files.collections()
         vectors = files.vectors(collection)
         everything = vectors.of([id for n, id in enumerate(ids) if n % 5])
-        for one, theirs in zip(asked, answered, strict=True):
-            limit = np.sort(chroma_check.distances(everything, one[None, :], space)[:, 0])[9] + 1e-5
-            mine = np.sort(chroma_check.distances(vectors.nearest(one, 10, 15), one[None, :], space)[:, 0])[:10]
-            chroma = np.sort(chroma_check.distances(vectors.of(theirs), one[None, :], space)[:, 0])
+        for one, found, theirs in zip(asked, vectors.nearest(asked, 10, 15), answered, strict=True):
+            limit = np.sort(distances(everything, one[None, :], space)[:, 0])[9] + 1e-5
+            mine = np.sort(distances(found, one[None, :], space)[:, 0])[:10]
+            chroma = np.sort(distances(vectors.of(theirs), one[None, :], space)[:, 0])
             same += int(np.isclose(mine, chroma, atol=1e-4).sum())
             right += int((mine <= limit).sum())
     assert same == 400
@@ -533,7 +540,7 @@ def test_a_full_temporary_folder_is_no_torn_copy(tmp_path: Path, monkeypatch: py
 
     path = tmp_path / "index_metadata.pickle"
     path.write_bytes(pickled("dict", {f"기록-{n}": n for n in range(2500)}, 3))
-    monkeypatch.setattr(chroma_index.sqlite3, "connect", small)
+    monkeypatch.setattr(scratch_database.sqlite3, "connect", small)
     with pytest.raises(OperatorError, match=r"full.*TMPDIR") as said:
         chroma_index.Names(path)
     assert not isinstance(said.value, TornCopy)

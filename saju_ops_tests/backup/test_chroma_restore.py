@@ -21,8 +21,9 @@ from click.testing import CliRunner
 
 from saju_ops.backup import chroma_process, chroma_restore
 from saju_ops.backup.chroma import Snapshot, Source, take_snapshot
+from saju_ops.backup.chroma_push import UNFINISHED
 from saju_ops.backup.chroma_restore import ChromaRestore, restore_snapshot
-from saju_ops.backup.chroma_server import UNFINISHED, connect
+from saju_ops.backup.chroma_server import connect
 from saju_ops.backup.times import instant_of
 from saju_ops.cli import main
 from saju_ops.errors import ProofFailed, Refused

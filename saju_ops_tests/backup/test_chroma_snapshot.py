@@ -207,8 +207,8 @@ def tear_first(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """The first copies are torn as by a writer: the names are of another age than the vectors."""
     copy, torn = chroma._copy, []
 
-    def torn_copy(source: Source, work: Path) -> dict[str, Any]:
-        told = copy(source, work)
+    def torn_copy(source: Source, work: Path, memory_mb: int) -> dict[str, Any]:
+        told = copy(source, work, memory_mb)
         if len(torn) < times:
             torn.append(1)
             # A folder without names is an index that was only made room for.

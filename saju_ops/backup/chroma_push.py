@@ -1,0 +1,199 @@
+"""Puts every collection of a folder into a Chroma server. Runs in the worker process.
+
+A collection is filled under another name, read back and compared record by record, and only then gets its own name. One
+that is there already is refused, or renamed where the operator named it: nothing is deleted.
+
+Records are read from the folder's files, some at a time, and not through Chroma, which would load or make each index
+whole to give them: 200 MB at any size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from saju_ops.backup.chroma_check import (
+    INCLUDE,
+    Row,
+    databases,
+    models,
+    rows_of,
+    same_vectors,
+    shown_configuration,
+)
+from saju_ops.backup.chroma_engine import opened
+from saju_ops.backup.chroma_files import ChromaFiles, Collection, Record, batched, record_digest
+from saju_ops.backup.chroma_server import (
+    REMOTE_BYTES,
+    REMOTE_PAGE,
+    TENANT,
+    connect,
+    create,
+    drop_answers,
+    make_database,
+    settings_of,
+    weight,
+    write,
+)
+from saju_ops.backup.chroma_vectors import Vectors
+from saju_ops.errors import ProofFailed, Refused
+
+# What a collection is called while it is being filled.
+UNFINISHED = ".saju_ops_restoring"
+# Records read from the files at once.
+READ_AT_ONCE = 50
+
+
+def push_server(
+    host: str, port: int, folder: Path, *, replace: list[str], stamp: str, dry_run: bool
+) -> dict[str, Any]:
+    """Chroma opens the folder, to tell its collections' settings, so give it a copy.
+
+    Raises Refused, before the first write, where a collection is there that `replace` doesn't name.
+    """
+    server = connect(host, port)
+    settings = _models(folder)
+    with ChromaFiles(folder) as files:
+        source = [_Source(files, c, settings[c.tenant, c.database, c.name]) for c in files.collections()]
+        _refuse_taken(f"{host}:{port}", _taken(server, source), source, replace)
+        told = {"collections": [s.collection.name for s in source], "records": sum(s.count() for s in source)}
+        if dry_run:
+            return {**told, "renamed": {}, "written": 0}
+        written = sum(_push(server, one) for one in source)
+        # Only now, with everything there and proven, the names change.
+        asides = {s.collection.name: _name_it(server, *s.place, stamp) for s in source}
+    return {**told, "renamed": {name: aside for name, aside in asides.items() if aside}, "written": written}
+
+
+Place = tuple[str, str, str]
+
+
+def _models(folder: Path) -> dict[Place, Any]:
+    """What Chroma tells of the collections; it loads no index for that."""
+    with ChromaFiles(folder) as files:
+        tenants = sorted({c.tenant for c in files.collections()} | {TENANT})
+    with opened(folder) as local:
+        return {(t, d, model.name): model for t, d in databases(local, tenants) for model in models(local, t, d)}
+
+
+class _Source:
+    """One collection of the folder."""
+
+    def __init__(self, files: ChromaFiles, collection: Collection, model: Any) -> None:
+        self._files, self.collection, self.model = files, collection, model
+
+    @property
+    def place(self) -> Place:
+        return (self.collection.tenant, self.collection.database, self.collection.name)
+
+    def count(self) -> int:
+        return sum(1 for _ in self._files.records(self.collection))
+
+    def portions(self) -> Iterator[list[Row]]:
+        """Every record, as many at a time as a request may hold."""
+        vectors = self._files.vectors(self.collection)
+        portion: list[Row] = []
+        size = 0
+        for some in batched(self._files.records(self.collection), READ_AT_ONCE):
+            for row in _rows(vectors, some):
+                if portion and (len(portion) == REMOTE_PAGE or size + weight(row) > REMOTE_BYTES):
+                    yield portion
+                    portion, size = [], 0
+                portion.append(row)
+                size += weight(row)
+        if portion:
+            yield portion
+
+
+def _rows(vectors: Vectors, some: list[tuple[str, Record]]) -> list[Row]:
+    found = vectors.of([id for id, _ in some])
+    return [(id, record, vector) for (id, record), vector in zip(some, found, strict=True)]
+
+
+def _refuse_taken(where: str, taken: set[str], source: list[_Source], replace: list[str]) -> None:
+    refused = sorted(n for n in taken if n not in replace)
+    if refused:
+        raise Refused(
+            f"{where} has collections of these names already: {', '.join(refused[:20])}. Nothing was written."
+            " Name each that is to be replaced; the old one is then renamed, not deleted."
+        )
+    unknown = sorted(set(replace) - {s.collection.name for s in source})
+    if unknown:
+        raise Refused(f"The snapshot holds no collection {', '.join(unknown)}, so none can be replaced by it.")
+
+
+def _existing(server: Any, tenant: str, database: str) -> set[str]:
+    try:
+        server.get_tenant(tenant)
+    except Exception:
+        return set()
+    if database not in {d for _, d in databases(server, [tenant])}:
+        return set()
+    return {model.name for model in models(server, tenant, database)}
+
+
+def _taken(server: Any, source: list[_Source]) -> set[str]:
+    places = {s.place[:2] for s in source}
+    there = {(t, d, n) for t, d in places for n in _existing(server, t, d)}
+    return {s.collection.name for s in source if s.place in there}
+
+
+def _push(server: Any, source: _Source) -> int:
+    """Fills a collection under its unfinished name and proves it."""
+    tenant, database, _ = source.place
+    make_database(server, tenant, database)
+    name = source.collection.name + UNFINISHED
+    if name in _existing(server, tenant, database):
+        # What a killed restore left; the name is ours.
+        server.delete_collection(name, tenant=tenant, database=database)
+    made = create(server, source.model, name, tenant, database)
+    written = 0
+    for portion in source.portions():
+        write(server, made.id, tenant, database, portion)
+        written += len(portion)
+        drop_answers()
+    _prove(server, name, source, written)
+    return written
+
+
+def _prove(server: Any, name: str, source: _Source, written: int) -> None:
+    tenant, database, _ = source.place
+    made, model = server.get_collection(name, tenant=tenant, database=database), source.model
+    wrong = settings_of(made) != settings_of(model) or (made.metadata or {}) != (model.metadata or {})
+    space = str(shown_configuration(model)["space"])
+    count = 0
+    for portion in source.portions():
+        ids = [row[0] for row in portion]
+        got = server._get(made.id, ids=ids, include=INCLUDE, tenant=tenant, database=database)
+        there = {row[0]: row for row in rows_of(got)}
+        count += len(there)
+        wrong = wrong or any(not _same(row, there.get(row[0]), space) for row in portion)
+        del got, there
+        drop_answers()
+    if wrong or count != written or count != server._count(made.id, tenant=tenant, database=database):
+        raise ProofFailed(
+            f"What the server shows of {model.name} differs from the snapshot. It was written as {made.name}; nothing"
+            " that was there before changed. Look at both and launch again: that name is then written anew."
+        )
+
+
+def _same(row: Row, other: Row | None, space: str) -> bool:
+    if other is None or record_digest(row[0], row[1]) != record_digest(other[0], other[1]):
+        return False
+    mine, theirs = row[2], other[2]
+    return same_vectors(mine[None, :], theirs[None, :], space)
+
+
+def _name_it(server: Any, tenant: str, database: str, name: str, stamp: str) -> str | None:
+    aside = None
+    if name in _existing(server, tenant, database):
+        aside = f"{name}.before_restore_{stamp}"
+        _rename(server, tenant, database, name, aside)
+    _rename(server, tenant, database, name + UNFINISHED, name)
+    return aside
+
+
+def _rename(server: Any, tenant: str, database: str, name: str, new: str) -> None:
+    model = server.get_collection(name, tenant=tenant, database=database)
+    server._modify(model.id, new_name=new, tenant=tenant, database=database)
