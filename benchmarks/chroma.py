@@ -1,8 +1,10 @@
 """Snapshot of a Chroma directory against `tar czf` of it, in one run, taking turns; the best of the rounds counts.
 
-    python -m benchmarks.chroma [--vectors 20000] [--rounds 3]
+    python -m benchmarks.chroma [--vectors 20000] [--rounds 3] [--server]
 
 With many (--vectors 100000, 6 minutes to make) the proof searches the index in its files, and memory stays the same.
+With --server a snapshot of a Chroma server that holds the same follows, for the memory that it takes; its peer is
+Chroma's own client that reads everything once, where a snapshot reads it twice, makes the indexes and proves them.
 
 The snapshot is measured as what `tar` does (copy under SQLite's lock, compress, store; with the proof at work beside
 it), and with its proof; memory is that of our own process and of the process in which Chroma opens what is stored, each
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Line, show
+from saju_ops_tests.backup.chroma_scene import serving
 
 MB = 1 << 20
 DIMENSIONS = 768
@@ -34,10 +37,13 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 from saju_ops.backup.chroma import Source, take_snapshot
 from saju_ops.storage import open_storage
-taken = take_snapshot(open_storage(sys.argv[2]), Source(folder=Path(sys.argv[1])), zone=ZoneInfo("Asia/Seoul"))
+where = sys.argv[1]
+source = Source(host="127.0.0.1", port=int(where)) if where.isdigit() else Source(folder=Path(where))
+taken = take_snapshot(open_storage(sys.argv[2]), source, zone=ZoneInfo("Asia/Seoul"))
 print(json.dumps({
     "seconds": taken.copy_seconds + taken.store_seconds, "proof": taken.proof_seconds, "attempts": taken.attempts,
-    "bytes": taken.manifest.stored_bytes, "locked": taken.copied["locked_seconds"], "records": taken.records,
+    "bytes": taken.manifest.stored_bytes, "locked": taken.copied.get("locked_seconds", 0), "records": taken.records,
+    "not_indexed": len(taken.manifest.proof["not_indexed"]),
     "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
     "worker_peak": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10,
 }))
@@ -70,17 +76,52 @@ def tar(folder: Path, to: Path) -> dict[str, float]:
     return {"seconds": time.monotonic() - began, "bytes": to.stat().st_size}
 
 
-def snapshot(folder: Path, storage: Path) -> dict[str, Any]:
-    command = [sys.executable, "-c", SNAPSHOT, str(folder), str(storage)]
+def snapshot(source: str, storage: Path) -> dict[str, Any]:
+    """Of a folder, or of the server at a port of this machine."""
+    command = [sys.executable, "-c", SNAPSHOT, source, str(storage)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ})
     shutil.rmtree(storage)
     return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def of_a_server(root: Path, count: int) -> list[Line]:
+    with serving(root / "chroma_db") as port:
+        peer = read_by_client(port)
+        own = snapshot(str(port), root / "backups")
+    whole = own["seconds"] + own["proof"]
+    return [
+        Line(
+            f"snapshot of a server with {count:,} vectors, proven", f"{whole:.1f} s",
+            f"its client reads all once {peer:.1f} s", peer / whole,
+        ),
+        Line("collections whose index is left to the restore", str(own["not_indexed"])),
+        memory("memory of the run", own["peak"]),
+        memory("the most of the processes that fetch, index and prove", own["worker_peak"]),
+    ]  # fmt: skip
+
+
+READ = """
+import sys, time, chromadb
+client, began = chromadb.HttpClient(host="127.0.0.1", port=int(sys.argv[1])), time.monotonic()
+for collection in client.list_collections():
+    for offset in range(0, collection.count(), 300):
+        collection.get(limit=300, offset=offset, include=["documents", "metadatas", "embeddings"])
+print(time.monotonic() - began)
+"""
+
+
+def read_by_client(port: int) -> float:
+    """Seconds. Once before, so that the server has its indexes in memory."""
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", READ, str(port)], capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--vectors", type=int, default=20_000)
     options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--server", action="store_true")
     chosen = options.parse_args()
     root = Path(tempfile.mkdtemp(prefix="saju_bench_"))
     try:
@@ -91,10 +132,16 @@ def main() -> None:
         theirs, ours = [], []
         for _ in range(chosen.rounds):
             theirs.append(tar(root / "chroma_db", root / "peer.tar.gz"))
-            ours.append(snapshot(root / "chroma_db", root / "backups"))
+            ours.append(snapshot(str(root / "chroma_db"), root / "backups"))
         show(lines(min(theirs, key=lambda t: t["seconds"]), min(ours, key=lambda t: t["seconds"]), chosen.vectors))
+        if chosen.server:
+            show(of_a_server(root, chosen.vectors))
     finally:
         shutil.rmtree(root)
+
+
+def memory(what: str, peak: int) -> Line:
+    return Line(what, f"{peak / MB:.0f} MB", "256 MB", peak / (256 * MB), 1.0, more=False)
 
 
 def lines(peer: dict[str, float], own: dict[str, Any], count: int) -> list[Line]:
@@ -110,13 +157,8 @@ def lines(peer: dict[str, float], own: dict[str, Any], count: int) -> list[Line]
             own["bytes"] / peer["bytes"],
         ),
         Line("writers wait at most", f"{own['locked']:.3f} s"),
-        Line(
-            "memory of the run", f"{own['peak'] / MB:.0f} MB", "256 MB", own["peak"] / (256 * MB), 1.0, more=False
-        ),
-        Line(
-            "memory of the process that opens it by Chroma", f"{own['worker_peak'] / MB:.0f} MB", "256 MB",
-            own["worker_peak"] / (256 * MB), 1.0, more=False,
-        ),
+        memory("memory of the run", own["peak"]),
+        memory("memory of the process that opens it by Chroma", own["worker_peak"]),
     ]  # fmt: skip
 
 

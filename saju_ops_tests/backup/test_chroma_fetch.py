@@ -376,7 +376,7 @@ def peak_of(task: str, **request: Any) -> int:
 
 
 def test_fetching_proving_and_pushing_take_the_same_memory_for_many_vectors_as_for_few(tmp_path: Path) -> None:
-    """8,000 of 1,024 dimensions: an index of them, they themselves, and all answers of the server are 35 MB and more."""
+    """8,000 of 1,024 dimensions: an index of them, they themselves, and the answers are 35 MB each and more."""
     peaks: dict[str, list[int]] = {"fetch": [], "judge": [], "read": [], "push": []}
     for count in (500, 8000):
         work = tmp_path / str(count)
