@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from saju_ops.backup.chroma_copy import settle
 from saju_ops.backup.chroma_files import refuse_other
 from saju_ops.backup.chroma_pack import Hashes, Listing, listed, look_through, pack, unpack
 from saju_ops.backup.chroma_process import Worker, ask, one_at_a_time, scratch_folder
@@ -207,6 +208,7 @@ def _copy(source: Source, work: Path, memory_mb: int) -> dict[str, Any]:
     if source.host:
         fetched = ask("fetch", work, host=source.host, port=source.port, target=target)
         ask("index", work, folder=target, memory_mb=memory_mb)
+        settle(Path(target))
         return fetched
     return ask("copy", work, source=str(source.folder), target=target)
 

@@ -129,6 +129,15 @@ def _copy_under_lock(source: Path, target: Path, known: dict[str, State], copied
     copied.files, copied.bytes = len(files), sum(p.stat().st_size for p in files)
 
 
+def settle(folder: Path) -> None:
+    """Brings a folder of ours to rest that another process has opened by Chroma, and that has ended. Chroma empties its
+    queue by a thread of its own; were that cut off, SQLite takes it back now, and not when somebody reads the folder
+    without a look at its journal."""
+    with _closing(_connect(folder / DATABASE)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+
+
 def _copy_indexes(
     source: Path, target: Path, names: list[str], known: dict[str, State], copied: Copied
 ) -> dict[str, State]:

@@ -22,6 +22,7 @@ from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from saju_ops.backup.chroma import Source, expectation, extract_snapshot, source_of
+from saju_ops.backup.chroma_copy import settle
 from saju_ops.backup.chroma_files import DATABASE
 from saju_ops.backup.chroma_process import PREFIX, ask, scratch_folder
 from saju_ops.backup.manifest import BackupManifest, backups, passed_over, stamp
@@ -205,7 +206,8 @@ def _indexed(plan: ChromaRestore, folder: Path, scratch: Path) -> Path:
         shutil.copytree(folder, whole, copy_function=shutil.copy)
         whole.chmod(0o700)
         ask("complete", scratch, folder=str(folder), twin=str(whole))
-    except (TornCopy, OSError):
+        settle(whole)
+    except (TornCopy, OSError, sqlite3.Error):
         plan.index_failed = True
         return folder
     return whole
