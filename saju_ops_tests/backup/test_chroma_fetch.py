@@ -396,9 +396,9 @@ def peak_of(task: str, **request: Any) -> int:
 
 
 def test_fetching_proving_and_pushing_take_the_same_memory_for_many_vectors_as_for_few(tmp_path: Path) -> None:
-    """10,000 of 1,024 dimensions more: an index of them, and they themselves, are 42 MB each."""
+    """7,000 of 1,024 dimensions more: they themselves, and an index of them, are 30 MB each."""
     peaks: dict[str, list[int]] = {"fetch": [], "judge": [], "read": [], "push": []}
-    for count in (2000, 12000):
+    for count in (2000, 9000):
         work = tmp_path / str(count)
         work.mkdir()
         with serving(work / "server") as port:
