@@ -117,6 +117,8 @@ def main() -> None:
     os.dup2(2, 1)
     os.umask(0o077)
     if sys.argv[1:] == ["warm"]:
+        import numpy  # noqa: F401
+
         from saju_ops.backup import chroma_check, chroma_engine  # noqa: F401
 
         chroma_engine.warm()
