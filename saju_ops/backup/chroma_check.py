@@ -34,6 +34,7 @@ from saju_ops.backup.chroma_files import (
     Collection,
     Digest,
     Record,
+    characters_of,
     contents,
     described,
     record_digest,
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 # Records at once. A page without a limit fails beyond some 30,000, for the number of SQL variables. Of 768 dimensions,
 # 250 cost the least: their numbers, each an object of Python's, still fit into the processor's cache.
 PAGE = 250
+# Numbers in the vectors of a page, characters in its texts, and records of a collection's first pages, which tell how
+# long those are.
+PAGE_NUMBERS, PAGE_CHARACTERS, FIRST_PAGES = 250 * 768, 1 << 20, 25
 # Of ids alone.
 IDS = 5_000
 RECORDS = ["documents", "uris", "metadatas"]
@@ -342,6 +346,8 @@ class _Comparison:
         self._count = int(server._count(model.id, **self._where))
         self._number = min(NEAREST, self._count)
         self._asked = vectors.of(self._sample() if searchable else [])
+        self._largest = max(1, min(PAGE, PAGE_NUMBERS // (collection.dimension or 1)))
+        self._page = min(FIRST_PAGES, self._largest)
         # Of each of the sample: how far the nearest are, of all vectors, and how far the farthest is.
         self._near = np.full((self._number, len(self._asked)), np.inf)
         self._farthest = np.zeros(len(self._asked))
@@ -360,9 +366,18 @@ class _Comparison:
         """Every id, a page at a time."""
         for offset in range(0, 1 << 60, IDS):
             ids = self._ids(offset, IDS)
-            yield from (ids[start : start + PAGE] for start in range(0, len(ids), PAGE))
+            start = 0
+            while start < len(ids):
+                end = start + self._page
+                yield ids[start:end]
+                start = end
             if len(ids) < IDS:
                 return
+
+    def _fit(self, page: list[Row]) -> None:
+        """Sets how many records the pages from the one after the next on have."""
+        characters = sum(characters_of(record) for _, record, _ in page)
+        self._page = max(1, min(self._largest, PAGE_CHARACTERS * len(page) // max(characters, 1)))
 
     def told(self, digest_vectors: bool) -> _Told:
         # Before the records are looked at: the index is what most often is torn.
@@ -373,6 +388,7 @@ class _Comparison:
         # Closed before Chroma is, whatever is found.
         with closing(pages(self._server, self._model, *where, ids=self._named(), include=include)) as coming:
             for page in coming:
+                self._fit(page)
                 for id, record, _ in page:
                     records.add(record_digest(id, record))
                 self._compare(page, of_vectors)

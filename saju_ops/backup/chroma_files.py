@@ -17,9 +17,8 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from saju_ops.backup.chroma_index import Index
@@ -31,9 +30,8 @@ if TYPE_CHECKING:
 
 DATABASE = "chroma.sqlite3"
 DOCUMENT, URI = "chroma:document", "chroma:uri"
-# Records read at once.
-BATCH = 1_000
-T = TypeVar("T")
+# Records read at once, and characters of their texts.
+BATCH, BATCH_CHARACTERS = 1_000, 1 << 20
 _ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 _MASK = (1 << 256) - 1
 
@@ -334,9 +332,26 @@ def _content(files: ChromaFiles, collection: Collection) -> dict[str, Any]:
     return described(collection, records, of_vectors)
 
 
-def batched(items: Iterator[T], size: int) -> Iterator[list[T]]:
-    while some := list(islice(items, size)):
+def batched(
+    records: Iterator[tuple[str, Record]], size: int, most: int = BATCH_CHARACTERS
+) -> Iterator[list[tuple[str, Record]]]:
+    """As many at a time as were asked for; less where their texts are long."""
+    some: list[tuple[str, Record]] = []
+    characters = 0
+    for id, record in records:
+        some.append((id, record))
+        characters += characters_of(record)
+        if len(some) == size or characters >= most:
+            yield some
+            some, characters = [], 0
+    if some:
         yield some
+
+
+def characters_of(record: Record) -> int:
+    """Of its texts."""
+    count = len(record.document or "") + len(record.uri or "")
+    return count + sum(len(value) for value in record.metadata.values() if isinstance(value, str | list))
 
 
 def described(collection: Collection, records: Digest, vectors: Digest | None) -> dict[str, Any]:

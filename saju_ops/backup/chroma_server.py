@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from saju_ops.backup.chroma_check import Row, databases, models, shown_configuration
+from saju_ops.backup.chroma_files import characters_of
 from saju_ops.errors import OperatorError
 
 # The usual tenant: the API can't list tenants.
@@ -97,7 +98,7 @@ def write(server: Any, id: Any, tenant: str, database: str, rows: list[Row]) -> 
 def weight(row: Row) -> int:
     """Bytes that a record takes in a request, roughly."""
     id, record, vector = row
-    return len(id) + len(record.document or "") + len(str(record.metadata)) + (0 if vector is None else vector.nbytes)
+    return len(id) + 20 * len(record.metadata) + characters_of(record) + (0 if vector is None else vector.nbytes)
 
 
 # --- looking ---------------------------------------------------------------------------------------------------
