@@ -9,8 +9,9 @@ no text is embedded.
 Chroma changes a directory by opening it, so it opens a copy, and the directory stays as it is. It holds a collection's
 whole index in memory, so it opens the copy anew for each. A collection whose index would take more memory than is
 allowed is opened by Chroma without its index: Chroma gives every record, and the index is searched where it lies, by
-its own links, as Chroma's search does (`chroma_index`). So memory stays within the limit at any size. One that has no
-index yet, since it was fetched from a server and has no room, is opened alike; there is nothing to search then.
+its own links, as Chroma's search does (`chroma_index`). So memory stays within the limit at any size. Of one that has
+no index yet, since it was fetched from a server and has no room, Chroma makes an index of the first vectors, as many as
+have room, and neighbours are looked up among these.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from saju_ops.backup.chroma_files import (
     refuse_other,
     vector_digest,
 )
-from saju_ops.backup.chroma_vectors import Vectors, distances
+from saju_ops.backup.chroma_vectors import UPSERT, Vectors, distances
 from saju_ops.errors import TornCopy
 
 if TYPE_CHECKING:
@@ -93,8 +94,9 @@ def check_folder(
     told = judged(folder, twin, memory_mb=memory_mb)
     refuse_other(expected, told["contents"])
     looked_for, found = told["neighbours_looked_for"], told["neighbours_found"]
-    # Where another memory is allowed now, a collection that had no index then may have one now.
-    if looked_for == neighbours[0] and found < neighbours[1] - FEWER_THAN_BEFORE * looked_for:
+    # Among some of the vectors, as many as have room, another share is found.
+    comparable = looked_for == neighbours[0] and not told["not_indexed"]
+    if comparable and found < neighbours[1] - FEWER_THAN_BEFORE * looked_for:
         raise TornCopy(
             f"its index finds {found} of {looked_for} nearest neighbours; {neighbours[1]} when it was taken"
         )
@@ -110,7 +112,7 @@ def judged(
 
     `memory_mb`: Chroma opens or makes an index only if this process stays below that many MB by it, or whatever it
     takes (None). `searched_in_files` names the collections of the others, and `not_indexed` those of them that have no
-    index, so that no neighbours could be looked for.
+    index, so that neighbours were looked for among those vectors only of which one was made.
     """
     with ChromaFiles(folder) as files:
         try:
@@ -175,13 +177,16 @@ def _checked(
 ) -> _Told:
     vectors = files.vectors(collection)
     in_files = memory_mb is not None and memory_of(files, collection, vectors) > memory_mb << 20
-    if in_files:
-        _without_index(twin, collection, files.last_write(collection))
+    some: list[int] = []
+    if memory_mb is not None and in_files:
+        if not vectors.indexed:
+            some = vectors.queue.first(max(0, (memory_mb << 20) - BESIDE_AN_INDEX) // _memory_of_one(collection))
+        _without_index(twin, collection, files.last_write(collection), some)
     with opened(twin) as server:
         model = server.get_collection(collection.name, tenant=collection.tenant, database=collection.database)
         _same_settings(model, collection)
         try:
-            return _Comparison(server, model, collection, vectors, in_files).told(digest_vectors)
+            return _Comparison(server, model, collection, vectors, in_files, some).told(digest_vectors)
         except KeyError:
             raise TornCopy(f"a record of the collection {collection.label} has no vector in its files") from None
 
@@ -195,26 +200,37 @@ def memory_of(files: ChromaFiles, collection: Collection, vectors: Vectors) -> i
         return path.stat().st_size if path.is_file() else 0
 
     elements, ids = size("data_level0.bin") + size("link_lists.bin"), size("index_metadata.pickle")
-    vector = 4 * (collection.dimension or 0)
+    return BESIDE_AN_INDEX + elements + FOR_IDS * ids + vectors.waiting * _memory_of_one(collection)
+
+
+def _memory_of_one(collection: Collection) -> int:
+    """Bytes for a vector that waits, when Chroma makes an index of it."""
     links = 8 * int(collection.configuration["hnsw"].get("max_neighbors") or USUAL_NEIGHBOURS)
-    waiting = vectors.waiting * (2 * vector + links + FOR_IDS * USUAL_ID)
-    return BESIDE_AN_INDEX + elements + FOR_IDS * ids + waiting
+    return 8 * (collection.dimension or 0) + links + FOR_IDS * USUAL_ID
 
 
-def _without_index(twin: Path, collection: Collection, last_write: int) -> None:
+def _without_index(twin: Path, collection: Collection, last_write: int, but: list[int]) -> None:
     """Has Chroma find an empty index there, that lacks nothing: it loads an index whole before it gives anything. What
-    waits in the queue for the index alone goes, too, for Chroma reads that into memory, whatever its index has."""
+    waits in the queue for the index alone goes, too, for Chroma reads that into memory, whatever its index has; `but`
+    for these numbers, of which it makes one."""
     shutil.rmtree(twin / collection.vector_segment, ignore_errors=True)
     with closing(sqlite3.connect(twin / DATABASE)) as connection, connection:
         connection.execute("PRAGMA synchronous = OFF")
+        if not but:
+            connection.execute(
+                "INSERT OR REPLACE INTO max_seq_id (segment_id, seq_id) VALUES (?, ?)",
+                (collection.vector_segment, last_write),
+            )
+        connection.execute("CREATE TEMP TABLE kept (seq_id INTEGER PRIMARY KEY)")
+        connection.executemany("INSERT INTO kept VALUES (?)", ((number,) for number in but))
         connection.execute(
-            "INSERT OR REPLACE INTO max_seq_id (segment_id, seq_id) VALUES (?, ?)",
-            (collection.vector_segment, last_write),
-        )
-        connection.execute(
-            "DELETE FROM embeddings_queue WHERE topic LIKE ? ESCAPE '!'"
+            "DELETE FROM embeddings_queue WHERE topic LIKE ? ESCAPE '!' AND seq_id NOT IN (SELECT seq_id FROM kept)"
             " AND seq_id <= (SELECT seq_id FROM max_seq_id WHERE segment_id = ? AND typeof(seq_id) = 'integer')",
             ("%/" + collection.id, collection.metadata_segment),
+        )
+        # What one of them changed may be gone.
+        connection.execute(
+            f"UPDATE embeddings_queue SET operation = {UPSERT} WHERE seq_id IN (SELECT seq_id FROM kept)"  # noqa: S608
         )
 
 
@@ -336,16 +352,22 @@ class _Comparison:
     """What Chroma gives of a collection, beside the vectors that the files hold, in one pass, and without holding
     anything for each record."""
 
-    def __init__(self, server: Any, model: Any, collection: Collection, vectors: Vectors, in_files: bool) -> None:
+    def __init__(
+        self, server: Any, model: Any, collection: Collection, vectors: Vectors, in_files: bool, some: list[int]
+    ) -> None:  # fmt: skip
+        """`some`: the numbers in the queue of the only vectors of which Chroma makes an index."""
         import numpy as np
 
         self._server, self._model, self._collection, self._vectors = server, model, collection, vectors
         self._in_files = in_files
-        searchable = collection.dimension and (vectors.indexed or not in_files)
+        self._last = some[-1] if some else None
         self._where = {"tenant": collection.tenant, "database": collection.database}
         self._count = int(server._count(model.id, **self._where))
-        self._number = min(NEAREST, self._count)
-        self._asked = vectors.of(self._sample() if searchable else [])
+        self._searched = len(some) if in_files and not vectors.indexed else self._count
+        self._number = min(NEAREST, self._searched)
+        spread = some[:: max(1, len(some) // SAMPLE)][:SAMPLE]
+        sample = vectors.queue.named(spread) if some else self._sample() if self._number else []
+        self._asked = vectors.of(sample if collection.dimension else [])
         self._largest = max(1, min(PAGE, PAGE_NUMBERS // (collection.dimension or 1)))
         self._page = min(FIRST_PAGES, self._largest)
         # Of each of the sample: how far the nearest are, of all vectors, and how far the farthest is.
@@ -408,7 +430,9 @@ class _Comparison:
         if digest is not None:
             for id, vector in zip(ids, stored, strict=True):
                 digest.add(vector_digest(id, vector))
-        if len(self._asked):
+        if self._last is not None:
+            stored = stored[self._vectors.queue.until(ids, self._last)]
+        if len(self._asked) and len(stored):
             far = distances(stored, self._asked, space)
             self._farthest = np.maximum(self._farthest, np.abs(far).max(axis=0))
             both = np.concatenate([self._near, far])
@@ -418,7 +442,7 @@ class _Comparison:
         """Of each of the sample, the vectors that the index finds nearest to it: by Chroma, or in its files."""
         if not len(self._asked):
             return []
-        if self._in_files:
+        if self._in_files and self._last is None:
             width = int(self._collection.configuration["hnsw"].get("ef_search") or WIDTH)
             return self._vectors.nearest(self._asked, self._number, width)
         answer = self._server._query(
@@ -444,7 +468,7 @@ class _Comparison:
             neighbours += int((near <= limit).sum())
             # By inner product something else may be nearer; then being among the nearest is all there is to ask for.
             selves += bool((near <= own).any())
-        too_few = neighbours < (NEIGHBOURS_AT_LEAST if self._count <= FEW else 0) * looked_for
+        too_few = neighbours < (NEIGHBOURS_AT_LEAST if self._searched <= FEW else 0) * looked_for
         if too_few or selves < THEMSELVES_AT_LEAST * len(found):
             raise TornCopy(
                 f"the index of {self._collection.label} finds {neighbours} of {looked_for} nearest neighbours and"

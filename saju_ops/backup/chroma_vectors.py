@@ -97,6 +97,24 @@ class Waiting:
         asked = f"SELECT seq_id, vector FROM embeddings_queue WHERE seq_id IN ({marks})"  # noqa: S608
         return dict(self._connection.execute(asked, numbers))
 
+    def first(self, count: int) -> list[int]:
+        """The numbers in the queue of so many that wait, the first ones."""
+        asked = "SELECT seq_id FROM waiting WHERE seq_id IS NOT NULL ORDER BY seq_id LIMIT ?"
+        return [number for (number,) in self._ids.execute(asked, (count,))]
+
+    def named(self, numbers: Sequence[int]) -> list[str]:
+        """Their ids."""
+        return [self._ids.execute("SELECT id FROM waiting WHERE seq_id = ?", (n,)).fetchone()[0] for n in numbers]
+
+    def until(self, ids: Sequence[str], last: int) -> list[bool]:
+        """Of each, whether it waits and its number is not above that one."""
+        found: set[str] = set()
+        for start in range(0, len(ids), ASKED_AT_ONCE):
+            some = ids[start : start + ASKED_AT_ONCE]
+            asked = f"SELECT id FROM waiting WHERE seq_id <= ? AND id IN ({','.join('?' * len(some))})"  # noqa: S608
+            found.update(id for (id,) in self._ids.execute(asked, (last, *some)))
+        return [id in found for id in ids]
+
     def pages(self) -> Iterator[np.ndarray]:
         """Every vector that waits, some rows at a time."""
         import numpy as np
@@ -122,19 +140,19 @@ class Vectors:
     """Vectors by id."""
 
     def __init__(self, index: Index | None, waiting: Waiting) -> None:
-        self._index, self._waiting = index, waiting
+        self._index, self.queue = index, waiting
 
     @property
     def indexed(self) -> bool:
         """Whether there is an index at all, or there is nothing to make one of."""
-        return self._index is not None or not self._waiting.count
+        return self._index is not None or not self.queue.count
 
     @property
     def waiting(self) -> int:
-        return self._waiting.count
+        return self.queue.count
 
     def __len__(self) -> int:
-        return (len(self._index.names) if self._index else 0) + self._waiting.more_than_the_index()
+        return (len(self._index.names) if self._index else 0) + self.queue.more_than_the_index()
 
     def nearest(self, asked: np.ndarray, number: int, width: int) -> list[np.ndarray]:
         """For each row of `asked` some vectors, among them the `number` that are found nearest to it: in the index by
@@ -145,7 +163,7 @@ class Vectors:
         found = self._nearest_waiting(asked, number)
         if self._index is None:
             return found
-        besides = self._waiting.changed_elements()
+        besides = self.queue.changed_elements()
         searched = [self._index.nearest(one, number, width, besides) for one in asked]
         return [np.concatenate(both) for both in zip(searched, found, strict=True)]
 
@@ -154,8 +172,8 @@ class Vectors:
 
         vectors = [np.empty((0, asked.shape[1]), "<f4") for _ in asked]
         far = [np.empty(0) for _ in asked]
-        for page in self._waiting.pages():
-            for n, column in enumerate(distances(page, asked, self._waiting.space).T):
+        for page in self.queue.pages():
+            for n, column in enumerate(distances(page, asked, self.queue.space).T):
                 both = np.concatenate([far[n], column])
                 nearest = np.argsort(both, kind="stable")[:number]
                 far[n], vectors[n] = both[nearest], np.concatenate([vectors[n], page])[nearest]
@@ -167,7 +185,7 @@ class Vectors:
 
         if not ids:
             return np.empty((0, 0), "<f4")
-        over = self._waiting.of(ids)
+        over = self.queue.of(ids)
         gone = [id for id, vector in over.items() if vector is None]
         kept = [n for n, id in enumerate(ids) if id not in over]
         if gone or (kept and self._index is None):

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from saju_ops.backup import chroma_fetch, chroma_process, chroma_restore, scratch_database
+from saju_ops.backup import chroma_check, chroma_fetch, chroma_process, chroma_restore, scratch_database
 from saju_ops.backup.chroma import Snapshot, Source, drill_snapshot, extract_snapshot, take_snapshot
 from saju_ops.backup.chroma_check import databases, models
 from saju_ops.backup.chroma_copy import settle
@@ -288,6 +288,55 @@ def test_its_snapshot_says_so_and_is_proven_with_any_memory(without_room: Withou
     assert (by_chroma["not_indexed"], by_chroma["neighbours_looked_for"]) == ([], 400)
     assert by_chroma["neighbours_share"] > 0.9
     assert drill_snapshot(storage, taken.manifest, memory_mb=NO_ROOM)["not_indexed"] == proof["not_indexed"]
+
+
+def room_for(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """With 1 MB allowed, Chroma may make an index of so many vectors of 16 dimensions."""
+    one = 8 * 16 + 8 * 16 + chroma_check.FOR_IDS * chroma_check.USUAL_ID
+    monkeypatch.setattr(chroma_check, "BESIDE_AN_INDEX", (1 << 20) - count * one)
+
+
+def test_chroma_makes_an_index_of_as_many_as_have_room_and_finds_neighbours_among_them(
+    without_room: WithoutRoom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, taken, _ = without_room
+    extract_snapshot(storage, taken.manifest, tmp_path / "out")
+    room_for(monkeypatch, 150)
+    told = chroma_check.check_folder(tmp_path / "out", taken.manifest.contents, memory_mb=1)
+    assert (told["not_indexed"], told["searched_in_files"]) == (["saju_knowledge"], ["saju_knowledge"])
+    assert (told["neighbours_looked_for"], told["records_compared"]) == (400, 480)
+    assert told["neighbours_share"] > 0.9
+    monkeypatch.setattr(chroma_check, "THEMSELVES_AT_LEAST", 1.01)
+    with pytest.raises(TornCopy, match="vectors themselves only"):
+        chroma_check.check_folder(tmp_path / "out", taken.manifest.contents, memory_mb=1)
+
+
+def test_an_index_of_others_than_the_files_hold_is_found(
+    without_room: WithoutRoom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chroma is handed other vectors than the files hold: what it finds near is not what is near."""
+    storage, taken, _ = without_room
+    extract_snapshot(storage, taken.manifest, tmp_path / "out")
+    twin = tmp_path / "twin"
+    subprocess.run(["cp", "-r", str(tmp_path / "out"), str(twin)], check=True)
+    with closing(sqlite3.connect(twin / "chroma.sqlite3")) as connection, connection:
+        mine = "topic LIKE '%' || (SELECT id FROM collections WHERE name = 'saju_knowledge')"
+        rows = connection.execute(f"SELECT seq_id, vector FROM embeddings_queue WHERE {mine}").fetchall()  # noqa: S608
+        moved = [(rows[n - 100][1], number) for n, (number, _) in enumerate(rows)]
+        connection.executemany("UPDATE embeddings_queue SET vector = ? WHERE seq_id = ?", moved)
+    room_for(monkeypatch, 150)
+    with pytest.raises(TornCopy, match=r"the index of \w+ finds \d+ of 200 nearest neighbours"):
+        chroma_check.judged(tmp_path / "out", twin, memory_mb=1)
+
+
+def test_changes_that_wait_are_in_the_index_of_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder whose chatbot has its index written every 10,000 records: updates, deletions, and records added anew."""
+    folder = make_folder(tmp_path / "chroma_db", {"saju_knowledge": 140, "fortune_patterns": 90}, sync=10_000)
+    room_for(monkeypatch, 80)
+    told = chroma_check.check_folder(folder, None, memory_mb=1)
+    assert sorted(told["not_indexed"]) == ["fortune_patterns", "saju_knowledge"]
+    assert told["neighbours_looked_for"] == 400
+    assert told["neighbours_share"] > 0.9
 
 
 def test_chroma_makes_the_index_of_what_was_extracted_when_it_opens_it(
