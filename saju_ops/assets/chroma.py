@@ -69,9 +69,9 @@ def snapshot_asset() -> dg.AssetsDefinition:
                 description="The stored file, read back, holds the files that Chroma opened in a scratch folder, each"
                 " of the same SHA-256; they have the collections, counts, metadata, configuration, ids, documents and"
                 " vectors that were copied, and their index finds the nearest neighbours of a sample (an index that"
-                " takes more than CHROMA_PROOF_MEMORY_MB is searched in its files, not by Chroma; a server's is made"
-                " when the snapshot is restored, and nothing is searched). Blocking: what"
-                " fails is thrown away and taken again; when none can be proven, nothing is stored and the run fails.",
+                " takes more than CHROMA_PROOF_MEMORY_MB is searched in its files, not by Chroma; of a server,"
+                " one is made of as many vectors as have room). Blocking: what fails is thrown away and taken again; when"
+                " none can be proven, nothing is stored and the run fails.",
             )
         ],
     )
