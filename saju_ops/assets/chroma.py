@@ -70,8 +70,8 @@ def snapshot_asset() -> dg.AssetsDefinition:
                 " of the same SHA-256; they have the collections, counts, metadata, configuration, ids, documents and"
                 " vectors that were copied, and their index finds the nearest neighbours of a sample (an index that"
                 " takes more than CHROMA_PROOF_MEMORY_MB is searched in its files, not by Chroma; of a server,"
-                " one is made of as many vectors as have room). Blocking: what fails is thrown away and taken again; when"
-                " none can be proven, nothing is stored and the run fails.",
+                " one is made of as many vectors as have room). Blocking: what fails is thrown away and taken again;"
+                " when none can be proven, nothing is stored and the run fails.",
             )
         ],
     )
