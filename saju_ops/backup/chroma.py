@@ -289,10 +289,10 @@ def extract_snapshot(storage: Storage, manifest: BackupManifest, target: Path) -
 
 def expectation(manifest: BackupManifest) -> dict[str, Any]:
     """What the worker's check compares a restored snapshot with."""
-    # Of those that were looked up among some of the vectors only, nothing follows for all of them.
-    told = {} if manifest.proof.get("not_indexed") else manifest.proof
-    neighbours = [int(told.get(name, 0)) for name in ("neighbours_looked_for", "neighbours_found")]
-    return {"expected": manifest.contents, "neighbours": neighbours}
+    # Among some of the vectors a larger share is found than among all: of a collection that had no index then, it says
+    # nothing of the index that there will be.
+    share = 0.0 if manifest.proof.get("not_indexed") else float(manifest.proof.get("neighbours_share", 0.0))
+    return {"expected": manifest.contents, "share": share}
 
 
 def drill_snapshot(storage: Storage, manifest: BackupManifest, *, memory_mb: int = PROOF_MEMORY_MB) -> dict[str, Any]:

@@ -76,14 +76,13 @@ THEMSELVES_AT_LEAST, NEIGHBOURS_AT_LEAST, FEW, FEWER_THAN_BEFORE = 0.8, 0.3, 20_
 
 
 def check_folder(
-    folder: Path, expected: dict[str, Any] | None, neighbours: tuple[int, int] = (0, 0), twin: Path | None = None, *,
-    memory_mb: int,
-) -> dict[str, Any]:  # fmt: skip
+    folder: Path, expected: dict[str, Any] | None, share: float = 0.0, twin: Path | None = None, *, memory_mb: int
+) -> dict[str, Any]:
     """What the folder holds, proven. Raises TornCopy, naming collections and never a record.
 
-    With `expected`, the contents that a manifest holds, they must be the same; `neighbours` says how many were looked
-    for and how many were found when the snapshot was taken. Chroma opens `twin`, which should hold the same and is
-    removed; where none is given, it is copied beside the folder first. `memory_mb` as in `judged`.
+    With `expected`, the contents that a manifest holds, they must be the same; `share` is that of neighbours that were
+    found when the snapshot was taken. Chroma opens `twin`, which should hold the same and is removed; where none is
+    given, it is copied beside the folder first. `memory_mb` as in `judged`.
     """
     if expected is None:
         with ChromaFiles(folder) as files:
@@ -93,12 +92,10 @@ def check_folder(
         shutil.copytree(folder, twin, copy_function=shutil.copyfile)
     told = judged(folder, twin, memory_mb=memory_mb)
     refuse_other(expected, told["contents"])
-    looked_for, found = told["neighbours_looked_for"], told["neighbours_found"]
-    # Among some of the vectors, as many as have room, another share is found.
-    comparable = looked_for == neighbours[0] and not told["not_indexed"]
-    if comparable and found < neighbours[1] - FEWER_THAN_BEFORE * looked_for:
+    looked_for, neighbours = told["neighbours_looked_for"], told["neighbours_found"]
+    if neighbours < (share - FEWER_THAN_BEFORE) * looked_for:
         raise TornCopy(
-            f"its index finds {found} of {looked_for} nearest neighbours; {neighbours[1]} when it was taken"
+            f"its index finds {neighbours} of {looked_for} nearest neighbours; {share:.0%} when it was taken"
         )
     return told
 

@@ -4,7 +4,7 @@ A server offers no snapshot, so collections are read page by page, and then agai
 changed. Records that were there before it began and did not change are in it for certain; a server that never rests
 gives what the last pass saw, and the answer says how many records were moving.
 
-Memory: 150 MB, at any size. Chroma's own code writes the folder, and it would make each collection's index in memory,
+Memory: 180 MB, at any size. Chroma's own code writes the folder, and it would make each collection's index in memory,
 4 KB for a vector. So the folder says that its indexes have everything already; documents and metadata go into their
 tables, and vectors stay in the queue, where Chroma keeps what it acknowledged and has not indexed yet. In the end the
 folder says the truth. Then an index is made of what has room (`make_indexes`); the others Chroma makes when it opens

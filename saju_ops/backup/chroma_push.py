@@ -4,7 +4,7 @@ A collection is filled under another name, read back and compared record by reco
 that is there already is refused, or renamed where the operator named it: nothing is deleted.
 
 Records are read from the folder's files, some at a time, and not through Chroma, which would load or make each index
-whole to give them: 200 MB at any size.
+whole to give them: 150 MB at any size.
 """
 
 from __future__ import annotations

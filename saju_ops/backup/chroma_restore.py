@@ -87,7 +87,6 @@ class ChromaRestore:
             )
         return lines
 
-
     def about_indexes(self) -> list[str]:
         if not self.not_indexed:
             return []

@@ -45,7 +45,7 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
 
     twin = Path(request["twin"]) if "twin" in request else None
     return check_folder(
-        Path(request["folder"]), request.get("expected"), tuple(request.get("neighbours", (0, 0))), twin,
+        Path(request["folder"]), request.get("expected"), request.get("share", 0.0), twin,
         memory_mb=request["memory_mb"],
     )  # fmt: skip
 
