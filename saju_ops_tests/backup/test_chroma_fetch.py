@@ -43,18 +43,11 @@ from saju_ops_tests.backup.chroma_scene import (
     vectors,
 )
 
+pytestmark = pytest.mark.usefixtures("own_scratch")
 KST = ZoneInfo("Asia/Seoul")
 AT = datetime(2026, 9, 30, 18, 30, tzinfo=UTC)
 WHERE = {"tenant": TENANT, "database": DATABASE}
 NO_ROOM = 1
-
-
-@pytest.fixture(autouse=True)
-def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    scratch = tmp_path / "tmp"
-    scratch.mkdir()
-    monkeypatch.setattr(chroma_process, "scratch_root", lambda: scratch)
-    return scratch
 
 
 def rows_in(folder: Path, sql: str) -> list[Any]:

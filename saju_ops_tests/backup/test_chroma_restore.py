@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from click.testing import CliRunner
 
-from saju_ops.backup import chroma_process, chroma_restore
+from saju_ops.backup import chroma_restore
 from saju_ops.backup.chroma import Snapshot, Source, take_snapshot
 from saju_ops.backup.chroma_push import UNFINISHED
 from saju_ops.backup.chroma_restore import ChromaRestore, restore_snapshot
@@ -30,6 +30,7 @@ from saju_ops.errors import ProofFailed, Refused
 from saju_ops.storage.local import LocalStorage
 from saju_ops_tests.backup.chroma_scene import Everything, assert_same, held_by, held_in, make_folder, serving
 
+pytestmark = pytest.mark.usefixtures("own_scratch")
 KST = ZoneInfo("Asia/Seoul")
 AT = datetime(2026, 9, 30, 18, 30, tzinfo=UTC)
 
@@ -51,14 +52,6 @@ def storage(taken: Any) -> LocalStorage:
 @pytest.fixture
 def wanted(taken: Any) -> Everything:
     return taken[3]
-
-
-@pytest.fixture(autouse=True)
-def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    scratch = tmp_path / "tmp"
-    scratch.mkdir()
-    monkeypatch.setattr(chroma_process, "scratch_root", lambda: scratch)
-    return scratch
 
 
 def restore(storage: LocalStorage, target: Path, **more: Any) -> ChromaRestore:

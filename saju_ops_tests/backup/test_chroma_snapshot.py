@@ -23,7 +23,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from saju_ops.backup import chroma, chroma_process
+from saju_ops.backup import chroma
 from saju_ops.backup.chroma import Source, drill_snapshot, extract_snapshot, take_snapshot
 from saju_ops.backup.chroma_check import check_folder
 from saju_ops.backup.chroma_files import ChromaFiles, contents
@@ -46,6 +46,7 @@ from saju_ops_tests.backup.chroma_scene import (
     writing,
 )
 
+pytestmark = pytest.mark.usefixtures("own_scratch")
 KST = ZoneInfo("Asia/Seoul")
 AT = datetime(2026, 9, 30, 18, 30, tzinfo=UTC)  # 03:30 on 1 October in Seoul
 PASSWORD = "correct horse battery"
@@ -83,14 +84,6 @@ def taken(stored: LocalStorage, tmp_path: Path) -> tuple[LocalStorage, BackupMan
 
 
 Taken = tuple[LocalStorage, BackupManifest]
-
-
-@pytest.fixture(autouse=True)
-def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    scratch = tmp_path / "tmp"
-    scratch.mkdir()
-    monkeypatch.setattr(chroma_process, "scratch_root", lambda: scratch)
-    return scratch
 
 
 def take(storage: Any, folder: Path, **more: Any) -> chroma.Snapshot:

@@ -20,7 +20,6 @@ from click.testing import CliRunner
 from saju_ops.alerts.reports_backups import verify_report
 from saju_ops.archive.manifest import parse_manifest
 from saju_ops.archive.window import parse_day
-from saju_ops.backup import chroma_process
 from saju_ops.backup.chroma import Source, take_snapshot
 from saju_ops.backup.dump import DumpOptions, dump_databases
 from saju_ops.backup.manifest import backups, read_manifest, write_manifest
@@ -39,6 +38,7 @@ from saju_ops_tests.archive.scene import Scene
 from saju_ops_tests.backup.chroma_scene import make_folder
 from saju_ops_tests.backup.test_retention import Two
 
+pytestmark = pytest.mark.usefixtures("own_scratch")
 KST = ZoneInfo("Asia/Seoul")
 NOW = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)
 
@@ -90,14 +90,6 @@ def test_a_manifest_that_the_store_does_not_give_is_told_and_the_rest_is_verifie
     told = prune(Refusing(storage.root), Policy(1), now=NOW + timedelta(days=99), zone=KST, dry_run=False)
     assert told.deleted == []
     assert "can't be read" in told.strangers[0]
-
-
-@pytest.fixture(autouse=True)
-def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    scratch = tmp_path / "tmp"
-    scratch.mkdir()
-    monkeypatch.setattr(chroma_process, "scratch_root", lambda: scratch)
-    return scratch
 
 
 def look(storage: Any, **more: Any) -> VerifyResult:
