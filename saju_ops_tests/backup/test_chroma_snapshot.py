@@ -29,6 +29,7 @@ from saju_ops.backup.chroma_check import check_folder
 from saju_ops.backup.chroma_files import ChromaFiles, contents
 from saju_ops.backup.chroma_pack import FOLDER, Hashes, Listing, listed, look_through, pack, unpack
 from saju_ops.backup.chroma_process import PREFIX, ask, one_at_a_time, scratch_folder
+from saju_ops.backup.chroma_server import connect
 from saju_ops.backup.chroma_usage import usage
 from saju_ops.backup.manifest import BackupManifest, backups, read_manifest
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused, TornCopy
@@ -600,38 +601,61 @@ from saju_ops.backup.chroma import Source, take_snapshot
 from saju_ops.storage import open_storage
 print("begun", flush=True)
 at = datetime(2026, 9, 30, 18, 30, int(sys.argv[4]), tzinfo=timezone.utc)
-source, zone = Source(folder=Path(sys.argv[1])), ZoneInfo("Asia/Seoul")
-take_snapshot(open_storage(sys.argv[2]), source, zone=zone, clock=lambda: at)
+port = sys.argv[1]
+source = Source(host="127.0.0.1", port=int(port)) if port.isdigit() else Source(folder=Path(sys.argv[1]))
+take_snapshot(open_storage(sys.argv[2]), source, zone=ZoneInfo("Asia/Seoul"), clock=lambda: at)
 """
+
+
+def killed_at_random(source: str, storage: LocalStorage, scratch: Path, rounds: int, longest_seconds: float) -> None:
+    random = Random(7)
+    for number in range(rounds):
+        command = [sys.executable, "-c", KILLED, source, str(storage.root), str(scratch), str(number)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(random.uniform(0, longest_seconds))
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    for manifest in backups(storage, "chroma_snapshot"):
+        assert drill_snapshot(storage, manifest)["records_compared"] == 290
+
+
+def assert_scratch_is_cleaned(scratch: Path) -> None:
+    with scratch_folder():
+        pass
+    deadline = time.monotonic() + 10
+    while scratch_left(scratch) and time.monotonic() < deadline:
+        time.sleep(0.2)  # a worker ends a moment after its parent
+        with scratch_folder():
+            pass
+    assert scratch_left(scratch) == []
 
 
 @pytest.mark.kill
 def test_killed_at_any_moment_it_leaves_no_half_snapshot_and_the_next_run_cleans_up(
     folder: Path, storage: LocalStorage, own_scratch: Path
 ) -> None:
-    random = Random(7)
     before = held_in(folder)
-    for number in range(4):
-        command = [sys.executable, "-c", KILLED, str(folder), str(storage.root), str(own_scratch), str(number)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(random.uniform(0, 2.2))
-        process.kill()
-        process.wait()
-        process.stdout.close()
-    for manifest in backups(storage, "chroma_snapshot"):
-        assert drill_snapshot(storage, manifest)["records_compared"] == 290
+    killed_at_random(str(folder), storage, own_scratch, 4, 2.2)
     take(storage, folder, run_id="last") if not storage.exists("chroma/chromadb_20261001_033000.tar.gz") else None
-    with scratch_folder():
-        pass
-    deadline = time.monotonic() + 10
-    while scratch_left(own_scratch) and time.monotonic() < deadline:
-        time.sleep(0.2)  # a worker ends a moment after its parent
-        with scratch_folder():
-            pass
-    assert scratch_left(own_scratch) == []
+    assert_scratch_is_cleaned(own_scratch)
     assert_same(held_in(folder), before)
+
+
+@pytest.mark.kill
+def test_killed_while_a_server_is_read_neither_a_half_snapshot_nor_the_folder_of_it_is_left(
+    folder: Path, storage: LocalStorage, own_scratch: Path, tmp_path: Path
+) -> None:
+    with serving(folder) as port:
+        killed_at_random(str(port), storage, own_scratch, 6, 5.0)
+        source, later = Source(host="127.0.0.1", port=port), AT + timedelta(hours=1)
+        snapshot = take_snapshot(storage, source, zone=KST, clock=lambda: later)
+        shown = held_by(connect("127.0.0.1", port))
+    assert_scratch_is_cleaned(own_scratch)
+    extract_snapshot(storage, snapshot.manifest, tmp_path / "out")
+    assert_same(held_in(tmp_path / "out"), shown)
 
 
 # --- a server ----------------------------------------------------------------------------------------------------
@@ -641,8 +665,6 @@ def test_a_server_is_read_through_its_api_into_the_same_kind_of_file(
     folder: Path, storage: LocalStorage, tmp_path: Path
 ) -> None:
     with serving(folder) as port:
-        from saju_ops.backup.chroma_server import connect
-
         server = connect("127.0.0.1", port)
         server.create_database("second")
         make_collection(server, "more_than_a_page", "cosine", 1200, database="second")
