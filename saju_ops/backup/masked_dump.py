@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import groupby
@@ -108,12 +109,19 @@ def take_masked_dump(
 
 
 def _copy_masked(work: Copier, aliases: dict[str, str], say: Callable[[str], None]) -> MaskingReport:
+    columns = _with_rules(work, aliases)
+    _refuse(suspicious_columns(columns))
+    with closing(Masker()) as masker, closing(Originals()) as originals:
+        return _masked_and_checked(work, columns, masker, originals, say)
+
+
+def _masked_and_checked(
+    work: Copier, columns: Sequence[MaskedColumn], masker: Masker, originals: Originals, say: Callable[[str], None]
+) -> MaskingReport:
     # The copiers of PostgreSQL and SQLite use the driver itself, whose errors quote rows.
     import psycopg
 
-    columns = _with_rules(work, aliases)
-    _refuse(suspicious_columns(columns))
-    masker, originals, report = Masker(), Originals(), MaskingReport(notes=work.notes)
+    report = MaskingReport(notes=work.notes)
     for column in (c for c in columns if c.mask in SMALL):
         masker.avoid(column.mask, f"{column.table}.{column.column}", work.values(column))  # type: ignore[arg-type]
     work.begin()

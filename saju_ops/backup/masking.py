@@ -15,8 +15,10 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
+from saju_ops.backup.hash_set import HashSet, hashed
 from saju_ops.backup.masking_rules import RULES, Mask
 from saju_ops.errors import ProofFailed
 
@@ -30,6 +32,10 @@ WHOLE = re.compile(r"-?\d+")
 # Identifiers with less room than this get characters that say more each.
 SHORT = 17
 ROUNDS = 6
+# A category's values are in memory, each with its code.
+MOST_CODES = 100_000
+# Texts that are hashed at once.
+TEXTS = 10_000
 
 
 class MaskingRefused(ProofFailed):
@@ -88,7 +94,7 @@ class Masker:
 
     def __init__(self, key: bytes | None = None) -> None:
         self._key = key or secrets.token_bytes(32)
-        self._taken: dict[Mask, set[str]] = {}
+        self._taken: dict[Mask, HashSet] = {}
         self._codes: dict[str, dict[str, str]] = {}
         self._masks: dict[Mask, Callable[[Any, int | None, str], Any]] = {
             "identifier": self._identifier, "birth": self._birth, "text": self._text, "json": self._json,
@@ -96,12 +102,25 @@ class Masker:
             "null": lambda value, limit, where: None, "keep": lambda value, limit, where: value,
         }  # fmt: skip
 
+    def close(self) -> None:
+        for taken in self._taken.values():
+            taken.close()
+
     def avoid(self, mask: Mask, where: str, values: Iterable[Any]) -> None:
-        """True values that a false one must not be."""
-        texts = {as_text(v) for v in values if v is not None}
-        self._taken.setdefault(mask, set()).update(texts)
+        """Different true values that a false one must not be. Raises MaskingRefused for a category of too many."""
+        texts = (as_text(v) for v in values if v is not None)
         if mask == "category":
-            self._codes[where] = self._coded(texts)
+            some = set(islice(texts, MOST_CODES + 1))
+            if len(some) > MOST_CODES:
+                raise self._no_category(where)
+            self._codes[where] = self._coded(some)
+            return
+        taken = self._taken.setdefault(mask, HashSet("true values"))
+        while some_texts := list(islice(texts, TEXTS)):
+            taken.add(hashed(some_texts, self._key))
+
+    def _is_taken(self, mask: Mask, text: str) -> bool:
+        return mask in self._taken and hashed([text], self._key)[0] in self._taken[mask]
 
     def of(self, column: MaskedColumn, value: Any) -> Any:
         """The false value in place of a column's."""
@@ -188,7 +207,7 @@ class Masker:
                 false = FIRST_MOMENT + timedelta(minutes=drawn % (60 * 365 * 1440), seconds=1 + drawn % 59)
             else:
                 false = FIRST_DAY + timedelta(days=drawn % (9 * 365))
-            if str(false if with_time else false.date()) not in self._taken.get("birth", ()):
+            if not self._is_taken("birth", str(false if with_time else false.date())):
                 return false.replace(tzinfo=zone)
         raise MaskingRefused("No false birth date is left that isn't somebody's. No masked dump was written.")
 
@@ -242,7 +261,7 @@ class Masker:
         for number in range(1000):
             drawn = low + int.from_bytes(self._digest("number", text, number)[:8], "big") % (high - low)
             false = as_number(value, drawn)
-            if as_text(false) not in self._taken.get("number", ()):
+            if not self._is_taken("number", as_text(false)):
                 return false
         raise MaskingRefused(f"No false number is left for {where} that isn't a true one. No masked dump was written.")
 
@@ -254,11 +273,15 @@ class Masker:
     def _category(self, value: Any, limit: int | None, where: str) -> Any:
         code = self._codes.get(where, {}).get(as_text(value))
         if code is None or (limit and len(code) > limit):
-            raise MaskingRefused(
-                f"{where} has too many values to be a category. Give it another rule in masking_rules.py. No masked"
-                " dump was written."
-            )
+            raise self._no_category(where)
         return like(value, code)
+
+    @staticmethod
+    def _no_category(where: str) -> MaskingRefused:
+        return MaskingRefused(
+            f"{where} has too many values to be a category. Give it another rule in masking_rules.py. No masked dump"
+            " was written."
+        )
 
     def _coded(self, originals: set[str]) -> dict[str, str]:
         """A code for each value, as short as the longest value allows, in an order that tells nothing."""

@@ -6,7 +6,6 @@ Read in one snapshot of the source, table after table, in constant memory. The s
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -24,6 +23,8 @@ from saju_ops.backup.dump_sqlite import SQLiteDumps
 from saju_ops.backup.masking import MaskedColumn
 
 BATCH = 1_000
+# Characters and bytes, after which a batch has no more rows.
+BATCH_WEIGHT = 2 << 20
 # SQLite's whole numbers have eight bytes, whatever the type is called.
 MOST_IN_SQLITE = (1 << 63) - 1
 Row = tuple[Any, ...]
@@ -77,8 +78,15 @@ def copier(source: DumpEngine, scratch: DumpEngine) -> Iterator[Copier]:
 
 
 def _batches(rows: Iterable[Any]) -> Iterator[list[Row]]:
-    iterator = iter(rows)
-    while batch := [tuple(row) for row in itertools.islice(iterator, BATCH)]:
+    batch: list[Row] = []
+    weight = 0
+    for row in rows:
+        batch.append(tuple(row))
+        weight += sum(len(v) for v in row if isinstance(v, str | bytes | memoryview))
+        if len(batch) == BATCH or weight >= BATCH_WEIGHT:
+            yield batch
+            batch, weight = [], 0
+    if batch:
         yield batch
 
 
@@ -137,7 +145,8 @@ class _MySQL:
     def _select(self, connection: sa.Connection, columns: Sequence[MaskedColumn], distinct: str = "") -> Any:
         names = ", ".join(self._quote(c.column) for c in columns)
         statement = f"SELECT {distinct}{names} FROM {self._quote(columns[0].table)}"  # noqa: S608
-        return connection.execution_options(stream_results=True).exec_driver_sql(statement)
+        # Row by row: how large they are is not known.
+        return connection.execution_options(stream_results=True, max_row_buffer=1).exec_driver_sql(statement)
 
     def values(self, column: MaskedColumn) -> Iterator[Any]:
         for (value,) in self._select(self._reader, [column], "DISTINCT "):

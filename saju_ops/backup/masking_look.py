@@ -9,11 +9,10 @@ import json
 import re
 import secrets
 import unicodedata
-from array import array
 from collections.abc import Iterable, Iterator
-from hashlib import blake2b
 from typing import Any
 
+from saju_ops.backup.hash_set import HashSet, hashed
 from saju_ops.backup.masking import MaskedColumn, as_text
 from saju_ops.backup.masking_rules import ANYTHING, HARMLESS_TEXTS, PERSONAL_NAME, PERSONAL_VALUES, Mask
 
@@ -91,46 +90,61 @@ NAMING: tuple[Mask, ...] = ("identifier", "phone", "hash")
 _WORD = re.compile(r"[A-Za-z_]+")
 _SEPARATORS = re.compile(r"[\s\"'`/\\,;:|&=?()\[\]{}<>#$]+")
 _NUMERIC = re.compile(r"-?\d+(?:\.\d+)?")
-# Hashes after which those that are there twice are thrown out.
-COMPACT = 1 << 20
+# Words looked up at once.
+WORDS = 20_000
 
 
 class Originals:
-    """What was true, as keyed 64-bit hashes: 8 bytes for each different value, whatever it was."""
+    """What was true, as keyed 64-bit hashes, whatever it was; in the same memory, however much it is."""
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
-        self._anywhere, self._naming, self._moments = _Hashes(), _Hashes(), _Hashes()
-        self._own: dict[str, _Hashes] = {}
+        self._held = HashSet("true values")
+        # One set for all questions: of the same text each has another hash.
+        self._questions: dict[str, Any] = {}
+
+    def close(self) -> None:
+        self._held.close()
 
     def add(self, column: MaskedColumn, values: Iterable[Any]) -> None:
-        own = self._own.setdefault(f"{column.table}.{column.column}", _Hashes())
+        texts = list({t for v in _given(values) for t in parts(v, column.mask == "json")})
+        hashes = self._hashes(texts)
+        self._held.add(hashes ^ self._own(column))
         least = TELLING.get(column.mask) if column.mask else None
-        for value in values:
-            if value is None or value == "" or value == b"":
-                continue
-            texts = parts(value, column.mask == "json")
-            own.add(map(self._hash, texts))
-            if least is not None:
-                telling = [t for t in texts if len(t) >= least and not (column.mask == "text" and _WORD.fullmatch(t))]
-                self._anywhere.add(map(self._hash, telling))
-                if column.mask in NAMING:
-                    self._naming.add(map(self._hash, telling))
-            if column.mask == "birth":
-                self._moments.add(map(self._hash, {_moment(t) for t in texts} | {_moment(t[:10]) for t in texts}))
+        if least is not None:
+            telling = hashes[[len(t) >= least and not (column.mask == "text" and _WORD.fullmatch(t)) for t in texts]]
+            self._held.add(telling ^ self._question("anywhere"))
+            if column.mask in NAMING:
+                self._held.add(telling ^ self._question("naming"))
+        if column.mask == "birth":
+            moments = {_moment(t) for t in texts} | {_moment(t[:10]) for t in texts}
+            self._held.add(self._hashes(moments) ^ self._question("moment"))
 
-    def _hash(self, text: str) -> int:
-        told = text.casefold().encode(errors="surrogatepass")
-        return int.from_bytes(blake2b(told, key=self._key, digest_size=8).digest(), "big")
+    def _own(self, column: MaskedColumn) -> Any:
+        return self._question(f"column {column.table}.{column.column}")
+
+    def _question(self, name: str) -> Any:
+        if name not in self._questions:
+            self._questions[name] = hashed([name], self._key)
+        return self._questions[name]
+
+    def _hashes(self, texts: Iterable[str]) -> Any:
+        return hashed((text.casefold() for text in texts), self._key)
+
+    def _there(self, question: Any, texts: Iterable[str]) -> Any:
+        return self._held.holds(self._hashes(texts) ^ question)
+
+    def _count(self, question: Any, texts: Iterable[str]) -> int:
+        return int(self._there(question, texts).sum())
 
     def hits(self, column: MaskedColumn, values: Iterable[Any]) -> int:
         """How many of a column's values are true ones: of its own column if that is masked, or, whatever column it is
         but one that a rule keeps, telling ones of any. Of numbers and times in columns of their own nothing can be
         told one by one: see `moments`."""
-        told = [v for v in values if v is not None and v != "" and v != b""]
+        told = _given(values)
         found = 0
-        if column.masked and (own := self._own.get(f"{column.table}.{column.column}")):
-            found += own.members(self._hash(t) for v in told for t in parts(v, column.mask == "json"))
+        if column.masked:
+            found += self._count(self._own(column), (t for v in told for t in parts(v, column.mask == "json")))
         if column.mask != "keep" and not (column.mask is None and is_moment(column)):
             found += self._telling(column, told)
         return found
@@ -141,21 +155,40 @@ class Originals:
         if is_number(column):
             # An employee's number and the number of a row are alike by chance.
             texts = [t for t in texts if not _NUMERIC.fullmatch(t)]
-        found = self._anywhere.members(self._hash(p) for t in texts for p in parts(t, looks_like_json))
+        anywhere = self._question("anywhere")
+        found = self._count(anywhere, (p for t in texts for p in parts(t, looks_like_json)))
         if looks_like_json:
-            found += self._anywhere.members(self._hash(name) for t in texts for name in _names_in(t))
+            found += self._count(anywhere, (name for t in texts for name in _names_in(t)))
         if column.mask is None:
-            found += sum(self.named_in(t) for t in texts)
+            found += self.named_in(texts)
         return found
 
-    def named_in(self, text: str) -> bool:
-        """Whether somebody is named in a text by an identifier, a phone number or a hash."""
-        words = {w for w in _words(text) if w != text and _is_telling(w)}
-        return bool(words) and self._naming.members(map(self._hash, words)) > 0
+    def named_in(self, texts: Iterable[str]) -> int:
+        """In how many texts somebody is named by an identifier, a phone number or a hash."""
+        words: list[str] = []
+        whose: list[int] = []
+        found = set[int]()
+        for number, text in enumerate(texts):
+            some = {w for w in _words(text) if w != text and _is_telling(w)}
+            words += some
+            whose += [number] * len(some)
+            if len(words) >= WORDS:
+                found.update(self._named(words, whose))
+                words, whose = [], []
+        return len(found.union(self._named(words, whose)))
+
+    def _named(self, words: list[str], whose: list[int]) -> Iterator[int]:
+        there = self._there(self._question("naming"), words)
+        return (number for number, is_there in zip(whose, there.tolist(), strict=True) if is_there)
 
     def moments(self, values: Iterable[Any]) -> int:
         """How many times are somebody's birth. Some are by chance; of a column that holds births, nearly all."""
-        return self._moments.members(self._hash(_moment(as_text(v))) for v in values if v is not None)
+        return self._count(self._question("moment"), (_moment(as_text(v)) for v in values if v is not None))
+
+
+def _given(values: Iterable[Any]) -> list[Any]:
+    """Without NULL, and without the empty text, which is nobody's."""
+    return [v for v in values if v is not None and v != "" and v != b""]
 
 
 def _words(text: str) -> Iterator[str]:
@@ -175,37 +208,6 @@ def _moment(text: str) -> str:
     """A date, or a date and a time to the second; midnight is the date alone."""
     told = text[:19].replace("T", " ")
     return told.removesuffix(" 00:00:00")
-
-
-class _Hashes:
-    """A set of 64-bit numbers in 8 bytes each."""
-
-    def __init__(self) -> None:
-        self._found: array[int] = array("Q")
-        self._compacted = 0
-        self._sorted: Any = None
-
-    def add(self, hashes: Iterable[int]) -> None:
-        self._found.extend(hashes)
-        self._sorted = None
-        if len(self._found) > self._compacted * 2 + COMPACT:
-            self._found = array("Q", self._unique().tobytes())
-            self._compacted = len(self._found)
-
-    def _unique(self) -> Any:
-        import numpy as np
-
-        return np.unique(np.frombuffer(self._found.tobytes(), dtype=np.uint64))
-
-    def members(self, hashes: Iterable[int]) -> int:
-        import numpy as np
-
-        if not self._found:
-            return 0
-        if self._sorted is None:
-            self._sorted = self._unique()
-        asked = np.fromiter(hashes, dtype=np.uint64)
-        return int(np.isin(asked, self._sorted).sum())
 
 
 def parts(value: Any, is_json: bool) -> list[str]:
@@ -266,6 +268,6 @@ def personal_definitions(definitions: str, originals: Originals) -> list[str]:
             where = f"{named[1].upper()} {named[2]}"
         if what := personal_value(line):
             found[f"the definition of {where} holds what looks like {what}"] = None
-        elif originals.named_in(line):
+        elif originals.named_in([line]):
             found[f"the definition of {where} holds a true value"] = None
     return list(found)

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import gzip
 import re
-from datetime import date, datetime
+import subprocess
+import sys
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -495,11 +497,72 @@ def test_what_is_nobodys_is_no_personal_value() -> None:
 
 
 def test_originals_are_found_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saju_ops.backup.masking_look.COMPACT", 10_000)
+    monkeypatch.setattr("saju_ops.backup.hash_set.GATHERED", 10_000)
     originals, column = Originals(), MaskedColumn("t", "c", "varchar(20)", "identifier")
     for start in range(0, 120_000, 5_000):
         originals.add(column, [f"value-{i}" for i in range(start, start + 5_000)])
     assert originals.hits(MaskedColumn("u", "d", "varchar(20)", None), ["value-7", "value-119999", "value-x"]) == 2
+
+
+def test_somebody_is_named_in_as_many_texts_as_they_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saju_ops.backup.masking_look.WORDS", 3)
+    originals = Originals()
+    originals.add(MaskedColumn("t", "c", "varchar(40)", "identifier"), ["sess-true-1", "sess-true-2"])
+    texts = ["/s/sess-true-1", "nobody-12345678 here", "sess-true-1 sess-true-2 sess-true-1", "", "/s/sess-true-3"]
+    assert originals.named_in(texts) == 2
+    assert originals.named_in([]) == originals.named_in(["sess-true-1"]) == 0
+    assert originals.hits(MaskedColumn("u", "d", "varchar(99)", None), [*texts, None, "sess-true-1"]) == 3
+
+
+@pytest.mark.parametrize("gathered", [100, 1 << 18])
+def test_a_false_number_or_birth_is_never_a_true_one(gathered: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saju_ops.backup.hash_set.GATHERED", gathered)
+    masker = Masker()
+    masker.avoid("number", "t.even", range(0, 1000, 2))
+    false = {masker.mask("number", n, None, "t.even") for n in range(400)}
+    assert len(false) > 200
+    assert all(n % 2 for n in false)
+    days = [date(1901, 1, 1) + timedelta(days=n) for n in range(9 * 365)]
+    masker.avoid("birth", "t.birth", (d for d in days if d.month != 7))
+    assert {masker.mask("birth", date(1990, 1, 1 + n), None, "t.birth").month for n in range(30)} == {7}
+    masker.close()
+
+
+def test_a_category_has_a_bounded_number_of_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saju_ops.backup.masking.MOST_CODES", 5)
+    masker = Masker()
+    masker.avoid("category", "t.five", ["a", "b", None, "c", "d", "e"])
+    with pytest.raises(MaskingRefused, match=r"t\.six has too many values to be a category\..* No masked dump was"):
+        masker.avoid("category", "t.six", iter("abcdef"))
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from saju_ops_tests.backup.test_masking import masked
+assert masked(sys.argv[1], Path(sys.argv[2])).proven
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def test_long_texts_are_masked_a_few_at_a_time(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """120 of 1 MB: a batch by their number alone."""
+    if "mysql" in database_url:
+        monkeypatch.setenv("PATH", oracle_clients(tmp_path / "oracle", only=False))
+    people(database_url)
+    logs, engine = TABLES["conversation_logs"], sa.create_engine(parse_database_url(database_url))
+    with engine.begin() as connection:
+        if engine.dialect.name in ("mysql", "mariadb"):
+            connection.exec_driver_sql("ALTER TABLE conversation_logs MODIFY content LONGTEXT NOT NULL")
+        for order in range(100, 220):
+            row = {"session_id": "sess-true-1", "message_order": order, "role": "user", "content": "가나 " * 150_000}
+            connection.execute(logs.insert(), row)
+    engine.dispose()
+    command = [sys.executable, "-c", PEAK, database_url, str(tmp_path)]
+    peak = int(subprocess.check_output(command, cwd=Path(__file__).parents[2])) >> 10
+    assert peak < 130
 
 
 def test_storage_holds_no_masked_dump_under_the_true_ones_name(sqlite_url: str, tmp_path: Path) -> None:
