@@ -159,8 +159,9 @@ def test_a_record_that_a_deletion_moved_past_the_pages_is_not_lost(
 def test_pages_are_as_large_as_their_records_allow(
     server: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(chroma_fetch, "REMOTE_BYTES", chroma_fetch.REMOTE_BYTES // 20)
     model = make_collection(server, "large", "l2", 120)
-    server._update(model.id, ids=[f"기록-{n}" for n in range(120)], documents=["가" * 100_000] * 120)
+    server._update(model.id, ids=[f"기록-{n}" for n in range(120)], documents=["가" * 5_000] * 120)
     asked: list[tuple[str, int]] = []
 
     class Noted(Between):
