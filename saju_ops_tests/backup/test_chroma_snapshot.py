@@ -649,7 +649,7 @@ def test_killed_while_a_server_is_read_neither_a_half_snapshot_nor_the_folder_of
     folder: Path, storage: LocalStorage, own_scratch: Path, tmp_path: Path
 ) -> None:
     with serving(folder) as port:
-        killed_at_random(str(port), storage, own_scratch, 6, 5.0)
+        killed_at_random(str(port), storage, own_scratch, 4, 4.0)
         source, later = Source(host="127.0.0.1", port=port), AT + timedelta(hours=1)
         snapshot = take_snapshot(storage, source, zone=KST, clock=lambda: later)
         shown = held_by(connect("127.0.0.1", port))
