@@ -182,12 +182,20 @@ class _Change:
                 by_column[number] = self._mask(column, cells)
             elif column.mask is None:
                 where = f"{column.table}.{column.column}"
-                self._seen.update((where, what) for c in cells if (what := personal_value(c)))
+                for (_, cell), times in _different(cells).items():
+                    if what := personal_value(cell):
+                        self._seen[where, what] += times
         return list(zip(*by_column, strict=True))
 
     def _mask(self, column: MaskedColumn, cells: list[Any]) -> list[Any]:
         self.masked += sum(c is not None for c in cells)
-        return [self._masker.of(column, c) for c in cells]
+        false = {key: self._masker.of(column, key[1]) for key in _different(cells)}
+        return [false[type(c), c] for c in cells]
+
+
+def _different(cells: list[Any]) -> Counter[tuple[type, Any]]:
+    """Each value with its type, since 1 and 1.0 are equal, and how often it is there."""
+    return Counter((type(c), c) for c in cells)
 
 
 def _pairs(seen: Counter[Any]) -> Iterable[tuple[tuple[str, str], int]]:

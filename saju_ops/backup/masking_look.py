@@ -9,7 +9,8 @@ import json
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from saju_ops.backup.hash_set import HashSet, hashed
@@ -90,6 +91,8 @@ NAMING: tuple[Mask, ...] = ("identifier", "phone", "hash")
 _WORD = re.compile(r"[A-Za-z_]+")
 _SEPARATORS = re.compile(r"[\s\"'`/\\,;:|&=?()\[\]{}<>#$]+")
 _NUMERIC = re.compile(r"-?\d+(?:\.\d+)?")
+# What a text comes as.
+TEXTUAL = (str, bytes, memoryview, dict, list)
 # Words looked up at once.
 WORDS = 20_000
 
@@ -131,40 +134,49 @@ class Originals:
     def _hashes(self, texts: Iterable[str]) -> Any:
         return hashed((text.casefold() for text in texts), self._key)
 
-    def _there(self, question: Any, texts: Iterable[str]) -> Any:
-        return self._held.holds(self._hashes(texts) ^ question)
+    def _count(self, question: Any, texts: Mapping[str, int]) -> int:
+        """How many of them are there, each as often as it stands in the column."""
+        return self._sum(self._hashes(texts) ^ question, texts)
 
-    def _count(self, question: Any, texts: Iterable[str]) -> int:
-        return int(self._there(question, texts).sum())
+    def _sum(self, hashes: Any, texts: Mapping[str, int]) -> int:
+        there = self._held.holds(hashes).tolist()
+        return sum(times for times, is_there in zip(texts.values(), there, strict=True) if is_there)
 
     def hits(self, column: MaskedColumn, values: Iterable[Any]) -> int:
         """How many of a column's values are true ones: of its own column if that is masked, or, whatever column it is
         but one that a rule keeps, telling ones of any. Of numbers and times in columns of their own nothing can be
         told one by one: see `moments`."""
         told = _given(values)
+        texts = Counter(as_text(v) for v in told if isinstance(v, TEXTUAL))
         found = 0
         if column.masked:
-            found += self._count(self._own(column), (t for v in told for t in parts(v, column.mask == "json")))
+            others = Counter(as_text(v) for v in told if not isinstance(v, TEXTUAL))
+            for some in (texts, others):
+                found += self._count(self._own(column), _parts_of(some, column.mask == "json"))
         if column.mask != "keep" and not (column.mask is None and is_moment(column)):
-            found += self._telling(column, told)
+            found += self._telling(column, texts)
         return found
 
-    def _telling(self, column: MaskedColumn, told: Iterable[Any]) -> int:
+    def _telling(self, column: MaskedColumn, texts: Mapping[str, int]) -> int:
         looks_like_json = column.mask == "json" or "json" in column.type.lower()
-        texts = [as_text(v) for v in told if isinstance(v, str | bytes | memoryview | dict | list)]
         if is_number(column):
             # An employee's number and the number of a row are alike by chance.
-            texts = [t for t in texts if not _NUMERIC.fullmatch(t)]
+            texts = {t: n for t, n in texts.items() if not _NUMERIC.fullmatch(t)}
         anywhere = self._question("anywhere")
-        found = self._count(anywhere, (p for t in texts for p in parts(t, looks_like_json)))
+        found = self._count(anywhere, _parts_of(texts, looks_like_json))
         if looks_like_json:
-            found += self._count(anywhere, (name for t in texts for name in _names_in(t)))
+            found += self._count(anywhere, _each(texts, _names_in))
         if column.mask is None:
-            found += self.named_in(texts)
+            times = list(texts.values())
+            found += sum(times[number] for number in self._naming(texts))
         return found
 
-    def named_in(self, texts: Iterable[str]) -> int:
-        """In how many texts somebody is named by an identifier, a phone number or a hash."""
+    def named_in(self, text: str) -> bool:
+        """Whether somebody is named in a text by an identifier, a phone number or a hash."""
+        return bool(self._naming([text]))
+
+    def _naming(self, texts: Iterable[str]) -> set[int]:
+        """Which of the texts name somebody."""
         words: list[str] = []
         whose: list[int] = []
         found = set[int]()
@@ -173,22 +185,35 @@ class Originals:
             words += some
             whose += [number] * len(some)
             if len(words) >= WORDS:
-                found.update(self._named(words, whose))
+                found |= self._named(words, whose)
                 words, whose = [], []
-        return len(found.union(self._named(words, whose)))
+        return found | self._named(words, whose)
 
-    def _named(self, words: list[str], whose: list[int]) -> Iterator[int]:
-        there = self._there(self._question("naming"), words)
-        return (number for number, is_there in zip(whose, there.tolist(), strict=True) if is_there)
+    def _named(self, words: list[str], whose: list[int]) -> set[int]:
+        there = self._held.holds(self._hashes(words) ^ self._question("naming")).tolist()
+        return {number for number, is_there in zip(whose, there, strict=True) if is_there}
 
     def moments(self, values: Iterable[Any]) -> int:
         """How many times are somebody's birth. Some are by chance; of a column that holds births, nearly all."""
-        return self._count(self._question("moment"), (_moment(as_text(v)) for v in values if v is not None))
+        return self._count(self._question("moment"), Counter(_moment(as_text(v)) for v in values if v is not None))
 
 
 def _given(values: Iterable[Any]) -> list[Any]:
     """Without NULL, and without the empty text, which is nobody's."""
     return [v for v in values if v is not None and v != "" and v != b""]
+
+
+def _parts_of(texts: Mapping[str, int], is_json: bool) -> Mapping[str, int]:
+    return _each(texts, lambda text: parts(text, True)) if is_json else texts
+
+
+def _each(texts: Mapping[str, int], inner: Callable[[str], Iterable[str]]) -> Counter[str]:
+    """What is inside of each, as often as it stands there."""
+    found = Counter[str]()
+    for text, times in texts.items():
+        for part in inner(text):
+            found[part] += times
+    return found
 
 
 def _words(text: str) -> Iterator[str]:
@@ -268,6 +293,6 @@ def personal_definitions(definitions: str, originals: Originals) -> list[str]:
             where = f"{named[1].upper()} {named[2]}"
         if what := personal_value(line):
             found[f"the definition of {where} holds what looks like {what}"] = None
-        elif originals.named_in([line]):
+        elif originals.named_in(line):
             found[f"the definition of {where} holds a true value"] = None
     return list(found)

@@ -509,9 +509,17 @@ def test_somebody_is_named_in_as_many_texts_as_they_stand_in(monkeypatch: pytest
     originals = Originals()
     originals.add(MaskedColumn("t", "c", "varchar(40)", "identifier"), ["sess-true-1", "sess-true-2"])
     texts = ["/s/sess-true-1", "nobody-12345678 here", "sess-true-1 sess-true-2 sess-true-1", "", "/s/sess-true-3"]
-    assert originals.named_in(texts) == 2
-    assert originals.named_in([]) == originals.named_in(["sess-true-1"]) == 0
-    assert originals.hits(MaskedColumn("u", "d", "varchar(99)", None), [*texts, None, "sess-true-1"]) == 3
+    assert [originals.named_in(t) for t in texts] == [True, False, True, False, False]
+    # One that is a whole value is no name inside another.
+    assert not originals.named_in("sess-true-1")
+    another = MaskedColumn("u", "d", "varchar(99)", None)
+    assert originals.hits(another, [*texts, None, "sess-true-1"]) == 3
+    # Each as often as it stands there.
+    assert originals.hits(another, [*texts, *texts, *["sess-true-2"] * 3, "/s/nobody"]) == 2 * 2 + 3
+    assert originals.hits(MaskedColumn("t", "c", "varchar(40)", "identifier"), ["sess-true-1"] * 2) == 2 * 2
+    documents = ['{"a": ["sess-true-1", "b"], "sess-true-2": 1}', '["sess-true-1"]', "sess-true-1"]
+    assert originals.hits(MaskedColumn("u", "d", "json", "keep"), documents) == 0
+    assert originals.hits(MaskedColumn("u", "d", "json", "json"), [*documents, documents[1]]) == 5
 
 
 @pytest.mark.parametrize("gathered", [100, 1 << 18])
