@@ -136,11 +136,11 @@ class Originals:
 
     def _count(self, question: Any, texts: Mapping[str, int]) -> int:
         """How many of them are there, each as often as it stands in the column."""
-        return self._sum(self._hashes(texts) ^ question, texts)
-
-    def _sum(self, hashes: Any, texts: Mapping[str, int]) -> int:
-        there = self._held.holds(hashes).tolist()
+        there = self._there(question, texts)
         return sum(times for times, is_there in zip(texts.values(), there, strict=True) if is_there)
+
+    def _there(self, question: Any, texts: Iterable[str]) -> list[bool]:
+        return list(self._held.holds(self._hashes(texts) ^ question).tolist())
 
     def hits(self, column: MaskedColumn, values: Iterable[Any]) -> int:
         """How many of a column's values are true ones: of its own column if that is masked, or, whatever column it is
@@ -190,7 +190,7 @@ class Originals:
         return found | self._named(words, whose)
 
     def _named(self, words: list[str], whose: list[int]) -> set[int]:
-        there = self._held.holds(self._hashes(words) ^ self._question("naming")).tolist()
+        there = self._there(self._question("naming"), words)
         return {number for number, is_there in zip(whose, there, strict=True) if is_there}
 
     def moments(self, values: Iterable[Any]) -> int:

@@ -279,12 +279,12 @@ def test_other_jobs_are_403(dagster: Dagster, trigger: InThread, job: str, sente
 
 
 def test_a_thousand_calls_at_once_start_one_clean_up(dagster: Dagster, tmp_path: Path) -> None:
-    async def storm(url: str, path: str = "/run-cleanup") -> list[httpx.Response]:
+    async def storm(url: str) -> list[httpx.Response]:
         # No connection is used twice: one that the server closes as idle on a busy machine would fail a call.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         async with httpx.AsyncClient(limits=limits, timeout=60, trust_env=False) as client:
             return await asyncio.gather(
-                *(client.request("GET" if n % 2 else "POST", f"{url}{path}", headers=BEARER)
+                *(client.request("GET" if n % 2 else "POST", f"{url}/run-cleanup", headers=BEARER)
                   for n in range(1000))
             )  # fmt: skip
 
@@ -292,18 +292,12 @@ def test_a_thousand_calls_at_once_start_one_clean_up(dagster: Dagster, tmp_path:
         began = time.monotonic()
         answers = asyncio.run(storm(trigger.url))
         seconds = time.monotonic() - began
-        # A busy machine is slow with as many calls that ask nothing of Dagster, too: they take 0.6 to 0.8 of the time.
-        peer = 5.0
-        if seconds >= 4 * peer:
-            began = time.monotonic()
-            asyncio.run(storm(trigger.url, "/healthz"))
-            peer = time.monotonic() - began
         assert TOKEN not in trigger.said()
         assert "Traceback" not in trigger.said()
     (run,) = dagster.runs()
     assert {a.json()["run_id"] for a in answers} == {run.run_id}
     assert sorted(a.status_code for a in answers) == [200] * 999 + [202]
-    assert seconds < 4 * peer
+    assert seconds < 20
 
 
 def test_several_processes_called_at_once_start_one_clean_up(dagster: Dagster, tmp_path: Path) -> None:
