@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,13 @@ def test_the_archive_turns_stale_when_a_weekly_run_is_missed(definitions: dg.Def
     assert spec.freshness_policy is not None
     window = spec.freshness_policy.fail_window.to_timedelta()  # type: ignore[attr-defined]
     assert 7 <= window.days <= 8
+
+
+@pytest.mark.parametrize("backup", ["database_dump", "chroma_snapshot"])
+def test_a_backup_older_than_26_hours_turns_stale(definitions: dg.Definitions, backup: str) -> None:
+    (spec,) = (s for s in specs(definitions) if s.key == dg.AssetKey(backup))
+    assert spec.freshness_policy is not None
+    assert spec.freshness_policy.fail_window.to_timedelta() == timedelta(hours=26)  # type: ignore[attr-defined]
 
 
 def test_the_kind_of_the_assets_is_the_engine_of_the_database(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 import sqlite3
@@ -21,7 +22,16 @@ from saju_ops.backup.chroma_engine import open_folder
 from saju_ops.backup.chroma_files import ChromaFiles, contents, differences
 from saju_ops.backup.chroma_vectors import distances
 from saju_ops.errors import OperatorError, TornCopy
-from saju_ops_tests.backup.chroma_scene import SPACES, add, change, close, held_in, make_collection, make_folder
+from saju_ops_tests.backup.chroma_scene import (
+    SPACES,
+    add,
+    change,
+    close,
+    held_in,
+    make_collection,
+    make_folder,
+    serving,
+)
 
 # MB: room for every index of these tests, and for none.
 ROOM, NO_ROOM = 256, 0
@@ -274,6 +284,28 @@ def test_no_client_is_imported_to_open_a_folder(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_no_embedding_model_is_loaded_by_any_task(folder: Path, tmp_path: Path) -> None:
+    """The collections name one, which is not installed here; Chroma's own would be run by onnxruntime."""
+    code = (
+        "import json, sys; sys.argv = ['chroma_worker']; from saju_ops.backup import chroma_worker;"
+        "asked = json.loads(sys.stdin.read());"
+        "[chroma_worker.TASKS[task](request) for task, request in asked];"
+        "print([m for m in ('onnxruntime', 'tokenizers', 'sentence_transformers', 'torch') if m in sys.modules])"
+    )
+    copy = str(tmp_path / "copy")
+    with serving(folder) as port, serving(tmp_path / "empty") as other:
+        where = {"host": "127.0.0.1", "port": port}
+        tasks = [
+            ("fetch", {**where, "target": copy}), ("read", {"folder": copy}),
+            ("check", {"folder": copy, "expected": None, "memory_mb": 256}),
+            ("push", {**where, "port": other, "folder": copy, "replace": [], "stamp": "x", "dry_run": False}),
+        ]  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", code], input=json.dumps(tasks), capture_output=True, text=True, check=True
+        )
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_folder_without_the_usual_tenant_is_not_opened(folder: Path) -> None:
