@@ -217,7 +217,9 @@ def _read_back(stream: Any, hashes: Hashes, opened: Listing, password: str | Non
     """What lies in the storage is what was written, and holds the files that Chroma opens. Raises TornCopy."""
     with stream:
         try:
-            found, stored = look_through(stream, password=password, encrypted=password is not None)
+            found, stored = look_through(
+                stream, password=password, encrypted=password is not None, content_bytes=hashes.content_bytes
+            )
         except ProofFailed as error:
             raise TornCopy(f"what was stored can't be read back: {error}") from None
     if found != hashes:
@@ -272,13 +274,20 @@ def extract_snapshot(storage: Storage, manifest: BackupManifest, target: Path) -
     try:
         with storage.open(manifest.file) as stream:
             found = unpack(
-                stream, target, password=storage.password, encrypted=manifest.encryption != "none"
+                stream, target, password=storage.password, encrypted=manifest.encryption != "none",
+                content_bytes=manifest.content_bytes,
             )  # fmt: skip
     except FileNotFoundError:
         raise ProofFailed(f"The snapshot {where} is missing, though its manifest is there.") from None
     except ProofFailed as error:
         shutil.rmtree(target, ignore_errors=True)
-        raise ProofFailed(f"The snapshot {where} is damaged: {error}.") from None
+        raise ProofFailed(f"The snapshot {where} is damaged or was altered: {error}.") from None
+    except OSError as error:
+        shutil.rmtree(target, ignore_errors=True)
+        raise OperatorError(
+            f"The snapshot {where} could not be extracted ({error.strerror or type(error).__name__}). Scratch files"
+            " need the room of the collections under TMPDIR. Nothing was touched."
+        ) from None
     wanted = Hashes(
         manifest.content_sha256, manifest.content_bytes, manifest.stored_sha256, manifest.stored_bytes
     )  # fmt: skip

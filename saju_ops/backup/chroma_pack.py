@@ -1,8 +1,9 @@
 """A folder as one compressed tar, hashed and encrypted while it streams, and back. Constant memory both ways.
 
 The tar holds one folder, `chroma_db`, and in it files and folders only. `tar xzf` opens it; an encrypted one is a zip
-around that (`storage/encryption.py`). Extraction takes nothing else than such names, and never a link or a device.
-Looking through one (`look_through`) takes and refuses the same, and hashes each file where extraction writes it.
+around that (`storage/encryption.py`). Extraction takes what `chroma_tar` lets through, and no more of it than the
+manifest says. Looking through one (`look_through`) takes and refuses the same, and hashes each file where extraction
+writes it.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ import shutil
 import tarfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
-from saju_ops.errors import ProofFailed
+from saju_ops.backup.chroma_tar import ROOT, LimitedTar, members
+from saju_ops.errors import OperatorError, ProofFailed
 from saju_ops.storage import Writer
 from saju_ops.storage.encryption import decrypting, encrypting
 
-ROOT = "chroma_db"
 PIECE = 1 << 20
 # Pieces that may wait to be hashed.
 AHEAD = 4
@@ -123,20 +124,32 @@ class _HashingSource(io.RawIOBase):
         return self._hash.hexdigest()
 
 
-def unpack(stream: BinaryIO, target: Path, *, password: str | None, encrypted: bool) -> Hashes:
-    """Extracts into `target`, a new folder.
+def unpack(stream: BinaryIO, target: Path, *, password: str | None, encrypted: bool, content_bytes: int) -> Hashes:
+    """Extracts into `target`, a new folder, at most `content_bytes` of a tar.
 
-    Raises ProofFailed for a file that is cut, altered or holds anything unexpected, WrongPassword. The caller compares
-    the hashes before it uses what was extracted.
+    Raises ProofFailed for a file that is cut, altered or holds anything unexpected, WrongPassword, OperatorError where
+    there is no room. The caller compares the hashes before it uses what was extracted.
     """
-    return _read_through(stream, lambda content: _extract(content, target), password, encrypted)
+    _require_room(target.parent, content_bytes)
+    return _read_through(stream, lambda tar: _extract(tar, target), password, encrypted, content_bytes)
 
 
-def look_through(stream: BinaryIO, *, password: str | None, encrypted: bool) -> tuple[Hashes, Listing]:
-    """What `unpack` would extract. Raises the same, and ProofFailed for a name that is there twice."""
+def look_through(
+    stream: BinaryIO, *, password: str | None, encrypted: bool, content_bytes: int
+) -> tuple[Hashes, Listing]:
+    """What `unpack` would extract. Raises the same, and needs no room."""
     found: Listing = {}
-    hashes = _read_through(stream, lambda content: _list(content, found), password, encrypted)
+    hashes = _read_through(stream, lambda tar: _list(tar, found), password, encrypted, content_bytes)
     return hashes, found
+
+
+def _require_room(folder: Path, content_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < content_bytes:
+        raise OperatorError(
+            f"{folder} has {free:,} bytes free, and the snapshot takes {content_bytes:,}. Nothing was extracted; make"
+            " room, or name another folder in TMPDIR."
+        )
 
 
 def listed(folder: Path) -> Listing:
@@ -150,8 +163,10 @@ def _sha256(path: Path) -> str:
         return file_digest(file, "sha256").hexdigest()
 
 
-def _read_through(stream: BinaryIO, take: Callable[[Any], None], password: str | None, encrypted: bool) -> Hashes:
-    """Hands the tar to `take`, and reads what lies behind it."""
+def _read_through(
+    stream: BinaryIO, take: Callable[[LimitedTar], None], password: str | None, encrypted: bool, content_bytes: int
+) -> Hashes:
+    """Hands the tar to `take`, and reads what comes after it."""
     from gzip import BadGzipFile
 
     from isal import igzip, igzip_lib
@@ -162,9 +177,9 @@ def _read_through(stream: BinaryIO, take: Callable[[Any], None], password: str |
             stored = _HashingSource(stream, thread)
             opened: Any = decrypting(stored, password) if encrypted else stored  # type: ignore[arg-type]
             content = _HashingSource(igzip.IGzipFile(fileobj=opened, mode="rb"), thread)
-            take(content)
-            while content.read(PIECE):
-                pass
+            tar = LimitedTar(content, content_bytes)
+            take(tar)
+            tar.end(PIECE)
             while opened.read(PIECE):
                 pass
             while stored.read(PIECE):
@@ -174,33 +189,19 @@ def _read_through(stream: BinaryIO, take: Callable[[Any], None], password: str |
     return Hashes(content.hex, content.bytes, stored.hex, stored.bytes)
 
 
-def _members(content: Any) -> Iterator[tuple[PurePosixPath, Any]]:
-    """Each name inside ROOT, in the order of the tar, and what a file holds; None for a folder."""
-    with tarfile.open(fileobj=content, mode="r|", bufsize=PIECE) as tar:
-        for member in tar:
-            parts = PurePosixPath(member.name).parts
-            if not parts or parts[0] != ROOT or ".." in parts or not (member.isfile() or member.isdir()):
-                raise ProofFailed("it holds something that no snapshot holds")
-            yield PurePosixPath(*parts[1:]), None if member.isdir() else tar.extractfile(member)
-
-
-def _extract(content: Any, target: Path) -> None:
+def _extract(tar: LimitedTar, target: Path) -> None:
     target.mkdir(mode=0o700)
-    for name, source in _members(content):
-        # Below a new folder, without "..", and with no link on the way; tarfile.data_filter, which would say the same,
-        # is not in the Python 3.11.2 of Debian 12.
+    for name, source in members(tar):
+        # Below a new folder, without "..", and with no link on the way.
         path = target / name
-        if source is None:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        else:
+        if source is not None:
             _write(source, path)
+        elif name != ".":
+            path.mkdir(mode=0o700)
 
 
-def _list(content: Any, found: Listing) -> None:
-    for path, source in _members(content):
-        name = str(path)
-        if name in found:
-            raise ProofFailed("it holds a name twice")
+def _list(tar: LimitedTar, found: Listing) -> None:
+    for name, source in members(tar):
         found[name] = FOLDER if source is None else _hashed(source)
 
 

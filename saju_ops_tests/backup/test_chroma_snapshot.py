@@ -11,7 +11,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -333,7 +332,9 @@ def test_what_chroma_changes_in_its_clone_is_no_difference(
 def test_the_stored_files_are_listed_as_the_folder_is(folder: Path, taken: Taken) -> None:
     storage, manifest = taken
     with storage.open(manifest.file) as stream:
-        hashes, stored = look_through(stream, password=None, encrypted=False)
+        hashes, stored = look_through(
+            stream, password=None, encrypted=False, content_bytes=manifest.content_bytes
+        )
     assert hashes.stored_sha256 == manifest.stored_sha256
     assert stored["."] == FOLDER
     assert {n for n, told in stored.items() if told != FOLDER} == {
@@ -457,57 +458,6 @@ def test_a_flipped_bit_anywhere_is_found(taken: Taken, tmp_path: Path) -> None:
         assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["../evil", "chroma_db/../../evil", "/evil", "other/evil"])
-def test_a_tar_with_a_name_outside_is_refused(tmp_path: Path, name: str) -> None:
-    assert_refused(tmp_path, tarfile.TarInfo(name))
-
-
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
-def test_a_tar_with_a_link_or_a_device_is_refused(tmp_path: Path, kind: bytes) -> None:
-    member = tarfile.TarInfo("chroma_db/evil")
-    member.type, member.linkname = kind, "/etc/passwd"
-    assert_refused(tmp_path, member)
-
-
-def assert_refused(tmp_path: Path, member: tarfile.TarInfo) -> None:
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w:gz") as tar:
-        tar.addfile(member)
-    data.seek(0)
-    with pytest.raises((ProofFailed, tarfile.TarError)):
-        unpack(data, tmp_path / "out", password=None, encrypted=False)
-    data.seek(0)
-    with pytest.raises((ProofFailed, tarfile.TarError)):
-        look_through(data, password=None, encrypted=False)
-    assert not (tmp_path / "evil").exists()
-    assert not any((tmp_path / "out").iterdir())
-
-
-def test_a_tar_that_holds_a_name_twice_is_refused(tmp_path: Path) -> None:
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w:gz") as tar:
-        for _ in range(2):
-            tar.addfile(tarfile.TarInfo("chroma_db/file"))
-    data.seek(0)
-    with pytest.raises(ProofFailed, match="a name twice"):
-        look_through(data, password=None, encrypted=False)
-
-
-def test_a_tar_is_unpacked_by_a_python_without_extraction_filters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As Debian 12's 3.11.2 is."""
-    monkeypatch.delattr(tarfile, "data_filter", raising=False)
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w:gz") as tar:
-        member = tarfile.TarInfo("chroma_db/file")
-        member.size = 2
-        tar.addfile(member, io.BytesIO(b"ok"))
-    data.seek(0)
-    unpack(data, tmp_path / "out", password=None, encrypted=False)
-    assert (tmp_path / "out" / "file").read_bytes() == b"ok"
-
-
 # --- while the chatbot writes ------------------------------------------------------------------------------------
 
 
@@ -549,9 +499,9 @@ def proven(work: Path) -> set[tuple[str, str]]:
         before = contents(files)
         held = {(c.name, id) for c in files.collections() for id, _ in files.records(c)}
     with (work / "tar").open("wb") as file:
-        pack(work / "copy", file, password=None, name="x")  # type: ignore[arg-type]
+        packed = pack(work / "copy", file, password=None, name="x")  # type: ignore[arg-type]
     with (work / "tar").open("rb") as file:
-        unpack(file, work / "proof", password=None, encrypted=False)
+        unpack(file, work / "proof", password=None, encrypted=False, content_bytes=packed.content_bytes)
     told = check_folder(work / "proof", before, memory_mb=256)
     assert told["records_compared"] == len(held)
     return held
