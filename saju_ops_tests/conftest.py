@@ -30,6 +30,14 @@ PREFIXES = ("ARCHIVE_", "BACKUP_", "CHROMA_", "SLACK_", "SMTP_", "ALERT_", "AWS_
 PREFIXES += ("S3_", "GDRIVE_", "GOOGLE_", "JOBS_", "PURGE_", "EXPIRED_")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Locks and the ledger of the tests are not the developer's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state_home")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every test sees the defaults and an empty folder."""

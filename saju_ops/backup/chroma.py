@@ -28,9 +28,10 @@ from zoneinfo import ZoneInfo
 from saju_ops.backup.chroma_copy import settle
 from saju_ops.backup.chroma_files import refuse_other
 from saju_ops.backup.chroma_pack import Hashes, Listing, listed, look_through, pack, unpack
-from saju_ops.backup.chroma_process import Worker, ask, one_at_a_time, scratch_folder
+from saju_ops.backup.chroma_process import Worker, ask, scratch_folder
 from saju_ops.backup.manifest import FORMAT, BackupManifest, manifest_name, stamp, write_manifest
 from saju_ops.errors import OperatorError, ProofFailed, TornCopy
+from saju_ops.local_state import one_at_a_time
 from saju_ops.settings import PROOF_MEMORY_MB, Settings
 from saju_ops.storage import Storage, StorageError, Writer
 from saju_ops.storage.encryption import ENDING as ENCRYPTED

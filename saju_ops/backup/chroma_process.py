@@ -7,7 +7,6 @@ each folder is locked by whoever uses it, and a lock ends with its process.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -22,12 +21,18 @@ from typing import Any
 
 import saju_ops
 from saju_ops import errors
-from saju_ops.errors import Busy, OperatorError, TornCopy
+from saju_ops.errors import OperatorError, TornCopy
 
 PREFIX = "saju_ops_chroma_"
 LOCK = "in_use"
-# Chroma reads its own settings from the environment and from .env; this process gives it all that it needs.
-NOT_HANDED_ON = ("CHROMA_", "DATABASE_URL", "ARCHIVE_PASSWORD", "SLACK_", "AWS_", "SMTP_", "ENCRYPTION_KEY")
+# What the process that opens hostile files gets of our environment: no secret, and nothing that Chroma reads its own
+# settings from. Besides where things are: certificates and proxies for a Chroma server, and numpy's kernels.
+HANDED_ON = {
+    "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SQLITE_TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy",
+    "all_proxy", "no_proxy", "MALLOC_ARENA_MAX", "TOKIO_WORKER_THREADS",
+}  # fmt: skip
+HANDED_ON_PREFIXES = ("PYTHON", "OPENBLAS_", "OMP_", "COV_")
 
 
 class Worker:
@@ -88,7 +93,7 @@ def ask(task: str, scratch: Path, **request: Any) -> dict[str, Any]:
 
 def _environment() -> dict[str, str]:
     package = str(Path(saju_ops.__file__).parent.parent)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(NOT_HANDED_ON)}
+    environment = {k: v for k, v in os.environ.items() if k in HANDED_ON or k.startswith(HANDED_ON_PREFIXES)}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
     environment.update(ANONYMIZED_TELEMETRY="False", PYTHONWARNINGS="ignore")
     # One arena of memory per thread of Chroma's would be kept for each. And numpy's library for matrices lets threads
@@ -148,19 +153,3 @@ def _remove_if_unused(folder: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(descriptor)
-
-
-@contextmanager
-def one_at_a_time(what: str) -> Iterator[None]:
-    """A lock on this machine, by name; it ends with the process. Raises Busy."""
-    name = hashlib.sha256(what.encode()).hexdigest()[:24]
-    path = scratch_root() / f"saju_ops_{os.getuid()}_{name}.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(f"Another run works on {what}. Nothing was done; launch again when it has ended.") from None
-        yield
-    finally:
-        os.close(descriptor)

@@ -23,7 +23,6 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from saju_ops.backup.chroma_process import one_at_a_time
 from saju_ops.backup.drill import Drill, drill
 from saju_ops.backup.dump_contents import Contents
 from saju_ops.backup.dump_engine import DumpEngine, DumpSpoilt, Taking, open_engine
@@ -31,6 +30,7 @@ from saju_ops.backup.dump_pack import Packed, Packer
 from saju_ops.backup.manifest import FOLDERS, FORMAT, BackupManifest, Kind, manifest_name, stamp, write_manifest
 from saju_ops.database import error_text, redacted
 from saju_ops.errors import OperatorError, ProofFailed
+from saju_ops.local_state import one_at_a_time
 from saju_ops.storage import Storage, StorageError, Writer
 from saju_ops.storage.encryption import ENDING, METHOD
 

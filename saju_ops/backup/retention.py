@@ -20,7 +20,6 @@ from hashlib import sha256
 from typing import get_args
 from zoneinfo import ZoneInfo
 
-from saju_ops.backup.chroma_process import one_at_a_time
 from saju_ops.backup.manifest import (
     ENDING,
     FOLDERS,
@@ -31,6 +30,7 @@ from saju_ops.backup.manifest import (
 )
 from saju_ops.backup.password import Stored
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
+from saju_ops.local_state import one_at_a_time
 from saju_ops.settings import Settings
 from saju_ops.storage import Storage
 

@@ -27,11 +27,12 @@ from saju_ops.backup.chroma import Source, drill_snapshot, extract_snapshot, tak
 from saju_ops.backup.chroma_check import check_folder
 from saju_ops.backup.chroma_files import ChromaFiles, contents
 from saju_ops.backup.chroma_pack import FOLDER, Hashes, Listing, listed, look_through, pack, unpack
-from saju_ops.backup.chroma_process import PREFIX, ask, one_at_a_time, scratch_folder
+from saju_ops.backup.chroma_process import PREFIX, _environment, ask, scratch_folder
 from saju_ops.backup.chroma_server import connect
 from saju_ops.backup.chroma_usage import usage
 from saju_ops.backup.manifest import BackupManifest, backups, read_manifest
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused, TornCopy
+from saju_ops.local_state import one_at_a_time
 from saju_ops.storage import open_storage
 from saju_ops.storage.encryption import WrongPassword
 from saju_ops.storage.local import LocalStorage
@@ -548,6 +549,7 @@ from zoneinfo import ZoneInfo
 from saju_ops.backup import chroma_process
 chroma_process.scratch_root = lambda: Path(sys.argv[3])
 from saju_ops.backup.chroma import Source, take_snapshot
+from saju_ops.local_state import one_at_a_time
 from saju_ops.storage import open_storage
 print("begun", flush=True)
 at = datetime(2026, 9, 30, 18, 30, int(sys.argv[4]), tzinfo=timezone.utc)
@@ -651,3 +653,15 @@ def test_usage_counts_documents_bytes_and_the_age_of_the_newest_snapshot(folder:
 def test_usage_without_a_snapshot_says_so(folder: Path, storage: LocalStorage) -> None:
     told = usage(Source(folder=folder), storage, now=AT)
     assert (told.age_hours, told.newest, told.snapshots) == (None, None, 0)
+
+
+def test_the_process_that_opens_snapshots_gets_no_secret_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = ("BACKUP_SEAL_KEY", "JOBS_DATABASE_URL", "GOOGLE_APPLICATION_CREDENTIALS", "REDIS_URL", "MYSQL_PWD")
+    for name in (*secrets, "ARCHIVE_PASSWORD", "CLEANUP_TRIGGER_TOKEN", "CHROMA_SERVER_AUTHN_CREDENTIALS"):
+        monkeypatch.setenv(name, "s3cret-value")
+    code = "import os; print(open('/proc/self/environ').read())"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], env=_environment(), capture_output=True, text=True, check=True
+    )
+    assert "s3cret-value" not in shown.stdout
+    assert "PATH=" in shown.stdout
