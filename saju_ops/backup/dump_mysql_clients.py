@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import PurePath
 
 import sqlalchemy as sa
 
-from saju_ops.backup.dump_process import Program, ProgramMissing, find_program, secret_file
+from saju_ops.backup.dump_process import Program, ProgramMissing, asked, find_program, secret_file
 
 DUMP = (
     "--single-transaction", "--quick", "--routines", "--triggers", "--events", "--hex-blob", "--tz-utc",
@@ -85,7 +84,7 @@ def _best(names: Sequence[str], server: str, what: str) -> tuple[str, str]:
 
 @functools.cache
 def _version(path: str) -> str:
-    done = subprocess.run([path, "--no-defaults", "--version"], capture_output=True, text=True, check=False)
+    done = asked([path, "--no-defaults", "--version"])
     if done.returncode:
         raise ProgramMissing(f"{path} is installed but `{path} --version` fails; repair or remove it.")
     return done.stdout.strip().removeprefix(path).strip()
@@ -93,8 +92,7 @@ def _version(path: str) -> str:
 
 @functools.cache
 def _help(path: str) -> str:
-    done = subprocess.run([path, "--no-defaults", "--help"], capture_output=True, text=True, check=False)
-    return done.stdout
+    return asked([path, "--no-defaults", "--help"]).stdout
 
 
 # The query options of an address that PyMySQL understands → both clients' own.

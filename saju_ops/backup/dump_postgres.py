@@ -36,7 +36,7 @@ from saju_ops.backup.dump_postgres_catalog import (
     SETTINGS,
     as_restored,
 )
-from saju_ops.backup.dump_process import Output, Program, ProgramFailed, feed, find_program, secret_file
+from saju_ops.backup.dump_process import Output, Program, ProgramFailed, asked, feed, find_program, secret_file
 from saju_ops.database import connect, error_text, redacted
 from saju_ops.errors import Refused
 
@@ -129,7 +129,8 @@ class PostgresDumps:
             plain = connection.exec_driver_sql("SHOW server_encoding").scalar() == "SQL_ASCII"
             arguments = [*DUMP, f"--encoding={'SQL_ASCII' if plain else 'UTF8'}", f"--snapshot={snapshot}"]
             program = stack.enter_context(self._program(path, arguments))
-            yield PostgresTaking(self, connection, stack.enter_context(Output(program)), _version(path))
+            output, tool = stack.enter_context(Output(program)), asked([path, "--version"]).stdout.strip()
+            yield PostgresTaking(self, connection, output, tool)
 
     @contextmanager
     def _program(self, path: str, arguments: list[str]) -> Iterator[Program]:
@@ -469,12 +470,6 @@ def _inside_after(line: bytes, inside: bytes | None) -> bytes | None:
                 return inside
             at = closes.end()
         inside = None
-
-
-def _version(path: str) -> str:
-    import subprocess
-
-    return subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _pgpass(password: str) -> str:

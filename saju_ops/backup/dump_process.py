@@ -2,8 +2,9 @@
 
 Promises: a password reaches a program through a file in memory that only this user can read (memfd, 0600), so it
 is never in the process list, never on a disk, and gone when the process is, however it ends; no program reads the
-machine's own option files; a program that fails raises a sentence with what it said, cut before any value of a
-row. Refuses to take an output for whole whose program did not end with status 0.
+machine's own option files, and none gets more of the environment than HANDED_ON: no setting and no secret of
+saju_ops; a program that fails raises a sentence with what it said, cut before any value of a row. Refuses to take
+an output for whole whose program did not end with status 0.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ from saju_ops.errors import OperatorError
 # Seconds that a program which was told to end has for it.
 PATIENCE = 10
 _KEPT_STDERR = 4_000
+# What a client needs of the environment: where programs, libraries and certificates are (libpq looks for the latter
+# in HOME), a ticket of Kerberos, the time zone, and where temporary files may be. Everything else is named by us.
+HANDED_ON = (
+    "PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "TZ", "OPENSSL_CONF", "SSL_CERT_FILE", "SSL_CERT_DIR",
+    "KRB5_CONFIG", "KRB5CCNAME",
+)  # fmt: skip
 
 
 class ProgramFailed(OperatorError):
@@ -49,6 +56,21 @@ def find_program(names: Sequence[str], what: str) -> str:
         f"{what} needs the program {' or '.join(names)}, and none of them is on PATH. Nothing was done; install the"
         " database's client package."
     )
+
+
+def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a program that we start finds in its environment."""
+    kept = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
+    # A login path would be read even where all option files are off.
+    return {**kept, "LC_ALL": "C.UTF-8", "MYSQL_TEST_LOGIN_FILE": "/dev/null", **(more or {})}
+
+
+def asked(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """What a program says to `--version` and the like."""
+    return subprocess.run(
+        command, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+        check=False,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -77,11 +99,8 @@ class Program:
         return os.path.basename(self.command[0])  # noqa: PTH119
 
     def start(self, stderr: Any, **pipes: Any) -> subprocess.Popen[bytes]:
-        # Nothing of the operator's own environment that changes what these programs do.
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "MYSQL", "MARIADB"))}
-        # A login path would be read even where all option files are off.
-        env = {**kept, "LC_ALL": "C.UTF-8", "MYSQL_TEST_LOGIN_FILE": "/dev/null", **self.env}
-        return subprocess.Popen([*self.prefix, *self.command], env=env, pass_fds=self.secrets, stderr=stderr, **pipes)
+        command = [*self.prefix, *self.command]
+        return subprocess.Popen(command, env=environment(self.env), pass_fds=self.secrets, stderr=stderr, **pipes)
 
 
 @functools.cache
@@ -90,7 +109,7 @@ def _wide(path: str) -> tuple[str, ...]:
     coreutils' stdbuf is missing, or doesn't get on with the program."""
     prefix = ("stdbuf", f"--output={CHUNK}")
     with suppress(OSError):
-        tried = subprocess.run([*prefix, path, "--version"], capture_output=True, check=False)
+        tried = asked([*prefix, path, "--version"])
         if tried.returncode == 0 and not tried.stderr:
             return prefix
     return ()
