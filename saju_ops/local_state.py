@@ -5,6 +5,7 @@ Everybody may make files in the shared temporary folder: who made our lock first
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -31,7 +32,7 @@ def state_folder() -> Path:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                _require_ours(descriptor)
+                _require_ours(descriptor, folder)
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -54,15 +55,15 @@ def _candidates() -> list[Path]:
     return [*home, Path(tempfile.gettempdir()) / f"saju_ops_state_{os.getuid()}"]
 
 
-def _require_ours(descriptor: int) -> None:
+def _require_ours(descriptor: int, folder: Path) -> None:
     """Raises OSError for another owner; takes away what others may do there."""
     found = os.fstat(descriptor)
     if found.st_uid != os.getuid():
-        raise OSError(0, f"it belongs to the user {found.st_uid}")
+        raise OSError(errno.EPERM, f"it belongs to the user {found.st_uid}")
     if stat.S_IMODE(found.st_mode) & 0o077:
         os.fchmod(descriptor, 0o700)
-    if not os.access(descriptor, os.W_OK | os.X_OK):
-        raise OSError(0, "it can't be written")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, "it can't be written")
 
 
 @contextmanager
