@@ -1,6 +1,7 @@
 """saju-ops: for the night when Dagster itself is down. It calls the same functions as the jobs.
 
-Exit status: 0 done, 1 refused or failed (one sentence on standard error, nothing half-done), 2 wrong usage.
+Exit status: 0 done, 1 refused or failed (one sentence on standard error, nothing half-done) or not all of what was
+asked for was there (the last line says what), 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -110,13 +111,17 @@ def restore_logs(first: str, last: str, into_table: str | None, into_url: str | 
     )
     if dry_run:
         click.echo("Nothing was written (--dry-run).")
-        return
-    click.echo(f"Done: {plan.written:,} rows written and proven in {plan.seconds:.1f} s.")
-    if into_table is None and into_url is None:
+    else:
+        click.echo(f"Done: {plan.written:,} rows written and proven in {plan.seconds:.1f} s.")
+    if not dry_run and into_table is None and into_url is None:
         click.echo(
             "These days are archived and beyond the retention, so the next purge deletes them again;"
             " use --into-table to keep them."
         )
+    # The last line, and the status: who restores a month at night must not take a part for the whole.
+    if plan.incomplete:
+        click.echo(plan.incomplete)
+        sys.exit(1)
 
 
 def _announce(plan: RestorePlan) -> None:

@@ -96,6 +96,22 @@ def test_rows_go_into_another_database(sqlite_purged: Scene, tmp_path: Path) -> 
     assert sqlite_purged.ids() == [99]
 
 
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_restore_that_lacks_days_ends_with_status_1_and_names_them_last(
+    sqlite_purged: Scene, options: tuple[str, ...]
+) -> None:
+    """2026-10-01 lost its manifest, 10-02 is whole; nothing is archived of 09-29, 09-30 and 10-03."""
+    (lost,) = sqlite_purged.folder.rglob("*_20261001.manifest.json")
+    lost.unlink()
+    said = restore_logs(*options, first="2026-09-29", last="2026-10-03")
+    assert said.exit_code == 1
+    last = said.stdout.splitlines()[-1]
+    assert last.startswith("NOT RESTORED: ")
+    assert "conversation_log_backup_20261001.csv" in last
+    assert "there is no archive of 2026-09-29 to 2026-09-30, 2026-10-03." in last
+    assert sqlite_purged.ids() == ([99] if options else [*range(41, 81), 99])
+
+
 def failed(said: Result) -> str:
     """Status 1 and one sentence on standard error; an exception would have been a stack trace."""
     assert isinstance(said.exception, SystemExit), said.exception

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -48,12 +49,14 @@ class RestorePlan:
     first: Day
     last: Day
     days: list[str] = field(default_factory=list)
-    empty_days: int = 0
     files: int = 0
     rows_archived: int = 0
     superseded: int = 0
     # Data files of the range that no manifest describes.
     undescribed: list[str] = field(default_factory=list)
+    # Days of the range, YYYY-MM-DD, of which the store holds no file at all: nobody wrote that day, or nobody archived
+    # it, or its files are lost.
+    not_archived: list[str] = field(default_factory=list)
     to_write: int = 0
     already_there: int = 0
     conflicts: int = 0
@@ -72,6 +75,18 @@ class RestorePlan:
             " not at all; launch again: what is there is skipped."
         )
 
+    @property
+    def incomplete(self) -> str:
+        """What of the range is not restored, as one sentence; empty where all of it is."""
+        parts = []
+        if self.undescribed:
+            parts.append(_without_manifest(self.undescribed))
+        if self.not_archived:
+            days = _spans(self.not_archived)
+            more = f" and {len(days) - NAMED} more spans of days" if len(days) > NAMED else ""
+            parts.append(f"there is no archive of {', '.join(days[:NAMED])}{more}")
+        return f"NOT RESTORED: {'; '.join(parts)}." if parts else ""
+
     def sentences(self) -> list[str]:
         """For the operator, before and after."""
         lines = [
@@ -81,8 +96,8 @@ class RestorePlan:
             f"{self.already_there} rows are there already and equal; they are skipped.",
             f"{self.to_write} rows {'would be' if self.dry_run else 'are to be'} written.",
         ]
-        if self.undescribed:
-            lines.append(f"NOT RESTORED, since {_without_manifest(self.undescribed)}.")
+        if self.incomplete:
+            lines.append(self.incomplete)
         if self.superseded:
             lines.append(f"{self.superseded} rows stand in an older part too; the later part counts.")
         if self.compared_by != "row digests":
@@ -129,6 +144,7 @@ def restore(
         there = f" ({_without_manifest(plan.undescribed)})" if plan.undescribed else ""
         raise Refused(f"{storage.uri} holds no archive of any day from {first} to {last}{there}. Nothing was written.")
     plan.days = [f.parts[0].day for f in files]
+    plan.not_archived = _not_archived(storage, first, last)
     with broken_off(lambda text: f"{plan.target} can't be written to ({text}). Nothing was written."):
         store, created = _target(url, table or source_table, source_table, zone_of_database, dry_run)
     plan.creates_table = created
@@ -157,6 +173,23 @@ def _files(storage: Storage, first: Day, last: Day) -> Iterator[DayFiles]:
 def _data_files(storage: Storage, first: Day, last: Day) -> list[str]:
     stamps = (first.stamp, last.stamp)
     return sorted(name for stamp, name in data_files(storage) if stamps[0] <= stamp <= stamps[1])
+
+
+def _not_archived(storage: Storage, first: Day, last: Day) -> list[str]:
+    known = {*archived_days(storage), *(stamp for stamp, _ in data_files(storage))}
+    dates = (first.date + timedelta(days=n) for n in range((last.date - first.date).days + 1))
+    return [f"{date}" for date in dates if f"{date:%Y%m%d}" not in known]
+
+
+def _spans(days: Sequence[str]) -> list[str]:
+    """`2026-10-03`, or `2026-10-05 to 2026-10-09` for days one after the other."""
+    spans: list[list[date]] = []
+    for day in map(date.fromisoformat, days):
+        if spans and day - spans[-1][-1] == timedelta(days=1):
+            spans[-1].append(day)
+        else:
+            spans.append([day])
+    return [f"{span[0]}" if len(span) == 1 else f"{span[0]} to {span[-1]}" for span in spans]
 
 
 def _without_manifest(names: Sequence[str]) -> str:

@@ -272,22 +272,25 @@ def restore_conversation_logs(
         )
     except OperatorError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
-    context.add_output_metadata(
-        {
-            "dry_run": plan.dry_run,
-            "days": len(plan.days),
-            "files": plan.files,
-            "rows_archived": plan.rows_archived,
-            "rows_to_write": plan.to_write,
-            "rows_written": plan.written,
-            "rows_already_there": plan.already_there,
-            "rows_superseded": plan.superseded,
-            "seconds": round(plan.seconds, 3),
-            "rows_per_second": round(plan.written / plan.seconds, 1) if plan.seconds else 0.0,
-            "target": plan.target,
-            "summary": dg.MetadataValue.md("\n".join(f"- {line}" for line in plan.sentences())),
-        }
-    )
+    metadata: dict[str, Any] = {
+        "dry_run": plan.dry_run,
+        "days": len(plan.days),
+        "days_not_restored": len(plan.not_archived) + len(plan.undescribed),
+        "files": plan.files,
+        "rows_archived": plan.rows_archived,
+        "rows_to_write": plan.to_write,
+        "rows_written": plan.written,
+        "rows_already_there": plan.already_there,
+        "rows_superseded": plan.superseded,
+        "seconds": round(plan.seconds, 3),
+        "rows_per_second": round(plan.written / plan.seconds, 1) if plan.seconds else 0.0,
+        "target": plan.target,
+        "summary": dg.MetadataValue.md("\n".join(f"- {line}" for line in plan.sentences())),
+    }
+    context.add_output_metadata(metadata)
+    if plan.incomplete:
+        done = "Nothing was written (dry_run)" if plan.dry_run else f"{plan.written:,} rows were written and proven"
+        raise dg.Failure(f"{done}. {plan.incomplete}", metadata=metadata, allow_retries=False)
 
 
 @dg.job(

@@ -338,6 +338,7 @@ def test_a_file_whose_manifest_is_lost_is_named_and_not_passed_over(scene: Scene
     lost.unlink()
     result = scene.restore(last=NEXT_DAY, dry_run=True)
     assert any("NOT RESTORED" in s and "conversation_log_backup_20261001.csv" in s for s in result.sentences())
+    assert "NOT RESTORED" in result.incomplete
     assert not any("NOT RESTORED" in s for s in scene.restore(NEXT_DAY, dry_run=True).sentences())
     with pytest.raises(Refused, match=r"no archive of any day .*without its manifest .*backup_20261001\.csv"):
         scene.restore()

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from dagster._core.errors import DagsterInvalidConfigError
 
-from saju_ops_tests.jobs.project import Project, ago
+from saju_ops_tests.jobs.project import Project, ago, plain
 
 # Plain numbers that every purge reports, zeros included.
 NUMBERS = {
@@ -271,6 +271,16 @@ def test_it_can_put_them_into_another_table(purged: Project) -> None:
     assert run.succeeded, run.failure
     assert purged.scene.run("SELECT count(*) FROM restored")[0][0] == 30
     assert purged.scene.count() == 15
+
+
+def test_a_restore_that_lacks_days_fails_after_it_wrote_the_others(purged: Project) -> None:
+    run = purged.run("restore_conversation_logs", {**days(42, 39), "dry_run": False})
+    assert not run.succeeded
+    assert "rows were written and proven. NOT RESTORED: there is no archive of" in run.failure
+    (event,) = run.events("STEP_FAILURE")
+    told = plain(event.step_failure_data.user_failure_data.metadata)
+    assert (told["days"], told["days_not_restored"]) == (2, 2)
+    assert told["rows_written"] > 0
 
 
 @pytest.mark.parametrize(
