@@ -102,7 +102,7 @@ def _reconcile(
         open_backups(settings) if plan.changes else None,
         plan,
         now=now,
-        zone_of_database=settings.database_timezone,
+        zone_of_database=settings.analysis_database_timezone,
         zone=settings.timezone,
     )
 
@@ -120,7 +120,7 @@ def _undo(run_id: str, settings: Settings, dry_run: bool, as_json: bool) -> None
         undo_run_id=_new_run_id(now),
         dry_run=dry_run,
         now=now,
-        zone_of_database=settings.database_timezone,
+        zone_of_database=settings.analysis_database_timezone,
     )
     if as_json:
         click.echo(json.dumps({**asdict(result), "at": result.at.isoformat()}, ensure_ascii=False))

@@ -82,6 +82,18 @@ class Settings(BaseSettings):
         default="UTC",
         alias="DATABASE_TIMEZONE",
     )
+    jobs_database_timezone_name: str | None = _allowed(
+        "the IANA name of the zone in which the paid-report service writes times without one, such as Asia/Seoul; empty"
+        " means DATABASE_TIMEZONE",
+        default=None,
+        alias="JOBS_DATABASE_TIMEZONE",
+    )
+    analysis_database_timezone_name: str | None = _allowed(
+        "the IANA name of the zone in which the speech-analysis service writes times without one, such as Asia/Seoul;"
+        " empty means DATABASE_TIMEZONE",
+        default=None,
+        alias="ANALYSIS_DATABASE_TIMEZONE",
+    )
     timezone_name: str = _allowed(
         "the IANA name of the zone of days, partitions and schedules, such as Asia/Seoul",
         default="Asia/Seoul",
@@ -411,10 +423,12 @@ class Settings(BaseSettings):
             raise ValueError("two servers of one engine")
         return value
 
-    @field_validator("database_timezone_name", "timezone_name")
+    @field_validator(
+        "database_timezone_name", "jobs_database_timezone_name", "analysis_database_timezone_name", "timezone_name"
+    )
     @classmethod
-    def _zone(cls, value: str) -> str:
-        if value not in available_timezones():
+    def _zone(cls, value: str | None) -> str | None:
+        if value is not None and value not in available_timezones():
             raise ValueError("no such time zone is known")
         return value
 
@@ -754,6 +768,14 @@ class Settings(BaseSettings):
     @cached_property
     def database_timezone(self) -> ZoneInfo:
         return ZoneInfo(self.database_timezone_name)
+
+    @cached_property
+    def jobs_database_timezone(self) -> ZoneInfo:
+        return ZoneInfo(self.jobs_database_timezone_name or self.database_timezone_name)
+
+    @cached_property
+    def analysis_database_timezone(self) -> ZoneInfo:
+        return ZoneInfo(self.analysis_database_timezone_name or self.database_timezone_name)
 
 
 def listed(text: str) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ def checks() -> list[dg.AssetChecksDefinition]:
         if (why := why_not()) is not None:
             return dg.AssetCheckResult(passed=True, metadata={"orphan_rows": 0, "why": why})
         settings = load_settings()
-        with open_jobs(settings.jobs_database_url, settings.jobs_table, settings.database_timezone) as store:
+        with open_jobs(settings.jobs_database_url, settings.jobs_table, settings.jobs_database_timezone) as store:
             found = orphan_rows(store, closure_of(store))
         return dg.AssetCheckResult(
             passed=not found,
@@ -73,7 +73,7 @@ def why_not(settings: Settings | None = None) -> str | None:
     from saju_ops.queue.batches import missing_table
 
     settings = settings or load_settings()
-    return missing_table(settings.jobs_database_url, settings.jobs_table, settings.database_timezone, "JOBS_TABLE")
+    return missing_table(settings.jobs_database_url, settings.jobs_table, settings.jobs_database_timezone, "JOBS_TABLE")
 
 
 def nothing_here(why: str, *, named: bool) -> dg.SkipReason:
@@ -144,7 +144,7 @@ def _purge(context: dg.OpExecutionContext, config: PurgeJobsConfig, backup: Back
         batch_jobs=config.batch_jobs, pause_seconds=config.pause_seconds,
     )  # fmt: skip
     files = job_files(settings)
-    with expired_jobs.open_jobs(settings.jobs_database_url, settings.jobs_table, settings.database_timezone) as store:
+    with expired_jobs.open_jobs(settings.jobs_database_url, settings.jobs_table, settings.jobs_database_timezone) as store:
         # A cancel from the UI sets a flag here, which is looked at between batches: none is cut in two.
         with capture_interrupts():
             return expired_jobs.purge_expired_jobs(

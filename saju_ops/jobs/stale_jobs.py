@@ -173,7 +173,7 @@ def _reconcile(plan: "StalePlan", backup: BackupStorage | None, **more: Any) -> 
         backup.open() if backup is not None and plan.changes else None,
         plan,
         now=datetime.now(UTC),
-        zone_of_database=settings.database_timezone,
+        zone_of_database=settings.analysis_database_timezone,
         zone=settings.timezone,
         **more,
     )
@@ -235,7 +235,7 @@ def _undo(context: dg.OpExecutionContext, config: ReconcileConfig, backup: Backu
             undo_run_id=context.run.run_id,
             dry_run=config.dry_run,
             now=datetime.now(UTC),
-            zone_of_database=settings.database_timezone,
+            zone_of_database=settings.analysis_database_timezone,
             should_stop=lambda: CANCELLED if check_captured_interrupt() else None,
         )
     metadata = undo_metadata(result)
@@ -287,7 +287,7 @@ def stale_jobs_schedule(settings: Settings) -> dg.ScheduleDefinition:
         from saju_ops.queue.stale import missing_tables
 
         current = load_settings()
-        why = missing_tables(current.analysis_database_url, current.database_timezone)
+        why = missing_tables(current.analysis_database_url, current.analysis_database_timezone)
         if why is not None:
             return nothing_here(why, named=current.analysis_database_url_secret is not None)
         return dg.RunRequest(

@@ -143,16 +143,17 @@ class Batches:
     def candidates(self) -> list[tuple[Identity, datetime]]:
         """Expired roots, those that expired first at the head, each with its instant. Counts the unreadable."""
         identity = [self.store.col(c).label(f"c{i}") for i, c in enumerate(self.identity)]
-        query = sa.select(*identity, self.expiry.shown().label("expires")).select_from(self.store.from_)
+        query = sa.select(*identity, *self.expiry.shown()).select_from(self.store.from_)
         query = query.where(*self.expiry.conditions()).order_by(self.expiry.column).limit(CANDIDATES)
         found = []
         rows = self.store.connection.execute(query).all()
         self.all_looked_at = len(rows) < CANDIDATES
         for row in rows:
-            past = self.expiry.is_past(row[-1])
+            own, times = row[: len(identity)], row[len(identity) :]
+            past = self.expiry.is_past(times)
             self.result.unreadable += past is None
             if past:
-                found.append((tuple(map(bindable, row[:-1])), self.expiry.instant(row[-1]) or self.result.now))
+                found.append((tuple(map(bindable, own)), self.expiry.instant(times) or self.result.now))
         if self.store.table.engine != "sqlite":
             unreadable = sa.select(sa.func.count()).select_from(self.store.from_).where(*self.expiry.unreadable())
             self.result.unreadable = int(self.store.connection.execute(unreadable).scalar_one())

@@ -1,7 +1,7 @@
 """Deletes chat sessions that expired long ago, with calculations and analyses, and their keys in Redis.
 
-What it promises of every session that it deletes: its expires_at was past by the grace period under a lock that
-the deleting transaction still held; every table that references it is one that may go; and each row of the
+What it promises of every session that it deletes: its expires_at, and its last_activity where there is such a
+column, were past by the grace period under a lock that the deleting transaction still held; every table that references it is one that may go; and each row of the
 conversation log that goes with it stands unchanged in a proven archive of a day beyond the retention, compared
 under that lock. Deleting two sessions once deleted nine log rows that no archive held: a session with such a row
 stays. A log table without a foreign key (a partitioned one) is looked at by its column's name just the same.
@@ -76,6 +76,12 @@ def open_sessions(url: sa.URL, table: str, zone: ZoneInfo) -> LogStore:
     return open_table(url, table, zone, "SESSIONS_TABLE")
 
 
+def last_use(store: LogStore) -> tuple[str, ...]:
+    """The column by which the service says that a session is used, which extends no expires_at. Without a last_activity
+    updated_at has to do: it may be renewed by others than the user, and then keeps a session for longer."""
+    return next(((name,) for name in ("last_activity", "updated_at") if name in store.table.names), ())
+
+
 def purge_expired_sessions(
     store: LogStore,
     storage: Storage,
@@ -145,7 +151,7 @@ class _Purge:
 
     def prepare(self) -> None:
         """Reads the catalogue. Raises Refused."""
-        self.expiry = Expiry(self.store, self.past)
+        self.expiry = Expiry(self.store, self.past, last_use(self.store))
         self.store.require_transactions()
         self.closure: Closure = closure_of(self.store)
         if (implied := self._implied()) is not None:

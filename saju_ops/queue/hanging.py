@@ -109,11 +109,11 @@ class Hanging:
         own = [self.store.col(c) for c in self._identity(ref)]
         found = {}
         for chunk in chunks(identities):
-            query = sa.select(*cells, self.expiry.shown().label("expires")).select_from(self.store.from_)
+            query = sa.select(*cells, *self.expiry.shown()).select_from(self.store.from_)
             query = query.where(one_of(own, chunk), *self.expiry.conditions())
             for row in self._execute(self._locking(query)):
-                if self.expiry.is_past(row[-1]):
-                    values = tuple(map(bindable, row[:-1]))
+                if self.expiry.is_past(row[len(cells) :]):
+                    values = tuple(map(bindable, row[: len(cells)]))
                     found[values[: len(own)]] = values
         return found
 

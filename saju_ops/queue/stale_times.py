@@ -1,8 +1,8 @@
 """When a job last moved: times in whatever form a database keeps them, as instants.
 
-Promises: a text that names no offset means a time in the zone given (DATABASE_TIMEZONE); what could mean two
-instants is taken for the later one, so that a job looks younger and is left alone. Refuses to guess: numbers,
-zero dates and anything else that isn't clearly a date and time are UNREADABLE.
+Promises: a text that names no offset means a time in the zone given (the database's own, such as
+ANALYSIS_DATABASE_TIMEZONE); what could mean two instants is taken for the later one, so that a job looks younger and is
+left alone. Refuses to guess: numbers, zero dates and anything else that isn't clearly a date and time are UNREADABLE.
 """
 
 from __future__ import annotations

@@ -59,12 +59,14 @@ class SessionScene:
         with self.engine.connect() as connection:
             connection.execute(sa.insert(schema.chatbot.tables[table]), list(rows))
 
-    def add(self, session: str, expired: datetime = OLD, logs: list[datetime] | None = None) -> None:
-        """A session with a calculation, its analysis, and log rows of these instants."""
+    def add(
+        self, session: str, expired: datetime = OLD, logs: list[datetime] | None = None, used: datetime | None = None
+    ) -> None:
+        """A session with a calculation, its analysis, and log rows of these instants; last used when it expired."""
         number = int(session.lstrip("s"))
-        self.insert(
-            "user_sessions", {"session_id": session, "user_id": "u", "expires_at": expired.replace(tzinfo=None)}
-        )
+        last = (used or expired).replace(tzinfo=None)
+        row = {"session_id": session, "user_id": "u", "expires_at": expired.replace(tzinfo=None)}
+        self.insert("user_sessions", row | {"last_activity": last, "created_at": last, "updated_at": last})
         ganji = {f"{pillar}_ganji": "갑자" for pillar in ("year", "month", "day", "time")}
         born = {"birth_datetime": datetime(1990, 1, 1, 5, 30)}  # noqa: DTZ001
         self.insert("saju_calculations", {"calculation_id": number, "session_id": session, **ganji, **born})
@@ -121,6 +123,82 @@ def test_sessions_beyond_the_grace_period_go_with_calculations_and_analyses(scen
     assert scene.sessions() == ["s2", "s4"]
     assert scene.count("saju_calculations") == scene.count("saju_analyses") == 2
     assert dict(result.rows) == dict(dry.rows) == {"user_sessions": 2, "saju_calculations": 2, "saju_analyses": 2}
+
+
+def test_a_session_that_is_used_stays_however_long_ago_it_expired(scene: SessionScene) -> None:
+    """expires_at is set when a session is made, and never again."""
+    scene.add("s1", used=NOW)
+    scene.add("s2", used=NOW - 30 * DAY)  # exactly: not past
+    scene.add("s3", used=NOW - 30 * DAY - timedelta(seconds=1))
+    result = scene.purge()
+    assert (scene.sessions(), scene.count("saju_calculations"), result.expired) == (["s1", "s2"], 2, 1)
+
+
+def test_a_session_that_is_used_after_it_was_found_stays(scene: SessionScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.add("s1")
+    scene.add("s2")
+    collect = Hanging.collect
+
+    def use_then_collect(self: Hanging, sessions: Any) -> None:
+        if scene.engine.dialect.name != "sqlite":  # whose one writer is the purge itself by now
+            scene.run("UPDATE user_sessions SET last_activity = :now WHERE session_id = 's1'", now=NOW.replace(tzinfo=None))
+        collect(self, sessions)
+
+    monkeypatch.setattr(Hanging, "collect", use_then_collect)
+    scene.purge()
+    assert scene.sessions() == ([] if scene.engine.dialect.name == "sqlite" else ["s1"])
+
+
+def test_where_no_column_tells_of_the_last_use_expires_at_alone_counts(scene: SessionScene) -> None:
+    scene.add("s1")
+    scene.add("s2", used=NOW)
+    scene.run("DROP INDEX ix_user_sessions_last_activity" + on_its_table(scene))
+    scene.run("ALTER TABLE user_sessions DROP COLUMN last_activity")
+    assert scene.purge(dry_run=True).expired == 1, "by updated_at"
+    scene.run("ALTER TABLE user_sessions DROP COLUMN updated_at")
+    scene.purge()
+    assert scene.sessions() == []
+
+
+def on_its_table(scene: SessionScene) -> str:
+    return " ON user_sessions" if scene.engine.dialect.name in ("mysql", "mariadb") else ""
+
+
+def test_a_session_of_which_no_last_use_is_known_goes_by_expires_at(scene: SessionScene) -> None:
+    change = {
+        "postgresql": "ALTER TABLE user_sessions ALTER last_activity DROP NOT NULL",
+        "mysql": "ALTER TABLE user_sessions MODIFY last_activity DATETIME NULL",
+    }
+    name = scene.engine.dialect.name.replace("mariadb", "mysql")
+    scene.add("s1")
+    scene.add("s2", used=NOW)
+    if name == "sqlite":
+        scene.run("UPDATE user_sessions SET last_activity = '0000-00-00 00:00:00' WHERE session_id = 's1'")
+    else:
+        scene.run(change[name])
+        scene.run("UPDATE user_sessions SET last_activity = NULL WHERE session_id = 's1'")
+    scene.purge()
+    assert scene.sessions() == ["s2"]
+
+
+@pytest.mark.parametrize(("text", "stays"), [("2026-11-20T11:00:00+09:00", True), ("2026-09-01", False), ("?", True)])
+def test_a_last_use_in_any_form_of_sqlite_is_read_or_keeps_its_session(
+    lite: SessionScene, text: str, stays: bool
+) -> None:
+    lite.add("s1")
+    lite.run("UPDATE user_sessions SET last_activity = :text", text=text)
+    result = lite.purge()
+    assert (lite.sessions() == ["s1"], result.unreadable) == (stays, int(text == "?"))
+
+
+def test_a_last_use_that_is_no_time_is_refused_before_anything_goes(postgres_url: str, tmp_path: Path) -> None:
+    scene = SessionScene(postgres_url, tmp_path / "backups")
+    scene.add("s1")
+    scene.run("ALTER TABLE user_sessions ALTER last_activity DROP DEFAULT")
+    scene.run("ALTER TABLE user_sessions ALTER last_activity TYPE bigint USING extract(epoch FROM last_activity)")
+    with pytest.raises(Refused, match=r"user_sessions\.last_activity is a int8; it may be a timestamptz or timestamp"):
+        scene.purge()
+    assert scene.sessions() == ["s1"]
 
 
 def test_a_session_with_a_log_row_that_no_archive_holds_stays(scene: SessionScene) -> None:
@@ -292,7 +370,7 @@ def test_a_table_that_is_not_listed_is_refused(lite: SessionScene) -> None:
 
 def test_a_session_is_never_named_whole(lite: SessionScene) -> None:
     token, at = {"session_id": "very-secret-session-token"}, OLD.replace(tzinfo=None)
-    lite.insert("user_sessions", token | {"user_id": "u", "expires_at": at})
+    lite.insert("user_sessions", token | {"user_id": "u", "expires_at": at, "last_activity": at})
     message = {"message_order": 1, "role": "user", "content": "x", "created_at": at}
     lite.insert("conversation_logs", token | message)
     assert lite.purge().stayed_named == [("very-sec…", ARCHIVED_NOT)]
