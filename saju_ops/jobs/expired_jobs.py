@@ -144,7 +144,8 @@ def _purge(context: dg.OpExecutionContext, config: PurgeJobsConfig, backup: Back
         batch_jobs=config.batch_jobs, pause_seconds=config.pause_seconds,
     )  # fmt: skip
     files = job_files(settings)
-    with expired_jobs.open_jobs(settings.jobs_database_url, settings.jobs_table, settings.jobs_database_timezone) as store:
+    url, zone = settings.jobs_database_url, settings.jobs_database_timezone
+    with expired_jobs.open_jobs(url, settings.jobs_table, zone) as store:
         # A cancel from the UI sets a flag here, which is looked at between batches: none is cut in two.
         with capture_interrupts():
             return expired_jobs.purge_expired_jobs(

@@ -1,10 +1,11 @@
 """Deletes chat sessions that expired long ago, with calculations and analyses, and their keys in Redis.
 
 What it promises of every session that it deletes: its expires_at, and its last_activity where there is such a
-column, were past by the grace period under a lock that the deleting transaction still held; every table that references it is one that may go; and each row of the
-conversation log that goes with it stands unchanged in a proven archive of a day beyond the retention, compared
-under that lock. Deleting two sessions once deleted nine log rows that no archive held: a session with such a row
-stays. A log table without a foreign key (a partitioned one) is looked at by its column's name just the same.
+column, were past by the grace period under a lock that the deleting transaction still held; every table that
+references it is one that may go; and each row of the conversation log that goes with it stands unchanged in a
+proven archive of a day beyond the retention, compared under that lock. Deleting two sessions once deleted nine log
+rows that no archive held: a session with such a row stays. A log table without a foreign key (a partitioned one) is
+looked at by its column's name just the same.
 """
 
 from __future__ import annotations

@@ -141,7 +141,8 @@ def test_a_session_that_is_used_after_it_was_found_stays(scene: SessionScene, mo
 
     def use_then_collect(self: Hanging, sessions: Any) -> None:
         if scene.engine.dialect.name != "sqlite":  # whose one writer is the purge itself by now
-            scene.run("UPDATE user_sessions SET last_activity = :now WHERE session_id = 's1'", now=NOW.replace(tzinfo=None))
+            used = "UPDATE user_sessions SET last_activity = :now WHERE session_id = 's1'"
+            scene.run(used, now=NOW.replace(tzinfo=None))
         collect(self, sessions)
 
     monkeypatch.setattr(Hanging, "collect", use_then_collect)
