@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from saju_ops.backup.dump_contents import Contents, differences
-from saju_ops.backup.dump_engine import DrillNotPossible, DumpEngine, open_engine
+from saju_ops.backup.dump_engine import DrillNotPossible, DumpEngine, ForeignToDumps, open_engine
 from saju_ops.backup.dump_pack import Packed, unpacked
 from saju_ops.backup.dump_process import ProgramFailed, ProgramMissing
 from saju_ops.backup.manifest import BackupManifest
@@ -44,6 +44,8 @@ class Drill:
 
     differences: list[str] = field(default_factory=list)
     why_not: str = ""
+    # The dump holds what no dump program writes; `why_not` says what.
+    foreign: bool = False
     where: str = ""
     seconds: float = 0.0
     tables: int = 0
@@ -109,6 +111,8 @@ def _restored(
         with source.scratch(server, now) as scratch:
             left_out = scratch.load(chunks, name, drill=True)
             found = scratch.contents(contents)
+    except ForeignToDumps as error:
+        return Drill(why_not=str(error), foreign=True)
     except (DrillNotPossible, ProgramMissing) as error:
         return Drill(why_not=str(error))
     except ProgramFailed as error:

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from saju_ops.backup.dump_contents import Contents
-from saju_ops.errors import OperatorError
+from saju_ops.errors import OperatorError, Refused
 
 # Nobody calls a database so by chance: the prefix, the instant it was made (UTC), and a random part.
 SCRATCH_PREFIX = "saju_ops_drill_"
@@ -30,6 +30,18 @@ class DrillNotPossible(OperatorError):
 
 class DumpSpoilt(OperatorError):
     """Something changed under the dump, such as a table's definition. It was thrown away; it is taken again."""
+
+
+class ForeignToDumps(Refused):
+    """A dump holds what no dump program writes: somebody else did. It was not executed."""
+
+    def __init__(self, what: str, subject: str = "It holds") -> None:
+        """`what`: a noun with its article, and no value of a row."""
+        super().__init__(
+            f"{subject} {what}, which no dump program writes. It was not executed. Somebody may have changed the file:"
+            " keep it, look at who can write to the store, and restore another dump."
+        )
+        self.what = what
 
 
 class Taking(Protocol):
@@ -82,8 +94,12 @@ class DumpEngine(Protocol):
     def empty(self) -> None:
         """Drops everything in the database. Only after the operator named it."""
 
+    def examined(self, chunks: Iterator[bytes], source_database: str) -> Iterator[bytes]:
+        """The very chunks, looked through before anything is touched. Raises ForeignToDumps; executes nothing."""
+
     def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
-        """Executes a dump in this database and nowhere else. Returns what was left out, as sentences."""
+        """Executes a dump in this database and nowhere else. Returns what was left out, as sentences. Raises
+        ForeignToDumps at what no dump program writes."""
 
     def scratch(self, server: sa.URL | None, now: datetime) -> AbstractContextManager[DumpEngine]:
         """A database of our own on `server` or on this one, dropped at the end whatever happens. Also drops what

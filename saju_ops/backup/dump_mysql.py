@@ -283,6 +283,9 @@ class MySQLDumps:
                 kind = {"VIEW": "VIEW", "SEQUENCE": "SEQUENCE"}.get(table.kind, "TABLE")
                 connection.exec_driver_sql(f"DROP {kind} {quote(table.name)}")
 
+    def examined(self, chunks: Iterator[bytes], source_database: str) -> Iterator[bytes]:
+        return chunks
+
     def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
         client = restore_client(self.engine)
         guard = _Guard(source_database, self.database, drill)

@@ -189,6 +189,9 @@ class PostgresDumps:
             connection.exec_driver_sql("SELECT lo_unlink(oid) FROM pg_largeobject_metadata")
             _make_public(connection)
 
+    def examined(self, chunks: Iterator[bytes], source_database: str) -> Iterator[bytes]:
+        return chunks
+
     def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
         return self._load(chunks, None)
 

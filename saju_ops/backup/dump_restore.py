@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from saju_ops.backup.dump_contents import Contents, differences
-from saju_ops.backup.dump_engine import UTC_ZONE, DumpEngine, open_engine
+from saju_ops.backup.dump_engine import UTC_ZONE, DumpEngine, ForeignToDumps, open_engine
 from saju_ops.backup.dump_pack import Packed, unpacked
 from saju_ops.backup.dump_process import ProgramFailed
 from saju_ops.backup.manifest import BackupManifest, Kind, backups, passed_over, stamp
@@ -119,8 +119,7 @@ def restore_dump(
         began = time.monotonic()
         say(f"Reading {manifest.file} and comparing it with its manifest; nothing is touched yet.")
         try:
-            for _ in _content(storage, manifest):
-                pass
+            _read_through(_content(storage, manifest), target, manifest)
         except ProofFailed as error:
             raise ProofFailed(f"{error}{_the_one_before(storage, request, default, manifest)}") from None
         if not request.dry_run:
@@ -132,6 +131,20 @@ def restore_dump(
             f"The restore into {redacted(target.url)} ended with what the database said ({error_text(error)}). The dump"
             " is as it was; look at the target and start again."
         ) from None
+
+
+def _read_through(content: Iterator[bytes], target: DumpEngine, manifest: BackupManifest) -> None:
+    try:
+        for _ in target.examined(content, _dumped_as(manifest)):
+            pass
+    except ForeignToDumps as error:
+        for _ in content:  # are these the bytes that were stored? Damage is another matter
+            pass
+        raise ForeignToDumps(error.what, f"{manifest.file} holds") from None
+
+
+def _dumped_as(manifest: BackupManifest) -> str:
+    return str(manifest.extra.get("dumped_as", manifest.extra.get("database")))
 
 
 def _the_one_before(storage: Storage, request: RestoreRequest, default: sa.URL, manifest: BackupManifest) -> str:
@@ -255,7 +268,7 @@ def _restore(
         say(f"Dropping what is in {result.target}.")
         target.empty()
     say(f"Restoring into {result.target}.")
-    source = str(manifest.extra.get("dumped_as", manifest.extra.get("database")))
+    source = _dumped_as(manifest)
     try:
         result.left_out = target.load(_content(storage, manifest), source, drill=False)
     except ProgramFailed as error:

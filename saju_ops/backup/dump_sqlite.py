@@ -101,6 +101,9 @@ class SQLiteDumps:
     def empty(self) -> None:
         """Nothing is dropped: `load` puts the old file aside, whole."""
 
+    def examined(self, chunks: Iterator[bytes], source_database: str) -> Iterator[bytes]:
+        return chunks
+
     def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
         """Writes the file beside its place, looks at it, and then gives it its name. A file that was there is
         kept as `<name>.before_restore_<time>`, the time in the engine's zone as in the names of backups."""
