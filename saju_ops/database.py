@@ -6,12 +6,28 @@ row as any other. Connections are not pooled: each belongs to one piece of work 
 
 from __future__ import annotations
 
-from pathlib import Path
+import functools
+import logging
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.pool import NullPool
+
+from saju_ops.address import SQLITE_BUSY_TIMEOUT as SQLITE_BUSY_TIMEOUT
+from saju_ops.address import SUPPORTED as SUPPORTED
+from saju_ops.address import (
+    busy_timeout,
+    mysql_tls,
+    options_of,
+    overridden,
+    postgres_options,
+    tls_context,
+    with_known_options,
+)
+from saju_ops.address import parse_database_url as parse_database_url
+from saju_ops.address import redacted as redacted
+from saju_ops.errors import OperatorError
 
 # Strict, so that a restore never truncates; zero and invalid dates allowed, because old tables hold them
 # and they must come back. PAD_CHAR_TO_FULL_LENGTH and ANSI_QUOTES, where a server sets them, are off.
@@ -25,95 +41,81 @@ MYSQL_SESSION = (
 # Servers may end long statements; an archive of a large day is one.
 MYSQL_NO_TIME_LIMIT = "SET SESSION max_execution_time = 0"
 MARIADB_NO_TIME_LIMIT = "SET SESSION max_statement_time = 0"
-POSTGRES_SESSION = {
-    "timezone": "UTC",
-    "datestyle": "ISO, MDY",
-    "intervalstyle": "postgres",
-    "bytea_output": "hex",
-    "extra_float_digits": "1",
-    "lc_monetary": "C",
-    "statement_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
-    "lock_timeout": "10s",
-    # Rows that a policy would hide make the statement fail instead of being left out silently.
-    "row_security": "off",
-}
-# Seconds; a web application's own writes are short, ours wait for them.
-SQLITE_BUSY_TIMEOUT = 30
-
-SUPPORTED = "a mysql+pymysql://, mariadb+pymysql://, postgresql+psycopg:// or sqlite:/// address"
-DRIVERS = {
-    "mysql": "mysql+pymysql",
-    "mariadb": "mariadb+pymysql",
-    "postgresql": "postgresql+psycopg",
-    "postgres": "postgresql+psycopg",
-    "sqlite": "sqlite",
-}
-
-
-def parse_database_url(value: str) -> sa.URL:
-    """The address as SQLAlchemy's, with the driver that saju_ops uses for that engine.
-
-    Raises ValueError (without the value: it may hold a password) for an engine that isn't supported.
-    """
-    try:
-        url = sa.make_url(value.strip())
-    except (sa.exc.ArgumentError, ValueError):
-        raise ValueError("it can't be read as a database address") from None
-    family = url.drivername.split("+")[0]
-    if family not in DRIVERS:
-        raise ValueError(f"its engine is {family!r}")
-    if family == "sqlite":
-        if url.database and url.database != ":memory:":
-            url = url.set(database=str(Path(url.database).expanduser().absolute()))
-        else:
-            raise ValueError("it names no file")
-    elif not url.database:
-        raise ValueError("it names no database")
-    return url.set(drivername=DRIVERS[family])
-
-
-def redacted(url: sa.URL | str) -> str:
-    """The address without its password and without options, fit for logs and metadata."""
-    parsed = sa.make_url(url) if isinstance(url, str) else url
-    return parsed.set(query={}).render_as_string(hide_password=True)
+CONNECT_SECONDS = 10
 
 
 def connect(url: sa.URL | str, *, bulk_load: bool = False) -> sa.Engine:
-    """An engine whose every connection has its session pinned; nothing is opened yet."""
+    """An engine whose every connection has the address's options and our pinned session; nothing is opened yet.
+
+    Raises OperatorError where an option can't be honoured, such as a file that is no longer there.
+    """
     parsed = sa.make_url(url) if isinstance(url, str) else url
+    if parsed.query:
+        try:
+            parsed = with_known_options(parsed)
+        except ValueError as error:
+            raise OperatorError(f"{redacted(parsed)} can't be used: {error}. Nothing was done.") from None
+        _say_overridden(redacted(parsed), tuple(overridden(parsed)))
     backend = parsed.get_backend_name()
     if backend in ("mysql", "mariadb"):
         return _mysql(parsed, bulk_load)
     if backend == "postgresql":
-        options = " ".join(f"-c {name}={_escaped(value)}" for name, value in POSTGRES_SESSION.items())
-        args = {"options": options, "connect_timeout": 10, "client_encoding": "UTF8", "application_name": "saju_ops"}
+        own = options_of(parsed)
+        args: dict[str, Any] = {"options": postgres_options(parsed), "client_encoding": "UTF8"}
+        args["connect_timeout"] = int(own.get("connect_timeout", CONNECT_SECONDS))
+        args["application_name"] = own.get("application_name", "saju_ops")
         return sa.create_engine(parsed, poolclass=NullPool, connect_args=args, hide_parameters=True)
     return _sqlite(parsed)
 
 
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+@functools.cache
+def _say_overridden(where: str, names: tuple[str, ...]) -> None:
+    """Once for each address in a process."""
+    if names:
+        logging.getLogger(__name__).warning(
+            "The address of %s sets %s, which doesn't hold here: saju_ops sets it itself.", where, ", ".join(names)
+        )
 
 
 def _mysql(url: sa.URL, bulk_load: bool) -> sa.Engine:
+    own = options_of(url)
     # local_infile lets a server ask this client for any file it can read, so only a restore, which needs LOAD
     # DATA, allows it.
-    args: dict[str, Any] = {"charset": "utf8mb4", "connect_timeout": 10, "local_infile": bulk_load}
+    args: dict[str, Any] = {"charset": "utf8mb4", "local_infile": bulk_load}
+    args |= {name: own[name] for name in ("unix_socket", "collation", "bind_address", "program_name") if name in own}
+    args["connect_timeout"] = int(own.get("connect_timeout", CONNECT_SECONDS))
+    args |= {name: int(own[name]) for name in ("read_timeout", "write_timeout") if name in own}
+    tls = mysql_tls(url)
+    if tls.required:
+        args["ssl"] = tls_context(tls)
+    elif tls.mode == "DISABLED":
+        args["ssl_disabled"] = True
     if url.password is not None:
         # As the servers and their clients have it; PyMySQL would take Latin-1, which has no 한글.
         args["password"] = str(url.password).encode()
-    engine = sa.create_engine(url, poolclass=NullPool, connect_args=args, hide_parameters=True)
+    plain = url._replace(query=sa.util.immutabledict())
+    engine = sa.create_engine(plain, poolclass=NullPool, connect_args=args, hide_parameters=True)
 
     # First of all: SQLAlchemy then looks at the session that we have made, not at a server's ANSI_QUOTES.
     @event.listens_for(engine, "connect", insert=True)
     def pin(connection: Any, _record: Any) -> None:
         with connection.cursor() as cursor:
+            if "init_command" in own:
+                _run_init_command(cursor, own["init_command"])
             cursor.execute(MYSQL_SESSION)
             mariadb = "mariadb" in connection.get_server_info().lower()
             cursor.execute(MARIADB_NO_TIME_LIMIT if mariadb else MYSQL_NO_TIME_LIMIT)
 
     return engine
+
+
+def _run_init_command(cursor: Any, command: str) -> None:
+    """The address's own command, and then what our transactions and texts rely on as it was before."""
+    cursor.execute("SELECT @@collation_connection")
+    (collation,) = cursor.fetchone()
+    cursor.execute(command)
+    cursor.execute(f"SET NAMES utf8mb4 COLLATE {collation}")
+    cursor.execute("SET SESSION autocommit = 0")
 
 
 def mysql_session_statements(mariadb: bool) -> list[str]:
@@ -150,7 +152,7 @@ def _sqlite(url: sa.URL) -> sa.Engine:
     path = url.database or ""
     uri = sa.URL.create("sqlite", database=f"file:{_uri_path(path)}", query={"uri": "true", "mode": "rw"})
     engine = sa.create_engine(
-        uri, poolclass=NullPool, connect_args={"timeout": SQLITE_BUSY_TIMEOUT}, hide_parameters=True
+        uri, poolclass=NullPool, connect_args={"timeout": busy_timeout(url)}, hide_parameters=True
     )
 
     @event.listens_for(engine, "connect")

@@ -11,6 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from pydantic import SecretStr
 
+from saju_ops.address import overridden
 from saju_ops.database import connect, error_text, redacted
 from saju_ops.errors import OperatorError
 from saju_ops.settings import Settings, SettingsError, load_settings
@@ -77,10 +78,10 @@ def _log_table(settings: Settings) -> Line:
         return Line("DATABASE_URL", False, f"{redacted(url)} can't be used ({error_text(error)})")
     index = "created_at is indexed" if table.time_index else "created_at has NO index: archives will be slow"
     text = (
-        f"{redacted(url)}: {table.engine} {table.server_version}, table {table.name} with {len(table.columns)}"
+        f"{redacted(url)}: {table.engine} {table.server_version}, table {table.shown} with {len(table.columns)}"
         f" columns, key {', '.join(table.key)}, {index}, oldest row {oldest or 'none'}"
     )
-    return Line("DATABASE_URL", True, text)
+    return Line("DATABASE_URL", True, text + _not_held(url))
 
 
 def _reachable(name: str, url: sa.URL) -> Line:
@@ -92,7 +93,12 @@ def _reachable(name: str, url: sa.URL) -> Line:
             connection.execute(sa.text("SELECT 1"))
     except Exception as error:
         return Line(name, False, f"{redacted(url)} can't be reached ({error_text(error)})")
-    return Line(name, True, redacted(url))
+    return Line(name, True, redacted(url) + _not_held(url))
+
+
+def _not_held(url: sa.URL) -> str:
+    names = overridden(url)
+    return f"; its option for {', '.join(names)} doesn't hold: saju_ops sets that itself" if names else ""
 
 
 def _missing_file(name: str, url: sa.URL) -> str | None:

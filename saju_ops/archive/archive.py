@@ -363,6 +363,7 @@ class _Task:
             stored_sha256=found.stored_sha256, stored_bytes=found.stored_bytes, largest_block=found.block,
             tool=f"saju_ops {version('saju-ops')}", run_id=self.run_id, created_at=timestamp(self.now),
             encryption=METHOD if packing.encrypted else "none",
+            extra={"schema": table.found_in} if table.found_in else {},
         )  # fmt: skip
 
     def _write_manifest(self, manifest: Manifest) -> None:
@@ -400,11 +401,15 @@ class _Task:
 
 def require_same_table(storage: Storage, day: Day, parts: Sequence[Manifest], store: LogStore) -> None:
     """Raises Refused where a part was made of another table or database: its rows prove nothing about this one."""
-    mine = (store.table.database, store.table.name)
+    table = store.table
     for part in parts:
-        if (part.database, part.table) != mine:
+        # Archives of earlier versions don't say in which schema their table was.
+        schema = part.extra.get("schema") or table.found_in
+        if (part.database, part.table, schema) != (table.database, table.name, table.found_in):
+            theirs, mine = (f"{name}." if name else "" for name in (schema, table.found_in))
             raise Refused(
-                f"{storage.uri} already holds {day} of {part.database}.{part.table}, and this is {mine[0]}.{mine[1]}."
+                f"{storage.uri} already holds {day} of {part.database}.{theirs}{part.table}, and this is"
+                f" {table.database}.{mine}{table.name}."
                 " Nothing was written or deleted; give each database a BACKUP_URI of its own."
             )
 

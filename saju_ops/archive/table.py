@@ -55,6 +55,8 @@ class Table:
     children: tuple[ForeignKey, ...] = ()
     parents: tuple[ForeignKey, ...] = ()
     schema: str | None = None
+    # PostgreSQL: the schema in which the connection's search path found the table.
+    found_in: str | None = None
     notes: tuple[str, ...] = field(default=())
 
     def column(self, name: str) -> Column:
@@ -63,6 +65,11 @@ class Table:
     @property
     def key_columns(self) -> tuple[Column, ...]:
         return tuple(self.column(name) for name in self.key)
+
+    @property
+    def shown(self) -> str:
+        """The name, with its schema where that isn't the default one."""
+        return f"{self.found_in}.{self.name}" if self.found_in not in (None, "public") else self.name
 
     @property
     def names(self) -> list[str]:

@@ -23,6 +23,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from saju_ops.address import place
 from saju_ops.backup.drill import Drill, drill
 from saju_ops.backup.dump_contents import Contents
 from saju_ops.backup.dump_engine import DumpEngine, DumpSpoilt, Taking, open_engine
@@ -36,7 +37,6 @@ from saju_ops.storage.encryption import ENDING, METHOD
 
 # Times a dump is taken again when a DDL or a lost connection spoilt it.
 TRIES = 3
-PORTS = {"mysql": 3306, "postgresql": 5432}
 LONGEST_LABEL = 48
 
 
@@ -102,7 +102,14 @@ def label_of(url: sa.URL, others: Sequence[sa.URL] = ()) -> str:
     alike = sum(re.sub(r"[^\w-]", "_", _own_name(o)).lower() == label.lower() for o in others if o != url)
     if label == name and not alike:
         return label
-    return f"{label}-{sha256(redacted(url).encode()).hexdigest()[:8]}"
+    spelled = _without_options(url)
+    if any(_without_options(o) == spelled for o in others if o != url):
+        spelled = redacted(url)  # with its socket or its hosts, which are among the options
+    return f"{label}-{sha256(spelled.encode()).hexdigest()[:8]}"
+
+
+def _without_options(url: sa.URL) -> str:
+    return url.set(query={}).render_as_string(hide_password=True)
 
 
 def _own_name(url: sa.URL) -> str:
@@ -113,7 +120,7 @@ def distinct(urls: Sequence[sa.URL]) -> list[sa.URL]:
     """The databases, each once: two addresses of one database are one."""
     found: dict[tuple[Any, ...], sa.URL] = {}
     for url in urls:
-        found.setdefault((_family(url), url.host, url.port or PORTS.get(_family(url)), url.database), url)
+        found.setdefault(place(url), url)
     return list(found.values())
 
 

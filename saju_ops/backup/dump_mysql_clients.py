@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from pathlib import PurePath
 
 import sqlalchemy as sa
 
+from saju_ops.address import Tls, init_command_matters, mysql_tls, options_of, redacted
 from saju_ops.backup.dump_process import Program, ProgramMissing, asked, find_program, secret_file
+from saju_ops.errors import Refused
 
 DUMP = (
     "--single-transaction", "--quick", "--routines", "--triggers", "--events", "--hex-blob", "--tz-utc",
@@ -50,10 +53,21 @@ class Client:
     def help(self) -> str:
         return _help(self.path)
 
+    def _takes_init_command(self, url: sa.URL) -> bool:
+        """Raises Refused where the address's init_command sets what this program can't be told."""
+        known = "--init-command" in self.help
+        if init_command_matters(url) and not known:
+            raise Refused(
+                f"The address of {redacted(url)} holds the option init_command, and {self.name} can't run it: what it"
+                " reads could differ. Give what it sets to the user itself (SET DEFAULT ROLE, say), or use for dumps an"
+                " address without it. Nothing was done."
+            )
+        return known
+
     @contextmanager
     def program(self, url: sa.URL, more: Sequence[str]) -> Iterator[Program]:
         """The command, ready to start. The options file is memory of this process and ends with the block."""
-        with secret_file(options_file(url, self.mariadb)) as secret:
+        with secret_file(options_file(url, self.mariadb, init_command=self._takes_init_command(url))) as secret:
             command = [self.path, f"--defaults-file=/dev/fd/{secret}", *self.arguments, *more]
             yield Program(command, secrets=(secret,))
 
@@ -95,42 +109,40 @@ def _help(path: str) -> str:
     return asked([path, "--no-defaults", "--help"]).stdout
 
 
-# The query options of an address that PyMySQL understands → both clients' own.
-TLS_FILES = {"ssl_ca": "ssl-ca", "ssl_capath": "ssl-capath", "ssl_cert": "ssl-cert", "ssl_key": "ssl-key"}
-
-
-def options_file(url: sa.URL, mariadb: bool) -> str:
-    """The [client] section that connects as the address says, TLS included."""
-    query = {k: v if isinstance(v, str) else v[-1] for k, v in url.query.items()}
+def options_file(url: sa.URL, mariadb: bool, *, init_command: bool = False) -> str:
+    """The [client] section that connects as the address says, as our own connections do, TLS included."""
+    options, tls = options_of(url), mysql_tls(url)
     lines = {"user": url.username, "password": str(url.password) if url.password is not None else None}
-    socket = query.get("unix_socket")
-    if socket:
+    if socket := options.get("unix_socket"):
         lines["socket"] = socket
     else:
         lines |= {"host": url.host or "localhost", "port": str(url.port or 3306), "protocol": "TCP"}
-    lines |= {option: query.get(name) for name, option in TLS_FILES.items()}
-    lines["ssl-cipher"] = query.get("ssl_cipher")
-    lines |= _verification(query, mariadb)
-    told = [f'{name}="{_escaped(value)}"' for name, value in lines.items() if value is not None]
-    return "\n".join(["[client]", *told, ""])
+    lines |= {"bind-address": options.get("bind_address"), "loose-connect-timeout": options.get("connect_timeout")}
+    lines |= {"init-command": options.get("init_command") if init_command else None}
+    if tls.mode != "DISABLED":
+        lines |= {f"ssl-{name}": getattr(tls, name) for name in ("ca", "capath", "cert", "key", "cipher")}
+    lines |= _mariadb_tls(tls) if mariadb else _mysql_tls(tls)
+    if tls.verified and not (tls.ca or tls.capath):  # the system's authorities, as ours have them
+        paths = ssl.get_default_verify_paths()
+        lines |= {"ssl-ca": paths.cafile} if paths.cafile else {"ssl-capath": paths.capath}
+    written = [f'{name}="{_escaped(value)}"' for name, value in lines.items() if value is not None]
+    return "\n".join(["[client]", *written, ""])
 
 
-def _verification(query: dict[str, str], mariadb: bool) -> dict[str, str]:
-    """As PyMySQL does: the server's certificate is verified where the address names a CA, else not."""
+def _mysql_tls(tls: Tls) -> dict[str, str]:
+    # Without TLS, MySQL 8's accounts need the server's public key, as PyMySQL asks for it too.
+    key = {} if tls.required else {"loose-get-server-public-key": "1"}
+    return {"ssl-mode": tls.mode, **key} if tls.mode else key
 
-    def on(name: str) -> bool:
-        return query.get(name, "").lower() in ("1", "true", "yes", "on")
 
-    if on("ssl_disabled"):
-        return {"skip-ssl": "1"} if mariadb else {"ssl-mode": "DISABLED"}
-    named = "ssl_ca" in query or "ssl_capath" in query
-    identity = named and (on("ssl_check_hostname") or on("ssl_verify_identity"))
-    if mariadb:
-        return {"loose-ssl-verify-server-cert": "1" if identity else "0"}
-    if not named:
-        # Without TLS, MySQL 8's accounts need the server's public key, as PyMySQL asks for it too.
-        return {"loose-get-server-public-key": "1"}
-    return {"ssl-mode": "VERIFY_IDENTITY" if identity else "VERIFY_CA"}
+def _mariadb_tls(tls: Tls) -> dict[str, str]:
+    """MariaDB's programs verify a named authority, and encrypt on request; only with the server's name verified do
+    they refuse a server without TLS by themselves (tried with 10.11). Our own connection, which is always made first,
+    refuses it in every mode that requires TLS."""
+    if tls.mode == "DISABLED":
+        return {"skip-ssl": "1"}
+    identity = {"loose-ssl-verify-server-cert": "1" if tls.mode == "VERIFY_IDENTITY" else "0"}
+    return {"ssl": "1", **identity} if tls.mode else identity
 
 
 def _escaped(value: str) -> str:

@@ -6,6 +6,7 @@ is a database of its own here, which SQL can't leave; psql's own commands are re
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from saju_ops.address import options_of
 from saju_ops.backup.dump_contents import Contents, TableContents
 from saju_ops.backup.dump_engine import (
     MARKER,
@@ -45,11 +47,11 @@ TAIL = 1024
 DUMP = ("--format=plain", "--no-password", "--lock-wait-timeout=30s", "--no-subscriptions")
 RESTORE = ("--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--single-transaction", "--file=-")
 ENVIRONMENT = {"PGTZ": "UTC", "PGCLIENTENCODING": "UTF8", "PGCONNECT_TIMEOUT": "10", "PGAPPNAME": "saju_ops"}
-# The query options of an address that libpq's programs understand as well.
-CONNINFO = {
-    "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "options", "host", "port", "channel_binding",
-    "gssencmode", "target_session_attrs", "connect_timeout", "service",
-}  # fmt: skip
+# Where the server is and how it is trusted, where the address leaves that to libpq's environment.
+LIBPQ_ENVIRONMENT = (
+    "PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGPASSFILE", "PGSSLMODE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY",
+    "PGSSLCRL", "PGREQUIREAUTH", "PGCHANNELBINDING", "PGGSSENCMODE", "PGKRBSRVNAME", "PGTARGETSESSIONATTRS",
+)  # fmt: skip
 OWNER_LINE = re.compile(
     rb"(ALTER [A-Z ]+ .* OWNER TO .*;|GRANT .*;|REVOKE .*;|ALTER DEFAULT PRIVILEGES .*;"
     rb"|SET SESSION AUTHORIZATION .*;)\r?\n?"
@@ -134,16 +136,29 @@ class PostgresDumps:
 
     @contextmanager
     def _program(self, path: str, arguments: list[str]) -> Iterator[Program]:
-        password = _pgpass(str(self.url.password)) if self.url.password is not None else ""
-        with secret_file(f"*:*:*:*:{password}\n" if password else "") as secret:
-            env = {**ENVIRONMENT, "PGPASSFILE": f"/dev/fd/{secret}"}
-            yield Program([path, *arguments, f"--dbname={self._conninfo()}"], env, (secret,))
+        options = options_of(self.url)
+        # What libpq takes from the environment for our own connections, too.
+        password = self.url.password or os.environ.get("PGPASSWORD")
+        files = {}
+        with ExitStack() as stack:
+            if password:
+                secret = stack.enter_context(secret_file(f"*:*:*:*:{_pgpass(str(password))}\n"))
+                files["PGPASSFILE"] = secret
+                options.pop("passfile", None)
+            if "sslpassword" in options:  # a line of a service, since the command line is everybody's to read
+                service = f"[saju_ops]\nsslpassword={options.pop('sslpassword')}\n"
+                files["PGSERVICEFILE"] = stack.enter_context(secret_file(service))
+                options["service"] = "saju_ops"
+            found = {name: value for name in LIBPQ_ENVIRONMENT if (value := os.environ.get(name))}
+            env = {**found, **ENVIRONMENT, **{name: f"/dev/fd/{number}" for name, number in files.items()}}
+            conninfo = f"--dbname={self._conninfo(options)}"
+            yield Program([path, *arguments, conninfo], env, tuple(files.values()))
 
-    def _conninfo(self) -> str:
+    def _conninfo(self, options: Mapping[str, str]) -> str:
+        """As our own connections have it: every option of the address."""
         url = self.url
         parts: dict[str, str] = {"dbname": self.database, "user": url.username or ""}
-        parts |= {"host": url.host or "", "port": str(url.port or "")}
-        parts |= {k: v if isinstance(v, str) else ",".join(v) for k, v in url.query.items() if k in CONNINFO}
+        parts |= {"host": url.host or "", "port": str(url.port or ""), **options}
         return " ".join(f"{k}='{_quoted(v)}'" for k, v in parts.items() if v)
 
     # --- restoring -----------------------------------------------------------------------------------------

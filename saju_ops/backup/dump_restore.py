@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from saju_ops.address import place, same_place
 from saju_ops.backup.dump_contents import Contents, differences
 from saju_ops.backup.dump_engine import UTC_ZONE, DumpEngine, ForeignToDumps, open_engine
 from saju_ops.backup.dump_pack import Packed, unpacked
@@ -163,7 +164,7 @@ def find_dump(storage: Storage, request: RestoreRequest, default: sa.URL) -> Bac
     wanted = [m for m in everything if _is_of(m, request.database, default)]
     if request.database is None:
         # Of this very address first: the service may have moved, and its old address's dumps are there still.
-        wanted = [m for m in wanted if _place(m.source) == _place(default)] or wanted
+        wanted = [m for m in wanted if same_place(m.source, default)] or wanted
     if not wanted:
         there = ", ".join(sorted({str(m.extra.get("database")) for m in everything})[:NAMED]) or "none"
         named = request.database or open_engine(default).database
@@ -171,7 +172,7 @@ def find_dump(storage: Storage, request: RestoreRequest, default: sa.URL) -> Bac
             f"There is no dump of {named} in {storage.uri}; there are dumps of: {there}. Name one with --database."
             " Nothing was touched."
         )
-    sources = {_place(m.source): m.source for m in wanted}
+    sources = {place(default if same_place(m.source, default) else m.source): m.source for m in wanted}
     if len(sources) > 1:
         raise Refused(
             f"Several databases have that name: {', '.join(sorted(sources.values()))}. Name one with --database by what"
@@ -201,18 +202,11 @@ def label_in(manifest: BackupManifest) -> str:
 
 def _is_of(manifest: BackupManifest, name: str | None, default: sa.URL) -> bool:
     if name is None:
-        return _place(manifest.source) == _place(default) or (
+        return same_place(manifest.source, default) or (
             manifest.extra.get("database") == open_engine(default).database
             and _family(manifest.engine) == _family(default.get_backend_name())
         )
     return name in (manifest.extra.get("database"), label_in(manifest))
-
-
-def _place(address: sa.URL | str) -> tuple[str, str | None, int | None, str | None]:
-    """Where a database is, whoever logs in: an administrator restores what the service's user dumped."""
-    url = sa.make_url(address)
-    family = _family(url.get_backend_name())
-    return family, url.host, url.port or {"mysql": 3306, "postgresql": 5432}.get(family), url.database
 
 
 def _family(engine: str) -> str:
@@ -222,7 +216,7 @@ def _family(engine: str) -> str:
 def _home(manifest: BackupManifest, urls: tuple[sa.URL, ...]) -> sa.URL:
     """The configured database that the dump is of."""
     for url in urls:
-        if _place(url) == _place(manifest.source):
+        if same_place(manifest.source, url):
             return url
     for url in urls:
         if open_engine(url).database == manifest.extra.get("database"):

@@ -22,13 +22,13 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
+from saju_ops.address import busy_timeout
 from saju_ops.backup.dump_contents import Contents, TableContents
 from saju_ops.backup.dump_engine import UTC_ZONE, DrillNotPossible, DumpEngine, fingerprint
 from saju_ops.backup.manifest import stamp
 from saju_ops.errors import OperatorError, ProofFailed
 
 HEADER = b"SQLite format 3\x00"
-BUSY_SECONDS = 30
 CHUNK = 1 << 20
 MISSING = re.compile(r"no such collation sequence: (.+)|unknown function: (.+)\(\)")
 FOLDER_PREFIX = "saju_ops_dump_"
@@ -58,7 +58,7 @@ class SQLiteDumps:
         if mode != "rwc" and not self.path.is_file():
             raise OperatorError(f"There is no SQLite file {self.path}; name the database in its setting.")
         uri = f"file:{uri_quoted(str(self.path))}?mode={mode}"
-        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+        connection = sqlite3.connect(uri, uri=True, timeout=busy_timeout(self.url), isolation_level=None)
         connection.text_factory = bytes
         return connection
 

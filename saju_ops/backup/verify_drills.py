@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
+from saju_ops.address import same_place
 from saju_ops.archive.manifest import Manifest, archived_days, day_files
 from saju_ops.archive.table import Column
 from saju_ops.archive.window import Day, parse_day
@@ -170,6 +171,7 @@ def _dump_drill(
 
     name = f"dump {manifest.file.rpartition('/')[2]}"
     url = next((u for u in databases if redacted(u) == manifest.source), None)
+    url = url or next((u for u in databases if same_place(manifest.source, u)), None)
     if url is None:
         return Drill(name, False, False, f"{manifest.source} is none of the configured databases.")
     m = manifest

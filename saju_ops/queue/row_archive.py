@@ -112,7 +112,8 @@ class RowArchive:
         """Whether its rows can be compared with this table's: same table, same columns, written the same way."""
         table = self.store.table
         same = [(c.name, c.encoding, c.framed) for c in manifest.table_columns]
-        return (manifest.database, manifest.table) == (table.database, table.name) and same == [
+        here = manifest.extra.get("schema", table.found_in) == table.found_in
+        return here and (manifest.database, manifest.table) == (table.database, table.name) and same == [
             (c.name, c.encoding, c.framed) for c in table.columns
         ]
 
@@ -225,7 +226,7 @@ class RowArchive:
             tool=f"saju_ops {version('saju-ops')}", run_id=self.run_id, created_at=timestamp(self.now),
             encryption=METHOD if self.packing.encrypted else "none",
             # By these a payment's archive is found again, and recognised by a later run.
-            extra={"root": self.root, "jobs": sorted(jobs)},
+            extra={"root": self.root, "jobs": sorted(jobs)} | ({"schema": table.found_in} if table.found_in else {}),
         )  # fmt: skip
 
 

@@ -25,7 +25,6 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
-from saju_ops.database import SQLITE_BUSY_TIMEOUT
 from saju_ops.errors import Busy, OperatorError, Refused
 from saju_ops.queue import stale_holds
 from saju_ops.queue.stale_audit import (
@@ -165,7 +164,7 @@ def reconcile(
     now: datetime,
     zone_of_database: ZoneInfo,
     zone: ZoneInfo,
-    busy_seconds: float = SQLITE_BUSY_TIMEOUT,
+    busy_seconds: float | None = None,
     should_stop: ShouldStop = lambda: None,
     progress: Callable[[StaleResult], None] = lambda result: None,
 ) -> StaleResult:
@@ -200,7 +199,7 @@ def missing_tables(url: sa.URL, zone_of_database: ZoneInfo) -> str | None:
     """Why there is nothing to settle in this installation: a sentence where the tables or the database's file
     don't exist. None where they do, and also where the database can't be asked."""
     try:
-        reading(url, zone_of_database, SQLITE_BUSY_TIMEOUT, lambda c: Tables(c, url, zone_of_database).evidence)
+        reading(url, zone_of_database, None, lambda c: Tables(c, url, zone_of_database).evidence)
     except NoTables as error:
         return str(error)
     except OperatorError:
@@ -211,7 +210,7 @@ def missing_tables(url: sa.URL, zone_of_database: ZoneInfo) -> str | None:
 # --- looking ------------------------------------------------------------------------------------------------
 
 
-def _looked(url: sa.URL, plan: StalePlan, now: datetime, zone: ZoneInfo, busy_seconds: float) -> StaleResult:
+def _looked(url: sa.URL, plan: StalePlan, now: datetime, zone: ZoneInfo, busy_seconds: float | None) -> StaleResult:
     found: StaleResult = reading(url, zone, busy_seconds, lambda c: _survey(Tables(c, url, zone), plan, now))
     return found
 

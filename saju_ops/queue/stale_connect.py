@@ -20,7 +20,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from saju_ops.database import SQLITE_BUSY_TIMEOUT, connect, error_text, redacted
+from saju_ops.address import busy_timeout
+from saju_ops.database import connect, error_text, redacted
 from saju_ops.errors import Busy, OperatorError, Refused
 from saju_ops.queue.stale_times import microseconds
 
@@ -80,7 +81,7 @@ def is_locked(error: DBAPIError) -> bool:
     return getattr(origin, "sqlstate", None) in POSTGRES_LOCKED
 
 
-def read_only(url: sa.URL, zone: ZoneInfo, busy_seconds: float = SQLITE_BUSY_TIMEOUT) -> sa.Engine:
+def read_only(url: sa.URL, zone: ZoneInfo) -> sa.Engine:
     """An engine whose connections can't change anything. SQLite: use `reading` instead."""
     engine = connect(url)
     mysql = url.get_backend_name() in ("mysql", "mariadb")
@@ -93,9 +94,10 @@ def read_only(url: sa.URL, zone: ZoneInfo, busy_seconds: float = SQLITE_BUSY_TIM
     return engine
 
 
-def read_write(url: sa.URL, zone: ZoneInfo, busy_seconds: float = SQLITE_BUSY_TIMEOUT) -> sa.Engine:
+def read_write(url: sa.URL, zone: ZoneInfo, busy_seconds: float | None = None) -> sa.Engine:
+    """`busy_seconds`: None for those of the address."""
     if url.get_backend_name() == "sqlite":
-        return _sqlite(_file(url), "mode=rw", zone, busy_seconds)
+        return _sqlite(_file(url), "mode=rw", zone, _busy(url, busy_seconds))
     engine = connect(url)
     if url.get_backend_name() != "postgresql":
 
@@ -117,7 +119,7 @@ def _execute(connection: Any, statements: list[str]) -> None:
 # --- SQLite -----------------------------------------------------------------------------------------------
 
 
-def reading(url: sa.URL, zone: ZoneInfo, busy_seconds: float, work: Any) -> Any:
+def reading(url: sa.URL, zone: ZoneInfo, busy_seconds: float | None, work: Any) -> Any:
     """What `work(connection)` returns on a connection that can't change anything; it may be called again, when
     a SQLite database that nobody had open was written meanwhile."""
     with errors_told(url):
@@ -127,7 +129,7 @@ def reading(url: sa.URL, zone: ZoneInfo, busy_seconds: float, work: Any) -> Any:
         path = _file(url)
         for _ in range(QUIET_READS):
             try:
-                return _read_file(path, zone, busy_seconds, work)
+                return _read_file(path, zone, _busy(url, busy_seconds), work)
             except _Changed:
                 continue
     raise Busy(f"{path} was opened, written and closed by others each time that it was read. Launch again.")
@@ -139,6 +141,10 @@ def data_version(connection: sa.Connection) -> int | None:
     if connection.dialect.name != "sqlite":
         return None
     return int(connection.exec_driver_sql("PRAGMA data_version").scalar_one())
+
+
+def _busy(url: sa.URL, seconds: float | None) -> float:
+    return busy_timeout(url) if seconds is None else seconds
 
 
 def _file(url: sa.URL) -> Path:

@@ -19,7 +19,6 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
-from saju_ops.database import SQLITE_BUSY_TIMEOUT
 from saju_ops.errors import Refused
 from saju_ops.queue.stale_audit import (
     LaterRuns,
@@ -67,7 +66,7 @@ def undo(
     dry_run: bool,
     now: datetime,
     zone_of_database: ZoneInfo,
-    busy_seconds: float = SQLITE_BUSY_TIMEOUT,
+    busy_seconds: float | None = None,
     should_stop: Callable[[], str | None] = lambda: None,
 ) -> UndoResult:
     """Raises Refused, before anything is touched, for a run that is unknown, was put back, or was another

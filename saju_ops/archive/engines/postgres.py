@@ -39,7 +39,7 @@ PLAIN = NUMBERS | {
 LOCK_POLL_SECONDS = 0.2
 
 TABLE = sa.text(
-    "SELECT c.oid, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+    "SELECT c.oid, c.relkind, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
     " WHERE c.relname = :name AND c.relkind IN ('r', 'p') AND pg_table_is_visible(c.oid)"
 )
 COLUMNS = sa.text(
@@ -103,7 +103,7 @@ class PostgresLogStore(LogStore):
             engine="postgresql", server_version=version, database=database, name=table, columns=columns, key=keys[0],
             time_type=time_type,
             time_index=next((r[0] for r in indexes if r[4] and r[3] and r[3][0] == TIME_COLUMN), None),
-            children=children, parents=parents,
+            children=children, parents=parents, found_in=_str(found[2]),
         )  # fmt: skip
 
     def sizes(self) -> dict[str, int]:
