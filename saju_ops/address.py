@@ -271,9 +271,11 @@ def mysql_tls(url: sa.URL) -> Tls:
             "its option ssl_mode is PREFERRED, which checks no certificate, so its other TLS options would do nothing;"
             " it may be REQUIRED, VERIFY_CA or VERIFY_IDENTITY"
         )
-    elif mode == "" or (wanted and _STRICTNESS.index(wanted) > _STRICTNESS.index(mode)):
+    elif mode == "":
+        mode = wanted
+    elif wanted and _STRICTNESS.index(wanted) > _STRICTNESS.index(mode):
         # A certificate authority that is named is used: a word that asks for less doesn't make it idle.
-        mode = "VERIFY_CA" if mode == "REQUIRED" and wanted == "VERIFY_IDENTITY" and not _identity(on) else wanted
+        mode = "VERIFY_IDENTITY" if _identity(on) else "VERIFY_CA"
     if mode in ("VERIFY_CA", "VERIFY_IDENTITY") and on.get("ssl_verify_cert") is False:
         raise ValueError("its option ssl_verify_cert is off, and another one wants the certificate verified")
     return Tls(mode, q.get("ssl_ca"), q.get("ssl_capath"), q.get("ssl_cert"), q.get("ssl_key"), q.get("ssl_cipher"))

@@ -600,6 +600,14 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _places_are_apart(self) -> Settings:
+        from saju_ops.places import collisions
+
+        if why := ". ".join(collisions(self)):
+            raise PydanticCustomError("places", "{why}", {"why": why})
+        return self
+
     @field_validator("cleanup_trigger_token")
     @classmethod
     def _trigger_token(cls, value: SecretStr | None) -> SecretStr | None:
