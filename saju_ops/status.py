@@ -62,6 +62,7 @@ def _databases(settings: Settings) -> Iterator[Line]:
 
 def _log_table(settings: Settings) -> Line:
     from saju_ops.archive.engines import open_log_store
+    from saju_ops.archive.unseen import require_seen
 
     url = settings.database_url
     missing = _missing_file("DATABASE_URL", url)
@@ -71,6 +72,7 @@ def _log_table(settings: Settings) -> Line:
         with open_log_store(url, settings.conversation_log_table, settings.database_timezone) as store:
             table = store.table
             oldest = store.instants("asc")
+            require_seen(store, [(None, table.name)], [(child.schema, child.table) for child in table.children])
     except OperatorError as error:
         return Line("DATABASE_URL", False, str(error))
     except Exception as error:

@@ -31,7 +31,7 @@ from saju_ops.archive.engines.base import broken_off
 from saju_ops.archive.held import HeldRows
 from saju_ops.archive.manifest import Manifest, common_key, day_files, manifest_name, parse_manifest
 from saju_ops.archive.pieces import key_at
-from saju_ops.archive.unseen import require_seen
+from saju_ops.archive.unseen import Unsure, require_seen
 from saju_ops.archive.verify import part_batches, verify_part, verify_stored_bytes
 from saju_ops.archive.window import Day, cutoff_day, day_of
 from saju_ops.database import error_text
@@ -152,7 +152,12 @@ def purge(
         work.require_lag_can_be_told()
         store.require_transactions()
         children = [(child.schema, child.table) for child in store.table.children]
-        work.result.doubt = require_seen(store, [(None, store.table.name)], children)
+        try:
+            work.result.doubt = require_seen(store, [(None, store.table.name)], children)
+        except Unsure as refusal:
+            if not plan.dry_run:
+                raise
+            work.result.doubt = str(refusal)
         store.wait_briefly()
         with store.lock("purge", wait):
             return work.run(first_day)

@@ -19,8 +19,9 @@ import sqlalchemy as sa
 
 from saju_ops.archive.engines import LogStore
 from saju_ops.archive.engines.postgres import DELETE_RULES
+from saju_ops.archive.readable import require_readable
 from saju_ops.archive.table import ForeignKey
-from saju_ops.archive.unseen import require_seen
+from saju_ops.archive.unseen import Unsure, require_seen
 from saju_ops.errors import Refused
 
 # A table by its schema and name; no schema where the name alone finds it.
@@ -49,6 +50,9 @@ class Closure:
     groups: tuple[tuple[Ref, ...], ...]
     tables: dict[Ref, Known] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
+    # Why nothing may be deleted, since a table that the account may not see could lose rows too; empty where all is
+    # seen.
+    unsure: str = ""
 
     @property
     def going(self) -> frozenset[Ref]:
@@ -100,11 +104,25 @@ def closure_of(store: LogStore, *, implied: Sequence[ForeignKey] = ()) -> Closur
     going = {root, *(child_of(k) for k in hard)}
     tables = {ref: catalogue.table(ref) for ref in {*going, *(child_of(k) for k in soft)}}
     store.end_read()
-    doubt = require_seen(store, going, [*tables])
+    doubt, unsure = _unseen(store, going, [*tables])
     for ref in going:
         _require_identity(ref, tables[ref], hard)
     groups = _groups(going, [(child_of(k), parent_of(k)) for k in hard])
-    return Closure(root, tuple(hard), tuple(soft), groups, tables, (doubt,) if doubt else ())
+    return Closure(root, tuple(hard), tuple(soft), groups, tables, (doubt,) if doubt else (), unsure)
+
+
+def _unseen(store: LogStore, going: Collection[Ref], tables: Collection[Ref]) -> tuple[str, str]:
+    """What is doubtful, and why nothing may be deleted; both may be empty."""
+    try:
+        return require_seen(store, going, tables), ""
+    except Unsure as refusal:
+        return str(refusal), str(refusal)
+
+
+def require_seen_whole(closure: Closure) -> None:
+    """To be asked before the first delete: a run that only counts may go on."""
+    if closure.unsure:
+        raise Refused(closure.unsure)
 
 
 def require_known(closure: Closure, may_go: Collection[str], setting: str) -> None:
@@ -228,6 +246,8 @@ class _MySQL(_Catalogue):
         return name if name in found or not found else str(found[0])
 
     def table(self, ref: Ref) -> Known:
+        # A key of which one column isn't shown would tell too few rows apart.
+        require_readable(self.store.connection, ref[1], ref[0])
         names = {"schema": ref[0], "name": ref[1]}
         rows = self._all(self.COLUMNS, **names)
         indexes: dict[str, list[Any]] = {}

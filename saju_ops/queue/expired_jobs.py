@@ -31,7 +31,16 @@ from saju_ops.archive.engines.base import broken_off
 from saju_ops.database import error_text
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.queue.batches import LOCK_WAIT, Batches, Limits, Outcome, Stop, name_of, open_table, orphan_rows
-from saju_ops.queue.closure import Closure, Ref, child_of, closure_of, parent_of, require_known, shown
+from saju_ops.queue.closure import (
+    Closure,
+    Ref,
+    child_of,
+    closure_of,
+    parent_of,
+    require_known,
+    require_seen_whole,
+    shown,
+)
 from saju_ops.queue.expiry import Expiry
 from saju_ops.queue.hanging import Found, Hanging, Identity, bindable, check_constraints_now, one_of
 from saju_ops.queue.job_files import BadKey, JobFiles
@@ -165,6 +174,8 @@ class _Purge:
         self.store.require_transactions()
         self.closure: Closure = closure_of(self.store)
         require_known(self.closure, self.tables.may_go, "PURGE_TABLES")
+        if not self.limits.dry_run:
+            require_seen_whole(self.closure)
         self.result.doubts = (*self.closure.doubts, *self._unlinked())
         for name in self.tables.keep:
             if (ref := self.closure.find(name)) is not None:

@@ -24,7 +24,7 @@ from saju_ops.archive.table import ForeignKey
 from saju_ops.archive.window import cutoff_day
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.queue.batches import LOCK_WAIT, Batches, Limits, Outcome, Stop, open_table, orphan_rows
-from saju_ops.queue.closure import Closure, child_of, closure_of, parent_of, require_known, shown
+from saju_ops.queue.closure import Closure, child_of, closure_of, parent_of, require_known, require_seen_whole, shown
 from saju_ops.queue.expiry import Expiry
 from saju_ops.queue.hanging import Hanging, Identity, bindable, check_constraints_now, chunks, one_of
 from saju_ops.queue.log_guard import LogGuard
@@ -158,6 +158,8 @@ class _Purge:
         if (implied := self._implied()) is not None:
             self.closure = closure_of(self.store, implied=[implied])
         require_known(self.closure, (*self.tables.may_go, self.tables.log), "SESSION_PURGE_TABLES")
+        if not self.limits.dry_run:
+            require_seen_whole(self.closure)
         self.result.doubts = self.closure.doubts
         self._guard()
         self.batches = Batches(

@@ -31,6 +31,7 @@ from saju_ops.archive.engines.base import (
 )
 from saju_ops.archive.pieces import CELL_END, ROW_END, Piece, Pieces, csv_of, piece_of, row_ends
 from saju_ops.archive.pieces import NULL as NULL_CELL
+from saju_ops.archive.readable import require_readable
 from saju_ops.archive.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
 from saju_ops.archive.window import Day, naive_bound
 from saju_ops.database import connect
@@ -131,6 +132,7 @@ class MySQLLogStore(LogStore):
 
     def describe(self, table: str) -> Table:
         name = {"name": table}
+        require_readable(self.connection, table)
         rows = self.connection.execute(COLUMNS, name).all()
         require_table(rows, table, self.url)
         columns = tuple(_column(table, row) for row in rows)

@@ -24,6 +24,7 @@ from saju_ops.archive.engines.base import (
     require_key,
     require_table,
 )
+from saju_ops.archive.readable import require_readable_by_oid
 from saju_ops.archive.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
 from saju_ops.archive.window import Day, naive_bound
 from saju_ops.errors import Busy
@@ -88,6 +89,7 @@ class PostgresLogStore(LogStore):
         found = self.connection.execute(TABLE, {"name": table}).first()
         require_table(found, table, self.url)
         assert found is not None
+        require_readable_by_oid(self.connection, table, found[0])
         oid = {"oid": found[0]}
         columns = tuple(_column(row) for row in self.connection.execute(COLUMNS, oid))
         indexes = self.connection.execute(INDEXES, oid).all()
