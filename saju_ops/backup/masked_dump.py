@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from saju_ops.backup.dump import DumpOptions, DumpResult, DumpRun, over_databases, take_dump
-from saju_ops.backup.dump_engine import DrillNotPossible, open_engine
+from saju_ops.backup.dump_engine import DrillNotPossible, DumpEngine, open_engine
 from saju_ops.backup.masking import (
     MaskedColumn,
     Masker,
@@ -92,9 +92,11 @@ def take_masked_dump(
     options = replace(options, kind="masked_database_dump")
     aliases = {log_table.lower(): "conversation_logs", "conversation_log": "conversation_logs"}
     try:
+        unseen = _require_tables_seen(source)
         with source.scratch(options.drill_server(url), now()) as scratch:
             with copier(source, scratch) as work:
                 report = _copy_masked(work, aliases, say)
+            report.notes += [f"its user may not see these, so they may be missing: {unseen}"] if unseen else []
             say(f"{source.database}: {report.values_masked:,} values masked, none of {report.values_checked:,} true.")
             return take_dump(
                 scratch.url, storage, options, label=label, now=now, say=say, shown_as=source, masked=vars(report)
@@ -106,6 +108,18 @@ def take_masked_dump(
             f"The masked dump of {redacted(url)} ended with what the database said ({error_text(error)}). Nothing was"
             " kept."
         ) from None
+
+
+def _require_tables_seen(source: DumpEngine) -> str:
+    """What else its user may not see. Raises MaskingRefused where tables or columns might be left out: what is compared
+    afterwards is the copy."""
+    unseen = source.hidden()
+    if unseen.startswith("tables"):
+        raise MaskingRefused(
+            f"No masked dump was written: {redacted(source.url)} may hold more than its user sees: {unseen}. Grant it"
+            " what is in brackets, on the whole database."
+        )
+    return unseen
 
 
 def _copy_masked(work: Copier, aliases: dict[str, str], say: Callable[[str], None]) -> MaskingReport:
