@@ -4,17 +4,22 @@ file to each store and takes it away again."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 from pydantic import SecretStr
 
 from saju_ops.address import overridden
 from saju_ops.database import connect, error_text, redacted
-from saju_ops.errors import OperatorError
+from saju_ops.errors import OperatorError, Refused
 from saju_ops.settings import Settings, SettingsError, load_settings
+
+if TYPE_CHECKING:
+    from saju_ops.archive.engines import LogStore
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,38 @@ def _databases(settings: Settings) -> Iterator[Line]:
         ("ANALYSIS_DATABASE_URL", settings.analysis_database_url),
     ):
         yield _reachable(name, url)
+    yield from _cleaned_up(settings)
+
+
+def _cleaned_up(settings: Settings) -> Iterator[Line]:
+    """What would stop the clean-ups of expired jobs and sessions: columns and tables that the account may not see."""
+    from saju_ops.queue.expired_jobs import open_jobs
+    from saju_ops.queue.expired_sessions import open_sessions
+
+    jobs = (settings.jobs_database_url, settings.jobs_table, settings.jobs_database_timezone)
+    sessions = (settings.database_url, settings.sessions_table, settings.database_timezone)
+    for name, opened, (url, table, zone) in (
+        ("JOBS_TABLE", open_jobs, jobs),
+        ("SESSIONS_TABLE", open_sessions, sessions),
+    ):
+        if _missing_file(name, url) is None and (why := _why_not_cleaned_up(opened, url, table, zone)):
+            yield Line(name, False, f"{redacted(url)}: {why}")
+
+
+def _why_not_cleaned_up(opened: Callable[..., LogStore], url: sa.URL, table: str, zone: ZoneInfo) -> str | None:
+    from saju_ops.archive.engines.base import NoSuchTable
+    from saju_ops.queue.batches import COLUMN
+    from saju_ops.queue.closure import closure_of
+
+    try:
+        with opened(url, table, zone) as store:
+            return closure_of(store).unsure if COLUMN in store.table.names else None
+    except NoSuchTable:
+        return None
+    except Refused as refusal:
+        return str(refusal)
+    except Exception:
+        return None  # the line of the database says it
 
 
 def _log_table(settings: Settings) -> Line:

@@ -9,6 +9,7 @@ Refuses tables, columns and types that it can't read for certain, in a sentence 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
@@ -43,9 +44,10 @@ SCAN_ROWS = 250_000
 # Rows up to which it is scanned while others wait to write.
 LONG_SCAN_ROWS = 500_000
 
-ON_UPDATE = sa.text(
-    "SELECT COLUMN_NAME FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
-    " AND EXTRA LIKE '%on update%'"
+# Columns that MySQL renews by itself, in SHOW CREATE TABLE: information_schema leaves out what the account may not
+# read.
+RENEWED = re.compile(
+    r"^  `((?:[^`]|``)+)` (?:(?! COMMENT ').)* ON UPDATE CURRENT_TIMESTAMP", re.MULTILINE | re.IGNORECASE
 )
 STORAGE_ENGINE = sa.text(
     "SELECT ENGINE FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
@@ -180,7 +182,9 @@ class Tables:
     def _renewed(self) -> list[str]:
         if not self.mysql:
             return []
-        return [str(row[0]) for row in self.connection.execute(ON_UPDATE, {"name": self.jobs.name})]
+        quoted = self.connection.dialect.identifier_preparer.quote(self.jobs.name)
+        defined = str(self.connection.exec_driver_sql(f"SHOW CREATE TABLE {quoted}").one()[1])
+        return [name.replace("``", "`") for name in RENEWED.findall(defined)]
 
     def storage_engine(self) -> str | None:
         """MySQL's storage engine of analysis_jobs; None elsewhere."""
