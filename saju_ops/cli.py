@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from saju_ops.cli_alerts import test_alert
 from saju_ops.cli_chroma import restore_chroma
 from saju_ops.cli_dumps import restore_dump
+from saju_ops.cli_seals import accept_unsealed
 from saju_ops.cli_stale import reconcile_stale_jobs
 from saju_ops.cli_trigger import serve_trigger
 from saju_ops.cli_verify import prune_command, verify_command
@@ -91,14 +92,18 @@ def status() -> None:
 @click.option("--into-table", default=None, help="Another table; made, without foreign keys, if it isn't there.")
 @click.option("--into-url", default=None, help="Another database's address. Default: DATABASE_URL.")
 @click.option("--dry-run", is_flag=True, help="Only prove the archives and say what would be done.")
-def restore_logs(first: str, last: str, into_table: str | None, into_url: str | None, dry_run: bool) -> None:
+@accept_unsealed
+def restore_logs(
+    first: str, last: str, into_table: str | None, into_url: str | None, dry_run: bool,
+    accept_unsealed: tuple[str, ...],
+) -> None:  # fmt: skip
     """Puts archived days of the conversation log back."""
     from saju_ops.archive.restore import restore
     from saju_ops.storage import open_backups
 
     settings = load_settings()
     plan = restore(
-        open_backups(settings, reading=True),
+        open_backups(settings, reading=True, accept_unsealed=accept_unsealed),
         _address(into_url, settings),
         _day(first, "--from", settings),
         _day(last, "--to", settings),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from saju_ops.cli_seals import accept_unsealed
 from saju_ops.settings import load_settings
 
 if TYPE_CHECKING:
@@ -22,16 +23,18 @@ if TYPE_CHECKING:
     help="What may be replaced: the folder's own name, or a collection of the server. It is renamed, not deleted.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only prove the snapshot and say what would be done.")
+@accept_unsealed
 def restore_chroma(
-    at: str | None, into: str | None, host: str | None, port: int, replace: tuple[str, ...], dry_run: bool
-) -> None:
+    at: str | None, into: str | None, host: str | None, port: int, replace: tuple[str, ...], dry_run: bool,
+    accept_unsealed: tuple[str, ...],
+) -> None:  # fmt: skip
     """Puts a snapshot of the vector store back, into a folder that nobody uses or into a server."""
     from saju_ops.backup.chroma_restore import restore_snapshot, restore_target, restore_time
     from saju_ops.storage import open_backups
 
     settings = load_settings()
     plan = restore_snapshot(
-        open_backups(settings, reading=True),
+        open_backups(settings, reading=True, accept_unsealed=accept_unsealed),
         restore_target(settings, into, host, port),
         at=restore_time(at, settings),
         replace=replace,

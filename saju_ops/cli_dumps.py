@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from saju_ops.cli_seals import accept_unsealed
 from saju_ops.settings import load_settings
 
 if TYPE_CHECKING:
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 @click.option("--masked", is_flag=True, help="A masked dump instead of the real one.")
 @click.option("--unproven", is_flag=True, help="Also a dump whose restore was never tried.")
 @click.option("--dry-run", is_flag=True, help="Only prove the stored dump and say what would be done.")
+@accept_unsealed
 def restore_dump(
     at: str | None, into: str | None, database: str | None, replace: str | None, masked: bool, unproven: bool,
-    dry_run: bool,
+    dry_run: bool, accept_unsealed: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Puts the newest proven dump back: into its own database if that is empty, or into another."""
     from saju_ops.backup.dump_restore import RestoreRequest, target_url
@@ -37,7 +39,7 @@ def restore_dump(
         zone=settings.timezone,
     )  # fmt: skip
     result = restore(
-        open_backups(settings, reading=True), request, default=settings.database_url,
+        open_backups(settings, reading=True, accept_unsealed=accept_unsealed), request, default=settings.database_url,
         configured=settings.dumped_urls, announce=_announce, say=lambda text: click.echo(f"  {text}"),
     )  # fmt: skip
     if dry_run:

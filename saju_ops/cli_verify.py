@@ -7,20 +7,23 @@ from datetime import UTC, datetime
 
 import click
 
+from saju_ops.cli_seals import accept_unsealed
+from saju_ops.errors import shown
 from saju_ops.settings import load_settings
 
 
 @click.command("verify")
 @click.option("--in-days", default=1, show_default=True, help="Read a share, so that all is read in so many days.")
 @click.option("--no-drills", is_flag=True, help="Only read back; restore nothing into scratch places.")
-def verify_command(in_days: int, no_drills: bool) -> None:
+@accept_unsealed
+def verify_command(in_days: int, no_drills: bool, accept_unsealed: tuple[str, ...]) -> None:
     """Reads every stored backup back, compares it with its manifest, and restores some as a drill."""
     from saju_ops.backup.verify import verify
     from saju_ops.backup.verify_drills import standard_drills
     from saju_ops.storage import open_backups
 
     settings = load_settings()
-    storage, now = open_backups(settings), datetime.now(UTC)
+    storage, now = open_backups(settings, accept_unsealed=accept_unsealed), datetime.now(UTC)
     drills = standard_drills(
         storage, now=now, zone=settings.timezone, databases=settings.dumped_urls,
         drill_servers=settings.restore_drill_urls, memory_mb=settings.chroma_proof_memory_mb,
@@ -29,7 +32,7 @@ def verify_command(in_days: int, no_drills: bool) -> None:
     for sentence in result.sentences():
         click.echo(sentence)
     if not result.passed:
-        click.echo("See ROT, MISSING and FAILED above.")
+        click.echo("See ROT, MISSING, NOT SEALED and FAILED above.")
     elif not result.warnings:
         click.echo("Everything that was read can be relied on.")
     # A mistyped folder must not look like one where all is well, and whoever looks in the night of a restore must know
@@ -49,13 +52,14 @@ def prune_command(apply: bool) -> None:
         open_backups(settings), policy_of(settings), now=datetime.now(UTC), zone=settings.timezone, dry_run=not apply,
     )  # fmt: skip
     for verdict in result.staying:
-        click.echo(f"stays  {verdict.file}: {verdict.why}")
+        click.echo(shown(f"stays  {verdict.file}: {verdict.why}"))
     for verdict in result.going:
-        click.echo(f"{'gone ' if verdict.file in result.deleted else 'goes '}  {verdict.file}: {verdict.why}")
+        verb = "gone " if verdict.file in result.deleted else "goes "
+        click.echo(shown(f"{verb}  {verdict.file}: {verdict.why}"))
     for name in result.strangers:
-        click.echo(f"not ours, left alone: {name}")
+        click.echo(shown(f"not ours, left alone: {name}"))
     for problem in result.problems:
-        click.secho(problem, fg="red", err=True)
+        click.secho(shown(problem), fg="red", err=True)
     click.echo(f"{len(result.deleted)} deleted, {result.freed_bytes:,} bytes." if apply else "Nothing was deleted.")
     if result.remains and result.deleted:
         click.echo(result.remains)

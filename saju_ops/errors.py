@@ -21,3 +21,11 @@ class ProofFailed(OperatorError):
 
 class TornCopy(ProofFailed):
     """The parts of a copy don't belong together, or one of them is cut."""
+
+
+def shown(text: str) -> str:
+    """A name from a store or a server, fit for a line of a message: what isn't printed, such as a line's end or the
+    beginning of a terminal's commands, as Python writes it. No name begins a line that only looks like one of ours."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -33,6 +33,8 @@ _URL_FIELDS = {
 _IDENTIFIER = re.compile(r"[^\x00/\\]{1,64}")
 # What the process may take in which Chroma opens a snapshot, at any size of the collections.
 PROOF_MEMORY_MB = 256
+# Characters of a key of BACKUP_SEAL_KEY, and how many of them must differ.
+SHORTEST_KEY, FEWEST_DIFFERENT = 32, 8
 # Lowest and highest value of whole numbers; others lie from 0 to 10000.
 _BOUNDS = {
     "chroma_port": (1, 65535),
@@ -127,6 +129,13 @@ class Settings(BaseSettings):
         " `openssl rand -base64 24` prints; with it, archives, dumps and snapshots are encrypted zip files",
         default=None,
         alias="ARCHIVE_PASSWORD",
+    )
+    backup_seal_keys: SecretStr | None = _allowed(
+        "keys by which manifests are sealed, separated by commas, each of at least 32 printable ASCII characters"
+        " without blanks, such as `openssl rand -hex 32` prints: the first seals, all verify; empty means that"
+        " ARCHIVE_PASSWORD seals, where it is set",
+        default=None,
+        alias="BACKUP_SEAL_KEY",
     )
     s3_server_side_encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = _allowed(
         "AES256, aws:kms or aws:kms:dsse; empty leaves it to the bucket's own rule",
@@ -391,8 +400,8 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_unset(cls, value: Any, info: Any) -> Any:
         """`NAME=` in an environment file means the default, as in the systems this one replaces."""
-        # Blanks for a password are a mistake: taken for none, they would leave every backup unencrypted.
-        blank_password = bool(value) and info.field_name == "archive_password"
+        # Blanks for a password or key are a mistake: taken for none, they would leave every backup unprotected.
+        blank_password = bool(value) and info.field_name in ("archive_password", "backup_seal_keys")
         if isinstance(value, str) and not value.strip() and not blank_password:
             return cls.model_fields[info.field_name].default
         return value
@@ -581,6 +590,18 @@ class Settings(BaseSettings):
             raise ValueError("not printable ASCII")
         return value
 
+    @field_validator("backup_seal_keys")
+    @classmethod
+    def _seal_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        for number, key in enumerate(_keys(value), 1):
+            if len(key) < SHORTEST_KEY:
+                raise ValueError(f"key {number} has {len(key)} characters")
+            if not re.fullmatch("[!-~]+", key):
+                raise ValueError(f"key {number} has blanks or other characters than ASCII")
+            if len(set(key)) < FEWEST_DIFFERENT:
+                raise ValueError(f"key {number} has fewer than {FEWEST_DIFFERENT} different characters")
+        return value
+
     @field_validator("gdrive_api_url")
     @classmethod
     def _api_url(cls, value: str) -> str:
@@ -764,6 +785,12 @@ class Settings(BaseSettings):
         )  # fmt: skip
 
     @property
+    def seal_secrets(self) -> tuple[str, ...]:
+        """What seals manifests, first the one that seals new ones. ARCHIVE_PASSWORD verifies what it sealed."""
+        password = _value(self.archive_password)
+        return (*_keys(self.backup_seal_keys), *([password] if password else []))
+
+    @property
     def drive_options(self) -> DriveOptions:
         from saju_ops.storage import DriveOptions
 
@@ -789,6 +816,11 @@ class Settings(BaseSettings):
 def listed(text: str) -> tuple[str, ...]:
     """The names in a list that is separated by commas."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _keys(value: SecretStr | None) -> list[str]:
+    """The keys of a list; an empty one stays, as a mistake."""
+    return [key.strip() for key in value.get_secret_value().split(",")] if value else []
 
 
 def _value(secret: SecretStr | None) -> str | None:

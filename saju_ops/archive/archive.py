@@ -35,6 +35,7 @@ from saju_ops.archive.manifest import (
     manifest_name,
     packing_of,
     timestamp,
+    write_day_manifest,
 )
 from saju_ops.archive.pieces import ALGORITHM as PIECES
 from saju_ops.archive.pieces import Pieces
@@ -151,6 +152,8 @@ class _Task:
     def _adopt(self, stray: str) -> DayResult | None:
         """A run was killed after the file got its name and before its manifest was there: finish its work."""
         packing = packing_of(stray, self.storage.password)
+        if self.storage.password and not packing.encrypted:
+            return None  # of before the password was set; what is stored from now on is encrypted
         part = next((n for n in range(1, 1000) if data_name(self.day, n, packing) == stray), None)
         if part is None:
             return None
@@ -367,9 +370,7 @@ class _Task:
         )  # fmt: skip
 
     def _write_manifest(self, manifest: Manifest) -> None:
-        with self.storage.create(manifest_name(self.day, manifest.part)) as writer:
-            writer.write(manifest.to_json())
-            writer.commit()
+        write_day_manifest(self.storage, manifest_name(self.day, manifest.part), manifest)
 
     # --- results -------------------------------------------------------------------------------------------
 

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
-from saju_ops.archive.csvfile import ENCRYPTED_SUFFIX, LARGEST_BLOCK, SUFFIX, Compression, Packing
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+from saju_ops.archive.csvfile import ENCRYPTED_SUFFIX, LARGEST_BLOCK, Compression, Packing
 from saju_ops.archive.digest import ALGORITHM, Digest
 from saju_ops.archive.pieces import ALGORITHM as PIECES
 from saju_ops.archive.pieces import Pieces
-from saju_ops.archive.table import Column
+from saju_ops.archive.table import Column, Encoding
 from saju_ops.archive.window import Day
-from saju_ops.errors import ProofFailed
-from saju_ops.sealed import sealed
+from saju_ops.errors import ProofFailed, shown
+from saju_ops.manifest_fields import (
+    STRICT,
+    Bound,
+    DayText,
+    Hex,
+    Instant,
+    Name,
+    Sha256,
+    Size,
+    Text,
+    dataclass_of,
+    validated,
+)
+from saju_ops.sealed import parsed, read_sealed, sealed, write_sealed
 from saju_ops.storage import Storage
 from saju_ops.storage.encryption import METHOD
 
 FORMAT = 1
-# Types of a manifest's fields, by how they are declared.
-KINDS: dict[str, type] = {
-    "str": str, "int": int, "list[str]": list, "list[str | None]": list, "list[dict[str, Any]]": list,
-    "dict[str, Any]": dict,
-}  # fmt: skip
+DAY_ARCHIVE = "conversation_log_archive"
 FOLDER = "conversation_logs"
 PREFIX = "conversation_log_backup_"
 MANIFEST = ".manifest.json"
@@ -42,39 +53,39 @@ def manifest_name(day: Day, part: int) -> str:
 
 @dataclass(frozen=True)
 class Manifest:
-    kind: str
+    kind: Text
     format: int
-    file: str
-    part: int
+    file: Name
+    part: Annotated[int, Field(ge=1, le=1_000_000)]
     compression: Compression
-    engine: str
-    server_version: str
-    database: str
-    table: str
-    day: str
-    timezone: str
-    window_start_utc: str
-    window_end_utc: str
+    engine: Text
+    server_version: Text
+    database: Text
+    table: Text
+    day: DayText
+    timezone: Text
+    window_start_utc: Bound
+    window_end_utc: Bound
     columns: list[dict[str, Any]]
-    key: list[str]
-    rows: int
+    key: Annotated[list[Text], Field(min_length=1, max_length=64)]
+    rows: Size
     first_key: list[str | None]
     last_key: list[str | None]
-    digest_algorithm: str
-    digest: str
+    digest_algorithm: Text
+    digest: Hex
     # What the database held for the whole day when this part was made. The same again means: nothing new.
-    day_rows: int
-    day_digest: str
-    content_sha256: str
-    content_bytes: int
-    stored_sha256: str
-    stored_bytes: int
-    largest_block: int
-    tool: str
-    run_id: str
-    created_at: str
+    day_rows: Size
+    day_digest: Hex
+    content_sha256: Sha256
+    content_bytes: Size
+    stored_sha256: Sha256
+    stored_bytes: Size
+    largest_block: Annotated[int, Field(ge=1, le=LARGEST_BLOCK)]
+    tool: Text
+    run_id: Text
+    created_at: Instant
     # How the file is encrypted; archives of the first version say nothing of it.
-    encryption: str = "none"
+    encryption: Text = "none"
     # Where the digest is one of pieces (saju_ops.archive.pieces): of each its rows, keys and SHA-256.
     pieces: list[dict[str, Any]] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
@@ -122,37 +133,77 @@ class Manifest:
         return sealed(asdict(self))
 
 
-def parse_manifest(data: bytes, name: str, kind: str = "conversation_log_archive") -> Manifest:
-    """Raises ProofFailed for anything that isn't a whole manifest of a format that this version knows."""
-    try:
-        raw = json.loads(data)
-        known = {f.name for f in fields(Manifest)}
-        manifest = Manifest(**{k: v for k, v in raw.items() if k in known})
-        _require_types(manifest)
-        valid = manifest.kind == kind and manifest.format == FORMAT
-        valid = valid and manifest.digest_algorithm in (ALGORITHM, PIECES) and manifest.encryption in ("none", METHOD)
+def parse_manifest(data: bytes, name: str, kind: str = DAY_ARCHIVE) -> Manifest:
+    """Raises ProofFailed for anything that isn't a whole manifest of a format that this version knows. Its seal is not
+    looked at: what lies in a store is read by `read_day_manifest`."""
+    return manifest_of(parsed(data, shown(name)), name, kind)
+
+
+def manifest_of(raw: Mapping[str, Any], name: str, kind: str = DAY_ARCHIVE) -> Manifest:
+    """A manifest whose seal is right. Raises ProofFailed."""
+    where = shown(name)
+    manifest = dataclass_of(Manifest, raw, where)
+    validated(_Parts, raw, where)
+    valid = manifest.kind == kind and manifest.format == FORMAT
+    valid = valid and manifest.digest_algorithm in (ALGORITHM, PIECES) and manifest.encryption in ("none", METHOD)
+    if valid:
+        names = [c["name"] for c in manifest.columns]
         content = manifest.content_digest
+        # Key, digests and pieces agree with each other.
+        valid = len({*names}) == len(names) and {*manifest.key} <= {*names}
         valid = valid and (content.rows, content.hex) == (manifest.rows, manifest.digest)
-        int(manifest.digest, 16), int(manifest.day_digest, 16), manifest.table_columns, manifest.key_columns
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise ProofFailed(f"{name} is not a whole manifest; what it describes counts as not archived.") from None
     if not valid:
-        raise ProofFailed(f"{name} is of a kind or format that this version doesn't know.")
+        raise ProofFailed(f"{where} is of a kind or format that this version doesn't know.")
     return manifest
 
 
-def _require_types(manifest: Manifest) -> None:
-    """Raises ValueError where a field isn't what it must be."""
-    for each in fields(Manifest):
-        value, kind = getattr(manifest, each.name), KINDS.get(str(each.type))
-        if kind is not None and type(value) is not kind:
-            raise ValueError(each.name)
-    least = {"part": 1, "largest_block": 1}
-    numbers = (each.name for each in fields(Manifest) if each.type == "int")
-    if any(getattr(manifest, name) < least.get(name, 0) for name in numbers) or manifest.largest_block > LARGEST_BLOCK:
-        raise ValueError("out of range")
-    if manifest.compression not in SUFFIX or not manifest.key or not all(type(k) is str for k in manifest.key):
-        raise ValueError("compression or key")
+class _Piece(TypedDict):
+    rows: Size
+    sha256: Sha256
+    first_key: list[str]
+    last_key: list[str]
+
+
+@with_config(ConfigDict(strict=True, extra="forbid"))
+class _Column(TypedDict):
+    name: Text
+    type: Text
+    encoding: Encoding
+    framed: bool
+    nullable: NotRequired[bool]
+    generated: NotRequired[bool]
+    family: NotRequired[Text]
+
+
+@with_config(STRICT)
+class _Parts(TypedDict, total=False):
+    columns: Annotated[list[_Column], Field(min_length=1, max_length=10_000)]
+    pieces: list[_Piece]
+    extra: dict[str, Any]
+
+
+def read_day_manifest(storage: Storage, name: str, *, untouched: bool = False) -> Manifest:
+    """The manifest of a part of an archived day, under its own name. Raises ProofFailed; Unsealed where a key is set
+    and none of ours sealed it; `untouched` also for one that isn't what was written. OSError, StorageError."""
+    return day_manifest_of(read_sealed(storage, name, untouched=untouched), name)
+
+
+def day_manifest_of(raw: Mapping[str, Any], name: str) -> Manifest:
+    """One whose seal is right, under its own name. Raises ProofFailed."""
+    manifest = manifest_of(raw, name)
+    base = f"{FOLDER}/{manifest.day[:4]}/{manifest.day[5:7]}/{PREFIX}{manifest.day.replace('-', '')}"
+    base += "" if manifest.part == 1 else f".part{manifest.part}"
+    if name != base + MANIFEST or not manifest.file.startswith(f"{base}."):
+        raise ProofFailed(
+            f"{shown(name)} describes part {manifest.part} of {manifest.day}, which its name doesn't say; what it"
+            " describes counts as not archived. Nothing was changed; put the file back to its own name."
+        )
+    return manifest
+
+
+def write_day_manifest(storage: Storage, name: str, manifest: Manifest) -> None:
+    """Also that of purged rows. Raises AlreadyThere where the name exists."""
+    write_sealed(storage, name, asdict(manifest))
 
 
 def common_key(parts: Sequence[Manifest]) -> list[str]:
@@ -177,16 +228,8 @@ def day_files(storage: Storage, day: Day) -> DayFiles:
     prefix = base_name(day, 1)
     names = [n for n in storage.names(prefix) if n[len(prefix) :].startswith(".")]
     parts: list[Manifest] = []
-    for name in (n for n in names if n.endswith(".manifest.json")):
-        with storage.open(name) as stream:
-            manifest = parse_manifest(stream.read(), name)
-        beside = manifest.file.startswith(f"{base_name(day, manifest.part)}.")
-        if (manifest.day, manifest_name(day, manifest.part), beside) != (str(day), name, True):
-            raise ProofFailed(
-                f"{name} describes part {manifest.part} of {manifest.day}, which its name doesn't say; what it"
-                " describes counts as not archived. Nothing was changed; put the file back to its own name."
-            )
-        parts.append(manifest)
+    for name in (n for n in names if n.endswith(MANIFEST)):
+        parts.append(read_day_manifest(storage, name))
     parts.sort(key=lambda m: m.part)
     described = {m.file for m in parts}
     strays = tuple(n for n in names if not n.endswith(".manifest.json") and n not in described)

@@ -11,7 +11,6 @@ instruction: what was committed is gone and archived, what was not is still ther
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -29,14 +28,14 @@ from saju_ops.archive.digest import key_hashes, row_hashes
 from saju_ops.archive.engines import LogStore, Selection
 from saju_ops.archive.engines.base import broken_off
 from saju_ops.archive.held import HeldRows
-from saju_ops.archive.manifest import Manifest, common_key, day_files, manifest_name, parse_manifest
+from saju_ops.archive.manifest import Manifest, common_key, day_files, manifest_name, read_day_manifest
 from saju_ops.archive.pieces import key_at
 from saju_ops.archive.unseen import Unsure, require_seen
 from saju_ops.archive.verify import part_batches, verify_part, verify_stored_bytes
 from saju_ops.archive.window import Day, cutoff_day, day_of
 from saju_ops.database import error_text
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
-from saju_ops.sealed import SEAL, require_seal
+from saju_ops.sealed import has_seal
 from saju_ops.storage import Storage, StorageError
 
 if TYPE_CHECKING:
@@ -261,12 +260,9 @@ class _Purge:
         both. A manifest of an earlier version proves nothing of itself, so what it says is computed again."""
         name = manifest_name(day, part.part)
         for copy in self.storage.copies():
-            with copy.open(name) as stream:
-                data = stream.read()
-            require_seal(data, copy.location(name))
-            if parse_manifest(data, copy.location(name)) != part:
+            if read_day_manifest(copy, name, untouched=True) != part:
                 raise ProofFailed(f"{copy.location(name)} differs from its counterpart in the other store.")
-        if json.loads(data).get(SEAL) is None:
+        if not has_seal(copy, name):
             verify_part(self.storage, part)
         verify_stored_bytes(self.storage, part)
 

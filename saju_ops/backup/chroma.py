@@ -81,7 +81,7 @@ class Snapshot:
 
     @property
     def collections(self) -> list[dict[str, Any]]:
-        return list(self.manifest.contents["collections"])
+        return self.manifest.collections
 
     @property
     def records(self) -> int:

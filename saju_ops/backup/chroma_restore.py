@@ -25,7 +25,7 @@ from saju_ops.backup.chroma import Source, expectation, extract_snapshot, source
 from saju_ops.backup.chroma_copy import settle
 from saju_ops.backup.chroma_files import DATABASE
 from saju_ops.backup.chroma_process import PREFIX, ask, scratch_folder
-from saju_ops.backup.manifest import BackupManifest, backups, passed_over, stamp
+from saju_ops.backup.manifest import BackupManifest, held, passed_over, stamp
 from saju_ops.backup.times import instant_of, shown
 from saju_ops.errors import OperatorError, ProofFailed, Refused, TornCopy
 from saju_ops.places import require_apart_from_stores
@@ -119,15 +119,18 @@ def restore_time(text: str | None, settings: Settings) -> datetime | None:
 
 def choose(storage: Storage, at: datetime | None, zone: ZoneInfo) -> BackupManifest:
     """The newest proven snapshot, or the newest that was taken at `at` or before. Raises Refused."""
-    held = [m for m in backups(storage, "chroma_snapshot") if m.proven]
-    fit = [m for m in held if at is None or m.taken <= at]
+    there = held(storage, "chroma_snapshot")
+    proven = [m for m in there.backups if m.proven]
+    fit = [m for m in proven if at is None or m.taken <= at]
     if fit:
         return fit[-1]
-    if not held:
-        raise Refused(f"{storage.uri} holds no proven snapshot of Chroma. Nothing was touched.")
+    if not proven:
+        raise Refused(
+            f"{storage.uri} holds no proven snapshot of Chroma. Nothing was touched.{there.about_refused()}"
+        )
     raise Refused(
-        f"{storage.uri} holds no proven snapshot from {shown(at or held[0].taken, zone)} or before; the oldest is of"
-        f" {shown(held[0].taken, zone)}. Nothing was touched."
+        f"{storage.uri} holds no proven snapshot from {shown(at or proven[0].taken, zone)} or before; the oldest is of"
+        f" {shown(proven[0].taken, zone)}. Nothing was touched.{there.about_refused()}"
     )
 
 
@@ -154,7 +157,7 @@ def restore_snapshot(
         manifest, storage.location(manifest.file), str(target), dry_run, zone=zone, memory_mb=memory_mb
     )
     plan.passed_over = passed_over(storage, manifest, stamp(at, zone) if at else None)
-    plan.collections = {_shown(c): int(c["count"]) for c in manifest.contents["collections"]}
+    plan.collections = {_shown(c): int(c["count"]) for c in manifest.collections}
     mark = stamp(clock(), zone)
     if target.host:
         _into_server(storage, plan, target, list(replace), mark, announce)

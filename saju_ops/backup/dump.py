@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -307,7 +307,7 @@ class _Dump:
         return result
 
     @property
-    def _encryption(self) -> str:
+    def _encryption(self) -> Literal["none", "zip-aes256"]:
         return METHOD if self._storage.password else "none"
 
     def _manifest(

@@ -13,7 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
+
+from pydantic import with_config
+from typing_extensions import TypedDict
+
+from saju_ops.manifest_fields import STRICT, Size, validated
 
 Proof = Literal["exact", "bracketed", "range"]
 NAMED = 8
@@ -75,13 +80,33 @@ class Contents:
         }
 
     @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> Contents:
+    def from_json(cls, raw: Mapping[str, Any], where: str = "The dump's manifest") -> Contents:
+        """Raises ProofFailed for what `to_json` didn't make."""
+        validated(_Form, raw, where)
         tables = {
             name: TableContents(t["rows"], t.get("checksum"), t.get("proof", "exact"), t.get("rows_most"), t.get("how"))
             for name, t in raw["tables"].items()
         }
         listed = (list(raw.get(name, [])) for name in ("notes", "broken_views"))
         return cls(tables, dict(raw["definitions"]), raw["dialect"], *listed)
+
+
+@with_config(STRICT)
+class _Table(TypedDict):
+    rows: Size
+    checksum: NotRequired[str | None]
+    proof: NotRequired[Proof]
+    rows_most: NotRequired[Size | None]
+    how: NotRequired[str | None]
+
+
+@with_config(STRICT)
+class _Form(TypedDict):
+    tables: dict[str, _Table]
+    definitions: dict[str, str]
+    dialect: str
+    notes: NotRequired[list[str]]
+    broken_views: NotRequired[list[str]]
 
 
 def merged(before: TableContents, after: TableContents) -> TableContents:

@@ -23,10 +23,11 @@ from saju_ops.backup.dump_contents import Contents, differences
 from saju_ops.backup.dump_engine import UTC_ZONE, DumpEngine, ForeignToDumps, open_engine
 from saju_ops.backup.dump_pack import Packed, unpacked
 from saju_ops.backup.dump_process import ProgramFailed
-from saju_ops.backup.manifest import BackupManifest, Kind, backups, passed_over, stamp
+from saju_ops.backup.manifest import BackupManifest, Kind, held, passed_over, stamp
 from saju_ops.backup.times import shown
 from saju_ops.database import SUPPORTED, error_text, parse_database_url, redacted
 from saju_ops.errors import OperatorError, ProofFailed, Refused
+from saju_ops.errors import shown as printable
 from saju_ops.storage import Storage
 
 NAMED = 8
@@ -92,7 +93,7 @@ class RestoreResult:
             lines.insert(1, f"NOT IN IT: {_broken(contents)}.")
         if self.passed_over:
             lines.insert(1, f"NEWER, and can't be restored: {', '.join(self.passed_over[-NAMED:])}.")
-        return lines
+        return [printable(line) for line in lines]
 
 
 def restore_dump(
@@ -160,7 +161,8 @@ def _the_one_before(storage: Storage, request: RestoreRequest, default: sa.URL, 
 def find_dump(storage: Storage, request: RestoreRequest, default: sa.URL) -> BackupManifest:
     """The newest dump that the request allows. Raises Refused with what there is."""
     kind: Kind = "masked_database_dump" if request.masked else "database_dump"
-    everything = list(backups(storage, kind))
+    there_is = held(storage, kind)
+    everything = there_is.backups
     wanted = [m for m in everything if _is_of(m, request.database, default)]
     if request.database is None:
         # Of this very address first: the service may have moved, and its old address's dumps are there still.
@@ -170,7 +172,7 @@ def find_dump(storage: Storage, request: RestoreRequest, default: sa.URL) -> Bac
         named = request.database or open_engine(default).database
         raise Refused(
             f"There is no dump of {named} in {storage.uri}; there are dumps of: {there}. Name one with --database."
-            " Nothing was touched."
+            f" Nothing was touched.{there_is.about_refused()}"
         )
     sources = {place(default if same_place(m.source, default) else m.source): m.source for m in wanted}
     if len(sources) > 1:
@@ -186,12 +188,12 @@ def find_dump(storage: Storage, request: RestoreRequest, default: sa.URL) -> Bac
     if in_time:
         raise Refused(
             f"Of {len(in_time)} dumps none was ever proven; the newest is {in_time[-1].file}. Say --unproven to restore"
-            " it all the same. Nothing was touched."
+            f" it all the same. Nothing was touched.{there_is.about_refused()}"
         )
     raise Refused(
         f"The oldest dump of {wanted[0].extra.get('database')} was taken at"
         f" {shown(wanted[0].taken, request.zone)}, after {shown(request.at or wanted[0].taken, request.zone)}."
-        " Nothing was touched."
+        f" Nothing was touched.{there_is.about_refused()}"
     )
 
 

@@ -6,15 +6,19 @@ a backup whose `proven` is false is there, but counts for nothing when old backu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 from zoneinfo import ZoneInfo
 
-from saju_ops.errors import ProofFailed
-from saju_ops.sealed import require_seal, sealed
+from pydantic import with_config
+from typing_extensions import TypedDict
+
+from saju_ops.backup.dump_contents import Contents
+from saju_ops.errors import OperatorError, ProofFailed, shown
+from saju_ops.manifest_fields import STRICT, Instant, Name, Sha256, Size, Text, dataclass_of, validated
+from saju_ops.sealed import Unsealed, read_sealed, sealed, write_sealed
 from saju_ops.storage import Storage
 
 FORMAT = 1
@@ -33,27 +37,27 @@ class BackupManifest:
     kind: Kind
     format: int
     # Name of the data file in the storage, and of what it was made: a database's name, a folder, a server.
-    file: str
-    source: str
-    engine: str
-    server_version: str
+    file: Name
+    source: Text
+    engine: Text
+    server_version: Text
     # Instant, UTC, that the content belongs to: the snapshot's, not the end of the run.
-    taken_at: str
+    taken_at: Instant
     compression: Literal["none", "gzip"]
-    encryption: str
+    encryption: Literal["none", "zip-aes256"]
     # The content before compression and encryption, and the file as it lies in the storage.
-    content_sha256: str
-    content_bytes: int
-    stored_sha256: str
-    stored_bytes: int
+    content_sha256: Sha256
+    content_bytes: Size
+    stored_sha256: Sha256
+    stored_bytes: Size
     # What it holds and how to prove it: tables with rows and checksums, or collections with counts and digests.
     contents: dict[str, Any]
     # True once it was restored from the storage and everything in `contents` was found again.
     proven: bool
     proof: dict[str, Any]
-    tool: str
-    run_id: str
-    created_at: str
+    tool: Text
+    run_id: Text
+    created_at: Instant
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -64,6 +68,13 @@ class BackupManifest:
     @property
     def taken(self) -> datetime:
         return datetime.fromisoformat(self.taken_at)
+
+    @property
+    def collections(self) -> list[dict[str, Any]]:
+        """A snapshot's. Raises ProofFailed where the manifest names none."""
+        if "collections" not in self.contents:
+            raise ProofFailed(f"{self.name} doesn't say which collections its snapshot holds; it can't be proven.")
+        return list(self.contents["collections"])
 
     def to_json(self) -> bytes:
         return sealed(asdict(self))
@@ -83,29 +94,68 @@ def stamp(instant: datetime, zone: ZoneInfo) -> str:
 
 def write_manifest(storage: Storage, manifest: BackupManifest) -> None:
     """Raises AlreadyThere where the name exists; a manifest is never overwritten."""
-    with storage.create(manifest.name) as writer:
-        writer.write(manifest.to_json())
-        writer.commit()
+    if storage.password and manifest.encryption == "none":
+        raise RuntimeError(f"{manifest.file} was written without encryption though ARCHIVE_PASSWORD is set")
+    write_sealed(storage, manifest.name, asdict(manifest))
 
 
 def read_manifest(storage: Storage, name: str, *, untouched: bool = False) -> BackupManifest:
-    """Raises ProofFailed for anything that is not a whole manifest of a format that this version knows; `untouched`
-    also for one that isn't byte for byte what was written."""
-    with storage.open(name) as stream:
-        data = stream.read()
-    if untouched:
-        require_seal(data, name)
-    try:
-        raw = json.loads(data)
-        known = {f.name for f in fields(BackupManifest)}
-        manifest = BackupManifest(**{k: v for k, v in raw.items() if k in known})
-        valid = manifest.kind in FOLDERS and manifest.format == FORMAT
-        valid = valid and manifest.name == name and manifest.taken.tzinfo is not None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise ProofFailed(f"{name} is not a whole manifest; what it describes counts as no backup.") from None
-    if not valid:
-        raise ProofFailed(f"{name} is of a kind, format or file that this version doesn't know.")
+    """Raises ProofFailed for anything that is not a whole manifest of a format that this version knows, under its own
+    name; Unsealed where a key is set and none of ours sealed it; `untouched` also for one that isn't byte for byte what
+    was written. OSError and StorageError where it can't be read."""
+    return manifest_of(read_sealed(storage, name, untouched=untouched), name)
+
+
+def manifest_of(raw: dict[str, Any], name: str) -> BackupManifest:
+    """A manifest whose seal is right. Raises ProofFailed."""
+    if str(raw.get("kind")) not in FOLDERS or raw.get("format") != FORMAT:
+        raise ProofFailed(f"{shown(name)} is of a kind, format or file that this version doesn't know.")
+    manifest = dataclass_of(BackupManifest, raw, shown(name))
+    if manifest.name != name or not name.startswith(FOLDERS[manifest.kind]):
+        raise ProofFailed(f"{shown(name)} is of a kind, format or file that this version doesn't know.")
+    _require_parts(manifest, shown(name))
     return manifest
+
+
+def _require_parts(manifest: BackupManifest, where: str) -> None:
+    """What a run takes out of the free parts of a manifest is what it must be. Raises ProofFailed."""
+    validated(_Proof, manifest.proof, where)
+    validated(_Extra, manifest.extra, where)
+    if manifest.contents:
+        if manifest.kind == "chroma_snapshot":
+            validated(_Collections, manifest.contents, where)
+        else:
+            Contents.from_json(manifest.contents, where)
+
+
+@with_config(STRICT)
+class _Collection(TypedDict):
+    """A collection of Chroma, as far as a run works with it before it is compared."""
+
+    tenant: str
+    database: str
+    name: str
+    count: Size
+
+
+@with_config(STRICT)
+class _Collections(TypedDict):
+    collections: list[_Collection]
+
+
+@with_config(STRICT)
+class _Proof(TypedDict):
+    why_not: NotRequired[str | None]
+    neighbours_share: NotRequired[float | int]
+    not_indexed: NotRequired[list[str]]
+
+
+@with_config(STRICT)
+class _Extra(TypedDict):
+    database: NotRequired[str | None]
+    dumped_as: NotRequired[str | None]
+    defaults: NotRequired[dict[str, str]]
+    masking: NotRequired[dict[str, Any]]
 
 
 def passed_over(storage: Storage, chosen: BackupManifest, until: str | None) -> list[str]:
@@ -119,7 +169,7 @@ def passed_over(storage: Storage, chosen: BackupManifest, until: str | None) -> 
         theirs = _label_and_stamp(stem)
         newer = theirs[0] == label and theirs[1] > mine and (until is None or theirs[1] <= until)
         if newer and (why := _why_not(storage, f"{folder}/{stem}{ENDING}", names)):
-            told.append(f"{folder}/{stem} ({why})")
+            told.append(f"{shown(folder)}/{shown(stem)} ({why})")
     return told
 
 
@@ -134,23 +184,52 @@ def _why_not(storage: Storage, name: str, names: set[str]) -> str:
         return "it has no manifest"
     try:
         manifest = read_manifest(storage, name)
-    except ProofFailed:
+    except Unsealed:
+        return "no key of this installation sealed its manifest; see `saju-ops seal`"
+    except (OperatorError, OSError):
         return "its manifest is damaged"
     if manifest.file not in names:
         return "its data file is gone"
     return "" if manifest.proven else "it was never proven"
 
 
-def backups(storage: Storage, kind: Kind) -> Iterator[BackupManifest]:
-    """Every backup of the kind that has a whole manifest and its data file, oldest first. Others are left out:
-    `verify` and `prune` are what reports them."""
+@dataclass(frozen=True)
+class Held:
+    """The backups of a kind, oldest first, and why each other manifest counts for nothing, by its name."""
+
+    backups: list[BackupManifest]
+    refused: dict[str, str]
+    # Those of the refused that no key of this installation sealed.
+    unsealed: list[str]
+
+    def about_refused(self) -> str:
+        """For the end of a sentence that says that nothing was found; empty where nothing was refused."""
+        if not self.refused:
+            return ""
+        first = next(iter(self.refused.values()))
+        others = len(self.refused) - 1
+        return f" {first}" + (f" ({others} more manifests there count for nothing either.)" if others else "")
+
+
+def held(storage: Storage, kind: Kind) -> Held:
+    """Every backup of the kind that has a whole manifest and its data file, and what else is there by name. One that
+    is wrong is that backup's fault alone."""
     names = list(storage.names(FOLDERS[kind]))
-    there, found = set(names), []
+    there, found = set(names), Held([], {}, [])
     for name in (n for n in names if n.endswith(ENDING)):
         try:
             manifest = read_manifest(storage, name)
-        except ProofFailed:
+        except ProofFailed as error:
+            found.refused[name] = str(error)
+            if isinstance(error, Unsealed):
+                found.unsealed.append(name)
             continue
         if manifest.kind == kind and manifest.file in there:
-            found.append(manifest)
-    yield from sorted(found, key=lambda m: (m.taken, m.file))
+            found.backups.append(manifest)
+    found.backups.sort(key=lambda m: (m.taken, m.file))
+    return found
+
+
+def backups(storage: Storage, kind: Kind) -> Iterator[BackupManifest]:
+    """The backups alone. Others are left out: `verify` and `prune` are what reports them."""
+    yield from held(storage, kind).backups

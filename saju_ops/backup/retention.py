@@ -29,8 +29,9 @@ from saju_ops.backup.manifest import (
     read_manifest,
 )
 from saju_ops.backup.password import Stored
-from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
+from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused, shown
 from saju_ops.local_state import one_at_a_time
+from saju_ops.sealed import Unsealed
 from saju_ops.settings import Settings
 from saju_ops.storage import Storage
 
@@ -201,9 +202,9 @@ def inventory(storage: Storage, kind: Kind, zone: ZoneInfo) -> Inventory:
     everything = sorted(set().union(*names))
     described: set[str] = set()
     for name in (n for n in everything if n.endswith(ENDING)):
-        manifest = _manifest_anywhere(stores, names, name)
+        manifest, why = _manifest_anywhere(stores, names, name)
         if manifest is None or manifest.kind != kind:
-            told.strangers.append(f"{name} (a manifest that can't be read)")
+            told.strangers.append(f"{shown(name)} ({why or 'a manifest of another kind'})")
             continue
         described.add(manifest.file)
         whole = all(_whole(s, n, manifest) for s, n in zip(stores, names, strict=True))
@@ -213,7 +214,7 @@ def inventory(storage: Storage, kind: Kind, zone: ZoneInfo) -> Inventory:
     for name in (n for n in everything if not n.endswith(ENDING) and n not in described):
         at = stamp_in(name, zone)
         if at is None:
-            told.strangers.append(name)
+            told.strangers.append(shown(name))
         elif manifest_name(name) not in everything:
             told.strays.append((name, at, _size(stores, name)))
     return told
@@ -222,7 +223,7 @@ def inventory(storage: Storage, kind: Kind, zone: ZoneInfo) -> Inventory:
 def stamp_in(name: str, zone: ZoneInfo) -> datetime | None:
     """The time that a backup's name holds; None for a name that is not one of ours."""
     match = OURS.fullmatch(name.rpartition("/")[2])
-    if match is None or match["ending"] is None:
+    if match is None or match["ending"] is None or not name.isprintable():
         return None
     try:
         return datetime.strptime(match["stamp"], "%Y%m%d_%H%M%S").replace(tzinfo=zone).astimezone(UTC)
@@ -230,14 +231,20 @@ def stamp_in(name: str, zone: ZoneInfo) -> datetime | None:
         return None
 
 
-def _manifest_anywhere(stores: Sequence[Storage], names: Sequence[set[str]], name: str) -> BackupManifest | None:
+def _manifest_anywhere(
+    stores: Sequence[Storage], names: Sequence[set[str]], name: str
+) -> tuple[BackupManifest | None, str]:
+    """The first copy that is believed; else why none is."""
+    why = ""
     for store, there in zip(stores, names, strict=True):
         if name in there:
             try:
-                return read_manifest(store, name, untouched=True)
+                return read_manifest(store, name, untouched=True), ""
+            except Unsealed:
+                why = "its manifest is not sealed by a key of this installation; see `saju-ops seal`"
             except (OperatorError, OSError):
-                continue
-    return None
+                why = why or "a manifest that can't be read"
+    return None, why
 
 
 def _whole(store: Storage, names: set[str], manifest: BackupManifest) -> bool:

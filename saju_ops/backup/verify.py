@@ -14,17 +14,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from saju_ops.archive.manifest import FOLDER as ARCHIVES
-from saju_ops.archive.manifest import Manifest, parse_manifest
+from saju_ops.archive.manifest import Manifest, day_manifest_of
 from saju_ops.archive.verify import verify_part
-from saju_ops.backup.manifest import ENDING, FOLDERS, read_manifest
-from saju_ops.backup.password import Stored, opens
+from saju_ops.backup.manifest import ENDING, FOLDERS, BackupManifest, manifest_of
+from saju_ops.backup.password import opens
 from saju_ops.backup.retention import require_sound
-from saju_ops.errors import OperatorError, Refused
-from saju_ops.sealed import require_seal
+from saju_ops.errors import OperatorError, Refused, shown
+from saju_ops.sealed import LIST_NAME, LISTS, Unsealed, read_bounded, read_list, read_sealed, require_seal
 from saju_ops.storage import Storage
+from saju_ops.storage.local import LocalStorage
 
 # Folders whose manifests are those of archives, and those that hold something else of saju_ops's.
 ROW_ARCHIVES = (f"{ARCHIVES}/", "purged_jobs/")
@@ -58,6 +60,8 @@ class VerifyResult:
     strangers: list[str] = field(default_factory=list)
     # Whose stored bytes are right, and which ARCHIVE_PASSWORD as it is now doesn't open.
     other_password: list[str] = field(default_factory=list)
+    # Manifests, and lists of seals, that no key of this installation sealed, though one is set: as sentences.
+    unsealed: list[str] = field(default_factory=list)
     drills: list[Drill] = field(default_factory=list)
     seconds: float = 0.0
     # Where it looked, and whether ARCHIVE_PASSWORD was set.
@@ -76,7 +80,7 @@ class VerifyResult:
     @property
     def passed(self) -> bool:
         """Strangers alone fail nothing: they are in nobody's way. See `warnings` too."""
-        return not (self.rot or self.missing or self.failed_drills)
+        return not (self.rot or self.missing or self.unsealed or self.failed_drills)
 
     @property
     def warnings(self) -> list[str]:
@@ -98,12 +102,15 @@ class VerifyResult:
         lines += [f"ROT: {text}" for text in self.rot] + [f"MISSING: {text}" for text in self.missing]
         lines += [f"Not one of ours, or without a manifest: {text}" for text in self.strangers]
         lines += [f"OTHER PASSWORD: {text}" for text in self.other_password[:NAMED]]
+        lines += [f"NOT SEALED: {text}" for text in self.unsealed[:NAMED]]
+        if len(self.unsealed) > NAMED:
+            lines.append(f"NOT SEALED: … and {len(self.unsealed) - NAMED} more")
         if len(self.other_password) > NAMED:
             lines.append(f"OTHER PASSWORD: … and {len(self.other_password) - NAMED} more")
         lines += self.warnings
         marks = {(True, True): "restored", (False, True): "FAILED", (False, False): "not tried"}
         lines += [f"Drill {d.name}: {marks[d.passed, d.tried]}. {d.text}" for d in self.drills]
-        return lines
+        return [shown(line) for line in lines]
 
 
 def verify(
@@ -138,22 +145,73 @@ def verify(
 def _verify_store(
     store: Storage, names: list[str], today: int, result: VerifyResult, say: Callable[[str], None]
 ) -> None:
-    there, described = set(names), set()
+    there, described, rotten = set(names), set(), set()
     for name in _manifests(names):
+        unsealed = ""
         try:
-            file = _described_by(store, name)
+            manifest = read_any_manifest(store, name, untouched=True)
+        except Unsealed as error:
+            unsealed = str(error)
         except (OperatorError, OSError) as error:
-            result.rot.append(f"{store.location(name)}: {error}")
+            rotten.add(name)
+            result.rot.append(_with_place(store, name, error))
             continue
-        described |= {name, file}
+        try:
+            # What nobody sealed is compared with its file all the same: it may be rotten, too.
+            manifest = look_at_manifest(store, name) if unsealed else manifest
+        except (OperatorError, OSError) as error:
+            rotten.add(name)
+            result.rot.append(_with_place(store, name, error))
+            continue
+        described |= {name, manifest.file}
         result.files += 1
-        if file not in there:
-            result.missing.append(f"{store.location(file)}, though its manifest is there")
+        if manifest.file not in there:
+            result.missing.append(f"{store.location(manifest.file)}, though its manifest is there")
         elif _in_share(name, result.in_days, today):
-            _verify_file(store, name, result, say)
-    for name in names:
-        if name not in described and not name.startswith(OTHERS) and not _rotten(store, name, result):
-            result.strangers.append(store.location(name))
+            _verify_file(store, manifest, unsealed, result, say)
+        elif unsealed:
+            result.unsealed.append(unsealed)
+    _verify_lists(store, names, described, rotten, result)
+    result.strangers += [
+        _stranger(store, name)
+        for name in names
+        if name not in described and name not in rotten and not name.startswith(OTHERS)
+    ]
+
+
+def _with_place(store: Storage, name: str, error: Exception) -> str:
+    """Naming the manifest, which not every error does."""
+    where, why = store.location(name), str(error) if isinstance(error, OperatorError) else _why(error)
+    return why if where in why else f"{where}: {why}"
+
+
+def _why(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or type(error).__name__)
+
+
+def _verify_lists(
+    store: Storage, names: list[str], described: set[str], rotten: set[str], result: VerifyResult
+) -> None:
+    """The lists of `saju-ops seal`. Without a key nothing can be said of one but that it is there."""
+    for name in (n for n in names if LIST_NAME.fullmatch(n)):
+        described.add(name)
+        try:
+            if store.seals:
+                read_list(store, name)
+        except Unsealed as error:
+            result.unsealed.append(str(error))
+        except (OperatorError, OSError) as error:
+            rotten.add(name)
+            result.rot.append(_with_place(store, name, error))
+
+
+def _stranger(store: Storage, name: str) -> str:
+    try:
+        where = store.location(name)
+    except OperatorError:
+        return shown(name)
+    is_link = isinstance(store, LocalStorage) and (store.root / name).is_symlink()
+    return f"{where} (a link, which is not followed)" if is_link else where
 
 
 def _manifests(names: list[str]) -> Iterator[str]:
@@ -162,71 +220,72 @@ def _manifests(names: list[str]) -> Iterator[str]:
 
 
 def _in_share(name: str, in_days: int, today: int) -> bool:
-    return int(sha256(name.encode()).hexdigest()[:8], 16) % in_days == today
+    return int(sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8], 16) % in_days == today
 
 
-def _rotten(store: Storage, name: str, result: VerifyResult) -> bool:
-    """Told already as a manifest that can't be read."""
-    return any(text.startswith(f"{store.location(name)}: ") for text in result.rot)
+def read_any_manifest(store: Storage, name: str, *, untouched: bool = False) -> BackupManifest | Manifest:
+    """The manifest of any kind of backup, by the folder that it is stored in. Raises ProofFailed; Unsealed where a key
+    is set and none of ours sealed it; OSError, StorageError."""
+    return any_manifest_of(read_sealed(store, name, untouched=untouched), name)
 
 
-def _described_by(store: Storage, name: str) -> str:
-    """The file that a manifest describes. Raises ProofFailed."""
-    if not name.startswith(ROW_ARCHIVES):
-        return read_manifest(store, name, untouched=True).file
-    with store.open(name) as stream:
-        data = stream.read()
-    require_seal(data, name)
-    return _archive_manifest(store, name).file
+def look_at_manifest(store: Storage, name: str) -> BackupManifest | Manifest:
+    """The same, whoever sealed it: for those who compare it with its file and rely on nothing in it."""
+    return any_manifest_of(require_seal(read_bounded(store, name), name), name)
 
 
-def _archive_manifest(store: Storage, name: str) -> Manifest:
-    from saju_ops.queue.row_archive import read_row_manifest
+def any_manifest_of(raw: dict[str, Any], name: str) -> BackupManifest | Manifest:
+    from saju_ops.queue.row_archive import FOLDER as ROWS
+    from saju_ops.queue.row_archive import row_manifest_of
 
-    if not name.startswith(f"{ARCHIVES}/"):
-        return read_row_manifest(store, name)
-    with store.open(name) as stream:
-        return parse_manifest(stream.read(), name)
+    if name.startswith(f"{ARCHIVES}/"):
+        return day_manifest_of(raw, name)
+    return row_manifest_of(raw, name) if name.startswith(f"{ROWS}/") else manifest_of(raw, name)
 
 
-def _verify_file(store: Storage, name: str, result: VerifyResult, say: Callable[[str], None]) -> None:
+def _verify_file(
+    store: Storage, manifest: BackupManifest | Manifest, unsealed: str, result: VerifyResult, say: Callable[[str], None]
+) -> None:
+    result.files_checked += 1
     try:
-        manifest, opened = _read_back(store, name)
+        opened = read_back(store, manifest)
     except OperatorError as error:
         result.rot.append(str(error))
         say(str(error))
+        return
     except OSError as error:
-        result.rot.append(f"{store.location(name)} can't be read ({error.strerror or type(error).__name__})")
-    else:
-        result.bytes_read += manifest.stored_bytes
-        if not opened:
-            result.other_password.append(store.location(manifest.file))
-    result.files_checked += 1
+        result.rot.append(f"{store.location(manifest.file)} can't be read ({_why(error)})")
+        return
+    result.bytes_read += manifest.stored_bytes
+    if not opened:
+        # Whoever has that password has the key that sealed it, too, where that was derived from it.
+        result.other_password.append(store.location(manifest.file))
+    elif unsealed:
+        result.unsealed.append(unsealed)
 
 
-def _read_back(store: Storage, name: str) -> tuple[Stored, bool]:
-    """What is proven, and whether ARCHIVE_PASSWORD opens it. Raises OperatorError, OSError."""
-    if not name.startswith(ROW_ARCHIVES):
-        manifest = read_manifest(store, name)
+def read_back(store: Storage, manifest: BackupManifest | Manifest) -> bool:
+    """Reads a stored file whole and compares it with its manifest, an archive row by row; whether ARCHIVE_PASSWORD
+    opens it. Raises OperatorError, OSError."""
+    if isinstance(manifest, BackupManifest):
         require_sound(store, manifest)
-        return manifest, opens(store, manifest, whole=False)
-    part = _archive_manifest(store, name)
+        return opens(store, manifest, whole=False)
     try:
-        verify_part(store, part)
+        verify_part(store, manifest)
     except OperatorError:
-        if part.encryption == "none":
+        if manifest.encryption == "none":
             raise
         # What its rows are can't be said; what lies there can: first whether it rotted, then whether it opens.
-        require_sound(store, part)
-        if opens(store, part, whole=True):
+        require_sound(store, manifest)
+        if opens(store, manifest, whole=True):
             raise
-        return part, False
-    return part, True
+        return False
+    return True
 
 
 def _compare_stores(stores: Sequence[Storage], names: list[list[str]], result: VerifyResult) -> None:
     """Of two stores, what only one of them has of backups."""
-    known = (*FOLDERS.values(), *ROW_ARCHIVES)
+    known = (*FOLDERS.values(), *ROW_ARCHIVES, LISTS)
     everything = {n for there in names for n in there if n.startswith(known)}
     for store, there in zip(stores, names, strict=True):
         for name in sorted(everything - set(there)):

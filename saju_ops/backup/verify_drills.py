@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from random import Random
@@ -22,11 +22,12 @@ from saju_ops.archive.manifest import Manifest, archived_days, day_files
 from saju_ops.archive.table import Column
 from saju_ops.archive.window import Day, parse_day
 from saju_ops.backup.chroma_process import scratch_folder
-from saju_ops.backup.manifest import BackupManifest, backups
+from saju_ops.backup.manifest import BackupManifest, held
 from saju_ops.backup.password import needs_another
 from saju_ops.backup.verify import Drill
 from saju_ops.database import redacted
 from saju_ops.errors import OperatorError
+from saju_ops.sealed import Unsealed
 from saju_ops.settings import PROOF_MEMORY_MB
 from saju_ops.storage import Storage
 
@@ -69,14 +70,19 @@ def archive_drill(storage: Storage, *, now: datetime, zone: ZoneInfo) -> Drill:
     shuffled = Random(now.astimezone(zone).toordinal()).sample(stamps, len(stamps))
     stamp = next((s for s in shuffled if not _day_needs_another(storage, s, zone)), None)
     if stamp is None:
-        return Drill("archive day", False, False, f"None of {len(stamps)} archived days opens: {ANOTHER}.")
+        why = f"{ANOTHER}, or no key of this installation sealed them"
+        return Drill("archive day", False, False, f"None of {len(stamps)} archived days can be tried: {why}.")
     return _timed(f"archive day {stamp}", lambda: _restore_day(storage, stamp, zone))
 
 
 def _day_needs_another(storage: Storage, stamp: str, zone: ZoneInfo) -> bool:
-    with suppress(OperatorError, OSError):  # such as a damaged manifest: the drill tells that
+    """Or another key, which comes with another password; `verify` names those."""
+    try:
         return any(needs_another(storage, part) for part in day_files(storage, _day(stamp, zone)).parts)
-    return False
+    except Unsealed:
+        return True
+    except (OperatorError, OSError):  # such as a damaged manifest: the drill says that
+        return False
 
 
 def _day(stamp: str, zone: ZoneInfo) -> Day:
@@ -136,27 +142,28 @@ def dump_drills(
 ) -> list[Drill]:
     """The newest dump of each database that has any and opens. One whose database is no longer configured is not
     tried."""
-    held: dict[str, list[BackupManifest]] = {}
-    for manifest in backups(storage, "database_dump"):
-        held.setdefault(manifest.source, []).append(manifest)
-    if not held:
-        return [Drill("dump", False, False, "There is no dump yet.")]
+    there = held(storage, "database_dump")
+    of_each: dict[str, list[BackupManifest]] = {}
+    for manifest in there.backups:
+        of_each.setdefault(manifest.source, []).append(manifest)
+    if not of_each:
+        return [Drill("dump", False, False, f"There is no dump yet.{there.about_refused()}")]
     return [
         _of_newest(storage, "dump", of_one, lambda m: _dump_drill(storage, m, databases, servers, now))
-        for of_one in held.values()
+        for of_one in of_each.values()
     ]
 
 
 def _of_newest(
-    storage: Storage, kind: str, held: Sequence[BackupManifest], drill: Callable[[BackupManifest], Drill]
+    storage: Storage, kind: str, oldest_first: Sequence[BackupManifest], drill: Callable[[BackupManifest], Drill]
 ) -> Drill:
-    """The drill of the newest that ARCHIVE_PASSWORD opens, with a word on those passed over. `held`: oldest first."""
-    chosen = next((m for m in reversed(held) if not needs_another(storage, m)), None)
-    newest = held[-1].file.rpartition("/")[2]
+    """The drill of the newest that ARCHIVE_PASSWORD opens, with a word on those passed over."""
+    chosen = next((m for m in reversed(oldest_first) if not needs_another(storage, m)), None)
+    newest = oldest_first[-1].file.rpartition("/")[2]
     if chosen is None:
-        return Drill(f"{kind} {newest}", False, False, f"None of {len(held)} opens: {ANOTHER}.")
+        return Drill(f"{kind} {newest}", False, False, f"None of {len(oldest_first)} opens: {ANOTHER}.")
     done = drill(chosen)
-    newer = len(held) - 1 - held.index(chosen)
+    newer = len(oldest_first) - 1 - oldest_first.index(chosen)
     return replace(done, text=f"{done.text} {newer} newer were passed over: {ANOTHER}.") if newer else done
 
 
@@ -199,15 +206,16 @@ def _dump_drill(
 def snapshot_drill(storage: Storage, memory_mb: int = PROOF_MEMORY_MB) -> Drill:
     from saju_ops.backup.chroma import drill_snapshot
 
-    held = list(backups(storage, "chroma_snapshot"))
-    if not held:
-        return Drill("snapshot", False, False, "There is no snapshot of Chroma yet.")
+    there = held(storage, "chroma_snapshot")
+    if not there.backups:
+        return Drill("snapshot", False, False, f"There is no snapshot of Chroma yet.{there.about_refused()}")
 
     def restore(manifest: BackupManifest) -> tuple[str, int]:
         told = drill_snapshot(storage, manifest, memory_mb=memory_mb)
         count = int(told["records_compared"])
         return f"{count:,} records came back, with their vectors and neighbours.", count
 
-    return _of_newest(
-        storage, "snapshot", held, lambda m: _timed(f"snapshot {m.file.rpartition('/')[2]}", lambda: restore(m))
-    )
+    def one(manifest: BackupManifest) -> Drill:
+        return _timed(f"snapshot {manifest.file.rpartition('/')[2]}", lambda: restore(manifest))
+
+    return _of_newest(storage, "snapshot", there.backups, one)

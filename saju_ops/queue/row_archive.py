@@ -11,12 +11,12 @@ again; that of a job that stays for longer is written once more in so many days.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from saju_ops.archive.csvfile import Compression, CsvSink, Packing
@@ -24,10 +24,11 @@ from saju_ops.archive.digest import ALGORITHM, EMPTY, Digest, key_hashes, row_ha
 from saju_ops.archive.engines import LogStore, Selection
 from saju_ops.archive.engines.base import as_bytes
 from saju_ops.archive.held import HeldRows
-from saju_ops.archive.manifest import FORMAT, Manifest, parse_manifest, timestamp
+from saju_ops.archive.manifest import FORMAT, Manifest, manifest_of, timestamp, write_day_manifest
 from saju_ops.archive.verify import ReadBack, Visit, read_back, verify_part
-from saju_ops.errors import OperatorError, ProofFailed
+from saju_ops.errors import OperatorError, ProofFailed, shown
 from saju_ops.queue.hanging import Identity, chunks, one_of
+from saju_ops.sealed import read_sealed
 from saju_ops.storage import AlreadyThere, Storage
 from saju_ops.storage.encryption import ENDING, METHOD
 
@@ -197,9 +198,7 @@ class RowArchive:
 
     def _write_manifest(self, manifest: Manifest) -> None:
         name = self._manifest_name(manifest.file)
-        with self.storage.create(name) as writer:
-            writer.write(manifest.to_json())
-            writer.commit()
+        write_day_manifest(self.storage, name, manifest)
         self._recalled.add(name)
 
     def _computed(self, identities: Sequence[Identity]) -> Digest:
@@ -257,16 +256,20 @@ class _New:
             yield from self._rows
 
 
-def read_row_manifest(storage: Storage, name: str) -> Manifest:
-    """Raises ProofFailed for anything but a whole manifest of purged rows under its own name."""
+def read_row_manifest(storage: Storage, name: str, *, untouched: bool = False) -> Manifest:
+    """Raises ProofFailed for anything but a whole manifest of purged rows under its own name; Unsealed."""
     try:
-        with storage.open(name) as stream:
-            data = stream.read()
+        raw = read_sealed(storage, name, untouched=untouched)
     except OSError as error:
-        raise ProofFailed(f"{name} can't be read ({error.strerror or type(error).__name__}).") from None
-    manifest = parse_manifest(data, name, KIND)
+        raise ProofFailed(f"{shown(name)} can't be read ({error.strerror or type(error).__name__}).") from None
+    return row_manifest_of(raw, name)
+
+
+def row_manifest_of(raw: Mapping[str, Any], name: str) -> Manifest:
+    """One whose seal is right, under its own name. Raises ProofFailed."""
+    manifest = manifest_of(raw, name, KIND)
     if not manifest.file.startswith(name.removesuffix(MANIFEST) + "."):
-        raise ProofFailed(f"{name} describes another file, {manifest.file}.")
+        raise ProofFailed(f"{shown(name)} describes another file, {manifest.file}.")
     return manifest
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saju_ops.sealed import NO_SEALS, Seals
 from saju_ops.storage.base import AlreadyThere, FollowedWriter, Storage, StorageError, Writer
 from saju_ops.storage.drive import DriveOptions, DriveStorage, parse_drive_uri
 from saju_ops.storage.local import FolderError, LocalStorage
@@ -53,28 +55,33 @@ def open_storage(
     s3: S3Options | None = None,
     drive: DriveOptions | None = None,
     reading: bool = False,
+    seals: Seals = NO_SEALS,
 ) -> Storage:
     """The storage at a BACKUP_URI. Raises StorageError for an address that is none.
 
     `password` is ARCHIVE_PASSWORD: with it, new files are encrypted, and encrypted ones can be read. `reading` is
-    for restores: of two stores one is enough.
+    for restores: of two stores one is enough. `seals` has the keys by which manifests are sealed and believed.
     """
-    stores = [_open_one(each, password, s3, drive) for each in split_uri(uri)]
-    return stores[0] if len(stores) == 1 else MirroredStorage(stores, password, reading=reading)
+    stores = [_open_one(each, password, s3, drive, seals) for each in split_uri(uri)]
+    return stores[0] if len(stores) == 1 else MirroredStorage(stores, password, reading=reading, seals=seals)
 
 
-def _open_one(uri: str, password: str | None, s3: S3Options | None, drive: DriveOptions | None) -> Storage:
+def _open_one(
+    uri: str, password: str | None, s3: S3Options | None, drive: DriveOptions | None, seals: Seals
+) -> Storage:
     if uri.startswith("s3://"):
-        return S3Storage(uri, s3, password)
+        return S3Storage(uri, s3, password, seals=seals)
     if uri.startswith("gdrive://"):
-        return DriveStorage(uri, drive, password)
-    return LocalStorage(Path(uri.removeprefix("file://")), password)
+        return DriveStorage(uri, drive, password, seals=seals)
+    return LocalStorage(Path(uri.removeprefix("file://")), password, seals=seals)
 
 
-def open_backups(settings: Settings, *, reading: bool = False) -> Storage:
-    """The storage that the settings name, with their password and credentials."""
+def open_backups(settings: Settings, *, reading: bool = False, accept_unsealed: Collection[str] = ()) -> Storage:
+    """The storage that the settings name, with their password, keys and credentials. `accept_unsealed` names backups
+    that are believed without a seal of these keys ("all": every one); never for what deletes."""
     password = settings.archive_password
     return open_storage(
         settings.backup_uri, password.get_secret_value() if password else None,
         s3=settings.s3_options, drive=settings.drive_options, reading=reading,
+        seals=Seals(settings.seal_secrets, accept_unsealed),
     )  # fmt: skip

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Protocol, runtime_checkable
 
 from saju_ops.errors import OperatorError
+from saju_ops.sealed import Seals
 
 
 class StorageError(OperatorError):
@@ -63,6 +64,8 @@ class FollowedWriter(Writer, Protocol):
 class Storage(Protocol):
     # What encrypted files are written and read with; None writes new files unencrypted.
     password: str | None
+    # By which manifests are sealed and believed; see saju_ops.sealed.
+    seals: Seals
 
     @property
     def uri(self) -> str:
@@ -82,7 +85,7 @@ class Storage(Protocol):
         """Every complete file whose name starts with prefix, sorted; never one that is on its way."""
 
     def location(self, name: str) -> str:
-        """Where an operator finds the file."""
+        """Where an operator finds the file, fit for a message: what isn't printed in its name is escaped."""
 
     def clear_unfinished(self, prefix: str) -> int:
         """Removes what killed writers left of files whose names start with prefix. The caller holds the

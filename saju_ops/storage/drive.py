@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, BinaryIO
 
+from saju_ops.errors import shown
+from saju_ops.sealed import NO_SEALS, Seals
 from saju_ops.storage.base import AlreadyThere, StorageError, require_name
 from saju_ops.storage.remote import Broken, ResumingReader, Written, buffered
 
@@ -76,10 +78,12 @@ class DriveStorage:
         options: DriveOptions | None = None,
         password: str | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        seals: Seals = NO_SEALS,
     ) -> None:
         self.root = parse_drive_uri(uri)
         self.options = options or DriveOptions()
         self.password = password
+        self.seals = seals
         self.sleep = sleep
         self._folders: dict[tuple[str, ...], str] = {}
         self._credentials: Any = None
@@ -89,7 +93,7 @@ class DriveStorage:
         return f"gdrive://{self.root}"
 
     def location(self, name: str) -> str:
-        return f"{self.uri}/{'/'.join(require_name(name))}"
+        return shown(f"{self.uri}/{'/'.join(require_name(name))}")
 
     # --- requests ------------------------------------------------------------------------------------------
 

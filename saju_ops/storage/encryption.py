@@ -26,7 +26,7 @@ from saju_ops.errors import ProofFailed, Refused
 # What an encrypted file's name ends with, after its own ending: `app_20261001_030000.sql.gz.zip`.
 ENDING = ".zip"
 # How it is called in manifests.
-METHOD = "zip-aes256"
+METHOD: Literal["zip-aes256"] = "zip-aes256"
 # Characters. Some 10^6 passwords a second can be tried on a graphics card.
 SHORTEST = 12
 # Bytes handed on at once, and how many such pieces may wait for the thread that encrypts.

@@ -3,9 +3,12 @@
 The link is what makes a write create-only: unlike a plain rename it fails when the name exists. Files are 0600 and
 folders 0700, because they hold people's conversations.
 
-A listing is whole or an error: what lies behind links to folders is in it, and a folder that can't be read is not
-taken for an empty one. What the file system refuses comes as a FolderError, in words; only a file that isn't there is
-a FileNotFoundError, where one is opened or measured.
+A listing is whole or an error: a folder that can't be read is not taken for an empty one. What the file system refuses
+comes as a FolderError, in words; only a file that isn't there is a FileNotFoundError, where one is opened or measured.
+
+The store's own folder may be a link. Inside it none is followed, by reading, writing or deleting: whoever can write
+there could have a prune delete other people's files. A listing has the link itself, which is no backup, and opening or
+writing through one is refused (LinkFound).
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from saju_ops.errors import ProofFailed, shown
+from saju_ops.sealed import NO_SEALS, Seals
 from saju_ops.storage.base import AlreadyThere, StorageError, require_name
 
 UNFINISHED = ".unfinished"
@@ -35,24 +40,48 @@ class FolderError(StorageError):
     def __init__(self, path: Path, done: str, error: OSError) -> None:
         self.why = error.strerror or type(error).__name__
         super().__init__(
-            f"{path} can't be {done} ({self.why}). What was there before is still there; mend that, and launch again."
+            f"{shown(str(path))} can't be {done} ({self.why}). What was there before is still there; mend that, and"
+            " launch again."
+        )
+
+
+class LinkFound(StorageError, ProofFailed):
+    """A symbolic link inside the store."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{shown(str(path))} is a link, and links inside a store are not followed. Nothing was read or changed"
+            " through it; put the files themselves there, or mount their disk there (mount --bind)."
         )
 
 
 class LocalStorage:
-    def __init__(self, root: Path, password: str | None = None) -> None:
+    def __init__(self, root: Path, password: str | None = None, seals: Seals = NO_SEALS) -> None:
         self.root = root.expanduser().absolute()
         self.password = password
+        self.seals = seals
 
     @property
     def uri(self) -> str:
         return self.root.as_uri()
 
     def location(self, name: str) -> str:
-        return str(self._path(name))
+        return shown(str(self.root.joinpath(*require_name(name))))
 
     def _path(self, name: str) -> Path:
+        """Raises LinkFound where a folder on the way there is a link."""
+        path = self.root
+        for part in require_name(name)[:-1]:
+            path /= part
+            if _is_link(path):
+                raise LinkFound(path)
         return self.root.joinpath(*require_name(name))
+
+    def _no_link(self, name: str) -> Path:
+        path = self._path(name)
+        if _is_link(path):
+            raise LinkFound(path)
+        return path
 
     @contextmanager
     def create(self, name: str) -> Iterator[_LocalWriter]:
@@ -73,21 +102,28 @@ class LocalStorage:
     def open(self, name: str) -> BinaryIO:
         path = self._path(name)
         with _told("read", path):
-            return path.open("rb")
+            try:
+                return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise LinkFound(path) from None
+                raise
 
     def exists(self, name: str) -> bool:
+        """A link is there, too: nothing can be written under its name."""
         path = self._path(name)
         with _told("looked at", path):
-            return path.is_file()
+            return path.is_symlink() or path.is_file()
 
     def size(self, name: str) -> int:
+        """Of a link, its own."""
         path = self._path(name)
         with _told("looked at", path):
-            return path.stat().st_size
+            return path.lstat().st_size
 
     def names(self, prefix: str) -> Iterator[str]:
         start = prefix.rpartition("/")[0]
-        folder = self._path(start) if start else self.root
+        folder = self._no_link(start) if start else self.root
         with _told("listed", folder):
             if not folder.exists():
                 require_can_be_made(folder)
@@ -184,7 +220,7 @@ class _LocalWriter:
             try:
                 _give_name(self._temporary, self._path)
             except FileExistsError:
-                raise AlreadyThere(f"{self._path} exists and was not overwritten.") from None
+                raise AlreadyThere(f"{shown(str(self._path))} exists and was not overwritten.") from None
             _sync_folder(self._path.parent)
 
     def close(self) -> None:
@@ -277,6 +313,14 @@ class _Follower(io.RawIOBase):
         super().close()
 
 
+def _is_link(path: Path) -> bool:
+    """False where it can't be looked at: what is done there then says why."""
+    try:
+        return path.is_symlink()
+    except OSError:
+        return False
+
+
 @contextmanager
 def _told(done: str, path: Path, *, writing: bool = False) -> Iterator[None]:
     """What the file system refuses, in words; where nothing is written, a file that isn't there stays what it is."""
@@ -289,23 +333,21 @@ def _told(done: str, path: Path, *, writing: bool = False) -> Iterator[None]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Every complete file below, behind links to folders too: a year that lies on another disk is still a backup.
-    Raises OSError for a folder that can't be read."""
-    waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
+    """Every complete file below, and every link, which leads nowhere here. Raises OSError for a folder that can't be
+    read."""
+    waiting = [folder]
     while waiting:
-        here, above = waiting.pop()
+        here = waiting.pop()
         try:
-            about, entries = here.stat(), list(os.scandir(here))
+            entries = list(os.scandir(here))
         except FileNotFoundError:
             continue  # gone since it was seen
-        if (about.st_dev, about.st_ino) in above:
-            continue  # a link to a folder that it lies in
         for entry in entries:
-            if entry.is_dir():
+            if entry.is_dir(follow_symlinks=False):
                 # lost+found is the file system's own, for root alone, where the store is the root of a disk.
                 if entry.name != "lost+found":
-                    waiting.append((here / entry.name, above | {(about.st_dev, about.st_ino)}))
-            elif entry.is_file() and not entry.name.endswith(UNFINISHED):
+                    waiting.append(here / entry.name)
+            elif (entry.is_symlink() or entry.is_file()) and not entry.name.endswith(UNFINISHED):
                 yield here / entry.name
 
 

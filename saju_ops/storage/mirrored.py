@@ -12,14 +12,13 @@ file's copies are compared with its manifest before the first is opened.
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from hashlib import sha256
 from typing import Any, BinaryIO, TypeVar
 
 from saju_ops.errors import ProofFailed
-from saju_ops.sealed import require_seal
+from saju_ops.sealed import NO_SEALS, Seals, read_bounded, read_sealed, require_seal
 from saju_ops.storage.base import AlreadyThere, Storage, StorageError, Writer
 from saju_ops.storage.remote import BUFFER, Written, buffered
 
@@ -28,11 +27,15 @@ MANIFEST = ".manifest.json"
 
 
 class MirroredStorage:
-    def __init__(self, stores: Sequence[Storage], password: str | None = None, *, reading: bool = False) -> None:
+    def __init__(
+        self, stores: Sequence[Storage], password: str | None = None, *, reading: bool = False,
+        seals: Seals = NO_SEALS,
+    ) -> None:  # fmt: skip
         if len({store.uri for store in stores}) < 2:
             raise StorageError("BACKUP_URI names the same place twice; two stores must be two places.")
         self.stores = tuple(stores)
         self.password = password
+        self.seals = seals
         # Whether a store that is down may be left aside: while restoring, and after `complete` of a run that
         # writes, which fails at its end for it.
         self._lenient = reading
@@ -129,10 +132,10 @@ class MirroredStorage:
 
     def _is_good(self, store: Storage, name: str, described: tuple[str, int] | None) -> bool:
         try:
+            if name.endswith(MANIFEST):
+                read_sealed(store, name, untouched=True)
+                return True
             with store.open(name) as stream:
-                if name.endswith(MANIFEST):
-                    require_seal(stream.read(), name)
-                    return True
                 return described is None or _sha256_and_size(stream) == described
         except (FileNotFoundError, ProofFailed):
             return False
@@ -146,12 +149,11 @@ class MirroredStorage:
         while "." in file:
             file = file.rpartition(".")[0]
             try:
-                with self.open(f"{folder}/{file}{MANIFEST}") as stream:
-                    raw = json.loads(stream.read())
-                if raw["file"] == name:
-                    return str(raw["stored_sha256"]), int(raw["stored_bytes"])
-            except (FileNotFoundError, ValueError, TypeError, KeyError):
+                raw = read_sealed(self, f"{folder}/{file}{MANIFEST}")
+            except (FileNotFoundError, ProofFailed):
                 continue
+            if raw.get("file") == name and (found := _described(raw)):
+                return found
         return None
 
     def exists(self, name: str) -> bool:
@@ -378,11 +380,6 @@ class _ReadBack(io.RawIOBase):
         super().close()
 
 
-def _content(store: Storage, name: str) -> bytes:
-    with store.open(name) as stream:
-        return stream.read()
-
-
 def _stem(name: str) -> str:
     """What the names of a backup's file and manifest have in common; those of a day's parts are alike too."""
     folder, _, file = name.rpartition("/")
@@ -394,19 +391,17 @@ def _copy_backup(
 ) -> list[str]:
     """Copies what the target lacks of a backup: its file, and then its manifest. Raises StorageError where no other
     store has it whole."""
-    described = [(store, names) for store, names in others if manifest_name in names]
+    described = [store for store, names in others if manifest_name in names]
     lacks_manifest = manifest_name not in there
     if not described and lacks_manifest:
         return []
     if lacks_manifest:
-        manifest = _content(described[0][0], manifest_name)
+        found = _believed(described, manifest_name)
     else:
-        manifest = _at_target(lambda: _content(target, manifest_name))
-    try:
-        raw = json.loads(manifest)
-        file, sha, size = str(raw["file"]), str(raw["stored_sha256"]), int(raw["stored_bytes"])
-    except (ValueError, TypeError, KeyError):
+        found = _at_target(lambda: _believed([target], manifest_name))
+    if found is None:
         return []  # it counts for nothing where it is, and `verify` reports it
+    manifest, file, sha, size = found
     copied = []
     # What has file and manifest is not read again each time: that is `verify`'s work.
     if (lacks_manifest or file not in there) and not _has(target, file, sha, size):
@@ -417,6 +412,23 @@ def _copy_backup(
         _put(target, manifest_name, iter([manifest]))
         copied.append(manifest_name)
     return copied
+
+
+def _believed(stores: Sequence[Storage], name: str) -> tuple[bytes, str, str, int] | None:
+    """The first copy of a manifest that is sealed as it must be, and the file, SHA-256 and size that it says."""
+    for store in stores:
+        with suppress(ProofFailed):
+            data = read_bounded(store, name)
+            raw = require_seal(data, name, store, untouched=False)
+            file = raw.get("file")
+            if type(file) is str and _stem(file) == _stem(name) and (described := _described(raw)):
+                return data, file, *described
+    return None
+
+
+def _described(raw: Mapping[str, Any]) -> tuple[str, int] | None:
+    sha, size = raw.get("stored_sha256"), raw.get("stored_bytes")
+    return (sha, size) if type(sha) is str and type(size) is int else None
 
 
 def _has(target: Storage, file: str, sha: str, size: int) -> bool:

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, BinaryIO, Literal, TypeVar
 
+from saju_ops.errors import shown
+from saju_ops.sealed import NO_SEALS, Seals
 from saju_ops.storage.base import AlreadyThere, StorageError, require_name
 from saju_ops.storage.remote import Broken, ResumingReader, Written, buffered
 
@@ -92,10 +94,12 @@ class S3Storage:
         options: S3Options | None = None,
         password: str | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        seals: Seals = NO_SEALS,
     ) -> None:
         self.bucket, self.prefix = parse_s3_uri(uri)
         self.options = options or S3Options()
         self.password = password
+        self.seals = seals
         self.sleep = sleep
         # Becomes false where the store answers that it doesn't know If-None-Match.
         self.conditional = True
@@ -105,7 +109,7 @@ class S3Storage:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
     def location(self, name: str) -> str:
-        return f"s3://{self.bucket}/{self.key(name)}"
+        return shown(f"s3://{self.bucket}/{self.key(name)}")
 
     def key(self, name: str) -> str:
         return "/".join(filter(None, (self.prefix, "/".join(require_name(name)))))

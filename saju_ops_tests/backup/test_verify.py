@@ -32,6 +32,7 @@ from saju_ops.definitions import defs
 from saju_ops.errors import Refused
 from saju_ops.jobs.backups import CHECK, OPENS
 from saju_ops.resources import BackupStorage
+from saju_ops.sealed import Seals
 from saju_ops.storage import StorageError
 from saju_ops.storage.local import LocalStorage
 from saju_ops_tests.archive.scene import Scene
@@ -453,7 +454,7 @@ def made_encrypted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path
 
 
 def add_backups(scene: Scene, root: Path, password: str, days: list[str], now: datetime) -> None:
-    scene.storage = storage = LocalStorage(scene.folder, password)
+    scene.storage = storage = LocalStorage(scene.folder, password, Seals((password,)))
     for text in days:
         day = parse_day(text, KST)
         scene.add(5, first=1 + 10 * int(text[-2:]), day=day)
@@ -539,6 +540,7 @@ def test_drills_take_what_the_password_opens_and_say_so(made_encrypted: Any, tmp
     root = Path(shutil.copytree(made_encrypted[1], tmp_path / "copy"))
     scene = Scene(f"sqlite:///{root / 'service.db'}", root / "backups")
     add_backups(scene, root, NEW, ["2026-09-03"], NOW + timedelta(days=1))
+    scene.storage.seals = Seals((NEW, OLD))
     # The dumps of before lie under the same source, as they do in a service that stays where it is.
     for name in list(scene.storage.names("database/")):
         if name.endswith(".json"):

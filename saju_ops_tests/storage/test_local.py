@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from saju_ops.storage import AlreadyThere, StorageError, open_storage
-from saju_ops.storage.local import LocalStorage
+from saju_ops.storage.local import LinkFound, LocalStorage
 
 NAME = "conversation_logs/2026/10/a.csv"
 
@@ -231,17 +231,45 @@ def test_a_file_system_that_can_only_overwrite_is_refused(
 # --- what a file system can do ----------------------------------------------------------------------------
 
 
-def test_a_folder_behind_a_link_is_listed_like_any_other(storage: LocalStorage, tmp_path: Path) -> None:
+@pytest.mark.parametrize("inside", [True, False])
+def test_nothing_is_listed_read_written_or_deleted_through_a_link(
+    storage: LocalStorage, tmp_path: Path, inside: bool
+) -> None:
     put(storage, NAME, b"one")
-    year, other = storage.root / "conversation_logs" / "2026", tmp_path / "another disk"
+    put(storage, "b.csv", b"two")
+    year = storage.root / "conversation_logs" / "2026"
+    other = storage.root / "elsewhere" if inside else tmp_path / "another disk"
     year.rename(other)
     year.symlink_to(other)
-    # Links to what they lie in, and a second way to the same place, hide nothing and end nowhere.
     (other / "round").symlink_to(storage.root)
-    (storage.root / "again").symlink_to(other)
-    for prefix in ("", "conversation_logs/", "conversation_logs/2026/10/a"):
-        assert NAME in list(storage.names(prefix)), prefix
-    assert "again/10/a.csv" in list(storage.names(""))
+    (storage.root / "file").symlink_to(storage.root / "b.csv")
+    mine = ["elsewhere/10/a.csv", "elsewhere/round"] if inside else []
+    assert list(storage.names("")) == ["b.csv", "conversation_logs/2026", *mine, "file"]
+    assert list(storage.names("conversation_logs/")) == ["conversation_logs/2026"]
+    for work in (
+        lambda: list(storage.names("conversation_logs/2026/10/a")), lambda: storage.open(NAME),
+        lambda: storage.open("file"), lambda: storage.size(NAME), lambda: storage.exists(NAME),
+        lambda: storage.delete(NAME), lambda: put(storage, "conversation_logs/2026/10/new.csv", b"x"),
+        lambda: storage.clear_unfinished("conversation_logs/2026/10/a"),
+    ):  # fmt: skip
+        with pytest.raises(LinkFound, match="links inside a store are not followed"):
+            work()
+    assert [p.name for p in (other / "10").iterdir()] == ["a.csv"]
+    # A link's own name is taken, and it is the link that is deleted.
+    with pytest.raises(AlreadyThere):
+        put(storage, "file", b"x")
+    storage.delete("file")
+    assert (storage.root / "b.csv").read_bytes() == b"two"
+
+
+def test_the_stores_own_folder_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    storage = LocalStorage(tmp_path / "link")
+    put(storage, NAME, b"one")
+    assert list(storage.names("")) == [NAME]
+    storage.delete(NAME)
+    assert list(storage.names("")) == []
 
 
 AS_NOBODY = """
