@@ -400,8 +400,8 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_unset(cls, value: Any, info: Any) -> Any:
         """`NAME=` in an environment file means the default, as in the systems this one replaces."""
-        # Blanks for a password or key are a mistake: taken for none, they would leave every backup unprotected.
-        blank_password = bool(value) and info.field_name in ("archive_password", "backup_seal_keys")
+        # Blanks for a password are a mistake: taken for none, they would leave every backup unencrypted.
+        blank_password = bool(value) and info.field_name == "archive_password"
         if isinstance(value, str) and not value.strip() and not blank_password:
             return cls.model_fields[info.field_name].default
         return value
