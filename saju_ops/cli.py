@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from saju_ops.cli_alerts import test_alert
 from saju_ops.cli_chroma import restore_chroma
 from saju_ops.cli_dumps import restore_dump
-from saju_ops.cli_seals import accept_unsealed
+from saju_ops.cli_seals import accept_unsealed, seal_command
 from saju_ops.cli_stale import reconcile_stale_jobs
 from saju_ops.cli_trigger import serve_trigger
 from saju_ops.cli_verify import prune_command, verify_command
@@ -161,6 +161,7 @@ main.add_command(restore_dump)
 main.add_command(restore_chroma)
 main.add_command(verify_command)
 main.add_command(prune_command)
+main.add_command(seal_command)
 
 
 if __name__ == "__main__":

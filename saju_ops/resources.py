@@ -28,11 +28,13 @@ class LogDatabase(dg.ConfigurableResource):
 class BackupStorage(dg.ConfigurableResource):
     """Where backups live: BACKUP_URI."""
 
-    def open(self, *, reading: bool = False) -> Storage:
-        """`reading` is for restores: of two stores one is enough."""
+    def open(self, *, reading: bool = False, accept_unsealed: bool = False) -> Storage:
+        """`reading` is for restores: of two stores one is enough. `accept_unsealed` is for what restores or verifies
+        and was asked to: it believes backups that no key of this installation sealed."""
         from saju_ops.storage import open_backups
 
-        return open_backups(load_settings(), reading=reading)
+        accepted = ("all",) if accept_unsealed else ()
+        return open_backups(load_settings(), reading=reading, accept_unsealed=accepted)
 
 
 def slack_client(settings: Settings) -> WebClient:

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from saju_ops.address import overridden
 from saju_ops.database import connect, error_text, redacted
 from saju_ops.errors import OperatorError, Refused
+from saju_ops.sealed import Seals
 from saju_ops.settings import Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
@@ -151,12 +152,25 @@ def _stores(settings: Settings) -> Iterator[Line]:
     from saju_ops.storage import open_backups
     from saju_ops.storage.probe import probe
 
-    for store in open_backups(settings).copies():
+    storage = open_backups(settings)
+    yield _sealed_by(storage.seals, settings.backup_seal_keys is not None)
+    for store in storage.copies():
         try:
             yield Line("BACKUP_URI", True, probe(store))
         except (OperatorError, OSError) as error:
             text = str(error) if isinstance(error, OperatorError) else f"{store.uri}: {error.strerror or error}"
             yield Line("BACKUP_URI", False, text)
+
+
+def _sealed_by(seals: Seals, by_key: bool) -> Line:
+    if not seals:
+        return Line(
+            "seals", None, "backups are not sealed by a key: whoever can write into the store can change one, or make"
+            " one, unnoticed. Set BACKUP_SEAL_KEY (`openssl rand -hex 32`) or ARCHIVE_PASSWORD, then run `saju-ops seal`",
+        )  # fmt: skip
+    first, *others = seals.keys
+    text = f"sealed by the key {first.id} of {'BACKUP_SEAL_KEY' if by_key else 'ARCHIVE_PASSWORD'}"
+    return Line("seals", None, text + (f"; {', '.join(k.id for k in others)} verify, too" if others else ""))
 
 
 def _chroma(settings: Settings) -> Line:

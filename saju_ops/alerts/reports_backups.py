@@ -43,7 +43,12 @@ def verify_report(result: VerifyResult, at: datetime) -> str:
     lines.append(f"- 확인한 파일: {result.files_checked}개, {result.bytes_read / 1e6:,.1f} MB{share}")
     rot, missing, strangers = len(result.rot), len(result.missing), len(result.strangers)
     lines.append(f"- 손상: {rot}개, 누락: {missing}개, 알 수 없는 파일: {strangers}개")
-    lines += [f"- ⚠️ {text}" for text in [*result.rot, *result.missing][:SHOWN]]
+    if result.unsealed:
+        lines.append(
+            f"- ⚠️ 이 설치의 키로 봉인되지 않은 매니페스트: {len(result.unsealed)}개 (복원·정리에 쓰이지 않습니다."
+            " `saju-ops seal`로 확인 후 봉인하십시오)"
+        )
+    lines += [f"- ⚠️ {text}" for text in [*result.rot, *result.missing, *result.unsealed][:SHOWN]]
     if result.other_password:
         lines.append(
             f"- ⚠️ 다른 비밀번호로 암호화된 파일: {len(result.other_password)}개 (손상 아님. 예전 ARCHIVE_PASSWORD가"

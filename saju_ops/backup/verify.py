@@ -10,7 +10,7 @@ compared. It changes nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -146,7 +146,7 @@ def _verify_store(
     store: Storage, names: list[str], today: int, result: VerifyResult, say: Callable[[str], None]
 ) -> None:
     there, described, rotten = set(names), set(), set()
-    for name in _manifests(names):
+    for name in manifests_in(names):
         unsealed = ""
         try:
             manifest = read_any_manifest(store, name, untouched=True)
@@ -214,7 +214,8 @@ def _stranger(store: Storage, name: str) -> str:
     return f"{where} (a link, which is not followed)" if is_link else where
 
 
-def _manifests(names: list[str]) -> Iterator[str]:
+def manifests_in(names: Iterable[str]) -> Iterator[str]:
+    """Those of backups of every kind."""
     known = (*FOLDERS.values(), *ROW_ARCHIVES)
     return (n for n in names if n.endswith(ENDING) and n.startswith(known))
 
@@ -264,12 +265,13 @@ def _verify_file(
         result.unsealed.append(unsealed)
 
 
-def read_back(store: Storage, manifest: BackupManifest | Manifest) -> bool:
+def read_back(store: Storage, manifest: BackupManifest | Manifest, *, decrypt: bool = False) -> bool:
     """Reads a stored file whole and compares it with its manifest, an archive row by row; whether ARCHIVE_PASSWORD
-    opens it. Raises OperatorError, OSError."""
+    opens it. With `decrypt` dumps and snapshots are decrypted to their end, too: what passes that was encrypted by
+    somebody who has the password. Raises OperatorError, OSError."""
     if isinstance(manifest, BackupManifest):
         require_sound(store, manifest)
-        return opens(store, manifest, whole=False)
+        return opens(store, manifest, whole=decrypt)
     try:
         verify_part(store, manifest)
     except OperatorError:

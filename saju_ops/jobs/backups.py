@@ -155,6 +155,11 @@ class VerifyConfig(dg.Config):
         default=True,
         description="true: restores a random archive day, the newest dumps and the newest snapshot in scratch places.",
     )
+    accept_unsealed: bool = Field(
+        default=False,
+        description="false: a backup that no key of this installation sealed fails the verification, and is not"
+        " restored as a drill. true: it counts like any other, though whoever can write into the store may have made it.",
+    )
 
 
 def verify_everything(
@@ -182,8 +187,9 @@ def verify_backups(context: dg.OpExecutionContext, config: VerifyConfig, backup_
     settings = load_settings()
     try:
         result = verify_everything(
-            settings, backup_storage.open(), config.in_days, config.drills, lambda text: tell(context.log, text)
-        )
+            settings, backup_storage.open(accept_unsealed=config.accept_unsealed), config.in_days, config.drills,
+            lambda text: tell(context.log, text),
+        )  # fmt: skip
     except OperatorError as error:
         raise dg.Failure(str(error), allow_retries=True) from error
     metadata = verify_metadata(result)
@@ -204,9 +210,10 @@ def verify_backups(context: dg.OpExecutionContext, config: VerifyConfig, backup_
             metadata=metadata, allow_retries=False,
         )  # fmt: skip
     if not result.passed:
-        wrong = [*result.rot, *result.missing, *(f"{d.name}: {d.text}" for d in result.failed_drills)]
+        wrong = [*result.rot, *result.missing, *result.unsealed, *(f"{d.name}: {d.text}" for d in result.failed_drills)]
         raise dg.Failure(
             f"Not all backups can be relied on: {len(result.rot)} damaged, {len(result.missing)} missing,"
+            f" {len(result.unsealed)} not sealed by a key of this installation,"
             f" {len(result.failed_drills)} restore drills failed. First: {wrong[0]}",
             metadata=metadata, allow_retries=False,
         )  # fmt: skip
@@ -256,6 +263,7 @@ def verify_metadata(result: "VerifyResult") -> dict[str, Any]:
         "rotten": len(result.rot),
         "missing": len(result.missing),
         "other_password": len(result.other_password),
+        "unsealed": len(result.unsealed),
         "strangers": len(result.strangers),
         "warnings": len(result.warnings),
         "drills_passed": sum(d.passed for d in result.drills),
