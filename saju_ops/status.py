@@ -166,7 +166,8 @@ def _sealed_by(seals: Seals, by_key: bool) -> Line:
     if not seals:
         return Line(
             "seals", None, "backups are not sealed by a key: whoever can write into the store can change one, or make"
-            " one, unnoticed. Set BACKUP_SEAL_KEY (`openssl rand -hex 32`) or ARCHIVE_PASSWORD, then run `saju-ops seal`",
+            " one, unnoticed. Set BACKUP_SEAL_KEY (`openssl rand -hex 32`) or ARCHIVE_PASSWORD, and run `saju-ops"
+            " seal`",
         )  # fmt: skip
     first, *others = seals.keys
     text = f"sealed by the key {first.id} of {'BACKUP_SEAL_KEY' if by_key else 'ARCHIVE_PASSWORD'}"

@@ -24,7 +24,7 @@ from saju_ops.backup.manifest import ENDING, FOLDERS, BackupManifest, manifest_o
 from saju_ops.backup.password import opens
 from saju_ops.backup.retention import require_sound
 from saju_ops.errors import OperatorError, Refused, shown
-from saju_ops.sealed import LIST_NAME, LISTS, Unsealed, read_bounded, read_list, read_sealed, require_seal
+from saju_ops.sealed import LIST_NAME, Unsealed, read_bounded, read_list, read_sealed, require_seal
 from saju_ops.storage import Storage
 from saju_ops.storage.local import LocalStorage
 
@@ -287,7 +287,7 @@ def read_back(store: Storage, manifest: BackupManifest | Manifest, *, decrypt: b
 
 def _compare_stores(stores: Sequence[Storage], names: list[list[str]], result: VerifyResult) -> None:
     """Of two stores, what only one of them has of backups."""
-    known = (*FOLDERS.values(), *ROW_ARCHIVES, LISTS)
+    known = (*FOLDERS.values(), *ROW_ARCHIVES)
     everything = {n for there in names for n in there if n.startswith(known)}
     for store, there in zip(stores, names, strict=True):
         for name in sorted(everything - set(there)):

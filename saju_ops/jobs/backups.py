@@ -158,7 +158,8 @@ class VerifyConfig(dg.Config):
     accept_unsealed: bool = Field(
         default=False,
         description="false: a backup that no key of this installation sealed fails the verification, and is not"
-        " restored as a drill. true: it counts like any other, though whoever can write into the store may have made it.",
+        " restored as a drill. true: it counts like any other, though whoever can write into the store may have made"
+        " it.",
     )
 
 
