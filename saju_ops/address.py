@@ -509,6 +509,21 @@ def busy_timeout(url: sa.URL) -> float:
     return float(options_of(url).get("timeout", SQLITE_BUSY_TIMEOUT))
 
 
+def require_redis_address(address: str) -> None:
+    """Raises ValueError, without the address, for what Redis' client would read in another way than it was meant."""
+    scheme, mark, rest = address.partition("://")
+    if not mark or scheme not in ("redis", "rediss", "unix") or not rest:
+        raise ValueError("not a Redis address")
+    login = _LOGIN.match(rest)
+    place = rest[login.end() :] if login else rest
+    # The client ends the host at the first /, and takes what is behind a : for a port.
+    if "@" in place or (login and re.search(r"[/?#\[\]]", login[0])):
+        raise ValueError("its password isn't escaped; write @ in a password as %40, / as %2F, ? as %3F, # as %23")
+    port = re.fullmatch(r"(?:\[[^\]]+\]|[^:/?]*):([^/?]*)(?:[/?].*)?", place)
+    if scheme != "unix" and port and not re.fullmatch(r"\d{1,5}", port[1]):
+        raise ValueError("its port isn't a number")
+
+
 # --- all of them --------------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from sqlalchemy.exc import DBAPIError
 
+from saju_ops.cli_address import INTO_SETTING, chosen_address, hide_addresses
 from saju_ops.cli_alerts import test_alert
 from saju_ops.cli_chroma import restore_chroma
 from saju_ops.cli_dumps import restore_dump
@@ -23,6 +24,7 @@ from saju_ops.cli_trigger import serve_trigger
 from saju_ops.cli_verify import prune_command, verify_command
 from saju_ops.database import error_text
 from saju_ops.errors import OperatorError
+from saju_ops.logins import hide_logins
 from saju_ops.settings import Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
@@ -30,14 +32,23 @@ if TYPE_CHECKING:
     from saju_ops.archive.window import Day
 
 
+def _print_without_logins(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """An error that nobody foresaw, with its stack trace."""
+    import traceback
+
+    sys.stderr.write(hide_logins("".join(traceback.format_exception(kind, error, trace))))
+
+
 class _Sentences(click.Group):
     """Errors that are meant for the operator are printed as their sentence, without a stack trace."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        sys.excepthook = _print_without_logins
+        hide_addresses(sys.argv[1:])
         try:
             return super().invoke(ctx)
         except (OperatorError, SettingsError) as error:
-            click.secho(str(error), fg="red", err=True)
+            click.secho(hide_logins(str(error)), fg="red", err=True)
             ctx.exit(1)
         except (DBAPIError, sqlite3.Error) as error:
             click.secho(
@@ -90,11 +101,12 @@ def status() -> None:
 @click.option("--from", "first", required=True, metavar="YYYY-MM-DD", help="First archived day to put back.")
 @click.option("--to", "last", required=True, metavar="YYYY-MM-DD", help="Last archived day to put back.")
 @click.option("--into-table", default=None, help="Another table; made, without foreign keys, if it isn't there.")
-@click.option("--into-url", default=None, help="Another database's address. Default: DATABASE_URL.")
+@click.option("--into-url", default=None, help="Another database's address; - asks for it. Default: DATABASE_URL.")
+@click.option("--into-setting", default=None, metavar="NAME", help=INTO_SETTING)
 @click.option("--dry-run", is_flag=True, help="Only prove the archives and say what would be done.")
 @accept_unsealed
 def restore_logs(
-    first: str, last: str, into_table: str | None, into_url: str | None, dry_run: bool,
+    first: str, last: str, into_table: str | None, into_url: str | None, into_setting: str | None, dry_run: bool,
     accept_unsealed: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Puts archived days of the conversation log back."""
@@ -102,9 +114,10 @@ def restore_logs(
     from saju_ops.storage import open_backups
 
     settings = load_settings()
+    into = chosen_address(into_url, into_setting, "--into-url")
     plan = restore(
         open_backups(settings, reading=True, accept_unsealed=accept_unsealed),
-        _address(into_url, settings),
+        into or settings.database_url,
         _day(first, "--from", settings),
         _day(last, "--to", settings),
         zone_of_database=settings.database_timezone,
@@ -118,7 +131,7 @@ def restore_logs(
         click.echo("Nothing was written (--dry-run).")
     else:
         click.echo(f"Done: {plan.written:,} rows written and proven in {plan.seconds:.1f} s.")
-    if not dry_run and into_table is None and into_url is None:
+    if not dry_run and into_table is None and into is None:
         click.echo(
             "These days are archived and beyond the retention, so the next purge deletes them again;"
             " use --into-table to keep them."
@@ -132,17 +145,6 @@ def restore_logs(
 def _announce(plan: RestorePlan) -> None:
     for sentence in plan.sentences():
         click.echo(sentence)
-
-
-def _address(into_url: str | None, settings: Settings) -> Any:
-    from saju_ops.database import SUPPORTED, parse_database_url
-
-    if into_url is None:
-        return settings.database_url
-    try:
-        return parse_database_url(into_url)
-    except ValueError as error:
-        raise OperatorError(f"--into-url can't be used ({error}); it may hold {SUPPORTED}.") from None
 
 
 def _day(text: str, option: str, settings: Settings) -> Day:

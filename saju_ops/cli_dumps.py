@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from saju_ops.cli_address import INTO_SETTING, chosen_address
 from saju_ops.cli_seals import accept_unsealed
 from saju_ops.settings import load_settings
 
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 @click.command("restore-dump")
 @click.option("--at", default=None, metavar="TIME", help="Newest dump until then: YYYY-MM-DD or YYYY-MM-DD HH:MM.")
-@click.option("--into", default=None, metavar="URL", help="A database's address. Default: the one it was dumped from.")
+@click.option(
+    "--into", default=None, metavar="URL", help="A database's address; - asks. Default: where it was dumped from."
+)
+@click.option("--into-setting", default=None, metavar="NAME", help=INTO_SETTING)
 @click.option("--database", default=None, metavar="NAME", help="Whose dump. Default: the one that DATABASE_URL names.")
 @click.option("--replace", default=None, metavar="NAME", help="The target's name: drops all that is in it first.")
 @click.option("--masked", is_flag=True, help="A masked dump instead of the real one.")
@@ -23,18 +27,18 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Only prove the stored dump and say what would be done.")
 @accept_unsealed
 def restore_dump(
-    at: str | None, into: str | None, database: str | None, replace: str | None, masked: bool, unproven: bool,
-    dry_run: bool, accept_unsealed: tuple[str, ...],
+    at: str | None, into: str | None, into_setting: str | None, database: str | None, replace: str | None,
+    masked: bool, unproven: bool, dry_run: bool, accept_unsealed: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Puts the newest proven dump back: into its own database if that is empty, or into another."""
-    from saju_ops.backup.dump_restore import RestoreRequest, target_url
+    from saju_ops.backup.dump_restore import RestoreRequest
     from saju_ops.backup.dump_restore import restore_dump as restore
     from saju_ops.backup.times import instant_of
     from saju_ops.storage import open_backups
 
     settings = load_settings()
     request = RestoreRequest(
-        into=target_url(into, "--into") if into else None, at=instant_of(at, settings.timezone, "--at"),
+        into=chosen_address(into, into_setting, "--into"), at=instant_of(at, settings.timezone, "--at"),
         database=database, replace=replace, dry_run=dry_run, masked=masked, unproven=unproven,
         zone=settings.timezone,
     )  # fmt: skip

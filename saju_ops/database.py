@@ -28,6 +28,7 @@ from saju_ops.address import (
 from saju_ops.address import parse_database_url as parse_database_url
 from saju_ops.address import redacted as redacted
 from saju_ops.errors import OperatorError
+from saju_ops.logins import hide_in_error, hide_logins
 
 # Strict, so that a restore never truncates; zero and invalid dates allowed, because old tables hold them
 # and they must come back. PAD_CHAR_TO_FULL_LENGTH and ANSI_QUOTES, where a server sets them, are off.
@@ -56,6 +57,17 @@ def connect(url: sa.URL | str, *, bulk_load: bool = False) -> sa.Engine:
         except ValueError as error:
             raise OperatorError(f"{redacted(parsed)} can't be used: {error}. Nothing was done.") from None
         _say_overridden(redacted(parsed), tuple(overridden(parsed)))
+    engine = _engine(parsed, bulk_load)
+
+    @event.listens_for(engine, "handle_error")
+    def hide(context: sa.ExceptionContext) -> None:
+        # What a driver says of a connection is kept in the history of runs, and may quote the address.
+        hide_in_error(context.original_exception)
+
+    return engine
+
+
+def _engine(parsed: sa.URL, bulk_load: bool) -> sa.Engine:
     backend = parsed.get_backend_name()
     if backend in ("mysql", "mariadb"):
         return _mysql(parsed, bulk_load)
@@ -123,24 +135,61 @@ def mysql_session_statements(mariadb: bool) -> list[str]:
     return [MYSQL_SESSION, MARIADB_NO_TIME_LIMIT if mariadb else MYSQL_NO_TIME_LIMIT]
 
 
-# Errors about the connection, rights, locks and limits, whose text quotes names and never a row.
-MYSQL_PLAIN_ERRORS = {1040, 1044, 1045, 1049, 1053, 1142, 1146, 1203, 1205, 1213, 1226, 1290, 1317, 1836, 1927, 3024}
+# Errors about the connection, rights, locks and limits, whose text quotes names and never a row; and how each begins:
+# a trigger's SIGNAL may bear any code, with any text.
+MYSQL_PLAIN_ERRORS = {
+    1040: "Too many connections", 1044: "Access denied for user", 1045: "Access denied for user",
+    1049: "Unknown database", 1053: "Server shutdown", 1142: "", 1146: "Table '", 1203: "User ",
+    1205: "Lock wait timeout exceeded", 1213: "Deadlock found", 1226: "User '", 1290: "The ", 1317: "Query execution",
+    1836: "Running in read-only mode", 1927: "Connection was killed", 3024: "Query execution",
+}  # fmt: skip
+# SIGNAL and RESIGNAL without a code of their own: warning, not found, exception. Above them no server has codes.
+MYSQL_SIGNALS = (1642, 1643, 1644)
+MYSQL_OWN_CODES = 10_000
+RAISED = "the database's own code, such as a trigger, refused it; its words may quote a row and are not shown"
 
 
 def error_text(error: BaseException) -> str:
-    """What the server said, in one line, without any value of a row that it may have quoted."""
+    """What the server said, in one line, without any value of a row that it may have quoted and without a login."""
+    return hide_logins(_without_values(error))
+
+
+def mysql_error_is_plain(code: int, text: str) -> bool:
+    """Whether an error's text is the server's or the driver's own, made of names and numbers."""
+    denied = code != 1142 or "command denied to user" in text
+    return 2000 <= code < 3000 or (code in MYSQL_PLAIN_ERRORS and text.startswith(MYSQL_PLAIN_ERRORS[code]) and denied)
+
+
+def _without_values(error: BaseException) -> str:
     origin = getattr(error, "orig", None) or error
     arguments: tuple[Any, ...] = getattr(origin, "args", ())
     code = arguments[0] if arguments and isinstance(arguments[0], int) else None
     state = getattr(origin, "sqlstate", None)
+    if raised := _raised_by_code(origin, code):
+        return f"{RAISED} (error {raised})"
     text = str(arguments[1] if code is not None and len(arguments) > 1 else origin).strip()
+    if code in MYSQL_PLAIN_ERRORS and not mysql_error_is_plain(code, text):
+        # The words of a trigger under a code of the server's, or the server's in another language.
+        return f"{type(origin).__name__} (error {code})"
     line = text.splitlines()[0] if text else type(origin).__name__
-    plain = code is None or code in MYSQL_PLAIN_ERRORS or 2000 <= code < 3000
+    plain = code is None or mysql_error_is_plain(code, line)
     if plain and str(state or "")[:2] not in ("22", "23"):
         return line
     # "Incorrect string value: '…' for column": what is quoted may be somebody's message.
     kept = line[: min((line.find(q) for q in "'\"" if q in line), default=len(line))].strip()
     return f"{kept} … (error {code or state})"
+
+
+def _raised_by_code(origin: Any, code: int | None) -> str:
+    """The error's code where SIGNAL, RAISE or RAISE() made it, whose text is whatever a trigger or function puts there:
+    a row, for instance."""
+    if code is not None:
+        return str(code) if code in MYSQL_SIGNALS or code >= MYSQL_OWN_CODES else ""
+    if getattr(origin, "sqlite_errorname", "") == "SQLITE_CONSTRAINT_TRIGGER":
+        return "SQLITE_CONSTRAINT_TRIGGER"
+    state, said = str(getattr(origin, "sqlstate", None) or ""), getattr(origin, "diag", None)
+    in_code = said is not None and "PL/" in str(said.context or "")
+    return state if state.startswith("P0") or in_code else ""
 
 
 class SQLiteText(bytes):

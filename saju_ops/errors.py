@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from saju_ops.logins import hide_logins
+
 
 class OperatorError(Exception):
-    """What happened, to what, what was left untouched and what to do. Never a user's message text."""
+    """What happened, to what, what was left untouched and what to do. Never a user's message text, never a login."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(hide_logins(each) if isinstance(each, str) else each for each in args))
 
 
 class Busy(OperatorError):

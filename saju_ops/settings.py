@@ -20,8 +20,10 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from saju_ops.address import require_redis_address
 from saju_ops.database import SUPPORTED as SUPPORTED_DATABASES
 from saju_ops.database import parse_database_url
+from saju_ops.logins import hide_logins
 
 if TYPE_CHECKING:
     from saju_ops.storage import DriveOptions, S3Options
@@ -488,8 +490,8 @@ class Settings(BaseSettings):
     @field_validator("redis_url_secret")
     @classmethod
     def _redis(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not re.match(r"(redis|rediss|unix)://.", value.get_secret_value()):
-            raise ValueError("not a Redis address")
+        if value is not None:
+            require_redis_address(value.get_secret_value())
         return value
 
     @field_validator("conversation_log_table", "jobs_table", "sessions_table")
@@ -687,6 +689,13 @@ class Settings(BaseSettings):
             raise ValueError("an address here can't hold a login")
         return value
 
+    @field_validator("smtp_host")
+    @classmethod
+    def _mail_server(cls, value: str | None) -> str | None:
+        if value is not None and re.search(r"[@/\s]", value.strip()):
+            raise ValueError("that can't be a server's name")
+        return value
+
     @field_validator("smtp_user", "smtp_password")
     @classmethod
     def _smtp_login(cls, value: Any) -> Any:
@@ -845,14 +854,14 @@ def _sentence(item: Any) -> str:
     if variable in _URL_FIELDS or (field is not None and "SecretStr" in str(field.annotation)):
         holds = "a value that is not shown because it may hold a secret"
     else:
-        holds = repr(_current(variable))
-        if "@" in holds and "://" in holds:
+        holds = repr(current_value(variable))
+        if (re.search(r"[^\s'\"]@", holds) and "EMAIL" not in variable) or hide_logins(holds) != holds:
             holds = "an address that is not shown because it may hold a login"
     return f"{variable} holds {holds} ({why}); it may hold {allowed}."
 
 
-def _current(variable: str) -> str | None:
-    """What the environment or the .env file holds for a variable that is no secret."""
+def current_value(variable: str) -> str | None:
+    """What the environment or the .env file holds for a variable."""
     if variable in os.environ:
         return os.environ[variable]
     from dotenv import dotenv_values

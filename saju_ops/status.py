@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from saju_ops.address import overridden
 from saju_ops.database import connect, error_text, redacted
 from saju_ops.errors import OperatorError, Refused
+from saju_ops.logins import hide_logins
 from saju_ops.sealed import Seals
 from saju_ops.settings import Settings, SettingsError, load_settings
 
@@ -42,7 +43,7 @@ def report() -> tuple[list[str], bool]:
     except SettingsError as error:
         return [f"FAIL {error}"], False
     lines = [*_settings(settings), *_databases(settings), *_stores(settings), _chroma(settings), *_rest(settings)]
-    return [str(line) for line in lines], all(line.usable is not False for line in lines)
+    return [hide_logins(str(line)) for line in lines], all(line.usable is not False for line in lines)
 
 
 def _settings(settings: Settings) -> Iterator[Line]:

@@ -172,7 +172,7 @@ def compose(
     words = message.text.replace("*", "").replace("`", "")
     text = "\n".join([words, "", *foot, *([message.link] if message.link else [])])
     mail = EmailMessage(policy=SMTP_POLICY)
-    mail["Subject"] = " ".join(message.title.split())[:SUBJECT]
+    mail["Subject"] = subject(message.title)
     mail["From"] = _address(sender)
     mail["To"] = [_address(each) for each in recipients]
     mail["Date"] = format_datetime(utc_now())
@@ -187,6 +187,13 @@ def compose(
         page = mail.get_payload()[1]  # type: ignore[index]
         page.add_related(base64.b64decode(message.picture), "image", "png", cid=picture)  # type: ignore[union-attr]
     return mail
+
+
+def subject(title: str) -> str:
+    """One line of what can be seen. `=?` would begin an encoded word, which is decoded on its way: into line breaks
+    and other headers, or into what the title doesn't say."""
+    line = " ".join(title.split()).replace("=?", "= ?")
+    return "".join(letter for letter in line if letter.isprintable())[:SUBJECT]
 
 
 def _html(message: Message, foot: list[str], picture: str) -> str:

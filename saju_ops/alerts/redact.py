@@ -10,31 +10,42 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from urllib.parse import quote, quote_plus, unquote
+from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
 import sqlalchemy as sa
 from pydantic import SecretStr
 
+from saju_ops.address import parse_database_url
 from saju_ops.alerts.message import Message
+from saju_ops.logins import MASK, hide_logins
 
 if TYPE_CHECKING:
     from saju_ops.settings import Settings
 
-MASK = "***"
 # Shorter values occur in ordinary words; a secret of three characters is none.
 SHORTEST = 4
+LONG = 8
 # Secrets that libraries read from the environment by themselves.
 ENVIRONMENT = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PGPASSWORD", "MYSQL_PWD")
 _PATTERNS = (
-    (re.compile(r"(?P<head>[a-z][a-z0-9+.\-]{0,30}://[^\s:/@]*:)[^\s@/]+(?=@)", re.IGNORECASE), r"\g<head>" + MASK),
     (re.compile(r"\bxox[a-z]-[A-Za-z0-9-]{8,}|\bxapp-[A-Za-z0-9-]{8,}"), MASK),
-    (re.compile(r"(?P<head>\b(?:password|passwd|pwd|token|secret|api_key)\s*[=:]\s*)[^\s,;&'\"]+", re.IGNORECASE),
-     r"\g<head>" + MASK),
     (re.compile(r"(?P<head>\bBearer\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE), r"\g<head>" + MASK),
     (re.compile(r"\bAKIA[0-9A-Z]{16}\b"), MASK),
-)  # fmt: skip
+)
+# A password that is a plain word is hidden as a word of its own, and one that every report holds only where it stands
+# in an address or behind `password=`: else half of a message would be stars, which tell the password as well.
+_PLAIN = re.compile(r"[A-Za-z]{1,8}|\d{1,6}|[가-힣]{1,4}")
+_WORDS = """
+root admin user users name saju ops chat chatbot job jobs local test demo prod dev backup backups archive
+archives purge dump dumps log logs row rows day days hour hours file files table tables database mysql mariadb
+postgres sqlite chroma redis slack dagster report reports session sessions store stored error errors failed
+proven done password secret restore restored deleted expired stale korea seoul true false none null 사주 백업 보고
+오류 실패
+"""
+_COMMON = frozenset(_WORDS.split())
 
 
 class Redactor:
@@ -42,13 +53,15 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str]) -> None:
         forms = {form for secret in secrets for form in _forms(secret) if len(form) >= SHORTEST}
+        forms = {form for form in forms if form.lower() not in _COMMON and not re.fullmatch(r"(19|20)\d\d", form)}
         # Longest first, so that no part of a longer one is left.
         ordered = sorted(forms, key=len, reverse=True)
-        self._known = re.compile("|".join(map(re.escape, ordered))) if ordered else None
+        self._known = re.compile("|".join(map(_anywhere, ordered))) if ordered else None
 
     def __call__(self, text: str) -> str:
         if self._known is not None:
             text = self._known.sub(MASK, text)
+        text = hide_logins(text)
         for pattern, replacement in _PATTERNS:
             text = pattern.sub(replacement, text)
         return text
@@ -61,10 +74,14 @@ class Redactor:
         )  # fmt: skip
 
 
+def _anywhere(form: str) -> str:
+    return rf"(?<!\w){re.escape(form)}(?!\w)" if _PLAIN.fullmatch(form) else re.escape(form)
+
+
 def _forms(secret: str) -> Iterable[str]:
     """A secret as it is, and as an address or a JSON document spells it."""
     secret = secret.strip()
-    yield from {secret, quote(secret, safe=""), quote_plus(secret), unquote(secret)}
+    yield from {secret, quote(secret, safe=""), quote(secret), quote_plus(secret), unquote(secret)}
     yield secret.replace("\\", "\\\\").replace('"', '\\"')
 
 
@@ -80,20 +97,23 @@ def secrets_of(settings: Settings) -> set[str]:
         if not isinstance(value, SecretStr):
             continue
         text = value.get_secret_value()
-        for part in re.split(r"[\s,]+", text):
-            if "://" in part:
-                found |= _password(part)
-            elif "SQLITE" not in part.upper():
-                found.add(part)
-        if "://" not in text:
-            found.add(text)
+        if "://" in text:
+            for address in re.split(r"[\s,]+(?=[a-z][a-z0-9+.-]*://)", text, flags=re.IGNORECASE):
+                found |= _passwords(address)
+        else:
+            # One setting may hold several keys.
+            found |= {text, *(part for part in re.split(r"[\s,]+", text) if len(part) >= LONG)}
     return {secret for secret in found if secret.strip()}
 
 
-def _password(address: str) -> set[str]:
-    """An address's password; the address itself is no secret."""
-    try:
-        password = sa.make_url(address).password
-    except (sa.exc.ArgumentError, ValueError):
-        return {address}
-    return {str(password)} if password else set()
+def _passwords(address: str) -> set[str]:
+    """The passwords in an address, as it was written: of one that wasn't escaped, everything up to the last @."""
+    rest = address.partition("://")[2]
+    found = {rest.rpartition("@")[0].partition(":")[2]}
+    options = parse_qsl(rest.partition("?")[2])
+    found |= {value for name, value in options if re.search("pass|pwd|token|secret", name, re.IGNORECASE)}
+    with suppress(sa.exc.ArgumentError, ValueError):
+        found.add(str(sa.make_url(address).password or ""))
+    with suppress(ValueError):  # a service's password, where the address leaves it to a service file
+        found.add(str(parse_database_url(address).password or ""))
+    return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from saju_ops.database import MYSQL_PLAIN_ERRORS
+from saju_ops.database import mysql_error_is_plain
 
 LENGTH = 500
 # Written for the operator, never with a row's value.
@@ -72,9 +72,11 @@ def _foreign(error: RaisedError) -> str:
     found = _MYSQL.search(text)
     if found:
         code = int(found[1])
-        if code in MYSQL_PLAIN_ERRORS or 2000 <= code < 3000:
+        if mysql_error_is_plain(code, found[2]):
             return _short(f"{error.kind} {code}: {found[2]}")
         return f"{error.kind} (오류 코드 {code})"
+    if "CONTEXT:  PL/" in error.text:  # a function's own words, under any code
+        return f"{error.kind} (자세한 내용은 실행 화면)"
     driver = _DRIVER.match(text)
     if driver and driver[1] not in _QUOTES_VALUES and error.kind in ("OperationalError", "InterfaceError"):
         return _short(f"{driver[1]}: {driver[2]}")

@@ -24,6 +24,7 @@ from typing import Any
 
 from saju_ops.backup.dump_ahead import CHUNK, ReadAhead
 from saju_ops.errors import OperatorError
+from saju_ops.logins import hide_logins
 
 # Seconds that a program which was told to end has for it.
 PATIENCE = 10
@@ -218,13 +219,21 @@ _EXECUTING = re.compile(r"(.*?Couldn't execute )'.*?(': )")
 _KEY = re.compile(r" for (?:key|column) (['\"`])[^'\"`]{1,130}\1(?: at row \d+)?$")
 
 
+# MySQL: SIGNAL's codes and those that no server has; PostgreSQL: in a function, or in what isn't SQL.
+_CODE = re.compile(r"^ERROR (?:164[234]|\d{5,}) |^CONTEXT:\s+PL/", re.MULTILINE)
+_ERROR_HEAD = re.compile(r"ERROR (?:164[234]|\d{5,}) [^:]*:|.*?\bERROR:(?=  )")
+
+
 def words_of(text: str) -> str:
     """The first lines that tell of an error, without values that a row may have held."""
     lines = [line.strip() for line in _STATEMENT.sub("", text).splitlines() if line.strip()]
+    if _CODE.search(text):
+        # SIGNAL and RAISE: the words of a trigger or a function, which may quote a row.
+        lines = [found[0].rstrip() + " …" if (found := _ERROR_HEAD.match(line)) else line for line in lines]
     told = [x for x in lines if _SAID.match(x)] or [x for x in lines if "error" in x.lower() or "denied" in x.lower()]
     errors = [x for x in told if "error" in x.lower() or "denied" in x.lower()] or told or lines
     errors = [x for x in errors if not x.startswith(("DETAIL", "CONTEXT", "LINE", "STATEMENT"))]
-    return "; ".join(_without_values(line) for line in errors[:2])[:500]
+    return hide_logins("; ".join(_without_values(line) for line in errors[:2]))[:500]
 
 
 def _without_values(line: str) -> str:

@@ -312,6 +312,19 @@ def _content(storage: Storage, manifest: BackupManifest) -> Iterator[bytes]:
     return unpacked(storage.open(m.file), packed, m.encryption, storage.password, m.file)
 
 
+def address_in_setting(variable: str, name: str) -> sa.URL:
+    """The address that an environment variable or a line of .env holds. Raises Refused."""
+    from saju_ops.settings import current_value
+
+    address = current_value(variable)
+    if not address:
+        raise Refused(
+            f"{name} is {variable!r}, and no environment variable of that name is set; it may be the name of one that"
+            " holds a database's address. Nothing was touched."
+        )
+    return target_url(address, variable)
+
+
 def target_url(address: str, name: str) -> sa.URL:
     """Raises Refused, without the address, which may hold a password."""
     try:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from saju_ops.alerts.reports_dumps import restore_report
 from saju_ops.assets.database_dumps import DUMP, POOL
-from saju_ops.errors import OperatorError, Refused
+from saju_ops.errors import OperatorError
 from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage
 from saju_ops.settings import Settings, load_settings
@@ -66,20 +66,12 @@ class RestoreDumpConfig(dg.Config):
 
 
 def _request(config: RestoreDumpConfig, settings: Settings) -> "RestoreRequest":
-    import os
-
-    from saju_ops.backup.dump_restore import RestoreRequest, target_url
+    from saju_ops.backup.dump_restore import RestoreRequest, address_in_setting
     from saju_ops.backup.times import instant_of
 
     into = None
     if config.into_setting:
-        address = os.environ.get(config.into_setting)
-        if not address:
-            raise Refused(
-                f"into_setting is {config.into_setting!r}, and no environment variable of that name is set; it may be"
-                " the name of one that holds a database's address. Nothing was touched."
-            )
-        into = target_url(address, config.into_setting)
+        into = address_in_setting(config.into_setting, "into_setting")
     return RestoreRequest(
         into=into,
         at=instant_of(config.at, settings.timezone, "at"),

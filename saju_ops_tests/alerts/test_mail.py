@@ -71,6 +71,18 @@ def test_a_subject_has_one_line_whatever_the_title_holds() -> None:
     assert server.envelopes[0].rcpt_tos == ["ops@example.com", "night@example.com"]
 
 
+def test_encoded_words_and_control_characters_in_a_title_become_no_headers() -> None:
+    # "Bcc: everybody@example.com" on a line of its own, and a word that isn't in the title.
+    forged = "=?utf-8?b?DQpCY2M6IGV2ZXJ5Ym9keUBleGFtcGxlLmNvbQ==?= =?utf-8?q?=EC=84=B1=EA=B3=B5?="
+    with MailServer() as server:
+        channel(server).send(message(1, "x", line=f"🚨 폴더 {forged}\x0bBcc: a@b.c\x00\u202e끝"))
+    (mail,) = server.received
+    assert mail.get_all("Bcc") is None
+    assert mail["Subject"].startswith("🚨 폴더 = ?utf-8?b?DQpCY2M6")
+    assert "성공" not in mail["Subject"]
+    assert "everybody@" not in str(mail)
+
+
 def test_the_picture_is_in_the_page() -> None:
     with MailServer() as server:
         picture = base64.b64encode(b"\x89PNG picture").decode()

@@ -1,0 +1,65 @@
+"""Logins in addresses, and words that are followed by a secret: hidden in any text, whoever wrote it.
+
+Promises: of `scheme://user:password@host` everything between `//` and the last @ is hidden, but for a plain user name,
+also where the password itself holds @, /, : or a blank; and so is what stands behind `password=` and its like, a Slack
+webhook's path and the signature of a presigned address. It needs to know no setting.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+MASK = "***"
+_SCHEME = r"(?P<scheme>\b[a-z][a-z0-9+.\-]{0,30})://"
+# Up to the last @ before a blank: two addresses without one between them are hidden as one.
+_LOGIN = re.compile(_SCHEME + r"(?P<login>\S*)@", re.IGNORECASE)
+# A password with blanks in it: `//user:` is there, and no @ before the first blank. `host:3000` is none.
+_BROKEN = re.compile(
+    _SCHEME + r"(?P<login>[\w.+%-]*:(?!\d{1,5}(?:[/?#,;)'\"\s]|$))[^\s@]*[^\S\n][^\n]*)@", re.IGNORECASE
+)
+_USER = re.compile(r"[\w.+%-]{1,64}")
+# Schemes in which a user alone is a name; elsewhere it may be a token.
+_NAMED = ("mysql", "mariadb", "postgresql", "postgres", "mailto")
+_BEHIND = re.compile(
+    r"(?P<head>\b(?:ssl)?(?:password|passwd|passphrase|pwd|token|secret|api_key|access_key)[\"']?\s*[=:]\s*)"
+    # MySQL says `(using password: YES)`.
+    r"(?!(?:YES|NO)\))(?P<value>\"[^\"\n]*\"|'[^'\n]*'|[^\s,;&'\"]+)",
+    re.IGNORECASE,
+)
+_WEBHOOK = re.compile(
+    r"(?P<head>hooks\.slack(?:-gov)?\.com/(?:services|workflows|triggers)/)[^\s\"'<>]+", re.IGNORECASE
+)
+_SIGNED = re.compile(r"(?P<head>X-Amz-(?:Signature|Credential|Security-Token)=)[^\s&\"'<>]+", re.IGNORECASE)
+
+
+def hide_logins(text: str) -> str:
+    """The text without what it may hold of logins. Texts without any come back as they are."""
+    if "://" in text and "@" in text:
+        text = _BROKEN.sub(_hidden, _LOGIN.sub(_hidden, text))
+    text = _BEHIND.sub(rf"\g<head>{MASK}", text)
+    text = _WEBHOOK.sub(rf"\g<head>{MASK}", text)
+    return _SIGNED.sub(rf"\g<head>{MASK}", text)
+
+
+def _hidden(found: re.Match[str]) -> str:
+    user, colon, rest = found["login"].partition(":")
+    named = found["scheme"].split("+")[0].lower() in _NAMED
+    if not colon and named and _USER.fullmatch(user):
+        return found[0]
+    shown = f"{user}:{MASK}" if colon and rest and (not user or _USER.fullmatch(user)) else MASK
+    return f"{found['scheme']}://{shown}@"
+
+
+def hide_in_error(error: BaseException) -> None:
+    """Hides logins in the texts of an error and of those that led to it, in place: its kind stays."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        error.args = tuple(hide_logins(a) if isinstance(a, str) else a for a in error.args)
+        if isinstance(error, OSError) and isinstance(error.strerror, str):
+            error.strerror = hide_logins(error.strerror)
+        origin: Any = getattr(error, "orig", None)
+        if isinstance(origin, BaseException) and id(origin) not in seen:
+            hide_in_error(origin)
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
