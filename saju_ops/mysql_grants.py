@@ -15,14 +15,14 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 _NAME = r"(?:\*|`(?:[^`]|``)+`|\"(?:[^\"]|\"\")+\")"
-_GRANT = re.compile(rf"(GRANT|REVOKE) (.+?) ON ({_NAME})\.({_NAME}) (?:TO|FROM) ", re.DOTALL)
+_GRANT = re.compile(rf"(GRANT|REVOKE) (.+?) ON ({_NAME})\.({_NAME}) (?:TO|FROM) (\S+)", re.DOTALL)
 # The server's numbers for: no right on a table, on a column, on a database; no such table, no such setting.
 DENIED = {1044, 1142, 1143}
 NO_TABLE = 1146
 NO_SETTING = 1193
 
-# Verb, rights, database and table of a line of SHOW GRANTS.
-Grant = tuple[str, frozenset[str], str, str]
+# Verb, rights, database, table and grantee of a line of SHOW GRANTS.
+Grant = tuple[str, frozenset[str], str, str, str]
 
 
 def error_number(error: DBAPIError) -> int | None:
@@ -38,17 +38,27 @@ def grants_of(connection: sa.Connection) -> list[str]:
 
 def parsed(grants: Sequence[str]) -> list[Grant]:
     found = [match for grant in grants if (match := _GRANT.match(grant))]
-    return [(m[1], _rights(m[2]), _unquoted(m[3]), _unquoted(m[4])) for m in found]
+    return [(m[1], _rights(m[2]), _unquoted(m[3]), _unquoted(m[4]), m[5]) for m in found]
 
 
 def rights_on(grants: Sequence[str], database: str, *, literal: bool = False) -> set[str]:
     """The rights on all of a database; one on some table or routine of it says nothing about the others. `literal`:
-    the server takes % and _ in a grant's database as they are."""
+    the server takes % and _ in a grant's database as they are. Of several grants of one account whose patterns fit, a
+    server uses one: only what is in all of them counts."""
     rights: set[str] = set()
-    for verb, named, of, what in parsed(grants):
-        if what == "*" and (of == "*" or _is_like(of, database, literal)):
-            rights = rights | named if verb == "GRANT" else rights - named
-    return rights
+    of_database: dict[str, frozenset[str]] = {}
+    revoked: set[str] = set()
+    for verb, named, of, what, whose in parsed(grants):
+        if what != "*" or not (of == "*" or _is_like(of, database, literal)):
+            continue
+        if verb == "REVOKE":
+            revoked |= named
+        elif of == "*":
+            rights |= named
+        else:
+            before = of_database.get(whose, named)
+            of_database[whose] = _in_both(before, named)
+    return rights.union(*of_database.values()) - revoked
 
 
 def sees_all_databases(grants: Sequence[str]) -> bool:
@@ -56,7 +66,7 @@ def sees_all_databases(grants: Sequence[str]) -> bool:
     found = parsed(grants)
     everywhere = any(
         verb == "GRANT" and (of, what) == ("*", "*") and rights & {"SELECT", "ALL PRIVILEGES"}
-        for verb, rights, of, what in found
+        for verb, rights, of, what, _ in found
     )
     return everywhere and all(verb == "GRANT" for verb, *_ in found)
 
@@ -88,6 +98,12 @@ def account(connection: sa.Connection) -> str:
     """The account as a GRANT names it: 'ops'@'%'."""
     name, _, host = str(connection.exec_driver_sql("SELECT CURRENT_USER()").scalar()).rpartition("@")
     return f"'{name}'@'{host}'"
+
+
+def _in_both(one: frozenset[str], other: frozenset[str]) -> frozenset[str]:
+    if "ALL PRIVILEGES" in one:
+        return other
+    return one if "ALL PRIVILEGES" in other else one & other
 
 
 def _rights(listed: str) -> frozenset[str]:

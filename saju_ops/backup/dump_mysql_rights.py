@@ -44,4 +44,4 @@ def _sees_routines(grants: Sequence[str], engine: str) -> bool:
     """By a SELECT on where the server keeps them."""
     kept = [("*", "*"), ("mysql", "*"), ("mysql", "proc")] if engine == "mariadb" else [("*", "*")]
     found = parsed(grants)
-    return any(verb == "GRANT" and (of, what) in kept and "SELECT" in rights for verb, rights, of, what in found)
+    return any(verb == "GRANT" and (of, what) in kept and "SELECT" in rights for verb, rights, of, what, _ in found)
