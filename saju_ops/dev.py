@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import sqlalchemy as sa
 
+from saju_ops.processes import require_free
 from saju_ops.settings import load_settings
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -26,7 +27,8 @@ HOST, PORT = "127.0.0.1", 3000
 def start_dev(home: Path, port: int = PORT) -> NoReturn:
     """Replaces this process by UI and daemon on the settings of the environment and of `.env`.
 
-    Raises SettingsError, before anything is started.
+    Runs of before whose process is gone are ended first. Raises SettingsError, and OperatorError where another program
+    has the port, before anything is started.
     """
     pin_settings()
     exec_dagster(home, port)
@@ -75,6 +77,7 @@ def prepare_home(home: Path) -> None:
 
 
 def exec_dagster(home: Path, port: int = PORT) -> NoReturn:
+    require_free(HOST, port, "--port")
     home = home.absolute()
     prepare_home(home)
     binaries = Path(sys.executable).parent
@@ -83,6 +86,17 @@ def exec_dagster(home: Path, port: int = PORT) -> NoReturn:
     # `dagster dev` says at every start that `dg dev` supersedes it; dg has no way around the .env either.
     os.environ["PYTHONWARNINGS"] = "ignore"
     where = ["-w", str(WORKSPACE)] if WORKSPACE.exists() else ["-m", "saju_ops.definitions"]
+    _end_dead_runs()
     arguments = [str(binaries / "dagster"), "dev", *where, "-h", HOST, "-p", str(port)]
     os.chdir(home)
     os.execv(arguments[0], arguments)
+
+
+def _end_dead_runs() -> None:
+    """Dagster starts all the same where its history can't be read: it says why better than we could."""
+    from saju_ops.dead_runs import main
+
+    try:
+        main()
+    except Exception as error:
+        print(f"Runs of before could not be looked at ({type(error).__name__}).", file=sys.stderr)

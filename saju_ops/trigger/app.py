@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -34,6 +34,7 @@ _PATH = re.compile(r"[!-~]+")
 _HOST = re.compile(r"[0-9A-Za-z.\-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
 # Calls under way; the server behind it gives up somewhat later, in plain text.
 AT_ONCE = 2500
+AGAIN = f"Call again in {RETRY_SECONDS} seconds. What was started before goes on, and the call then joins it."
 HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -44,9 +45,12 @@ HEADERS = {
 }
 
 
-def trigger_app(settings: Settings, token: str, patience: float = 0.0) -> ASGIApp:
-    """`token` is CLEANUP_TRIGGER_TOKEN, which is set; `patience` the seconds that a Dagster may take to come up."""
-    webserver = Webserver(settings.dagster_webserver_url, patience)
+def trigger_app(
+    settings: Settings, token: str, patience: float = 0.0, is_ours: Callable[[], bool] = lambda: True
+) -> ASGIApp:
+    """`token` is CLEANUP_TRIGGER_TOKEN, which is set; `patience` the seconds that a Dagster may take to come up.
+    `is_ours`: whether who answers at its address is the Dagster that is meant."""
+    webserver = Webserver(settings.dagster_webserver_url, patience, is_ours)
     answers = _Answers(Starter(webserver, settings.trigger_jobs), settings.ui_url)
 
     @asynccontextmanager
@@ -169,7 +173,7 @@ class _Answers:
         try:
             group: Group | None = await work
         except Unreachable as error:
-            return _error(503, str(error), {"retry-after": str(RETRY_SECONDS)})
+            return _error(503, f"{error} {AGAIN}", {"retry-after": str(RETRY_SECONDS)})
         except NotAllowed as error:
             return _error(403, str(error))
         except CannotStart as error:

@@ -10,14 +10,17 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
 from saju_ops.errors import Refused
+from saju_ops.processes import is_family_of, require_free
 from saju_ops.settings import Settings
 
 STOP_SECONDS = 25.0
+LOOK_SECONDS = 2.0
 
 
 def port_beside(settings: Settings) -> int:
@@ -31,27 +34,46 @@ def port_beside(settings: Settings) -> int:
     return url.port or 80
 
 
-@contextmanager
-def dagster_beside(port: int, ended: Callable[[], None]) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs `saju-ops dev` for as long as the block does. `ended` is called, from a thread, when it ends by itself."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("CLEANUP_TRIGGER_TOKEN", "PORT")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "saju_ops.cli", "dev", "--port", str(port)],
-        env=environment, stdin=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    threading.Thread(target=_watch, args=(process, ended), daemon=True).start()
-    try:
-        yield process
-    finally:
-        # A run that is under way ends by itself, or with the machine; each may be killed at any moment.
-        with suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
+class DagsterBeside:
+    """`saju-ops dev` as a child. `ended` is called, from a thread, when it ends by itself."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.process: subprocess.Popen[bytes] | None = None
+        self._seen = 0.0
+
+    @contextmanager
+    def running(self, ended: Callable[[], None]) -> Iterator[subprocess.Popen[bytes]]:
+        """For as long as the block runs. Raises OperatorError where another program has the port."""
+        require_free("127.0.0.1", self.port, "DAGSTER_WEBSERVER_URL")
+        environment = {k: v for k, v in os.environ.items() if k not in ("CLEANUP_TRIGGER_TOKEN", "PORT")}
+        self.process = process = subprocess.Popen(
+            [sys.executable, "-m", "saju_ops.cli", "dev", "--port", str(self.port)],
+            env=environment, stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        threading.Thread(target=_watch, args=(process, ended), daemon=True).start()
         try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
+            yield process
+        finally:
+            # A run that is under way ends by itself, or with the machine; each may be killed at any moment.
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+                process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def answers(self) -> bool:
+        """Whether it is our own child that listens on the port: another installation's Dagster would start the clean-up
+        of its own database. Looked at again every few seconds, since a look takes some milliseconds."""
+        if self.process is None or self.process.poll() is not None:
+            return False
+        if time.monotonic() - self._seen > LOOK_SECONDS and not is_family_of(self.process.pid, self.port):
+            return False
+        self._seen = time.monotonic()
+        return True
 
 
 def _watch(process: subprocess.Popen[bytes], ended: Callable[[], None]) -> None:

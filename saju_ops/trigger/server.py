@@ -10,6 +10,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import h11
 import uvicorn
@@ -18,7 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from saju_ops.errors import OperatorError
 from saju_ops.settings import Settings
 from saju_ops.trigger.app import HEADERS, trigger_app
-from saju_ops.trigger.beside import dagster_beside, port_beside
+from saju_ops.trigger.beside import DagsterBeside, port_beside
 
 HEAD_SECONDS = 5.0
 HEAD_BYTES = 16 * 1024
@@ -61,13 +62,14 @@ def serve(settings: Settings, host: str, port: int, say: Callable[[str], None], 
             "CLEANUP_TRIGGER_TOKEN is not set, so anybody could start a purge. Set it to at least 32 characters, such"
             " as `openssl rand -hex 32` prints. Nothing was started."
         )
-    dagster_port = port_beside(settings) if with_dagster else None
+    beside = DagsterBeside(port_beside(settings)) if with_dagster else None
     listening = _listen(host, port)
+    _refuse_itself(settings, host, listening.getsockname()[1])
     _log_to_stderr()
     _raise_file_limit()
     patience = START_PATIENCE if with_dagster else 0.0
     token = settings.cleanup_trigger_token.get_secret_value()
-    server = uvicorn.Server(configuration(settings, token, patience))
+    server = uvicorn.Server(configuration(settings, token, patience, beside.answers if beside else lambda: True))
     bound = listening.getsockname()[1]
     say(f"Listening on http://{_bracketed(host)}:{bound} for Dagster at {settings.dagster_webserver_url}.")
     if not _is_loopback(host):
@@ -76,20 +78,22 @@ def serve(settings: Settings, host: str, port: int, say: Callable[[str], None], 
     # handlers when it runs, and looks at should_exit before it begins.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-    if dagster_port is None:
+    if beside is None:
         server.run(sockets=[listening])
         return
-    with dagster_beside(dagster_port, ended=lambda: setattr(server, "should_exit", True)) as dagster:
+    with beside.running(ended=lambda: setattr(server, "should_exit", True)) as dagster:
         server.run(sockets=[listening])
         status = dagster.poll()
     if status is not None:
         raise OperatorError(f"Dagster ended by itself (status {status}), so the trigger ended too. Start it again.")
 
 
-def configuration(settings: Settings, token: str, patience: float = 0.0) -> uvicorn.Config:
+def configuration(
+    settings: Settings, token: str, patience: float = 0.0, is_ours: Callable[[], bool] = lambda: True
+) -> uvicorn.Config:
     """Trusts X-Forwarded-Proto of everybody, which only decides how the caller's own answer names this address."""
     return uvicorn.Config(
-        trigger_app(settings, token, patience), http=_Protocol, ws="none", loop="asyncio", lifespan="on",
+        trigger_app(settings, token, patience, is_ours), http=_Protocol, ws="none", loop="asyncio", lifespan="on",
         log_config=None, access_log=False, server_header=False, forwarded_allow_ips="*", limit_concurrency=CONNECTIONS,
         h11_max_incomplete_event_size=HEAD_BYTES, timeout_graceful_shutdown=STOP_SECONDS,
     )  # fmt: skip
@@ -104,6 +108,19 @@ def _listen(host: str, port: int) -> socket.socket:
         raise OperatorError(
             f"{host}:{port} can't be listened on ({why}); choose another with TRIGGER_HOST and TRIGGER_PORT."
         ) from None
+
+
+def _refuse_itself(settings: Settings, host: str, port: int) -> None:
+    """The trigger on Dagster's own port would ask itself, for ever in vain."""
+    url = urlsplit(settings.dagster_webserver_url)
+    dagster_port = url.port or (443 if url.scheme == "https" else 80)
+    here = _is_loopback(url.hostname or "") or url.hostname == host
+    if here and port == dagster_port:
+        raise OperatorError(
+            f"The trigger can't have the port {port}: DAGSTER_WEBSERVER_URL ({settings.dagster_webserver_url}) says"
+            " that it is Dagster's. Name another one there, or in TRIGGER_PORT for the trigger (without it, PORT is"
+            " used). Nothing was started."
+        )
 
 
 def _is_loopback(host: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,12 +78,14 @@ class Location:
 class Webserver:
     """`url` without a trailing slash. Use as an async context manager.
 
-    `patience`: for so many seconds a call waits for a Dagster that is just starting.
+    `patience`: for so many seconds a call waits for a Dagster that is just starting. `is_ours`: whether it is the one
+    that is meant, asked before each call.
     """
 
-    def __init__(self, url: str, patience: float = 0.0) -> None:
+    def __init__(self, url: str, patience: float = 0.0, is_ours: Callable[[], bool] = lambda: True) -> None:
         self.url = url
         self._patience = patience
+        self._is_ours = is_ours
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         self._client = httpx.AsyncClient(
             timeout=timeout, trust_env=False, limits=httpx.Limits(max_connections=8), follow_redirects=False
@@ -191,16 +193,19 @@ class Webserver:
     async def _post(self, body: Mapping[str, Any]) -> httpx.Response:
         until = time.monotonic() + self._patience
         while True:
-            try:
-                return await self._client.post(f"{self.url}/graphql", json=body)
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                # Without a connection nothing was sent, so that nothing is done twice.
-                if not isinstance(error, httpx.ConnectError) or time.monotonic() > until:
-                    raise self._unreachable(type(error).__name__) from None
+            if self._is_ours():
+                try:
+                    return await self._client.post(f"{self.url}/graphql", json=body)
+                except (httpx.HTTPError, httpx.InvalidURL) as error:
+                    # Without a connection nothing was sent, so that nothing is done twice.
+                    if not isinstance(error, httpx.ConnectError) or time.monotonic() > until:
+                        raise self._unreachable(type(error).__name__) from None
+            elif time.monotonic() > until:
+                raise self._unreachable("the Dagster that this trigger started does not listen there yet")
             await asyncio.sleep(0.5)
 
     def _unreachable(self, why: str) -> Unreachable:
-        return Unreachable(f"Dagster at {self.url} can't be reached ({why}). Call again in {RETRY_SECONDS} seconds.")
+        return Unreachable(f"Dagster at {self.url} can't be reached ({why}).")
 
 
 def _evaluation_failed(schedule: str, error: Mapping[str, Any]) -> OperatorError:

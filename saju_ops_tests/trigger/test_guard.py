@@ -45,6 +45,7 @@ def test_with_the_token_a_call_passes_and_dagster_being_down_is_503_with_retry_a
             assert answer.status_code == 503
             assert answer.headers["retry-after"] == "30"
             assert "can't be reached" in error_of(answer)
+            assert "Call again in 30 seconds. What was started before goes on" in error_of(answer)
     for path in ("/run-cleanup/some-id", "/jobs/purge_expired_jobs/some-id"):
         assert trigger.call("GET", path).status_code == 503
 
@@ -302,6 +303,17 @@ def test_a_port_that_is_taken_is_named() -> None:
         said = serve_trigger("--port", str(port), CLEANUP_TRIGGER_TOKEN=TOKEN)
     assert said.returncode == 1
     assert f"127.0.0.1:{port} can't be listened on (Address already in use)" in said.stderr
+
+
+@pytest.mark.parametrize("how", [(), ("--with-dagster",)])
+def test_the_port_of_dagster_is_refused_at_the_start(how: tuple[str, ...]) -> None:
+    """PORT, which the host sets, is Dagster's 3000 on some hosts: each call would be answered 503, for ever."""
+    port = str(free_port())
+    said = serve_trigger(*how, CLEANUP_TRIGGER_TOKEN=TOKEN, PORT=port, DAGSTER_WEBSERVER_URL=f"http://localhost:{port}")
+    assert said.returncode == 1
+    assert f"The trigger can't have the port {port}: DAGSTER_WEBSERVER_URL" in said.stderr
+    assert "Traceback" not in said.stderr
+    assert not Path(".dagster_home").exists()
 
 
 def test_it_listens_where_the_host_says_and_warns_when_others_can_reach_it(tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""What this machine says of its processes: who listens on a port, and whether a process is still the one that it was.
+
+Read from /proc. On a machine without it nothing is known, and each question is answered as if all were well.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from saju_ops.errors import OperatorError
+
+PROC = Path("/proc")
+LISTENS = "0A"
+# Seconds. The kernel tells the time of its start in whole ones, and clocks are set.
+SLACK = 5.0
+
+
+def require_free(host: str, port: int, setting: str) -> None:
+    """Raises OperatorError where somebody listens on the port already. `setting` is what names the port."""
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        raise OperatorError(
+            f"{host}:{port} can't be listened on ({os.strerror(error.errno or 0)}): another program, such as another"
+            f" Dagster, may run there. {setting} names the port; end that program or choose another port. Nothing was"
+            " started."
+        ) from None
+
+
+def is_family_of(pid: int, port: int) -> bool:
+    """Whether whoever listens on the port is this process or descends from it, and somebody does."""
+    if not (PROC / "net" / "tcp").exists():
+        return True
+    listening = {f"socket:[{inode}]" for inode in _listeners(port)}
+    return bool(listening) and listening <= {*_sockets(pid)}
+
+
+def is_alive(pid: int, seen_at: float) -> bool:
+    """Whether the process that had this number at that time, in seconds since 1970, still runs. One that has the number
+    now and began later is another."""
+    if not (PROC / "stat").exists():
+        return True
+    state = _stat(pid)
+    if state is None or state[0] == "Z":
+        return False
+    booted = next(int(line.split()[1]) for line in (PROC / "stat").read_text().splitlines() if line.startswith("btime"))
+    began = booted + int(state[19]) / os.sysconf("SC_CLK_TCK")
+    return began <= seen_at + SLACK
+
+
+def _listeners(port: int) -> Iterator[str]:
+    """Inodes of the sockets that listen on the port, at any address."""
+    for name in ("tcp", "tcp6"):
+        with suppress(OSError):
+            for line in (PROC / "net" / name).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == LISTENS and int(fields[1].rpartition(":")[2], 16) == port:
+                    yield fields[9]
+
+
+def _sockets(pid: int) -> Iterator[str]:
+    """The open sockets of a process and of all that descend from it."""
+    children: dict[int, list[int]] = {}
+    for each in (int(p.name) for p in PROC.iterdir() if p.name.isdigit()):
+        if (state := _stat(each)) is not None:
+            children.setdefault(int(state[1]), []).append(each)
+    family = [pid]
+    for each in family:
+        family += children.get(each, [])
+        with suppress(OSError):
+            for descriptor in (PROC / str(each) / "fd").iterdir():
+                with suppress(OSError):
+                    yield str(descriptor.readlink())
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/<pid>/stat from the state on, which follows the name; None where there is none."""
+    try:
+        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
