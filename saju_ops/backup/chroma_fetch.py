@@ -25,7 +25,8 @@ from typing import Any
 
 from saju_ops.backup.chroma_check import INCLUDE, Row, databases, memory_of, models, rows_of
 from saju_ops.backup.chroma_engine import opened, writable
-from saju_ops.backup.chroma_files import DATABASE, ChromaFiles, record_digest
+from saju_ops.backup.chroma_files import DATABASE, ChromaFiles, batched, record_digest
+from saju_ops.backup.chroma_floats import ExactFloats
 from saju_ops.backup.chroma_server import (
     REMOTE_BYTES,
     REMOTE_PAGE,
@@ -39,6 +40,7 @@ from saju_ops.backup.chroma_server import (
     write,
 )
 from saju_ops.backup.scratch_database import ScratchDatabase
+from saju_ops.errors import TornCopy
 
 # Reads of everything: the first fetches, the second confirms, the others follow what moves.
 PASSES = 5
@@ -56,11 +58,12 @@ def fetch_server(host: str, port: int, target: Path) -> dict[str, Any]:
     target.mkdir(mode=0o700)
     held = _Held()
     moving, passes = 0, 0
-    with _folder_that_makes_no_index(target) as local:
+    with _folder_that_makes_no_index(target, held.floats) as local:
         for passes in range(1, PASSES + 1):
             moving = _Pass(server, local, held, passes).changed()
             if passes > 1 and not moving:
                 break
+    _compare(target, held)
     return {
         "passes": passes,
         "records_moving": moving,
@@ -86,7 +89,7 @@ def make_indexes(folder: Path, memory_mb: int) -> None:
 
 
 @contextmanager
-def _folder_that_makes_no_index(folder: Path) -> Iterator[Any]:
+def _folder_that_makes_no_index(folder: Path, floats: ExactFloats) -> Iterator[Any]:
     with writable(folder):
         pass  # makes its tables
     with _database(folder) as connection:
@@ -105,6 +108,7 @@ def _folder_that_makes_no_index(folder: Path) -> Iterator[Any]:
         connection.execute("DELETE FROM max_seq_id WHERE seq_id = ?", (AHEAD,))
         connection.executemany("UPDATE embeddings_queue_config SET config_json_str = ?2 WHERE id = ?1", configured)
         _tidy_queue(connection)
+        floats.write(connection)
         connection.execute("COMMIT")
         connection.execute("VACUUM")
         connection.execute("BEGIN")
@@ -141,6 +145,24 @@ def _tidy_queue(connection: sqlite3.Connection) -> None:
         )
 
 
+def _compare(folder: Path, held: _Held) -> None:
+    """The folder, read without Chroma, holds each record as the server showed it. Raises TornCopy."""
+    with ChromaFiles(folder) as files:
+        for collection in files.collections():
+            vectors, count, differ = files.vectors(collection), 0, 0
+            for some in batched(files.records(collection), FIRST_PAGE):
+                found = vectors.of([id for id, _ in some])
+                shown = held.of(collection.id, [id for id, _ in some])
+                rows = [(id, record, vector) for (id, record), vector in zip(some, found, strict=True)]
+                differ += sum(row[0] not in shown or shown[row[0]][0] != _digest(row) for row in rows)
+                count += len(rows)
+            if differ or count != held.count(collection.id):
+                raise TornCopy(
+                    f"Chroma keeps {differ} records of {collection.label} in its own folder otherwise than the server"
+                    f" shows them, and {abs(count - held.count(collection.id))} are missing or too many"
+                )
+
+
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
@@ -155,6 +177,10 @@ class _Held:
             " WITHOUT ROWID",
             "the ids of a server's records",
         )
+        self.floats = ExactFloats()
+
+    def count(self, collection: str) -> int:
+        return int(self._records.execute("SELECT COUNT(*) FROM held WHERE collection = ?", (collection,)).fetchone()[0])
 
     def of(self, collection: str, ids: Sequence[str]) -> dict[str, tuple[bytes, int]]:
         marks = ",".join("?" * len(ids))
@@ -245,6 +271,7 @@ class _Pass:
         if again:
             self._local._delete(mine.id, ids=again, tenant=TENANT, database=database)
         write(self._local, mine.id, TENANT, database, fresh)
+        self._held.floats.keep(str(mine.id), fresh)
         self._held.keep(str(mine.id), self._number, digests)
         return len(fresh)
 

@@ -24,6 +24,8 @@ from saju_ops.backup.chroma_check import (
 )
 from saju_ops.backup.chroma_engine import opened
 from saju_ops.backup.chroma_files import ChromaFiles, Collection, Record, batched, record_digest
+from saju_ops.backup.chroma_floats import rounded as floats_rounded
+from saju_ops.backup.chroma_floats import write_exactly
 from saju_ops.backup.chroma_server import (
     REMOTE_BYTES,
     REMOTE_PAGE,
@@ -59,11 +61,14 @@ def push_server(
         _refuse_taken(f"{host}:{port}", _taken(server, source), source, replace)
         told = {"collections": [s.collection.name for s in source], "records": sum(s.count() for s in source)}
         if dry_run:
-            return {**told, "renamed": {}, "written": 0}
-        written = sum(_push(server, one) for one in source)
+            return {**told, "renamed": {}, "written": 0, "floats_rounded": 0}
+        done = [_push(server, one) for one in source]
         # Only now, with everything there and proven, the names change.
         asides = {s.collection.name: _name_it(server, *s.place, stamp) for s in source}
-    return {**told, "renamed": {name: aside for name, aside in asides.items() if aside}, "written": written}
+    return {
+        **told, "renamed": {name: aside for name, aside in asides.items() if aside},
+        "written": sum(written for written, _ in done), "floats_rounded": sum(rounded for _, rounded in done),
+    }  # fmt: skip
 
 
 Place = tuple[str, str, str]
@@ -139,8 +144,9 @@ def _taken(server: Any, source: list[_Source]) -> set[str]:
     return {s.collection.name for s in source if s.place in there}
 
 
-def _push(server: Any, source: _Source) -> int:
-    """Fills a collection under its unfinished name and proves it."""
+def _push(server: Any, source: _Source) -> tuple[int, int]:
+    """Fills a collection under its unfinished name and proves it. Returns the number of records, and of floats that the
+    server can't keep exactly."""
     tenant, database, _ = source.place
     make_database(server, tenant, database)
     name = source.collection.name + UNFINISHED
@@ -151,24 +157,27 @@ def _push(server: Any, source: _Source) -> int:
     written = 0
     for portion in source.portions():
         write(server, made.id, tenant, database, portion)
+        write_exactly(server, made.id, tenant, database, portion)
         written += len(portion)
         drop_answers()
-    _prove(server, name, source, written)
-    return written
+    return written, _prove(server, name, source, written)
 
 
-def _prove(server: Any, name: str, source: _Source, written: int) -> None:
+def _prove(server: Any, name: str, source: _Source, written: int) -> int:
+    """Returns how many floats of metadata are rounded there."""
     tenant, database, _ = source.place
     made, model = server.get_collection(name, tenant=tenant, database=database), source.model
     wrong = settings_of(made) != settings_of(model) or (made.metadata or {}) != (model.metadata or {})
     space = str(shown_configuration(model)["space"])
-    count = 0
+    count = rounded = 0
     for portion in source.portions():
         ids = [row[0] for row in portion]
         got = server._get(made.id, ids=ids, include=INCLUDE, tenant=tenant, database=database)
         there = {row[0]: row for row in rows_of(got)}
         count += len(there)
-        wrong = wrong or any(not _same(row, there.get(row[0]), space) for row in portion)
+        found = [_rounded(row, there.get(row[0]), space) for row in portion]
+        wrong = wrong or None in found
+        rounded += sum(filter(None, found))
         del got, there
         drop_answers()
     if wrong or count != written or count != server._count(made.id, tenant=tenant, database=database):
@@ -176,13 +185,16 @@ def _prove(server: Any, name: str, source: _Source, written: int) -> None:
             f"What the server shows of {model.name} differs from the snapshot. It was written as {made.name}; nothing"
             " that was there before changed. Look at both and launch again: that name is then written anew."
         )
+    return rounded
 
 
-def _same(row: Row, other: Row | None, space: str) -> bool:
-    if other is None or record_digest(row[0], row[1]) != record_digest(other[0], other[1]):
-        return False
-    mine, theirs = row[2], other[2]
-    return same_vectors(mine[None, :], theirs[None, :], space)
+def _rounded(row: Row, other: Row | None, space: str) -> int | None:
+    """How many floats of a record the server rounds; None where it shows anything else otherwise."""
+    if other is None or not same_vectors(row[2][None, :], other[2][None, :], space):
+        return None
+    if record_digest(row[0], row[1]) == record_digest(other[0], other[1]):
+        return 0
+    return floats_rounded(row[1], other[1])
 
 
 def _name_it(server: Any, tenant: str, database: str, name: str, stamp: str) -> str | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -23,6 +26,7 @@ from saju_ops.backup.chroma_copy import settle
 from saju_ops.backup.chroma_engine import open_folder
 from saju_ops.backup.chroma_fetch import fetch_server, make_indexes
 from saju_ops.backup.chroma_files import ChromaFiles, contents
+from saju_ops.backup.chroma_floats import nearly
 from saju_ops.backup.chroma_restore import restore_snapshot
 from saju_ops.backup.chroma_server import connect
 from saju_ops.errors import OperatorError, TornCopy
@@ -92,6 +96,123 @@ def fetched(server: Any, monkeypatch: pytest.MonkeyPatch, target: Path, *changes
 def test_a_server_that_rests_is_read_twice(server: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     told = fetched(server, monkeypatch, tmp_path / "target")
     assert (told["passes"], told["records_moving"], told["databases"]) == (2, 0, [DATABASE])
+
+
+def nasty_floats(number: int) -> list[float]:
+    """Chroma rounds a fifth of them when it reads its own JSON."""
+    random = Random(number)
+    kinds = (lambda: random.random(), lambda: random.uniform(-1, 1) * 1e-13, lambda: random.random() * 1e6)
+    wide = [random.uniform(-1, 1) * 10.0 ** random.randint(-300, 300) for _ in range(number // 4)]
+    return [5e-324, 1.7976931348623157e308, 0.1 + 0.2, *wide, *(kinds[n % 3]() for n in range(number - 3))]
+
+
+def holds(server: Any, name: str) -> dict[str, tuple[Any, Any]]:
+    got = server._get(server.get_collection(name).id, include=["metadatas"], tenant=TENANT, database=DATABASE)
+    return {id: (repr(m["one"]), repr(m["many"])) for id, m in zip(got["ids"], got["metadatas"], strict=True)}
+
+
+@pytest.fixture
+def exact(tmp_path: Path) -> Iterator[tuple[Any, dict[str, tuple[Any, Any]]]]:
+    """What a server shows that keeps every float, as 0.6.3 does, and what it is to show."""
+    folder, floats = tmp_path / "exact", nasty_floats(400)
+    made = open_folder(make_folder(folder, {}))
+    model = make_collection(made, "floats", "l2", 0)
+    made._add(
+        collection_id=model.id, ids=[f"f-{n}" for n in range(len(floats))],
+        embeddings=vectors(len(floats)).tolist(), tenant=TENANT, database=DATABASE,
+        metadatas=[{"one": f, "many": [f, 1.5, f], "n": n} for n, f in enumerate(floats)],
+    )  # fmt: skip
+    made._count(model.id, tenant=TENANT, database=DATABASE)
+    close(made)
+    with closing(sqlite3.connect(folder / "chroma.sqlite3")) as connection:
+        ids = "SELECT id FROM embeddings WHERE embedding_id = ?"
+        for n, value in enumerate(floats):
+            for table in ("embedding_metadata", "embedding_metadata_array"):
+                connection.execute(
+                    f"UPDATE {table} SET float_value = ? WHERE id = ({ids}) AND float_value <> 1.5",  # noqa: S608
+                    (value, f"f-{n}"),
+                )
+        connection.commit()
+    server = open_folder(folder)
+    wanted = {f"f-{n}": (repr(f), repr([f, 1.5, f])) for n, f in enumerate(floats)}
+    assert holds(server, "floats") == wanted
+    yield server, wanted
+    close(server)
+
+
+def test_every_float_of_a_server_s_metadata_is_fetched_as_it_is(
+    exact: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server, wanted = exact
+
+    def changed(server: Any) -> None:
+        model = server.get_collection("floats")
+        server._update(model.id, ids=["f-1"], metadatas=[{"one": 2.5, "many": [2.5]}])
+        server._delete(model.id, ids=["f-2"])
+
+    fetched(server, monkeypatch, tmp_path / "target", changed)
+    after = {**wanted, "f-1": ("2.5", "[2.5]")}
+    del after["f-2"]
+    copy = open_folder(Path(shutil.copytree(tmp_path / "target", tmp_path / "copy")))
+    try:
+        assert holds(copy, "floats") == after
+    finally:
+        close(copy)
+
+
+def test_a_folder_that_chroma_filled_otherwise_than_the_server_shows_is_thrown_away(
+    server: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = chroma_fetch.write
+
+    def loses_a_document(local: Any, id: Any, tenant: str, database: str, rows: Any) -> None:
+        other = [(n, replace(record, document="다른 문서") if i == 3 else record, v) for i, (n, record, v) in
+                 enumerate(rows)]  # fmt: skip
+        real(local, id, tenant, database, other)
+
+    monkeypatch.setattr(chroma_fetch, "write", loses_a_document)
+    monkeypatch.setattr(chroma_fetch, "connect", lambda host, port: server)
+    with pytest.raises(TornCopy, match=r"keeps \d+ records of \w+ in its own folder otherwise"):
+        fetch_server("host", 1, tmp_path / "target")
+
+
+def test_floats_go_from_a_server_into_another_as_they_are(tmp_path: Path) -> None:
+    """What a 1.5 server shows was rounded once; read from JSON again, a share of it would be rounded once more."""
+    floats = nasty_floats(1200)
+    with serving(tmp_path / "one") as port:
+        server = connect("127.0.0.1", port)
+        model = make_collection(server, "floats", "l2", 0)
+        for start in range(0, len(floats), 100):
+            some = floats[start : start + 100]
+            server._add(
+                collection_id=model.id, ids=[f"f-{start + n}" for n in range(len(some))],
+                embeddings=vectors(len(some)).tolist(), metadatas=[{"one": f, "many": [f, f]} for f in some],
+                **WHERE,
+            )  # fmt: skip
+        wanted = holds(server, "floats")
+        storage = LocalStorage(tmp_path / "backups")
+        take_snapshot(storage, Source(host="127.0.0.1", port=port), zone=KST, clock=lambda: AT)
+    with serving(tmp_path / "two") as port:
+        plan = restore_snapshot(storage, Source(host="127.0.0.1", port=port), dry_run=False, zone=KST)
+        assert holds(connect("127.0.0.1", port), "floats") == wanted
+        assert plan.floats_rounded == 0
+
+
+def test_a_float_that_a_server_cannot_keep_is_the_nearest_and_counted(
+    exact: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _, wanted = exact
+    storage = LocalStorage(tmp_path / "backups")
+    take_snapshot(storage, Source(folder=tmp_path / "exact"), zone=KST, clock=lambda: AT)
+    with serving(tmp_path / "two") as port:
+        plan = restore_snapshot(storage, Source(host="127.0.0.1", port=port), dry_run=False, zone=KST)
+        shown = holds(connect("127.0.0.1", port), "floats")
+    assert shown.keys() == wanted.keys()
+    off = {id for id in wanted if shown[id][0] != wanted[id][0]}
+    assert 0 < len(off) < len(wanted) / 3
+    assert all(nearly(float(shown[id][0]), float(wanted[id][0])) for id in off)
+    assert plan.floats_rounded >= len(off)
+    assert any(f"{plan.floats_rounded:,} floats of metadata are rounded" in s for s in plan.sentences())
 
 
 def test_what_changed_between_passes_is_followed(
