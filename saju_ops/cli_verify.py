@@ -33,7 +33,9 @@ def verify_command(in_days: int, no_drills: bool, accept_unsealed: tuple[str, ..
         click.echo(sentence)
     if not result.passed:
         click.echo("See ROT, MISSING, NOT SEALED and FAILED above.")
-    elif not result.warnings:
+    elif result.warnings:
+        click.echo("What was read is whole; what could not be looked at, and what is strange, is above.")
+    else:
         click.echo("Everything that was read can be relied on.")
     # A mistyped folder must not look like one where all is well, and whoever looks in the night of a restore must know
     # that the password at hand doesn't open everything.

@@ -57,6 +57,11 @@ def verify_report(result: VerifyResult, at: datetime) -> str:
         lines += [f"  - `{PurePosixPath(name).name}`" for name in result.other_password[:SHOWN]]
     if result.empty:
         lines.append(f"- ⚠️ 저장된 백업이 하나도 없습니다: {result.uri} (BACKUP_URI를 확인하십시오)")
+    if result.unsealed:
+        lines.append(f"- ⚠️ 봉인되지 않은 백업: {len(result.unsealed)}개 (이 설치의 키로 만든 것이 아닙니다)")
+    if result.future:
+        lines.append(f"- ⚠️ 날짜가 미래인 백업: {len(result.future)}개 (시계를 확인하십시오)")
+        lines += [f"  - {text}" for text in result.future[:SHOWN]]
     for drill in result.drills:
         state = "성공" if drill.passed else "실패 ⚠️" if drill.tried else "시도하지 못함"
         detail = f"{drill.records:,}건, {drill.seconds:.1f}초" if drill.passed else drill.text

@@ -29,6 +29,7 @@ from saju_ops.backup.chroma_copy import settle
 from saju_ops.backup.chroma_files import refuse_other
 from saju_ops.backup.chroma_pack import Hashes, Listing, listed, look_through, pack, unpack
 from saju_ops.backup.chroma_process import Worker, ask, scratch_folder
+from saju_ops.backup.ledger import enter
 from saju_ops.backup.manifest import FORMAT, BackupManifest, manifest_name, stamp, write_manifest
 from saju_ops.errors import OperatorError, ProofFailed, TornCopy
 from saju_ops.local_state import one_at_a_time
@@ -113,7 +114,7 @@ def take_snapshot(
             work = scratch / str(attempt)
             work.mkdir()
             try:
-                taken = _attempt(storage, source, work, clock, zone, run_id, torn, memory_mb)
+                taken = _attempt(storage, source, work, clock, zone, run_id, torn, memory_mb, progress)
             except TornCopy as error:
                 torn.append(str(error))
                 progress(f"Attempt {attempt} was torn: {error}. It is thrown away.")
@@ -146,7 +147,7 @@ def _completed(storage: Storage) -> tuple[list[str], str]:
 
 def _attempt(
     storage: Storage, source: Source, work: Path, clock: Clock, zone: ZoneInfo, run_id: str, torn: list[str],
-    memory_mb: int,
+    memory_mb: int, say: Callable[[str], None],
 ) -> Snapshot:  # fmt: skip
     taken_at, began = clock(), time.monotonic()
     name = _free_name(storage, taken_at, zone)
@@ -165,6 +166,7 @@ def _attempt(
     proof_seconds = time.monotonic() - began
     manifest = _manifest(source, name, storage, taken_at, clock(), hashes, contents, proof, copied, run_id)
     write_manifest(storage, manifest)
+    enter(manifest, clock(), say)
     return Snapshot(
         manifest, storage.location(name), len(torn) + 1, list(torn), copied, round(copy_seconds, 3),
         round(store_seconds, 3), round(proof_seconds, 3),

@@ -25,7 +25,7 @@ from saju_ops.backup.chroma import Source, expectation, extract_snapshot, source
 from saju_ops.backup.chroma_copy import settle
 from saju_ops.backup.chroma_files import DATABASE
 from saju_ops.backup.chroma_process import PREFIX, ask, scratch_folder
-from saju_ops.backup.manifest import BackupManifest, held, passed_over, stamp
+from saju_ops.backup.manifest import BackupManifest, held, latest_time, passed_over, stamp
 from saju_ops.backup.times import instant_of, shown
 from saju_ops.errors import OperatorError, ProofFailed, Refused, TornCopy
 from saju_ops.places import require_apart_from_stores
@@ -58,6 +58,8 @@ class ChromaRestore:
     # Collections whose index is not in the snapshot, since it had no room when that was taken, and whether it was made.
     not_indexed: list[str] = field(default_factory=list)
     index_failed: bool = False
+    # Floats of metadata that the server can't keep: it has the nearest that it can.
+    floats_rounded: int = 0
     seconds: float = 0.0
 
     @property
@@ -80,6 +82,11 @@ class ChromaRestore:
             lines.append(f"What is there now {verb} moved to {self.moved_aside}; delete it when you need it no more.")
         for name, aside in self.renamed.items():
             lines.append(f"The server's old collection {name} is now called {aside}.")
+        if self.floats_rounded:
+            lines.append(
+                f"{self.floats_rounded:,} floats of metadata are rounded by this Chroma server, by up to four units in"
+                " the last place; everything else reads as in the snapshot."
+            )
         lines += self.about_indexes()
         if self.unseen_processes:
             lines.append(
@@ -117,16 +124,22 @@ def restore_time(text: str | None, settings: Settings) -> datetime | None:
     return instant_of(text, settings.timezone, "The time")
 
 
-def choose(storage: Storage, at: datetime | None, zone: ZoneInfo) -> BackupManifest:
+def choose(storage: Storage, at: datetime | None, zone: ZoneInfo, now: datetime) -> BackupManifest:
     """The newest proven snapshot, or the newest that was taken at `at` or before. Raises Refused."""
     there = held(storage, "chroma_snapshot")
     proven = [m for m in there.backups if m.proven]
-    fit = [m for m in proven if at is None or m.taken <= at]
+    fit = [m for m in proven if m.taken <= latest_time(at, now)]
     if fit:
         return fit[-1]
     if not proven:
         raise Refused(
             f"{storage.uri} holds no proven snapshot of Chroma. Nothing was touched.{there.about_refused()}"
+        )
+    if at is None:
+        raise Refused(
+            f"Every proven snapshot in {storage.uri} is dated in the future, the first {shown(proven[0].taken, zone)}:"
+            " this machine's clock is wrong, or that one's was. Nothing was touched; name a time to take the newest up"
+            f" to then.{there.about_refused()}"
         )
     raise Refused(
         f"{storage.uri} holds no proven snapshot from {shown(at or proven[0].taken, zone)} or before; the oldest is of"
@@ -152,11 +165,11 @@ def restore_snapshot(
     ProofFailed or WrongPassword; then what was there is as it was.
     """
     began = time.monotonic()
-    manifest = choose(storage, at, zone)
+    manifest = choose(storage, at, zone, clock())
     plan = ChromaRestore(
         manifest, storage.location(manifest.file), str(target), dry_run, zone=zone, memory_mb=memory_mb
     )
-    plan.passed_over = passed_over(storage, manifest, stamp(at, zone) if at else None)
+    plan.passed_over = passed_over(storage, manifest, stamp(at, zone) if at else None, clock())
     plan.collections = {_shown(c): int(c["count"]) for c in manifest.collections}
     mark = stamp(clock(), zone)
     if target.host:
@@ -183,7 +196,8 @@ def _extracted(storage: Storage, plan: ChromaRestore, scratch: Path) -> Path:
 
 def _the_one_before(storage: Storage, plan: ChromaRestore) -> str:
     try:
-        older = choose(storage, plan.manifest.taken - timedelta(seconds=1), plan.zone)
+        before = plan.manifest.taken - timedelta(seconds=1)
+        older = choose(storage, before, plan.zone, before)
     except Refused:
         return " There is no older one."
     return f' The one before is {older.file}: --at "{shown(older.taken, plan.zone).rpartition(" ")[0]}".'
@@ -232,7 +246,8 @@ def _into_server(
             announce(plan)
             return
         announce(plan)
-        plan.renamed = dict(ask("push", scratch, **request, dry_run=False)["renamed"])
+        done = ask("push", scratch, **request, dry_run=False)
+        plan.renamed, plan.floats_rounded = dict(done["renamed"]), int(done["floats_rounded"])
 
 
 # --- into a folder ---------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from saju_ops.backup.drill import Drill, drill
 from saju_ops.backup.dump_contents import Contents
 from saju_ops.backup.dump_engine import DumpEngine, DumpSpoilt, Taking, open_engine
 from saju_ops.backup.dump_pack import Packed, Packer
+from saju_ops.backup.ledger import enter
 from saju_ops.backup.manifest import FOLDERS, FORMAT, BackupManifest, Kind, manifest_name, stamp, write_manifest
 from saju_ops.database import error_text, redacted
 from saju_ops.errors import OperatorError, ProofFailed
@@ -266,6 +267,8 @@ class _Dump:
             writer.commit()
         manifest = self._manifest(file, taken_at, packed, contents, result, tool)
         write_manifest(self._storage, manifest)
+        if manifest.proven:
+            enter(manifest, self._now(), self._say)
         seconds = written - began
         return DumpResult(
             manifest, self._storage.location(file), contents, result, seconds, proof_seconds, self._number

@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -23,7 +23,7 @@ from saju_ops.backup.dump_contents import Contents, differences
 from saju_ops.backup.dump_engine import UTC_ZONE, DumpEngine, ForeignToDumps, open_engine
 from saju_ops.backup.dump_pack import Packed, unpacked
 from saju_ops.backup.dump_process import ProgramFailed
-from saju_ops.backup.manifest import BackupManifest, Kind, held, passed_over, stamp
+from saju_ops.backup.manifest import BackupManifest, Kind, held, latest_time, passed_over, stamp
 from saju_ops.backup.times import shown
 from saju_ops.database import SUPPORTED, error_text, parse_database_url, redacted
 from saju_ops.errors import OperatorError, ProofFailed, Refused
@@ -49,6 +49,8 @@ class RestoreRequest:
     unproven: bool = False
     # In which times are told, and stand in the name of a file that is put aside.
     zone: ZoneInfo = UTC_ZONE
+    # By the clock of who asks: a dump that is dated later was taken by a wrong one.
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass
@@ -114,7 +116,9 @@ def restore_dump(
     try:
         result = RestoreResult(
             manifest, redacted(target.url), target.database, target.objects(), request.dry_run, zone=request.zone,
-            passed_over=passed_over(storage, manifest, stamp(request.at, request.zone) if request.at else None),
+            passed_over=passed_over(
+                storage, manifest, stamp(request.at, request.zone) if request.at else None, request.now
+            ),
         )  # fmt: skip
         announce(result)
         _require_permission(request, result)
@@ -181,7 +185,7 @@ def find_dump(storage: Storage, request: RestoreRequest, default: sa.URL) -> Bac
             f" its files are called, such as {label_in(wanted[-1])}; where they are called alike, leave --database out,"
             " set DATABASE_URL to the address of the one, and say with --into where it goes. Nothing was touched."
         )
-    in_time = [m for m in wanted if request.at is None or m.taken <= request.at]
+    in_time = [m for m in wanted if m.taken <= latest_time(request.at, request.now)]
     proven = [m for m in in_time if m.proven or request.unproven]
     if proven:
         return proven[-1]
@@ -189,6 +193,12 @@ def find_dump(storage: Storage, request: RestoreRequest, default: sa.URL) -> Bac
         raise Refused(
             f"Of {len(in_time)} dumps none was ever proven; the newest is {in_time[-1].file}. Say --unproven to restore"
             f" it all the same. Nothing was touched.{there_is.about_refused()}"
+        )
+    if request.at is None:
+        raise Refused(
+            f"Every dump of {wanted[0].extra.get('database')} is dated in the future, the first"
+            f" {shown(wanted[0].taken, request.zone)}: this machine's clock is wrong, or that one's was. Nothing was"
+            f" touched; name a time with --at to take the newest up to then.{there_is.about_refused()}"
         )
     raise Refused(
         f"The oldest dump of {wanted[0].extra.get('database')} was taken at"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, NotRequired
 from zoneinfo import ZoneInfo
 
@@ -19,9 +19,12 @@ from saju_ops.backup.dump_contents import Contents
 from saju_ops.errors import OperatorError, ProofFailed, shown
 from saju_ops.manifest_fields import STRICT, Instant, Name, Sha256, Size, Text, dataclass_of, validated
 from saju_ops.sealed import Unsealed, read_sealed, sealed, write_sealed
-from saju_ops.storage import Storage
+from saju_ops.storage import Storage, StorageError
 
 FORMAT = 1
+# A clock may be off by some minutes. A backup that is dated further ahead was taken by a wrong clock, so nobody knows
+# how old it is: no restore takes it unless a time is named, and nothing else goes for its sake.
+CLOCKS_DIFFER = timedelta(minutes=10)
 ENDING = ".manifest.json"
 Kind = Literal["database_dump", "masked_database_dump", "chroma_snapshot"]
 # Folder of each kind under the storage's root.
@@ -158,7 +161,12 @@ class _Extra(TypedDict):
     masking: NotRequired[dict[str, Any]]
 
 
-def passed_over(storage: Storage, chosen: BackupManifest, until: str | None) -> list[str]:
+def latest_time(at: datetime | None, now: datetime) -> datetime:
+    """Up to when a backup may have been taken that a restore takes: the time that was named, else now."""
+    return at if at is not None else now + CLOCKS_DIFFER
+
+
+def passed_over(storage: Storage, chosen: BackupManifest, until: str | None, now: datetime) -> list[str]:
     """What is there of the same source that is newer than the chosen backup (up to `until`, a stamp) and can't be
     restored: each file's name with the reason."""
     folder, _, file = chosen.file.rpartition("/")
@@ -168,7 +176,7 @@ def passed_over(storage: Storage, chosen: BackupManifest, until: str | None) -> 
     for stem in sorted({name.rpartition("/")[2].split(".", 1)[0] for name in names}):
         theirs = _label_and_stamp(stem)
         newer = theirs[0] == label and theirs[1] > mine and (until is None or theirs[1] <= until)
-        if newer and (why := _why_not(storage, f"{folder}/{stem}{ENDING}", names)):
+        if newer and (why := _why_not(storage, f"{folder}/{stem}{ENDING}", names, now)):
             told.append(f"{shown(folder)}/{shown(stem)} ({why})")
     return told
 
@@ -179,7 +187,7 @@ def _label_and_stamp(file: str) -> tuple[str, str]:
     return label, "_".join(mark)
 
 
-def _why_not(storage: Storage, name: str, names: set[str]) -> str:
+def _why_not(storage: Storage, name: str, names: set[str], now: datetime) -> str:
     if name not in names:
         return "it has no manifest"
     try:
@@ -190,6 +198,8 @@ def _why_not(storage: Storage, name: str, names: set[str]) -> str:
         return "its manifest is damaged"
     if manifest.file not in names:
         return "its data file is gone"
+    if manifest.taken > now + CLOCKS_DIFFER:
+        return "its time is in the future: a wrong clock took it; naming a time not before that takes it"
     return "" if manifest.proven else "it was never proven"
 
 
@@ -213,19 +223,24 @@ class Held:
 
 def held(storage: Storage, kind: Kind) -> Held:
     """Every backup of the kind that has a whole manifest and its data file, and what else is there by name. One that
-    is wrong is that backup's fault alone."""
+    is wrong, or that the store doesn't give, such as from Glacier, is that backup's fault alone. Raises StorageError
+    where the store gives none of several."""
     names = list(storage.names(FOLDERS[kind]))
-    there, found = set(names), Held([], {}, [])
+    there, found, not_given = set(names), Held([], {}, []), list[StorageError]()
     for name in (n for n in names if n.endswith(ENDING)):
         try:
             manifest = read_manifest(storage, name)
-        except ProofFailed as error:
+        except (OperatorError, OSError) as error:
             found.refused[name] = str(error)
             if isinstance(error, Unsealed):
                 found.unsealed.append(name)
+            elif isinstance(error, StorageError):
+                not_given.append(error)
             continue
         if manifest.kind == kind and manifest.file in there:
             found.backups.append(manifest)
+    if len(not_given) > 1 and not found.backups and len(not_given) == len(found.refused):
+        raise not_given[-1]  # the store, and not a backup of it
     found.backups.sort(key=lambda m: (m.taken, m.file))
     return found
 

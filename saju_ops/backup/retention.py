@@ -1,9 +1,10 @@
 """Which old backups go, and their deletion: small, separate and easy to review.
 
-Promises: a backup goes only if the policy lets it go and a newer proven one of the same kind and database is really
-there, in every store, read back and equal to its manifest in that same run. The newest `minimum` proven ones never go.
-What is not proven counts for nothing when others are judged. The manifest goes first and then the file, so that a
-killed deletion leaves a file without a manifest, which is no backup for anyone, and which the next run removes.
+Promises: a backup is deleted only if the policy allows it and a newer proven one of the same kind and database is
+really there, in every store, read back and equal to its manifest in that same run. The newest `minimum` proven ones are
+never deleted. What is not proven, or only says so of itself (`ledger`), counts for nothing when others are judged. The
+manifest is deleted first and then the file, so that a killed deletion leaves a file without a manifest, which is no
+backup for anyone, and which the next run removes.
 
 Refuses: an empty policy, and to delete anything it doesn't know by its name. Conversation-log archives stay for ever
 unless ARCHIVE_RETENTION_YEARS says otherwise.
@@ -20,18 +21,20 @@ from hashlib import sha256
 from typing import get_args
 from zoneinfo import ZoneInfo
 
+from saju_ops.backup.ledger import knows
 from saju_ops.backup.manifest import (
     ENDING,
     FOLDERS,
     BackupManifest,
     Kind,
     manifest_name,
+    manifest_of,
     read_manifest,
 )
 from saju_ops.backup.password import Stored
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused, shown
 from saju_ops.local_state import one_at_a_time
-from saju_ops.sealed import Unsealed
+from saju_ops.sealed import Unsealed, look, read_bounded, require_seal
 from saju_ops.settings import Settings
 from saju_ops.storage import Storage
 
@@ -83,6 +86,8 @@ class Held:
     bytes: int
     proven: bool
     everywhere: bool
+    # Whether that it is proven is this installation's own word: a key of ours sealed it, or the ledger has it.
+    ours: bool = True
 
     @property
     def label(self) -> str:
@@ -92,7 +97,7 @@ class Held:
 
     @property
     def good(self) -> bool:
-        return self.proven and self.everywhere
+        return self.proven and self.everywhere and self.ours
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,10 @@ def judge(held: Sequence[Held], policy: Policy, now: datetime, zone: ZoneInfo) -
     return [_verdict(h, good, reasons.get(h.file), policy, now) for h in newest_first]
 
 
+def _newer(h: Held, good: Sequence[Held]) -> int:
+    return sum(g.taken > h.taken for g in good)
+
+
 def _verdict(h: Held, good: Sequence[Held], reason: str | None, policy: Policy, now: datetime) -> Verdict:
     goes, why = False, reason or ""
     age = now - h.taken
@@ -149,8 +158,12 @@ def _verdict(h: Held, good: Sequence[Held], reason: str | None, policy: Policy, 
     elif policy.days and age < timedelta(days=policy.days):
         why = f"younger than {policy.days} days"
     elif not reason:
-        if not any(g.taken > h.taken for g in good):
+        newer = _newer(h, good)
+        if not newer:
             why = "no newer proven backup is there"
+        elif h.proven and not h.ours and newer < policy.minimum:
+            # Taken before there was a ledger, or by somebody else: its word alone makes it none of the newest.
+            why = f"this installation has no record of its proof, and has proven only {newer} newer ones itself"
         else:
             goes = True
             why = f"{age.days} days old" + _weakness(h)
@@ -160,6 +173,8 @@ def _verdict(h: Held, good: Sequence[Held], reason: str | None, policy: Policy, 
 def _weakness(h: Held) -> str:
     if not h.proven:
         return ", and never proven"
+    if not h.ours:
+        return ", and this installation has no record of its proof"
     return "" if h.everywhere else ", and not whole in every store"
 
 
@@ -202,14 +217,14 @@ def inventory(storage: Storage, kind: Kind, zone: ZoneInfo) -> Inventory:
     everything = sorted(set().union(*names))
     described: set[str] = set()
     for name in (n for n in everything if n.endswith(ENDING)):
-        manifest, why = _manifest_anywhere(stores, names, name)
+        manifest, ours, why = _manifest_anywhere(stores, names, name)
         if manifest is None or manifest.kind != kind:
             told.strangers.append(f"{shown(name)} ({why or 'a manifest of another kind'})")
             continue
         described.add(manifest.file)
         whole = all(_whole(s, n, manifest) for s, n in zip(stores, names, strict=True))
         told.held.append(
-            Held(kind, manifest.file, manifest.taken, manifest.stored_bytes, manifest.proven, whole)
+            Held(kind, manifest.file, manifest.taken, manifest.stored_bytes, manifest.proven, whole, ours)
         )
     for name in (n for n in everything if not n.endswith(ENDING) and n not in described):
         at = stamp_in(name, zone)
@@ -233,18 +248,21 @@ def stamp_in(name: str, zone: ZoneInfo) -> datetime | None:
 
 def _manifest_anywhere(
     stores: Sequence[Storage], names: Sequence[set[str]], name: str
-) -> tuple[BackupManifest | None, str]:
-    """The first copy that is believed; else why none is."""
+) -> tuple[BackupManifest | None, bool, str]:
+    """The first copy that is believed, and whether its word is ours; else why none is."""
     why = ""
     for store, there in zip(stores, names, strict=True):
         if name in there:
             try:
-                return read_manifest(store, name, untouched=True), ""
+                data = read_bounded(store, name)
+                manifest = manifest_of(require_seal(data, name, store), name)
             except Unsealed:
                 why = "its manifest is not sealed by a key of this installation; see `saju-ops seal`"
             except (OperatorError, OSError):
                 why = why or "a manifest that can't be read"
-    return None, why
+            else:
+                return manifest, look(data, name, store).state == "keyed" or knows(manifest), ""
+    return None, False, why
 
 
 def _whole(store: Storage, names: set[str], manifest: BackupManifest) -> bool:
@@ -329,7 +347,10 @@ def _relied_on(
     newest = max((h for h in group if h.good), key=lambda h: (h.taken, h.file))
     try:
         for store in storage.copies():
-            require_sound(store, read_manifest(store, manifest_name(newest.file), untouched=True))
+            manifest = read_manifest(store, manifest_name(newest.file), untouched=True)
+            if manifest.taken != newest.taken:
+                raise ProofFailed(f"{store.location(manifest.name)} has another time than its other copy.")
+            require_sound(store, manifest)
     except OperatorError as error:
         result.problems.append(f"{kind} {label}: nothing was deleted, since its newest backup fails: {error}")
         return [replace(v, goes=False, why="the newest backup can't be proven") if v.goes else v for v in verdicts]

@@ -4,11 +4,12 @@ Promises: with `in_days` of 1 every file of every store is read whole and compar
 them each day, so that all is read in any N days on end. Archives are read row by row, as
 far as ARCHIVE_PASSWORD opens them: what is intact and needs an older password is told apart from what rotted. One
 random archive day, the newest dump of each database and the newest snapshot are restored into scratch places and
-compared. It changes nothing.
+compared. A data file of ours without its manifest is missing that. It changes nothing.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +19,9 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from saju_ops.archive.manifest import FOLDER as ARCHIVES
-from saju_ops.archive.manifest import Manifest, day_manifest_of
+from saju_ops.archive.manifest import PREFIX, Manifest, day_manifest_of
 from saju_ops.archive.verify import verify_part
-from saju_ops.backup.manifest import ENDING, FOLDERS, BackupManifest, manifest_of
+from saju_ops.backup.manifest import CLOCKS_DIFFER, ENDING, FOLDERS, BackupManifest, manifest_of
 from saju_ops.backup.password import opens
 from saju_ops.backup.retention import require_sound
 from saju_ops.errors import OperatorError, Refused, shown
@@ -33,6 +34,11 @@ ROW_ARCHIVES = (f"{ARCHIVES}/", "purged_jobs/")
 OTHERS = ("redis_pending/", "reconciled_jobs/")
 # Files of one kind that are named.
 NAMED = 20
+# Data files by the names that we give them, and nothing that somebody put there.
+_FORM = r"[^/]+_\d{8}_\d{6}"
+BACKUP_FILE = re.compile(rf"(?P<stem>(?:{'|'.join(FOLDERS.values())}){_FORM})\.(?:sql|tar|sqlite|db|dump)[^/]*")
+DAY_FILE = re.compile(rf"(?P<stem>{ARCHIVES}/\d{{4}}/\d\d/{PREFIX}\d{{8}}(?:\.part\d+)?)\.csv[^/]*")
+ROWS_FILE = re.compile(r"(?P<stem>purged_jobs/[^.]+)\.csv[^/]*")
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ class Drill:
     text: str
     records: int = 0
     seconds: float = 0.0
+    # Not tried since there is no backup of the kind at all.
+    absent: bool = False
 
 
 @dataclass
@@ -62,6 +70,8 @@ class VerifyResult:
     other_password: list[str] = field(default_factory=list)
     # Manifests, and lists of seals, that no key of this installation sealed, though one is set: as sentences.
     unsealed: list[str] = field(default_factory=list)
+    # Dumps and snapshots that a wrong clock dated in the future.
+    future: list[str] = field(default_factory=list)
     drills: list[Drill] = field(default_factory=list)
     seconds: float = 0.0
     # Where it looked, and whether ARCHIVE_PASSWORD was set.
@@ -76,6 +86,10 @@ class VerifyResult:
     @property
     def failed_drills(self) -> list[Drill]:
         return [d for d in self.drills if not d.passed and d.tried]
+
+    @property
+    def untried_drills(self) -> list[Drill]:
+        return [d for d in self.drills if not (d.passed or d.tried or d.absent)]
 
     @property
     def passed(self) -> bool:
@@ -94,6 +108,14 @@ class VerifyResult:
                 f"{len(self.other_password)} files are intact, but encrypted with another password {now}. Keep the old"
                 " password: without it they can't be restored. ARCHIVE_PASSWORD=<old> saju-ops verify reads them."
             )
+        if self.future:
+            told.append(
+                f"{len(self.future)} backups are dated in the future: this machine's clock is wrong, or that one's was."
+                " No restore takes them unless it names their time, and nothing is deleted for their sake."
+            )
+        if self.untried_drills:
+            names = ", ".join(d.name for d in self.untried_drills)
+            told.append(f"Nothing is known of whether these can be restored, since no drill could be tried: {names}.")
         return told
 
     def sentences(self) -> list[str]:
@@ -105,6 +127,7 @@ class VerifyResult:
         lines += [f"NOT SEALED: {text}" for text in self.unsealed[:NAMED]]
         if len(self.unsealed) > NAMED:
             lines.append(f"NOT SEALED: … and {len(self.unsealed) - NAMED} more")
+        lines += [f"FUTURE: {text}" for text in self.future]
         if len(self.other_password) > NAMED:
             lines.append(f"OTHER PASSWORD: … and {len(self.other_password) - NAMED} more")
         lines += self.warnings
@@ -131,7 +154,7 @@ def verify(
     stores = list(storage.copies())
     names = [sorted(store.names("")) for store in stores]
     for store, there in zip(stores, names, strict=True):
-        _verify_store(store, there, today, result, say)
+        _verify_store(store, there, today, now, result, say)
     _compare_stores(stores, names, result)
     for drill in drills:
         found = list(drill())
@@ -143,7 +166,7 @@ def verify(
 
 
 def _verify_store(
-    store: Storage, names: list[str], today: int, result: VerifyResult, say: Callable[[str], None]
+    store: Storage, names: list[str], today: int, now: datetime, result: VerifyResult, say: Callable[[str], None]
 ) -> None:
     there, described, rotten = set(names), set(), set()
     for name in manifests_in(names):
@@ -165,6 +188,8 @@ def _verify_store(
             continue
         described |= {name, manifest.file}
         result.files += 1
+        if isinstance(manifest, BackupManifest) and manifest.taken > now + CLOCKS_DIFFER:
+            result.future.append(f"{store.location(manifest.file)}, of {manifest.taken:%Y-%m-%d %H:%M} UTC")
         if manifest.file not in there:
             result.missing.append(f"{store.location(manifest.file)}, though its manifest is there")
         elif _in_share(name, result.in_days, today):
@@ -172,16 +197,37 @@ def _verify_store(
         elif unsealed:
             result.unsealed.append(unsealed)
     _verify_lists(store, names, described, rotten, result)
-    result.strangers += [
-        _stranger(store, name)
-        for name in names
-        if name not in described and name not in rotten and not name.startswith(OTHERS)
-    ]
+    for name in (n for n in names if n not in described | rotten and not n.startswith(OTHERS)):
+        manifest_of_it = _manifest_of_ours(name)
+        if manifest_of_it is None:
+            result.strangers.append(_stranger(store, name))
+        elif manifest_of_it not in rotten and _lost(store, name, manifest_of_it):
+            result.missing.append(
+                f"{store.location(manifest_of_it)}, though its file {name.rpartition('/')[2]} is there: nothing is"
+                " known of that file, and no restore takes it. Look for a copy of the manifest; a run that was killed"
+                " leaves such a file, too, and `prune` removes those of dumps and snapshots after a day."
+            )
+
+
+def _manifest_of_ours(name: str) -> str | None:
+    """The manifest that a data file has whose name is of our own form; None for any other name."""
+    for form in (DAY_FILE, ROWS_FILE, BACKUP_FILE):
+        if found := form.fullmatch(name):
+            return f"{found['stem']}{ENDING}"
+    return None
+
+
+def _lost(store: Storage, name: str, manifest: str) -> bool:
+    """Whether it is so still: a run may be writing it, or have deleted the file, since the store was listed."""
+    try:
+        return store.exists(name) and not store.exists(manifest)
+    except (OperatorError, OSError):
+        return True
 
 
 def _with_place(store: Storage, name: str, error: Exception) -> str:
     """Naming the manifest, which not every error does."""
-    where, why = store.location(name), str(error) if isinstance(error, OperatorError) else _why(error)
+    where, why = _stranger(store, name), str(error) if isinstance(error, OperatorError) else _why(error)
     return why if where in why else f"{where}: {why}"
 
 
@@ -291,5 +337,5 @@ def _compare_stores(stores: Sequence[Storage], names: list[list[str]], result: V
     everything = {n for there in names for n in there if n.startswith(known)}
     for store, there in zip(stores, names, strict=True):
         for name in sorted(everything - set(there)):
-            result.missing.append(f"{store.location(name)}, though another store has it")
+            result.missing.append(f"{_stranger(store, name)}, though another store has it")
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from random import Random
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -22,7 +22,7 @@ from saju_ops.archive.manifest import Manifest, archived_days, day_files
 from saju_ops.archive.table import Column
 from saju_ops.archive.window import Day, parse_day
 from saju_ops.backup.chroma_process import scratch_folder
-from saju_ops.backup.manifest import BackupManifest, held
+from saju_ops.backup.manifest import CLOCKS_DIFFER, BackupManifest, Held, held
 from saju_ops.backup.password import needs_another
 from saju_ops.backup.verify import Drill
 from saju_ops.database import redacted
@@ -45,7 +45,7 @@ def standard_drills(
     return [
         lambda: [archive_drill(storage, now=now, zone=zone)],
         lambda: dump_drills(storage, databases, drill_servers, now=now),
-        lambda: [snapshot_drill(storage, memory_mb)],
+        lambda: [snapshot_drill(storage, memory_mb, now)],
     ]
 
 
@@ -65,7 +65,7 @@ def archive_drill(storage: Storage, *, now: datetime, zone: ZoneInfo) -> Drill:
     """A random day, another each day and the same for all runs of a day, restored into a scratch SQLite table."""
     stamps = sorted(archived_days(storage))
     if not stamps:
-        return Drill("archive day", False, False, "No day of the conversation log is archived yet.")
+        return Drill("archive day", False, False, "No day of the conversation log is archived yet.", absent=True)
     # In the day's own random order: with all of one password the first is taken.
     shuffled = Random(now.astimezone(zone).toordinal()).sample(stamps, len(stamps))
     stamp = next((s for s in shuffled if not _day_needs_another(storage, s, zone)), None)
@@ -144,14 +144,20 @@ def dump_drills(
     tried."""
     there = held(storage, "database_dump")
     of_each: dict[str, list[BackupManifest]] = {}
-    for manifest in there.backups:
+    for manifest in (m for m in there.backups if m.taken <= now + CLOCKS_DIFFER):
         of_each.setdefault(manifest.source, []).append(manifest)
     if not of_each:
-        return [Drill("dump", False, False, f"There is no dump yet.{there.about_refused()}")]
+        return [_nothing("dump", "dump", there)]
     return [
         _of_newest(storage, "dump", of_one, lambda m: _dump_drill(storage, m, databases, servers, now))
         for of_one in of_each.values()
     ]
+
+
+def _nothing(name: str, what: str, there: Held) -> Drill:
+    if there.backups:
+        return Drill(name, False, False, f"Every {what} is dated in the future.")
+    return Drill(name, False, False, f"There is no {what} yet.{there.about_refused()}", absent=not there.refused)
 
 
 def _of_newest(
@@ -203,12 +209,15 @@ def _dump_drill(
 # --- snapshots ---------------------------------------------------------------------------------------------------
 
 
-def snapshot_drill(storage: Storage, memory_mb: int = PROOF_MEMORY_MB) -> Drill:
+def snapshot_drill(storage: Storage, memory_mb: int = PROOF_MEMORY_MB, now: datetime | None = None) -> Drill:
+    """The newest that isn't dated in the future, and opens. `now`: None means this machine's clock."""
     from saju_ops.backup.chroma import drill_snapshot
 
     there = held(storage, "chroma_snapshot")
-    if not there.backups:
-        return Drill("snapshot", False, False, f"There is no snapshot of Chroma yet.{there.about_refused()}")
+    until = (now or datetime.now(UTC)) + CLOCKS_DIFFER
+    known = [m for m in there.backups if m.taken <= until]
+    if not known:
+        return _nothing("snapshot", "snapshot of Chroma", there)
 
     def restore(manifest: BackupManifest) -> tuple[str, int]:
         told = drill_snapshot(storage, manifest, memory_mb=memory_mb)
@@ -218,4 +227,4 @@ def snapshot_drill(storage: Storage, memory_mb: int = PROOF_MEMORY_MB) -> Drill:
     def one(manifest: BackupManifest) -> Drill:
         return _timed(f"snapshot {manifest.file.rpartition('/')[2]}", lambda: restore(manifest))
 
-    return _of_newest(storage, "snapshot", there.backups, one)
+    return _of_newest(storage, "snapshot", known, one)

@@ -26,9 +26,10 @@ class AlreadyThere(StorageError):
 
 
 def require_name(name: str) -> tuple[str, ...]:
-    """The parts of a name. Raises StorageError where it leads out of the storage."""
+    """The parts of a name. Raises StorageError where it leads out of the storage, or is written in a way that a folder
+    and a bucket understand differently: `a//b` and `a/./b` are files of their own in S3."""
     parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts:
+    if not parts or ".." in parts or "/".join(parts) != name:
         raise StorageError(f"{name!r} is not a name inside the storage.")
     return parts
 

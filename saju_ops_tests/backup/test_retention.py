@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,25 @@ from hypothesis import strategies as st
 
 from saju_ops.alerts.reports_backups import prune_report
 from saju_ops.archive.window import parse_day
-from saju_ops.backup.chroma_process import one_at_a_time
+from saju_ops.backup.ledger import FILE as LEDGER
+from saju_ops.backup.ledger import enter
 from saju_ops.backup.manifest import FORMAT, BackupManifest, Kind, backups, stamp, write_manifest
 from saju_ops.backup.retention import Held, Policy, inventory, judge, lock_of, prune, years_after
 from saju_ops.cli import main
-from saju_ops.errors import Refused
+from saju_ops.errors import OperatorError, Refused
+from saju_ops.local_state import one_at_a_time, state_folder
+from saju_ops.sealed import Seals
 from saju_ops.storage.local import LocalStorage
 from saju_ops_tests.archive.scene import Scene
 
 KST = ZoneInfo("Asia/Seoul")
 NOW = datetime(2026, 11, 20, 19, 30, tzinfo=UTC)
 FOLDER = {"database_dump": "database/", "chroma_snapshot": "chroma/", "masked_database_dump": "masked_database/"}
+
+
+@pytest.fixture(autouse=True)
+def own_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 @pytest.fixture
@@ -35,8 +44,9 @@ def storage(tmp_path: Path) -> LocalStorage:
 
 def put(
     storage: LocalStorage, days_old: float, *, kind: Kind = "database_dump", label: str = "app", proven: bool = True,
-    manifest: bool = True,
+    manifest: bool = True, entered: bool = True,
 ) -> str:  # fmt: skip
+    """As if this installation had taken and drilled it; `entered`: whether its ledger says so, too."""
     taken = NOW - timedelta(days=days_old)
     file = f"{FOLDER[kind]}{label}_{stamp(taken, KST)}{'.tar.gz' if kind == 'chroma_snapshot' else '.sql.gz'}"
     data = file.encode() * 20
@@ -45,13 +55,13 @@ def put(
         writer.commit()
     sha = hashlib.sha256(data).hexdigest()
     if manifest:
-        write_manifest(
-            storage,
-            BackupManifest(
-                kind, FORMAT, file, "s", "mysql", "9", taken.isoformat(), "gzip", "none", sha, len(data), sha,
-                len(data), {}, proven, {}, "t", "r", taken.isoformat(),
-            ),
+        written = BackupManifest(
+            kind, FORMAT, file, "s", "mysql", "9", taken.isoformat(), "gzip", "none", sha, len(data), sha,
+            len(data), {}, proven, {}, "t", "r", taken.isoformat(),
         )  # fmt: skip
+        write_manifest(storage, written)
+        if entered:
+            enter(written, NOW, pytest.fail)
     return file
 
 
@@ -65,6 +75,87 @@ def run(storage: LocalStorage, policy: Policy | None = None, **more: Any) -> Any
 
 def kept_days(storage: LocalStorage, kind: Kind = "database_dump") -> list[int]:
     return sorted(round((NOW - m.taken).total_seconds() / 86400) for m in backups(storage, kind))
+
+
+# --- whose word counts ------------------------------------------------------------------------------------------
+
+
+def test_garbage_that_calls_itself_proven_makes_no_genuine_dump_go(storage: LocalStorage) -> None:
+    """Whoever can write into the store wrote three newer ones, with manifests that agree with them."""
+    genuine = {put(storage, age) for age in (20, 30, 40)}
+    for age in (1, 2, 3):
+        put(storage, age, entered=False)
+    result = run(storage, Policy(7, minimum=1))
+    assert {v.file for v in result.verdicts if v.goes} == genuine - {max(genuine)}
+    assert max(genuine) in files(storage)
+
+
+def test_garbage_alone_makes_nothing_go(storage: LocalStorage) -> None:
+    for age in (1, 2, 3, 20, 30):
+        put(storage, age, entered=False)
+    before = files(storage)
+    result = run(storage, Policy(7, minimum=1))
+    assert files(storage) == before
+    assert {v.why for v in result.verdicts} == {"younger than 7 days", "no newer proven backup is there"}
+
+
+def test_backups_of_before_the_ledger_stay_until_enough_newer_ones_are_proven_here(storage: LocalStorage) -> None:
+    older = [put(storage, age, entered=False) for age in (20, 21, 22, 23)]
+    for age in (0.1, 1.1):
+        put(storage, age)
+    result = run(storage)
+    assert set(older) <= files(storage)
+    assert "has proven only 2 newer ones itself" in {v.file: v.why for v in result.verdicts}[older[0]]
+    put(storage, 2.1)
+    assert set(run(storage).deleted) == set(older)
+
+
+@pytest.mark.parametrize("change", ["file", "time", "bytes"])
+def test_what_the_ledger_knows_counts_under_its_name_and_time_and_with_its_bytes(
+    storage: LocalStorage, change: str
+) -> None:
+    put(storage, 20)
+    newest = put(storage, 1)
+    (manifest,) = [m for m in backups(storage, "database_dump") if m.file == newest]
+    for name in (manifest.name, newest):
+        storage.delete(name)
+    data = b"other bytes" if change == "bytes" else newest.encode() * 20
+    sha = hashlib.sha256(data).hexdigest()
+    taken = manifest.taken - timedelta(minutes=7) if change == "time" else manifest.taken
+    file = newest if change != "file" else newest.replace("app_", "app_").replace(".sql.gz", ".sql.gz.zip")
+    with storage.create(file) as writer:
+        writer.write(data)
+        writer.commit()
+    write_manifest(
+        storage,
+        replace(manifest, file=file, taken_at=taken.isoformat(), stored_sha256=sha, stored_bytes=len(data)),
+    )
+    assert run(storage, Policy(7, minimum=1)).deleted == []
+
+
+def test_with_a_key_its_seal_is_enough_and_without_it_nothing_is_known(tmp_path: Path) -> None:
+    """Dumps are taken on one machine and pruned on another, whose ledger is empty."""
+    sealed = LocalStorage(tmp_path / "sealed", seals=Seals(["a-key-of-thirty-two-characters-00"]))
+    plain = LocalStorage(tmp_path / "plain")
+    for age in (1, 2, 3, 20):
+        for storage in (sealed, plain):
+            put(storage, age, entered=False)
+    assert len(run(sealed).deleted) == 1
+    assert run(plain).deleted == []
+
+
+def test_a_damaged_ledger_deletes_nothing_and_says_what_to_do(storage: LocalStorage, tmp_path: Path) -> None:
+    for age in (1, 2, 3, 20):
+        put(storage, age)
+    before, ledger = files(storage), state_folder() / LEDGER
+    kept = ledger.read_bytes()
+    ledger.write_bytes(b"damaged" * 1000)
+    try:
+        with pytest.raises(OperatorError, match=r"ledger of proven backups .* If it is damaged, delete it"):
+            run(storage)
+        assert files(storage) == before
+    finally:
+        ledger.write_bytes(kept)
 
 
 # --- the policy --------------------------------------------------------------------------------------------------

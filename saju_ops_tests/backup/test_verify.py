@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import struct
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,8 +22,10 @@ from saju_ops.alerts.reports_backups import verify_report
 from saju_ops.archive.manifest import parse_manifest
 from saju_ops.archive.window import parse_day
 from saju_ops.backup.chroma import Source, take_snapshot
+from saju_ops.backup.chroma_restore import choose
 from saju_ops.backup.dump import DumpOptions, dump_databases
-from saju_ops.backup.manifest import backups, read_manifest, write_manifest
+from saju_ops.backup.dump_restore import RestoreRequest, find_dump, restore_dump
+from saju_ops.backup.manifest import Kind, backups, read_manifest, write_manifest
 from saju_ops.backup.retention import Policy, prune
 from saju_ops.backup.verify import Drill, VerifyResult, verify
 from saju_ops.backup.verify_drills import archive_drill, dump_drills, snapshot_drill, standard_drills
@@ -130,6 +133,150 @@ def test_a_file_that_is_gone_is_missing_and_one_that_nobody_knows_a_stranger(sto
     assert result.strangers == [storage.location("database/mine.txt")]
 
 
+@pytest.mark.parametrize("folder", ["conversation_logs/", "database/", "chroma/"])
+def test_a_file_of_ours_whose_manifest_is_lost_is_missing_that(
+    storage: LocalStorage, made: Any, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """A day that was purged can't be restored without it."""
+    lost = next(n for n in storage.names(folder) if n.endswith(".manifest.json"))
+    Path(storage.location(lost)).unlink()
+    result = look(storage)
+    (text,) = result.missing
+    assert lost in text
+    assert "no restore takes it" in text
+    assert result.strangers == []
+    assert not result.passed
+    monkeypatch.setenv("BACKUP_URI", str(storage.root))
+    monkeypatch.setenv("DATABASE_URL", made[2])
+    said = CliRunner().invoke(main, ["verify", "--no-drills"])
+    assert said.exit_code == 1
+    assert "can be relied on" not in said.output
+
+
+def test_a_part_of_a_day_whose_manifest_is_lost_is_missing_that(storage: LocalStorage) -> None:
+    with storage.create("conversation_logs/2026/09/conversation_log_backup_20260901.part2.csv") as writer:
+        writer.commit()
+    (text,) = look(storage).missing
+    assert "conversation_log_backup_20260901.part2.manifest.json" in text
+
+
+def test_a_file_that_is_named_nearly_like_ours_is_a_stranger(storage: LocalStorage) -> None:
+    names = ("database/app_20261301.sql.gz", "conversation_logs/2026/09/a.csv", "conversation_log_backup_20260901.csv")
+    for name in names:
+        with storage.create(name) as writer:
+            writer.commit()
+    result = look(storage)
+    assert sorted(result.strangers) == sorted(storage.location(n) for n in names)
+    assert result.passed
+
+
+def dated_ahead(storage: LocalStorage, kind: Kind) -> str:
+    """The backup's copy under the name and time that a clock 400 days ahead gives."""
+    (manifest,) = backups(storage, kind)
+    taken = manifest.taken + timedelta(days=400)
+    file = manifest.file.replace("20261122_050000", "20271227_050000")
+    assert file != manifest.file
+    shutil.copyfile(storage.location(manifest.file), storage.location(file))
+    write_manifest(storage, replace(manifest, file=file, taken_at=taken.isoformat()))
+    return file
+
+
+def test_what_a_wrong_clock_dated_in_the_future_is_told_and_not_drilled(storage: LocalStorage, made: Any) -> None:
+    ahead = {dated_ahead(storage, kind) for kind in ("database_dump", "chroma_snapshot")}  # type: ignore[arg-type]
+    result = look(storage, drills=drills(storage, made[2]))
+    assert {Path(text.partition(",")[0]).name for text in result.future} == {Path(f).name for f in ahead}
+    assert any(line.startswith("FUTURE: ") and "2027-12-26 20:00 UTC" in line for line in result.sentences())
+    assert any("2 backups are dated in the future" in w for w in result.warnings)
+    assert [(d.passed, "20271227" in d.name) for d in result.drills] == [(True, False)] * 3
+    assert "날짜가 미래인 백업: 2개" in verify_report(result, NOW)
+
+
+def test_a_restore_takes_tonight_s_backup_and_not_one_of_the_future(
+    storage: LocalStorage, made: Any, tmp_path: Path
+) -> None:
+    dump, snapshot = (dated_ahead(storage, kind) for kind in ("database_dump", "chroma_snapshot"))  # type: ignore[arg-type]
+    url, later = parse_database_url(made[2]), NOW + timedelta(hours=1)
+    asked = RestoreRequest(now=later)
+    assert "20261122" in find_dump(storage, asked, url).file
+    assert find_dump(storage, replace(asked, at=NOW + timedelta(days=401)), url).file == dump
+    assert "20261122" in choose(storage, None, KST, later).file
+    assert choose(storage, NOW + timedelta(days=401), KST, later).file == snapshot
+    into = replace(asked, into=sa.make_url(f"sqlite:///{tmp_path}/back.db"))
+    said = "\n".join(restore_dump(storage, into, default=url).sentences())
+    assert "NEWER, and can't be restored:" in said
+    assert "20271227_050000 (its time is in the future" in said
+    for name in [n for n in storage.names("") if "20261122" in n]:
+        storage.delete(name)
+    with pytest.raises(Refused, match=r"is dated in the future.*name a time with --at"):
+        find_dump(storage, asked, url)
+    with pytest.raises(Refused, match="is dated in the future"):
+        choose(storage, None, KST, later)
+
+
+class Cold(LocalStorage):
+    """A store whose older manifests are in Glacier."""
+
+    cold = ""
+
+    def open(self, name: str) -> BinaryIO:
+        if self.cold and self.cold in name:
+            raise StorageError(f"S3 could not read {name} (403 InvalidObjectState)")
+        return super().open(name)
+
+
+def test_one_manifest_that_the_store_does_not_give_blocks_no_restore_of_another(
+    storage: LocalStorage, made: Any, tmp_path: Path
+) -> None:
+    url, cold = parse_database_url(made[2]), Cold(storage.root)
+    for kind in ("database_dump", "chroma_snapshot"):
+        (manifest,) = backups(storage, kind)  # type: ignore[arg-type]
+        older = manifest.file.replace("20261122", "20251122")
+        shutil.copyfile(storage.location(manifest.file), storage.location(older))
+        write_manifest(
+            storage, replace(manifest, file=older, taken_at=(manifest.taken - timedelta(days=365)).isoformat())
+        )
+    cold.cold = "20251122_050000.manifest"
+    assert "20261122" in find_dump(cold, RestoreRequest(now=NOW), url).file
+    assert "20261122" in choose(cold, None, KST, NOW).file
+    assert [(d.passed, d.tried) for d in look(cold, drills=drills(cold, made[2])).drills] == [(True, True)] * 3  # type: ignore[arg-type]
+    cold.cold = "20261122_050000.manifest"
+    assert "20251122" in find_dump(cold, RestoreRequest(now=NOW), url).file
+    into = RestoreRequest(now=NOW, into=sa.make_url(f"sqlite:///{tmp_path}/back.db"))
+    assert "20261122_050000 (its manifest" in "\n".join(restore_dump(cold, into, default=url).sentences())
+    cold.cold = ".manifest"
+    with pytest.raises(StorageError, match="InvalidObjectState"):
+        find_dump(cold, RestoreRequest(now=NOW), url)
+
+
+def test_names_that_no_folder_can_have_are_told_and_the_rest_is_verified(storage: LocalStorage) -> None:
+    class Bucket(LocalStorage):
+        """As S3 lists them; two of them would be other files in a folder."""
+
+        def names(self, prefix: str) -> Iterator[str]:
+            strange = ["saju//x", "a/../b", "chroma/./y.tar.gz"]
+            manifests = ["database//x.manifest.json", "database/../z.manifest.json"]
+            yield from sorted([*super().names(prefix), *(n for n in strange + manifests if n.startswith(prefix))])
+
+    result = verify(Bucket(storage.root), now=NOW, zone=KST)
+    assert result.files_checked == 4
+    assert {"saju//x", "a/../b", "chroma/./y.tar.gz"} <= set(result.strangers)
+    assert len(result.rot) == 2
+    assert all("is not a name inside the storage" in text for text in result.rot)
+    told = prune(Bucket(storage.root), Policy(1), now=NOW + timedelta(days=99), zone=KST, dry_run=False)
+    assert told.deleted == []
+
+
+def test_a_drill_that_could_not_be_tried_is_said_and_the_command_ends_with_status_1(
+    environment: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{environment.root}/../another.db")
+    (environment.root / ".." / "another.db").touch()
+    said = CliRunner().invoke(main, ["verify"])
+    assert said.exit_code == 1, said.output
+    assert "since no drill could be tried: dump service_20261122_050000.sqlite" in said.output
+    assert "can be relied on" not in said.output
+
+
 def test_a_stranger_alone_fails_nothing(storage: LocalStorage) -> None:
     with storage.create("notes.txt") as writer:
         writer.commit()
@@ -206,8 +353,8 @@ def test_verifying_changes_nothing(storage: LocalStorage, made: Any, own_scratch
 # --- drills ------------------------------------------------------------------------------------------------------
 
 
-def drills(storage: LocalStorage, url: str) -> Any:
-    return standard_drills(storage, now=NOW, zone=KST, databases=[parse_database_url(url)], drill_servers=[])
+def drills(storage: LocalStorage, url: str, now: datetime = NOW) -> Any:
+    return standard_drills(storage, now=now, zone=KST, databases=[parse_database_url(url)], drill_servers=[])
 
 
 def test_the_drills_restore_a_day_a_dump_and_a_snapshot(storage: LocalStorage, made: Any) -> None:
@@ -477,7 +624,8 @@ def test_intact_files_of_another_password_are_no_rot(
     result = look(store, drills=drills(store, made_encrypted[2]))
     assert (result.rot, result.missing, result.passed, result.files_checked) == ([], [], True, 4)
     assert result.other_password == [store.location(n) for n in store.names("") if n.endswith(".zip")]
-    (warning,) = result.warnings
+    warning, untried = result.warnings
+    assert "no drill could be tried: archive day" in untried
     assert warning.startswith("4 files are intact, but encrypted with another password")
     assert ("ARCHIVE_PASSWORD is not set" in warning) is (password is None)
     assert [(d.passed, d.tried) for d in result.drills] == [(False, False)] * 3
@@ -550,14 +698,15 @@ def test_drills_take_what_the_password_opens_and_say_so(made_encrypted: Any, tmp
     for number in range(6):
         told = archive_drill(scene.storage, now=NOW + timedelta(days=number), zone=KST)
         assert (told.name, told.passed) == ("archive day 20260903", True), told
-    result = look(scene.storage, drills=drills(scene.storage, scene.url))  # type: ignore[arg-type]
+    later = NOW + timedelta(days=2)
+    result = verify(scene.storage, now=later, zone=KST, drills=drills(scene.storage, scene.url, later))  # type: ignore[arg-type]
     assert [(d.passed, d.tried) for d in result.drills] == [(True, True)] * 3, result.sentences()
     assert len(result.other_password) == 4
     assert not any("passed over" in d.text for d in result.drills), "the newest were taken"
 
     # With the old password again, the newest are those that don't open.
     old = LocalStorage(scene.folder, OLD)
-    result = look(old, drills=drills(old, scene.url))
+    result = verify(old, now=later, zone=KST, drills=drills(old, scene.url, later))
     assert [(d.passed, d.tried) for d in result.drills] == [(True, True)] * 3, result.sentences()
     assert ["1 newer were passed over" in d.text for d in result.drills] == [False, True, True]
     assert len(result.other_password) == 3
@@ -583,7 +732,7 @@ def test_the_job_warns_of_another_password_and_the_command_does(
         result = execute("verify_backups", instance)
         assert result.success
         told = outputs(result)
-        assert (told["other_password"], told["rotten"], told["warnings"], told["drills_not_tried"]) == (4, 0, 1, 3)
+        assert (told["other_password"], told["rotten"], told["warnings"], told["drills_not_tried"]) == (4, 0, 2, 3)
         assert [c.passed for c in check_results(instance)] == [True]
         (opens,) = check_results(instance, OPENS)
         assert (opens.passed, opens.severity) == (False, dg.AssetCheckSeverity.WARN)
