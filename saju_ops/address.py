@@ -179,7 +179,7 @@ _MODES: dict[str, Mode] = {
     "verify_full": "VERIFY_IDENTITY",
 }  # fmt: skip
 _STRICTNESS: tuple[Mode, ...] = ("DISABLED", "PREFERRED", "REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY")
-# What a session may be told at its beginning, and what of it our own session sets again.
+# What may be set at the beginning of a session, and what of it our own session sets again.
 _SET = re.compile(r"\s*SET\s[^;]*;?\s*", re.IGNORECASE)
 _ASSIGNED = re.compile(r"(?:@@)?(?:SESSION|LOCAL)?[\s.]*(\w+)\s*:?=", re.IGNORECASE)
 _SET_AGAIN = {
@@ -389,7 +389,7 @@ def _postgres_address(url: sa.URL, given: dict[str, list[str]]) -> sa.URL:
 
 
 def _one_place(url: sa.URL, hosts: dict[str, list[str]]) -> tuple[sa.URL, dict[str, str]]:
-    """One host stands in the address itself, so that two addresses of one server are alike; several, and the folder
+    """One host is put into the address itself, so that two addresses of one server are alike; several, and the folder
     of a socket, among the options."""
     if not hosts:
         return url, {}

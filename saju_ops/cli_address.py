@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 INTO_SETTING = (
-    "Where it goes, as the name of an environment variable (or a line of .env) that holds a database's address."
+    "The target, as the name of an environment variable (or a line of .env) that holds a database's address."
 )
 PROMPT = "-"
 

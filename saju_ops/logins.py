@@ -1,7 +1,7 @@
 """Logins in addresses, and words that are followed by a secret: hidden in any text, whoever wrote it.
 
 Promises: of `scheme://user:password@host` everything between `//` and the last @ is hidden, but for a plain user name,
-also where the password itself holds @, /, : or a blank; and so is what stands behind `password=` and its like, a Slack
+also where the password itself holds @, /, : or a blank; and so is what follows `password=` and its like, a Slack
 webhook's path and the signature of a presigned address. It needs to know no setting.
 """
 
