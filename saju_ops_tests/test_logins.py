@@ -16,6 +16,7 @@ from saju_ops.backup.dump_process import words_of
 from saju_ops.database import connect, error_text, parse_database_url
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.logins import hide_in_error, hide_logins
+from saju_ops.progress import tell
 from saju_ops.settings import SettingsError, load_settings
 from saju_ops.status import report
 
@@ -170,6 +171,7 @@ def test_the_command_line_prints_no_login_in_an_error_that_nobody_foresaw(tmp_pa
 def test_a_failure_in_a_run_keeps_no_login_in_the_history() -> None:
     @dg.op
     def failing() -> None:
+        tell(dg.OpExecutionContext.get().log, f"Now looking at {BROKEN[1]}")
         try:
             raise OperatorError(f"{BROKEN[0]} can't be reached")
         except OperatorError as error:
@@ -183,4 +185,5 @@ def test_a_failure_in_a_run_keeps_no_login_in_the_history() -> None:
         run = job.execute_in_process(instance=instance, raise_on_error=False)
         history = "\n".join(str(entry) for entry in instance.all_logs(run.run_id))
     assert "can't be reached" in history
+    assert "Now looking at mysql" in history
     assert SECRET not in history.replace(repr(BROKEN), "")
