@@ -344,6 +344,8 @@ POSTGRES_SESSION = {
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "lock_timeout": "10s",
+    # Whatever a role's own is: what the catalogue says under a lock must be of now, not of the transaction's begin.
+    "default_transaction_isolation": "read committed",
     # Rows that a policy would hide make the statement fail instead of being left out silently.
     "row_security": "off",
 }

@@ -1,7 +1,8 @@
 """Removes the rows of a chunk that the archive holds unchanged: the only code that deletes from the conversation log.
 
-A chunk is one short transaction: the rows of its range are locked, compared with what was read back from the archive,
-and deleted, all of them where all are the same, else those that are. It either happens as a whole or not at all.
+A chunk is one short transaction: the table is held and its columns, triggers and foreign keys are looked at, the rows
+of its range are locked, compared with what was read back from the archive, and deleted, all of them where all are the
+same, else those that are. It either happens as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class Deleter:
         self.store, self._sleep = store, sleep
 
     def delete(self, chunk: Chunk) -> Deleted:
-        """Raises DBAPIError where the database ended the transaction for good."""
+        """Raises DBAPIError where the database ended the transaction for good, Altered where the table isn't what the
+        archive was compared with any more."""
         for attempt in range(CHUNK_TRIES - 1):
             try:
                 return self._delete(chunk)
@@ -83,6 +85,7 @@ class Deleter:
     def _whole(self, selection: Selection, expected: Digest | Piece) -> int | None:
         """Deletes the whole range if, under lock, it is exactly what the archive holds. None if it is not."""
         with _rollback_on(_Mismatch), self.store.transaction():
+            self.store.traits.hold()
             found = self.store.state(selection, expected, lock=True)
             if found.rows == 0:
                 return 0
@@ -91,6 +94,7 @@ class Deleter:
             # No row can have changed since, being locked; a row that slipped in makes the count differ.
             if self.store.delete(selection) != expected.rows:
                 raise _Mismatch
+            self.store.traits.look_again()
             return expected.rows
         return None
 
@@ -101,6 +105,7 @@ class Deleter:
         """Deletes those rows of the range that the archive holds unchanged and on which nothing hangs."""
         archived = chunk.by_key(self.store)
         with self.store.transaction():
+            self.store.traits.hold()
             rows = hashed_rows(self.store, chunk.selection, chunk.key, lock=True)
             same = [key for key, row in rows if archived.get(key) == row]
             referenced = self.store.referenced_keys(chunk.selection)
@@ -112,6 +117,7 @@ class Deleter:
                     f"The server deleted {deleted} rows where {len(doomed)} were locked and compared; this chunk was"
                     " rolled back. Nothing of it was deleted."
                 )
+            self.store.traits.look_again()
         return deleted
 
 

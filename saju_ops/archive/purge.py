@@ -3,7 +3,8 @@
 `saju_ops.archive.deleting` alone removes rows. What both promise of every row that it deletes: the row's day lies
 wholly beyond the retention; a part of that day, whose stored bytes were read back in this very run and agree with its
 manifest, holds the row; and the row was compared with what was read back under a lock that the deleting transaction
-still held. Rows that came late, changed since, or have rows of other tables hanging on them stay and are counted.
+still held. Rows that came late, changed since, or have rows of other tables hanging on them stay and are counted. A
+table that somebody alters meanwhile stops it.
 
 It works in chunks of the archive's own order, each one short transaction, and may be killed at any
 instruction: what was committed is gone and archived, what was not is still there.
@@ -30,6 +31,7 @@ from saju_ops.archive.engines.base import broken_off
 from saju_ops.archive.held import HeldRows
 from saju_ops.archive.manifest import Manifest, common_key, day_files, manifest_name, read_day_manifest
 from saju_ops.archive.pieces import key_at
+from saju_ops.archive.traits import Altered
 from saju_ops.archive.unseen import Unsure, require_seen
 from saju_ops.archive.verify import part_batches, verify_part, verify_stored_bytes
 from saju_ops.archive.window import Day, cutoff_day, day_of
@@ -150,6 +152,7 @@ def purge(
     with broken_off(work.broken_off):
         work.require_lag_can_be_told()
         store.require_transactions()
+        store.traits.require_whole()
         children = [(child.schema, child.table) for child in store.table.children]
         try:
             work.result.doubt = require_seen(store, [(None, store.table.name)], children)
@@ -201,14 +204,22 @@ class _Purge:
     def run(self, first_day: Day) -> PurgeResult:
         before = self.store.sizes()
         try:
-            for day in list(self._days(first_day)):
-                self._check_limits()
-                self._day(day)
+            self._work_off(first_day)
         except _Stop as stop:
             self.result.stopped = str(stop)
         self.result.seconds = self.clock() - self.started
-        self._tell_space(before)
+        if self.result.finished or self.store.has_table(self.store.table.name):
+            self._tell_space(before)
         return self.result
+
+    def _work_off(self, first_day: Day) -> None:
+        try:
+            for day in list(self._days(first_day)):
+                self._check_limits()
+                self._day(day)
+        except sa.exc.DBAPIError as error:
+            self._stop_if_altered(error)
+            raise
 
     def _days(self, first_day: Day) -> Iterator[Day]:
         first = max(self.plan.from_day or first_day, _earliest(self.store, first_day))
@@ -303,7 +314,10 @@ class _Purge:
             return
         try:
             deleted = self.deleter.delete(chunk)
+        except Altered as altered:
+            self._altered(str(altered))
         except sa.exc.DBAPIError as error:
+            self._stop_if_altered(error)
             self._ended(error, chunk.day)
         self.result.deleted += deleted.rows
         self.result.per_day[str(chunk.day)] += deleted.rows
@@ -328,6 +342,24 @@ class _Purge:
         self.result.deletable += found
         self.result.per_day[str(chunk.day)] += found
         self.result.chunks += 1
+
+    def _stop_if_altered(self, error: sa.exc.DBAPIError) -> None:
+        """Such as of a column that is there no more. Raises _Stop."""
+        if error.connection_invalidated:
+            return
+        self.store.end_read()
+        if what := self.store.traits.changed():
+            self._altered(what)
+        self.store.end_read()
+
+    def _altered(self, what: str) -> NoReturn:
+        sentence = (
+            f"{self.store.table.name} was altered since the purge began: {what}. {self.result.deleted} rows were"
+            " deleted before, all of them archived as they were; all others are untouched. Archive the days again,"
+            " which writes a part in the table's new shape, then launch the purge again"
+        )
+        self.result.problems.append(f"{sentence}.")
+        raise _Stop(sentence)
 
     def _ended(self, error: sa.exc.DBAPIError, day: Day) -> NoReturn:
         if may_pass(error) and self.locked_days < MOST_LOCKED_DAYS:

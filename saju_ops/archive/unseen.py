@@ -17,6 +17,7 @@ from typing import NoReturn
 import sqlalchemy as sa
 
 from saju_ops.archive.engines import LogStore
+from saju_ops.archive.traits import INNODB_LISTS, plain_name
 from saju_ops.errors import Refused
 from saju_ops.mysql_grants import (
     DENIED,
@@ -38,8 +39,6 @@ SHOWN = sa.text(
     " ON r.CONSTRAINT_SCHEMA = k.CONSTRAINT_SCHEMA AND r.CONSTRAINT_NAME = k.CONSTRAINT_NAME"
     " AND r.TABLE_NAME = k.TABLE_NAME WHERE k.REFERENCED_TABLE_NAME IS NOT NULL"
 )
-# MySQL's list and MariaDB's.
-LISTS = ("INNODB_FOREIGN", "INNODB_SYS_FOREIGN")
 OPENED = sa.text("SHOW SESSION STATUS WHERE Variable_name IN ('Table_open_cache_hits', 'Table_open_cache_misses')")
 # Another session's FLUSH or ALTER makes a statement open a table twice, once.
 COUNTS = 3
@@ -275,7 +274,7 @@ def _defined_rules(store: LogStore, schema: str, table: str, name: str) -> tuple
 
 def _listed(store: LogStore) -> list[tuple[str, str]] | None:
     """Child and parent of every foreign key of the server, each as database/table in small letters."""
-    for name in LISTS:
+    for name in INNODB_LISTS:
         try:
             rows = store.connection.execute(sa.text(f"SELECT FOR_NAME, REF_NAME FROM information_schema.{name}")).all()  # noqa: S608
         except sa.exc.DBAPIError as error:
@@ -284,7 +283,7 @@ def _listed(store: LogStore) -> list[tuple[str, str]] | None:
             store.end_read()
             continue
         store.end_read()
-        return [(_plain(child), _plain(parent)) for child, parent in rows]
+        return [(plain_name(child), plain_name(parent)) for child, parent in rows]
     return None
 
 
@@ -296,8 +295,3 @@ def _path(store: LogStore, ref: Ref) -> str:
 
 def _paths(store: LogStore, tables: Collection[Ref]) -> set[str]:
     return {f"{schema or store.table.database}/{name}".casefold() for schema, name in tables}
-
-
-def _plain(name: str) -> str:
-    """MariaDB writes other letters than ASCII, and signs, as in the names of its files: @ and four hex digits."""
-    return re.sub(r"@([0-9a-f]{4})", lambda code: chr(int(code[1], 16)), name).casefold()

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from saju_ops.archive.digest import Digest, row_hashes
 from saju_ops.archive.pieces import Piece, Pieces
 from saju_ops.archive.table import TIME_COLUMN, Column, ForeignKey, Table
+from saju_ops.archive.traits import Traits
 from saju_ops.archive.window import Day
 from saju_ops.database import connect, error_text, redacted
 from saju_ops.errors import OperatorError, Refused
@@ -108,6 +109,8 @@ class LogStore(abc.ABC):
                 f"The database {redacted(url)} can't be reached ({error_text(error)}). Nothing was done."
             ) from None
         try:
+            # Before it is described: whatever is changed in between counts as a change.
+            self.traits = Traits(self, [(None, table)])
             self.table = self.describe(table)
             self.from_ = sa.table(table, *map(sa.column, self.table.names), schema=self.table.schema)
         except BaseException as error:
@@ -134,6 +137,7 @@ class LogStore(abc.ABC):
     def sibling(self, table: str) -> LogStore:
         """Another table on this store's own connection, and so inside its transactions. Not to be called in one."""
         other = copy(self)
+        other.traits = Traits(other, [(None, table)])
         other.table = other.describe(table)
         other.from_ = sa.table(table, *map(sa.column, other.table.names), schema=other.table.schema)
         return other
