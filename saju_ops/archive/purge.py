@@ -344,8 +344,8 @@ class _Purge:
         self.result.chunks += 1
 
     def _stop_if_altered(self, error: sa.exc.DBAPIError) -> None:
-        """Such as of a column that is there no more. Raises _Stop."""
-        if error.connection_invalidated:
+        """For an error such as that of a column that is there no more. Raises _Stop."""
+        if error.connection_invalidated or may_pass(error):
             return
         self.store.end_read()
         if what := self.store.traits.changed():

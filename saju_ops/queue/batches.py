@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from saju_ops.archive.deleting import is_lock_conflict
 from saju_ops.archive.engines import LogStore, open_row_store
 from saju_ops.archive.engines.base import NoSuchTable
+from saju_ops.archive.traits import Altered, Traits
 from saju_ops.database import error_text, redacted
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.queue.closure import Closure, shown
@@ -97,6 +98,27 @@ class Stop(Exception):
     """A limit was reached or the run was told to stop; raised only between two transactions."""
 
 
+class AlteredStop(Stop):
+    """Somebody altered a table that the run deletes from."""
+
+
+def settled(store: LogStore, look: Callable[[], Closure]) -> tuple[Closure, Traits]:
+    """What hangs on the store's table, and its tables' traits as they were when that was true. What is looked at after
+    this is what every batch compares anew, under its locks. Raises Refused."""
+    closure = look()
+    for _ in range(TRIES):
+        traits = Traits(store, closure.tables)
+        store.end_read()
+        again = look()
+        if again == closure:
+            return closure, traits
+        closure = again
+    raise Refused(
+        f"Tables that hang on {shown(closure.root)} are being altered. Nothing was deleted; launch again when that has"
+        " ended."
+    )
+
+
 def open_table(url: sa.URL, table: str, zone: ZoneInfo, setting: str) -> LogStore:
     """`zone` is the zone of times without one. Raises NoSuchTable, Refused, OperatorError."""
     try:
@@ -134,6 +156,7 @@ class Batches:
     sleep: Callable[[float], None]
     clock: Callable[[], float]
     started: float
+    traits: Traits
     all_looked_at: bool = True
 
     @property
@@ -190,9 +213,12 @@ class Batches:
             try:
                 work(roots)
                 return None
+            except Altered as altered:
+                raise self._altered(str(altered)) from None
             except sa.exc.DBAPIError as error:
                 if error.connection_invalidated:
                     raise
+                self.stop_if_altered(error)
                 if is_lock_conflict(error) and self.store.table.engine == "sqlite":
                     # The whole file is somebody's, and was waited for long enough: the halves would wait again.
                     raise Stop(f"the database was locked by others ({error_text(error)})") from None
@@ -203,6 +229,26 @@ class Batches:
             except OperatorError as error:
                 return str(error)
         return None
+
+    def stop_if_altered(self, error: sa.exc.DBAPIError) -> None:
+        """For an error such as that of a column that is there no more. Raises Stop."""
+        if is_lock_conflict(error):
+            return
+        self.store.end_read()
+        what = self.traits.changed()
+        self.store.end_read()
+        if what:
+            raise self._altered(what)
+
+    def _altered(self, what: str) -> AlteredStop:
+        """Counts as a problem, too."""
+        sentence = (
+            f"tables were altered since the run began: {what}. {self.result.deleted} of {shown(self.closure.root)} were"
+            " deleted before, with all that hangs on them; all others are untouched. Launch again: the next run looks"
+            " at the tables anew, and archives anew what is to be kept"
+        )
+        self.result.problems.append(f"{sentence[0].upper()}{sentence[1:]}.")
+        return AlteredStop(sentence)
 
     def require_all(self) -> None:
         """Raises Stop where more have expired than one run looks at."""

@@ -5,8 +5,9 @@ still held; every table that references it is one that may go; its rows of the t
 in an archive that was read back, and were compared with it under that lock; all of its files are gone, and no
 row that stays names one of them. A job of which one of these can't be said stays whole, and is told.
 
-The order in one transaction, over a batch of jobs: lock, judge, compare, delete the rows (not yet committed:
-now the database has agreed), delete the files, commit. So nobody can extend a job whose files are going.
+The order in one transaction, over a batch of jobs: hold the tables and see that nobody altered one, lock the rows,
+judge, compare, delete the rows (not yet committed: now the database has agreed), delete the files, commit. So nobody
+can extend a job whose files are going.
 What is left: a process that is killed, or a connection lost, between S3's answer and the commit leaves expired
 jobs with rows and without files. Their rows go in the next run, unless the service extends one of them before
 that, an expired job, within the hour.
@@ -30,7 +31,18 @@ from saju_ops.archive.engines import LogStore
 from saju_ops.archive.engines.base import broken_off
 from saju_ops.database import error_text
 from saju_ops.errors import OperatorError, Refused
-from saju_ops.queue.batches import LOCK_WAIT, Batches, Limits, Outcome, Stop, name_of, open_table, orphan_rows
+from saju_ops.queue.batches import (
+    LOCK_WAIT,
+    AlteredStop,
+    Batches,
+    Limits,
+    Outcome,
+    Stop,
+    name_of,
+    open_table,
+    orphan_rows,
+    settled,
+)
 from saju_ops.queue.closure import (
     Closure,
     Ref,
@@ -172,7 +184,8 @@ class _Purge:
         """Reads the catalogue. Raises Refused."""
         self.expiry = Expiry(self.store, self.now)
         self.store.require_transactions()
-        self.closure: Closure = closure_of(self.store)
+        self.closure: Closure
+        self.closure, self.traits = settled(self.store, self._look_at_closure)
         require_known(self.closure, self.tables.may_go, "PURGE_TABLES")
         if not self.limits.dry_run:
             require_seen_whole(self.closure)
@@ -191,9 +204,13 @@ class _Purge:
             self.wanted[ref].append(column)
         self.batches = Batches(
             self.store, self.closure, self.expiry, self.limits, self.result, self.should_stop, self.sleep, self.clock,
-            self.started,
+            self.started, self.traits,
         )  # fmt: skip
+        self.traits.require_whole(self.archives)
         self.store.wait_briefly()
+
+    def _look_at_closure(self) -> Closure:
+        return closure_of(self.store)
 
     def _keep(self, ref: Ref) -> None:
         identity = self.closure.tables[ref].identity
@@ -264,6 +281,10 @@ class _Purge:
                 self._chunk(candidates[:size])
                 candidates = candidates[size:]
             self.batches.require_all()
+        except AlteredStop as stop:
+            self.result.stopped = str(stop)
+            self.result.seconds = self.clock() - self.started
+            return self.result
         except Stop as stop:
             self.result.stopped = str(stop)
         self.result.orphans = orphan_rows(self.store, self.closure)
@@ -310,6 +331,7 @@ class _Purge:
         except sa.exc.DBAPIError as error:
             if error.connection_invalidated:
                 raise
+            self.batches.stop_if_altered(error)
             reason = f"its rows can't be archived ({error_text(error)})"
         except OperatorError as error:
             reason = f"its rows can't be archived ({error})"
@@ -376,6 +398,7 @@ class _Purge:
     def _delete(self, jobs: Sequence[Identity]) -> None:
         versions, sizes = self._ask_s3(jobs)
         with self.store.transaction():
+            self.traits.hold(list(self.closure.going))
             hanging = self._hanging(lock=True)
             hanging.collect(jobs)
             self._compare(hanging)
@@ -396,6 +419,7 @@ class _Purge:
                 detached = hanging.detachable()
                 rows = hanging.delete()
                 check_constraints_now(self.store)
+                self.traits.look_again()
                 self._delete_files(files.keys - gone, versions, gone, failed)
                 savepoint.commit()
                 return files, detached, rows

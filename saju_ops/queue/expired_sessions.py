@@ -23,7 +23,17 @@ from saju_ops.archive.engines.base import broken_off
 from saju_ops.archive.table import ForeignKey
 from saju_ops.archive.window import cutoff_day
 from saju_ops.errors import OperatorError, Refused
-from saju_ops.queue.batches import LOCK_WAIT, Batches, Limits, Outcome, Stop, open_table, orphan_rows
+from saju_ops.queue.batches import (
+    LOCK_WAIT,
+    AlteredStop,
+    Batches,
+    Limits,
+    Outcome,
+    Stop,
+    open_table,
+    orphan_rows,
+    settled,
+)
 from saju_ops.queue.closure import Closure, child_of, closure_of, parent_of, require_known, require_seen_whole, shown
 from saju_ops.queue.expiry import Expiry
 from saju_ops.queue.hanging import Hanging, Identity, bindable, check_constraints_now, chunks, one_of
@@ -154,9 +164,8 @@ class _Purge:
         """Reads the catalogue. Raises Refused."""
         self.expiry = Expiry(self.store, self.past, last_use(self.store))
         self.store.require_transactions()
-        self.closure: Closure = closure_of(self.store)
-        if (implied := self._implied()) is not None:
-            self.closure = closure_of(self.store, implied=[implied])
+        self.closure: Closure
+        self.closure, self.traits = settled(self.store, self._look_at_closure)
         require_known(self.closure, (*self.tables.may_go, self.tables.log), "SESSION_PURGE_TABLES")
         if not self.limits.dry_run:
             require_seen_whole(self.closure)
@@ -164,14 +173,19 @@ class _Purge:
         self._guard()
         self.batches = Batches(
             self.store, self.closure, self.expiry, self.limits, self.result, self.should_stop, self.sleep, self.clock,
-            self.started,
+            self.started, self.traits,
         )  # fmt: skip
         self.store.wait_briefly()
 
-    def _implied(self) -> ForeignKey | None:
+    def _look_at_closure(self) -> Closure:
+        closure = closure_of(self.store)
+        implied = self._implied(closure)
+        return closure if implied is None else closure_of(self.store, implied=[implied])
+
+    def _implied(self, closure: Closure) -> ForeignKey | None:
         """The log's reference to its session where no foreign key declares it: by the column's name."""
-        log, identity = self.tables.log, self.closure.tables[self.closure.root].identity
-        if self.closure.find(log) is not None or not self.store.has_table(log):
+        log, identity = self.tables.log, closure.tables[closure.root].identity
+        if closure.find(log) is not None or not self.store.has_table(log):
             return None
         table = self.store.sibling(log).table
         if not set(identity) <= set(table.names):
@@ -179,7 +193,7 @@ class _Purge:
                 f"The table {log} has no foreign key to {self.tables.root} and no column {', '.join(identity)}, so the"
                 " log rows of a session can't be found. Nothing was deleted."
             )
-        return ForeignKey("by its name", table.name, identity, self.closure.root[1], identity, "NO ACTION")
+        return ForeignKey("by its name", table.name, identity, closure.root[1], identity, "NO ACTION")
 
     def _guard(self) -> None:
         ref = self.closure.find(self.tables.log)
@@ -194,6 +208,7 @@ class _Purge:
             )
         store = self.store.sibling(ref[1])
         store.require_days()
+        self.traits.require_whole([ref])
         cutoff = cutoff_day(self.now, self.retention_days, self.zone)
         self.log_key = key
         self.guard = LogGuard(store, self.storage, key, self.zone, cutoff)
@@ -211,6 +226,10 @@ class _Purge:
                 self._chunk(sessions[:size])
                 sessions = sessions[size:]
             self.batches.require_all()
+        except AlteredStop as stop:
+            self.result.stopped = str(stop)
+            self.result.seconds = self.clock() - self.started
+            return self.result
         except Stop as stop:
             self.result.stopped = str(stop)
         except (StorageError, OSError) as error:
@@ -255,12 +274,14 @@ class _Purge:
                 rows, detached = hanging.counts(), hanging.detachable()
         else:
             with self.store.transaction():
+                self.traits.hold(list(self.closure.going))
                 hanging = self._found(sessions, lock=True)
                 log_rows = self._guarded(hanging)
                 detached = hanging.detachable()
                 rows = hanging.delete()
                 self._require_only(rows, log_rows)
                 check_constraints_now(self.store)
+                self.traits.look_again()
         self._count(sessions, hanging, log_rows)
         self.result.rows += rows
         self.result.detached += detached
