@@ -421,7 +421,17 @@ class _Restore:
                     f" written; {self.plan.written} rows before it were."
                 ) from None
             self._prove(work, loaded, before)
+            self._refuse_altered(part)
         self.plan.written += loaded.rows
+
+    def _refuse_altered(self, part: Manifest) -> None:
+        """What was compared with the archive are the columns that the table had when it was looked at."""
+        if what := self.store.traits.changed(("engine", "column", "trigger", "rule")):
+            raise OperatorError(
+                f"{self.store.table.name} was altered since the restore began: {what}. {part.file} was rolled back;"
+                f" {self.plan.written} rows before it are written. Launch again when nobody alters the table: what is"
+                " there is skipped."
+            )
 
     def _known_digest(self, work: _PartWork, before: Digest) -> Digest | Pieces | None:
         """What the database must say of a part that is written whole: its manifest tells already.

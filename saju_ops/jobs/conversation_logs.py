@@ -118,8 +118,8 @@ def purge_conversation_logs(
         raise dg.DagsterExecutionInterruptedError
     if result.problems:
         raise dg.Failure(
-            f"{len(result.problems)} days were left because their archive could not be proven or they are in use;"
-            f" {result.deleted} rows of other days were deleted. First: {result.problems[0]}",
+            f"{len(result.problems)} days were left because their archive could not be proven, they are in use or the"
+            f" table was altered; {result.deleted} rows of other days were deleted. First: {result.problems[0]}",
             allow_retries=False,
         )
 

@@ -344,6 +344,15 @@ def test_an_account_with_rights_on_the_database_alone_sees_the_changes(mariadb_u
     require_stopped(scene, result, "references conversation_logs")
 
 
+def test_a_target_that_is_altered_between_plan_and_insert_gets_no_row(scene: Scene) -> None:
+    scene.purge()
+    added = f"ALTER TABLE {scene.name} ADD COLUMN note varchar(100)"
+    with pytest.raises(OperatorError, match=r"was altered since the restore began: the column note .*rolled back"):
+        scene.restore(announce=lambda _plan: scene.run(added))
+    assert scene.count() == 0
+    assert scene.restore().written == ROWS
+
+
 # --- at random moments ----------------------------------------------------------------------------------------
 
 
