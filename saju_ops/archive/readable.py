@@ -25,6 +25,14 @@ UNREADABLE = sa.text(
     " AND NOT (has_column_privilege(c.oid, a.attnum, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'))"
     " ORDER BY a.attnum"
 )
+# Rows of tables that inherit from this one are its rows too, but for the columns that it hasn't.
+INHERITED = sa.text(
+    "WITH RECURSIVE own(oid) AS (SELECT CAST(:oid AS oid) UNION SELECT i.inhrelid FROM pg_inherits i JOIN own"
+    " ON i.inhparent = own.oid)"
+    " SELECT own.oid::regclass::text || '.' || a.attname FROM own JOIN pg_attribute a ON a.attrelid = own.oid"
+    " WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attname NOT IN (SELECT p.attname FROM pg_attribute p"
+    " WHERE p.attrelid = :oid AND p.attnum > 0 AND NOT p.attisdropped) ORDER BY 1"
+)
 
 
 def require_readable(connection: sa.Connection, table: str, schema: str | None = None) -> None:
@@ -54,7 +62,13 @@ def require_readable(connection: sa.Connection, table: str, schema: str | None =
 
 
 def require_readable_by_oid(connection: sa.Connection, table: str, oid: int) -> None:
-    """The same for PostgreSQL."""
+    """The same for PostgreSQL, and for columns that only tables have which inherit from this one."""
+    if more := connection.execute(INHERITED, {"oid": oid}).scalars().all():
+        raise Refused(
+            f"{', '.join(more)}: rows of a table that inherits from {table} are rows of {table} too, but for these"
+            " columns. They would be archived and deleted without what is in them. Nothing was done; give both tables"
+            " the same columns, or end it with ALTER TABLE … NO INHERIT."
+        )
     rows = connection.execute(UNREADABLE, {"oid": oid}).all()
     if not rows:
         return

@@ -18,7 +18,7 @@ from saju_ops.errors import OperatorError, Refused
 from saju_ops.status import report
 from saju_ops_tests.accounts import Account, account, role
 from saju_ops_tests.archive.scene import NEXT_DAY, UTC_ZONE, Scene
-from saju_ops_tests.engines import Engine
+from saju_ops_tests.engines import Engine, MySQL
 
 # All columns of the log but one.
 SOME = "log_id, session_id, role, content, created_at"
@@ -210,6 +210,20 @@ def test_what_postgresql_lets_the_account_not_read_is_named(postgres_server: Any
         scene.run(f"DROP OWNED BY {name}", f"DROP ROLE {name}")
 
 
+def test_columns_that_only_an_inheriting_table_has_are_not_lost(postgres_url: str, tmp_path: Path) -> None:
+    scene = Scene(postgres_url, tmp_path / "backups").create_table()
+    scene.run("CREATE TABLE alike () INHERITS (conversation_logs)")
+    scene.add(4)
+    scene.run(f"INSERT INTO alike (log_id, {SOME[8:]}) SELECT log_id + 10, {SOME[8:]} FROM conversation_logs")  # noqa: S608
+    scene.archive()
+    scene.run("CREATE TABLE later (note text) INHERITS (alike)", "UPDATE alike SET tokens = 2")
+    scene.run("INSERT INTO later SELECT *, 'kept' FROM ONLY alike", "DELETE FROM ONLY alike")
+    for work in (scene.archive, scene.purge):
+        with pytest.raises(Refused, match=r"later\.note: rows of a table that inherits"):
+            work()
+    assert scene.run("SELECT DISTINCT note FROM later") == [("kept",)]
+
+
 def test_a_restore_into_a_table_of_which_a_column_is_hidden_writes_nothing(server: Engine, scene: Scene) -> None:
     scene.archive()
     scene.remove("TRUE")
@@ -286,6 +300,22 @@ def test_a_table_of_another_database_that_is_not_seen_loses_nothing(server: Engi
         scene.url = as_root
         assert scene.run(f"SELECT id, log FROM {other}.kept") == [(1, 3)]  # noqa: S608
         scene.run(f"DROP TABLE {other}.kept")
+
+
+def test_a_server_that_cascades_unseen_needs_the_right_to_its_list(tmp_path: Path) -> None:
+    """As MySQL did before 9.6."""
+    options = ["--innodb-native-foreign-keys=ON"]
+    with MySQL(options) as server, server.database() as url, another_database(server) as other:
+        scene = Scene(url, tmp_path / "backups").create_table()
+        scene.add(4)
+        scene.archive()
+        child(scene, other, "ON DELETE CASCADE")
+        with account(server, url, ON_DATABASE) as ops:
+            as_account(scene, ops)
+            with pytest.raises(Refused, match="GRANT PROCESS"):
+                scene.purge()
+        assert server.execute(f"SELECT id FROM {other}.kept") == [(1,)]  # noqa: S608
+        server.execute(f"DROP TABLE {other}.kept")
 
 
 def test_a_second_key_of_a_table_that_is_seen_is_found(server: Engine, scene: Scene) -> None:
