@@ -16,6 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from saju_ops.errors import Refused
 from saju_ops.mysql_grants import DENIED, NO_TABLE, account, error_number
 
+# No such table, or a name that no table can have.
+NOT_THERE = {NO_TABLE, 1059, 1103}
 # A line of SHOW CREATE TABLE that defines a column. In comments and defaults it writes a line feed as \n.
 COLUMN = re.compile(r"^  `((?:[^`]|``)+)` ", re.MULTILINE)
 UNREADABLE = sa.text(
@@ -44,7 +46,7 @@ def require_readable(connection: sa.Connection, table: str, schema: str | None =
     try:
         definition = connection.exec_driver_sql(f"SHOW CREATE TABLE {name}")
     except DBAPIError as error:
-        if error_number(error) == NO_TABLE:
+        if error_number(error) in NOT_THERE:
             return
         if error_number(error) not in DENIED:
             raise
