@@ -51,10 +51,15 @@ def _one_mode(check: bool, apply: bool, stats: bool, undo: str | None) -> Litera
 @click.option("--undo", metavar="RUN_ID", default=None, help="Put back what a run changed, where it still stands.")
 @click.option("--hours", type=int, default=None, help="Hours without a move, 1 to 87600. Default: STALE_JOB_HOURS.")
 @click.option("--dry-run", is_flag=True, help="With --apply or --undo: only say what would be done.")
+@click.option(
+    "--accept-unsealed", is_flag=True,
+    help="With --undo: also where no key of yours sealed the audit. Whoever can write into the store may have made it.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for scripts.")
 def reconcile_stale_jobs(
-    check: bool, apply: bool, stats: bool, undo: str | None, hours: int | None, dry_run: bool, as_json: bool
-) -> None:
+    check: bool, apply: bool, stats: bool, undo: str | None, hours: int | None, dry_run: bool, accept_unsealed: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Settles analysis jobs that a crash left in pending or processing.
 
     Exit status: 0 nothing to do, or done; 2 something to do (with --check); 1 refused or failed.
@@ -62,7 +67,7 @@ def reconcile_stale_jobs(
     mode = _one_mode(check, apply, stats, undo)
     settings = load_settings()
     if mode == "undo":
-        _undo(undo or "", settings, dry_run, as_json)
+        _undo(undo or "", settings, dry_run, as_json, ("all",) if accept_unsealed else ())
         return
     result = _reconcile(mode, settings, hours, dry_run)
     if as_json:
@@ -107,7 +112,7 @@ def _reconcile(
     )
 
 
-def _undo(run_id: str, settings: Settings, dry_run: bool, as_json: bool) -> None:
+def _undo(run_id: str, settings: Settings, dry_run: bool, as_json: bool, accept_unsealed: tuple[str, ...]) -> None:
     from saju_ops.alerts.reports_stale import undo_lines
     from saju_ops.queue.stale_undo import undo
     from saju_ops.storage import open_backups
@@ -115,7 +120,7 @@ def _undo(run_id: str, settings: Settings, dry_run: bool, as_json: bool) -> None
     now = datetime.now(UTC)
     result = undo(
         settings.analysis_database_url,
-        open_backups(settings),
+        open_backups(settings, accept_unsealed=accept_unsealed),
         run_id,
         undo_run_id=_new_run_id(now),
         dry_run=dry_run,

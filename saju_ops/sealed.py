@@ -122,19 +122,22 @@ def derived(secret: str) -> Key:
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
-def sealed(content: Mapping[str, Any], name: str = "", seals: Seals = NO_SEALS) -> bytes:
-    """The content as JSON, with its seals as the last entries. `name` is where it will be stored."""
+def sealed(
+    content: Mapping[str, Any], name: str = "", seals: Seals = NO_SEALS, *, indent: int | None = 2
+) -> bytes:
+    """The content as JSON, with its seals as the last entries. `name` is where it will be stored; without `indent` long
+    content is written ten times as fast."""
     whole = {k: v for k, v in content.items() if k not in (SEAL, KEYED)}
     if seals:
         key = seals.keys[0]
         whole[KEYED] = {"method": METHOD, "key": key.id, "mac": key.mac(name, whole)}
-    return (json.dumps({**whole, SEAL: _digest(whole)}, ensure_ascii=False, indent=2) + "\n").encode()
+    return (json.dumps({**whole, SEAL: _digest(whole)}, ensure_ascii=False, indent=indent) + "\n").encode()
 
 
-def write_sealed(storage: Storage, name: str, content: Mapping[str, Any]) -> None:
+def write_sealed(storage: Storage, name: str, content: Mapping[str, Any], *, indent: int | None = 2) -> None:
     """Raises AlreadyThere where the name exists; a manifest is never overwritten."""
     with storage.create(name) as writer:
-        writer.write(sealed(content, name, storage.seals))
+        writer.write(sealed(content, name, storage.seals, indent=indent))
         writer.commit()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, NotRequired
 
 from pydantic import ConfigDict, Field, with_config
@@ -18,6 +18,7 @@ from saju_ops.archive.table import Column, Encoding
 from saju_ops.archive.window import Day
 from saju_ops.errors import ProofFailed, shown
 from saju_ops.manifest_fields import (
+    LATEST,
     STRICT,
     Bound,
     DayText,
@@ -263,8 +264,19 @@ def _stamped(storage: Storage) -> Iterator[tuple[str, str]]:
     for name in storage.names(f"{FOLDER}/"):
         file = name.rsplit("/", 1)[-1]
         stamp = file.removeprefix(PREFIX)[:8]
-        if file.startswith(PREFIX) and stamp.isdigit():
+        if file.startswith(PREFIX) and _is_day(stamp):
             yield stamp, name
+
+
+def _is_day(stamp: str) -> bool:
+    """Whether it is a day that a log can have, which no zone moves out of the calendar."""
+    if not (len(stamp) == 8 and stamp.isascii() and stamp.isdigit() and "1970" <= stamp[:4] < f"{LATEST}"):
+        return False
+    try:
+        date(int(stamp[:4]), int(stamp[4:6]), int(stamp[6:]))
+    except ValueError:
+        return False
+    return True
 
 
 def data_name(day: Day, part: int, packing: Packing) -> str:

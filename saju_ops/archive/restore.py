@@ -9,7 +9,7 @@ again after a kill, it skips what is there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from functools import partial
@@ -28,7 +28,7 @@ from saju_ops.archive.table import TIME_COLUMN, Column
 from saju_ops.archive.verify import Visit, keys_of, part_batches, verify_part
 from saju_ops.archive.window import Day, parse_day
 from saju_ops.database import error_text, redacted
-from saju_ops.errors import OperatorError, ProofFailed, Refused
+from saju_ops.errors import OperatorError, ProofFailed, Refused, shown
 from saju_ops.storage import Storage
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ class RestorePlan:
     # Days of the range, YYYY-MM-DD, of which the store holds no file at all: nobody wrote that day, or nobody archived
     # it, or its files are lost.
     not_archived: list[str] = field(default_factory=list)
+    # Why a day of the range is left: its manifest can't be believed.
+    refused: dict[str, str] = field(default_factory=dict)
     to_write: int = 0
     already_there: int = 0
     conflicts: int = 0
@@ -85,7 +87,10 @@ class RestorePlan:
             days = _spans(self.not_archived)
             more = f" and {len(days) - NAMED} more spans of days" if len(days) > NAMED else ""
             parts.append(f"there is no archive of {', '.join(days[:NAMED])}{more}")
-        return f"NOT RESTORED: {'; '.join(parts)}." if parts else ""
+        parts += [f"{day}: {why.rstrip('.')}" for day, why in list(self.refused.items())[:NAMED]]
+        if len(self.refused) > NAMED:
+            parts.append(f"and {len(self.refused) - NAMED} more days whose manifests can't be believed")
+        return shown(f"NOT RESTORED: {'; '.join(parts)}.") if parts else ""
 
     def sentences(self) -> list[str]:
         """For the operator, before and after."""
@@ -102,7 +107,7 @@ class RestorePlan:
             lines.append(f"{self.superseded} rows stand in an older part too; the later part counts.")
         if self.compared_by != "row digests":
             lines.append(f"The target is another kind of database: what arrives is compared by {self.compared_by}.")
-        return lines
+        return [shown(line) for line in lines]
 
 
 @dataclass(frozen=True)
@@ -136,10 +141,13 @@ def restore(
     started = time.monotonic()
     if last < first:
         raise Refused(f"The last day {last} is before the first {first}. Nothing was written.")
-    files = list(_files(storage, first, last))
+    files, refused = _files(storage, first, last)
     plan = RestorePlan(storage.uri, f"{redacted(url)}, table {table or source_table}", first, last, dry_run=dry_run)
+    plan.refused = {str(day): str(error) for day, error in refused.items()}
     described = {part.file for day in files for part in day.parts}
-    plan.undescribed = [name for name in _data_files(storage, first, last) if name not in described]
+    plan.undescribed = [name for name in _data_files(storage, first, last, refused) if name not in described]
+    if not files and refused:
+        raise next(iter(refused.values()))
     if not files:
         there = f" ({_without_manifest(plan.undescribed)})" if plan.undescribed else ""
         raise Refused(f"{storage.uri} holds no archive of any day from {first} to {last}{there}. Nothing was written.")
@@ -163,16 +171,22 @@ def restore(
     return plan
 
 
-def _files(storage: Storage, first: Day, last: Day) -> Iterator[DayFiles]:
+def _files(storage: Storage, first: Day, last: Day) -> tuple[list[DayFiles], dict[Day, ProofFailed]]:
+    """The days of the range, and those of which a manifest can't be believed: that is no other day's fault."""
+    found, refused = [], dict[Day, ProofFailed]()
     for stamp in archived_days(storage):
         day = parse_day(f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:]}", first.zone)
         if first <= day <= last:
-            yield day_files(storage, day)
+            try:
+                found.append(day_files(storage, day))
+            except ProofFailed as error:
+                refused[day] = error
+    return found, refused
 
 
-def _data_files(storage: Storage, first: Day, last: Day) -> list[str]:
-    stamps = (first.stamp, last.stamp)
-    return sorted(name for stamp, name in data_files(storage) if stamps[0] <= stamp <= stamps[1])
+def _data_files(storage: Storage, first: Day, last: Day, but: Collection[Day]) -> list[str]:
+    stamps, others = (first.stamp, last.stamp), {day.stamp for day in but}
+    return sorted(n for stamp, n in data_files(storage) if stamps[0] <= stamp <= stamps[1] and stamp not in others)
 
 
 def _not_archived(storage: Storage, first: Day, last: Day) -> list[str]:

@@ -132,7 +132,7 @@ def _written(storage: Storage, content: dict[str, object], now: datetime, zone: 
     while True:
         name = f"{LISTS}seals_{stamp(now, zone)}.json"
         try:
-            write_sealed(storage, name, content)
+            write_sealed(storage, name, content, indent=None)
         except AlreadyThere:
             now += timedelta(seconds=1)
         else:

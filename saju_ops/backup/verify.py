@@ -228,7 +228,9 @@ def _lost(store: Storage, name: str, manifest: str) -> bool:
 def _with_place(store: Storage, name: str, error: Exception) -> str:
     """Naming the manifest, which not every error does."""
     where, why = _stranger(store, name), str(error) if isinstance(error, OperatorError) else _why(error)
-    return why if where in why else f"{where}: {why}"
+    if where in why:
+        return why
+    return why.replace(shown(name), where, 1) if shown(name) in why else f"{where}: {why}"
 
 
 def _why(error: Exception) -> str:

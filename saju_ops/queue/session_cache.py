@@ -6,13 +6,13 @@ that the key is gone: a kill in between, or a Redis that is down, is made good b
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from saju_ops.errors import OperatorError
+from saju_ops.errors import OperatorError, ProofFailed
+from saju_ops.sealed import read_sealed, write_sealed
 from saju_ops.storage import Storage
 
 FOLDER = "redis_pending/"
@@ -66,19 +66,17 @@ def connect_redis(url: str) -> Any:
 def remember(storage: Storage, session_ids: Sequence[str], now: datetime) -> str:
     """Writes down that these sessions' keys must leave Redis. Raises StorageError, OSError."""
     name = f"{FOLDER}{now.astimezone(UTC):%Y%m%d_%H%M%S}_{uuid4().hex[:12]}.json"
-    with storage.create(name) as writer:
-        writer.write(json.dumps({"sessions": list(session_ids)}, ensure_ascii=False).encode())
-        writer.commit()
+    write_sealed(storage, name, {"sessions": list(session_ids)}, indent=None)
     return name
 
 
 def remembered(storage: Storage) -> Iterator[tuple[str, list[str]]]:
-    """What earlier runs left to do, oldest first. A file that can't be read is left out and stays."""
+    """What earlier runs left to do, oldest first. A file that can't be read, or that no key of this installation sealed
+    though one is set, is left out and stays."""
     for name in storage.names(FOLDER):
         try:
-            with storage.open(name) as stream:
-                found = json.loads(stream.read())["sessions"]
-        except (OSError, ValueError, KeyError, TypeError):
+            found = read_sealed(storage, name).get("sessions")
+        except (OSError, ProofFailed):
             continue
         if isinstance(found, list) and all(isinstance(s, str) for s in found):
             yield name, found

@@ -11,7 +11,6 @@ The files name jobs by id, with statuses and counts: no folder, no person, no te
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import tempfile
@@ -20,11 +19,16 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from saju_ops.errors import ProofFailed, Refused
+from pydantic import AfterValidator, ConfigDict, with_config
+from typing_extensions import TypedDict
+
+from saju_ops.errors import ProofFailed, Refused, shown
+from saju_ops.manifest_fields import STRICT, Instant, Size, Text, validated
+from saju_ops.sealed import Unsealed, read_sealed, write_sealed
 from saju_ops.storage import AlreadyThere, Storage, StorageError
 
 FOLDER = "reconciled_jobs/"
@@ -194,9 +198,7 @@ class Audit:
 
 def write_json(storage: Storage, name: str, content: Any) -> None:
     try:
-        with storage.create(name) as writer:
-            writer.write((json.dumps(content, ensure_ascii=False) + "\n").encode())
-            writer.commit()
+        write_sealed(storage, name, content, indent=None)
     except OSError as error:
         raise StorageError(f"{storage.location(name)} can't be written ({error.strerror or error}).") from error
 
@@ -259,26 +261,67 @@ def _is_intent(name: str) -> bool:
 
 
 def _part(storage: Storage, name: str, names: set[str]) -> Part:
-    raw = _read(storage, name)
+    raw = _read(storage, name, _Intent)
     outcome_name = f"{name.removesuffix('.json')}.outcome.json"
     outcome = None
-    try:
-        if outcome_name in names:
-            outcome = [Batch(b["batch"], b["changed"]) for b in _read(storage, outcome_name)["batches"]]
-        meant = [Meant(**m) for m in raw["jobs"]]
-        return Part(name, raw["run_id"], raw["created_at"], raw["database"], meant, outcome)
-    except (KeyError, TypeError):
-        raise ProofFailed(f"{name} is not a whole audit file. Nothing was touched.") from None
+    if outcome_name in names:
+        outcome = [Batch(**b) for b in _read(storage, outcome_name, _Outcome)["batches"]]
+    meant = [Meant(**m) for m in raw["jobs"]]
+    return Part(name, raw["run_id"], raw["created_at"], raw["database"], meant, outcome)
 
 
-def _read(storage: Storage, name: str) -> Any:
-    with storage.open(name) as stream:
-        data = stream.read()
+def _read(storage: Storage, name: str, form: Any) -> Any:
     try:
-        raw = json.loads(data)
-        known = raw["format"] == FORMAT
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
-        raise ProofFailed(f"{name} is not an audit file that this version can read. Nothing was touched.")
-    return raw
+        raw = read_sealed(storage, name)
+        if raw.get("format") == FORMAT:
+            return validated(form, raw, shown(name))
+    except Unsealed:
+        raise
+    except ProofFailed as error:
+        raise ProofFailed(f"{shown(name)} is not a whole audit file. Nothing was touched. {error}") from None
+    raise ProofFailed(f"{shown(name)} is not an audit file that this version can read. Nothing was touched.")
+
+
+def _readable_key(value: Any) -> Any:
+    """A job's id that `key_from_json` takes."""
+    if type(value) is int or type(value) is str:
+        return value
+    if type(value) is not dict or len(value) != 1 or not all(type(v) is str for v in value.values()):
+        raise ValueError("no id")
+    try:
+        key_from_json(value)
+    except (KeyError, ArithmeticError):
+        raise ValueError("no id") from None
+    return value
+
+
+_Key = Annotated[Any, AfterValidator(_readable_key)]
+
+
+@with_config(ConfigDict(strict=True, extra="forbid"))
+class _Job(TypedDict):
+    key: _Key
+    batch: Size
+    status: Text
+    becomes: Text
+    files: Size
+    done: Size
+
+
+@with_config(STRICT)
+class _Intent(TypedDict):
+    run_id: Text
+    created_at: Instant
+    database: Text
+    jobs: list[_Job]
+
+
+@with_config(ConfigDict(strict=True, extra="forbid"))
+class _Batch(TypedDict):
+    batch: Size
+    changed: list[_Key]
+
+
+@with_config(STRICT)
+class _Outcome(TypedDict):
+    batches: list[_Batch]
