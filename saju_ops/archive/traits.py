@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import sqlalchemy as sa
 
 from saju_ops.errors import Refused
+from saju_ops.mysql_grants import grants_of, sees_all_databases
 
 if TYPE_CHECKING:
     from saju_ops.archive.engines.base import LogStore
@@ -191,6 +192,10 @@ class _MySQL(_Catalogue):
         return " UNION ALL ".join(each.format(place=i) for i in range(len(self.refs)) for each in statements)
 
     def _readable_list(self) -> sa.TextClause | None:
+        """None where the account can't read it, and where it sees all rules in MySQL's own list, which with 400 foreign
+        keys takes a quarter of the time."""
+        if not self.mariadb and sees_all_databases(grants_of(self.store.connection)):
+            return None
         for name in INNODB_LISTS:
             # By name alone where InnoDB writes it as it is.
             plain = all(re.fullmatch("[0-9A-Za-z_]+", part) for part in self.names.values())

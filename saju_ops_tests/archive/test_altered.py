@@ -333,13 +333,20 @@ def test_rows_of_a_partition_that_was_exchanged_are_compared_anew(
     assert scene.run("SELECT COUNT(*) FROM other") == [(20,)]
 
 
-def test_an_account_with_rights_on_the_database_alone_sees_the_changes(mariadb_url: str, tmp_path: Path) -> None:
-    """Without the PROCESS privilege InnoDB's own list of foreign keys can't be read."""
-    scene = archived(Scene(mariadb_url, tmp_path / "backups").create_table())
-    url, password = sa.make_url(mariadb_url), "pw"
-    scene.run(f"CREATE USER 'limited_{url.database}'@'%' IDENTIFIED BY '{password}'")
-    scene.run(f"GRANT SELECT, DELETE ON `{url.database}`.* TO 'limited_{url.database}'@'%'")
-    scene.url = url.set(username=f"limited_{url.database}", password=password).render_as_string(hide_password=False)
+@pytest.mark.parametrize("process", [False, True], ids=["without PROCESS", "with PROCESS"])
+@pytest.mark.parametrize("engine", ["mysql", "mariadb"])
+def test_an_account_with_rights_on_the_database_alone_sees_the_changes(
+    engine: str, process: bool, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """With the PROCESS privilege by InnoDB's own list of foreign keys, which can't be read without it."""
+    scene = archived(Scene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups").create_table())
+    url = sa.make_url(scene.url)
+    user = f"'limited_{url.database}'@'%'"
+    scene.run(f"CREATE USER {user} IDENTIFIED BY 'pw'", f"GRANT SELECT, DELETE ON `{url.database}`.* TO {user}")
+    if process:
+        scene.run(f"GRANT PROCESS ON *.* TO {user}")
+    limited = url.set(username=f"limited_{url.database}", password="pw")
+    scene.url = limited.render_as_string(hide_password=False)
     result = purge_with(scene, child_of(scene), "INSERT INTO notes (id, log_id) VALUES (1, 35)")
     require_stopped(scene, result, "references conversation_logs")
 
