@@ -6,6 +6,7 @@ asked for was there (the last line says what), 2 wrong usage.
 
 from __future__ import annotations
 
+import io
 import sqlite3
 import sys
 from pathlib import Path
@@ -39,8 +40,19 @@ def _print_without_logins(kind: type[BaseException], error: BaseException, trace
     sys.stderr.write(hide_logins("".join(traceback.format_exception(kind, error, trace))))
 
 
+def _print_anything() -> None:
+    """A terminal that isn't UTF-8 gets a question mark for what it can't show, and not a traceback after a line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 class _Sentences(click.Group):
     """Errors that are meant for the operator are printed as their sentence, without a stack trace."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        _print_anything()
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         sys.excepthook = _print_without_logins

@@ -26,6 +26,7 @@ from saju_ops.database import parse_database_url
 from saju_ops.logins import hide_logins
 
 if TYPE_CHECKING:
+    from saju_ops.queue.links import NamedLink
     from saju_ops.storage import DriveOptions, S3Options
 
 _URL_FIELDS = {
@@ -229,6 +230,12 @@ class Settings(BaseSettings):
         "the tables, separated by commas, whose rows may go with an expired job (schema.table in another schema)",
         default="payments,job_files,sms_logs,phone_verification_attempts,payment_failures,reports,report_knowledge",
         alias="PURGE_TABLES",
+    )
+    purge_links_text: str = _allowed(
+        "references that no foreign key declares, separated by commas: table.column, which names a job, or"
+        " table.column->parent.column",
+        default="",
+        alias="PURGE_LINKS",
     )
     purge_keep_tables_text: str = _allowed(
         "the tables, separated by commas, whose rows are archived before their job goes; none means that no row is",
@@ -448,6 +455,14 @@ class Settings(BaseSettings):
     def _tables(cls, value: str) -> str:
         if not listed(value) or not all(re.fullmatch(r"[^\x00/\\\s,]{1,129}", name) for name in listed(value)):
             raise ValueError("that can't be a list of tables")
+        return value
+
+    @field_validator("purge_links_text")
+    @classmethod
+    def _links(cls, value: str) -> str:
+        from saju_ops.queue.links import parse_links
+
+        parse_links(listed(value))
         return value
 
     @field_validator("purge_file_columns_text")
@@ -759,6 +774,12 @@ class Settings(BaseSettings):
     @property
     def purge_tables(self) -> tuple[str, ...]:
         return listed(self.purge_tables_text)
+
+    @property
+    def purge_links(self) -> tuple[NamedLink, ...]:
+        from saju_ops.queue.links import parse_links
+
+        return parse_links(listed(self.purge_links_text))
 
     @property
     def purge_keep_tables(self) -> tuple[str, ...]:

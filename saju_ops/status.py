@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -60,11 +61,13 @@ def _settings(settings: Settings) -> Iterator[Line]:
 
 def _databases(settings: Settings) -> Iterator[Line]:
     yield _log_table(settings)
-    for name, url in (
-        ("JOBS_DATABASE_URL", settings.jobs_database_url),
-        ("ANALYSIS_DATABASE_URL", settings.analysis_database_url),
-    ):
-        yield _reachable(name, url)
+    yield _queue(
+        "JOBS_DATABASE_URL", settings.jobs_database_url, settings.jobs_table, settings.jobs_database_timezone, settings
+    )
+    yield _queue(
+        "ANALYSIS_DATABASE_URL", settings.analysis_database_url, "analysis_jobs", settings.analysis_database_timezone,
+        settings,
+    )  # fmt: skip
     yield from _cleaned_up(settings)
 
 
@@ -112,6 +115,7 @@ def _log_table(settings: Settings) -> Line:
             table = store.table
             oldest = store.instants("asc")
             require_seen(store, [(None, table.name)], [(child.schema, child.table) for child in table.children])
+            times = _times(store, "DATABASE_TIMEZONE", settings)
     except OperatorError as error:
         return Line("DATABASE_URL", False, str(error))
     except Exception as error:
@@ -120,15 +124,68 @@ def _log_table(settings: Settings) -> Line:
     index = "created_at is indexed" if table.time_index else "created_at has NO index: archives will be slow"
     text = (
         f"{redacted(url)}: {table.engine} {table.server_version}, table {table.shown} with {len(table.columns)}"
-        f" columns, key {', '.join(table.key)}, {index}, oldest row {oldest or 'none'}"
+        f" columns, key {', '.join(table.key)}, {index}, oldest row {oldest or 'none'}, {times.text}"
     )
     return Line("DATABASE_URL", True, text + _not_held(url))
 
 
-def _reachable(name: str, url: sa.URL) -> Line:
+def _times(store: LogStore, setting: str, settings: Settings) -> Line:
+    """The newest row's time beside now, and whether the zone that is set can be right."""
+    from saju_ops.queue.clocks import Clock, shown_span
+
+    now = datetime.now(UTC)
+    clock = Clock(store, setting, now)
+    told = []
+    for name in ("created_at", "expires_at"):
+        if (at := clock.newest(name)) is not None:
+            side = "ago" if at <= now else "ahead"
+            told.append(f"newest {name} {at:%Y-%m-%d %H:%M:%S}+00:00 ({shown_span(now - at)} {side})")
+    ahead = clock.ahead()
+    if ahead is not None:
+        told.append(f"{clock.ahead_sentence(ahead)} Set {setting}, or correct the row")
+    zones = [ZoneInfo("UTC"), settings.timezone, settings.database_timezone]
+    told += [] if ahead is not None else clock.doubts(zones)
+    text = ", ".join([*told, f"now {now:%Y-%m-%d %H:%M:%S}+00:00", f"times without a zone in {store.zone.key}"])
+    return Line(setting, ahead is None, text)
+
+
+def _queue(name: str, url: sa.URL, table: str, zone: ZoneInfo, settings: Settings) -> Line:
+    """A database of jobs: whether it answers, and what its times say where it has the table."""
+    from saju_ops.archive.engines.base import NoSuchTable
+    from saju_ops.queue.batches import open_table
+
     missing = _missing_file(name, url)
     if missing:
         return Line(name, False, missing)
+    reached = _reachable(name, url)
+    if not reached.usable:
+        return reached
+    try:
+        with open_table(url, table, zone, "JOBS_TABLE") as store:
+            times = _times(store, name.replace("_URL", "_TIMEZONE"), settings)
+            lost = _lost(store, settings) if name == "JOBS_DATABASE_URL" else ""
+    except NoSuchTable:
+        return Line(name, True, f"{redacted(url)}, which has no table {table}")
+    except Exception as error:
+        text = str(error) if isinstance(error, OperatorError) else error_text(error)
+        return Line(name, True, f"{redacted(url)}; the times of {table} can't be read ({text})")
+    usable = times.usable is not False or name != "JOBS_DATABASE_URL"  # whose purge refuses
+    return Line(name, usable, f"{redacted(url)}: table {table}, {times.text}{lost}")
+
+
+def _lost(store: LogStore, settings: Settings) -> str:
+    """How many rows name a job that is gone, or why that can't be said."""
+    from saju_ops.queue.expired_jobs import orphans, tables_of
+
+    try:
+        found = orphans(store, tables_of(settings))
+    except OperatorError as error:
+        return f"; {error}"
+    listed = ", ".join(f"{column} ({count})" for column, count in sorted(found.items()))
+    return f", rows whose job is gone: {listed or 'none'}"
+
+
+def _reachable(name: str, url: sa.URL) -> Line:
     try:
         with connect(url).connect() as connection:
             connection.execute(sa.text("SELECT 1"))

@@ -38,13 +38,29 @@ REASONS = (
      r"\2 행 \1개가 DELETE에서 남음 (트리거나 규칙을 확인)"),
     (r"cancelled by the operator", "운영자가 중단함"),
 )  # fmt: skip
+# What a run doubts, in the same way.
+DOUBTS = (
+    (r"(\d+) files were left: rows that stay name them perhaps, .*",
+     r"S3 파일 \1개를 남겨 둠: 다른 작업이 알 수 없는 주소로 가리키는 것일 수 있음"),
+    (r"The table (\S+) has a column (\S+), but no foreign key leads from it to \S+, and (\S+) doesn't name it: its rows"
+     r" stay\.", r"\1 테이블에 \2 열이 있지만 외래 키가 없고 \3에도 없음 (행이 남음)"),
+    (r"This account may not see every foreign key .*",
+     "이 계정은 모든 외래 키를 볼 수 없음 (PROCESS 권한 없음): 볼 수 없는 테이블이 연결되어 있을 수 있음"),
+    (r"The newest row of (\S+) was made (.+) ahead of now, at (.+) by .*",
+     r"\1의 최신 행이 현재보다 \2 뒤의 시각 (\3): 서비스의 시간대와 설정을 확인"),
+    (r"The newest row of (\S+) is (.+) old by (\S+) \((.+)\), which is as much as (\S+) differs: .*",
+     r"\1의 최신 행이 \3 (\4) 기준 \2 전: 서비스가 \5로 기록하는지 확인"),
+    (r"The newest rows of (\S+) expire (.+) after they were made by (\S+) \((.+)\), and (.+) after it by (\S+): .*",
+     r"\1의 만료까지가 \3 (\4) 기준 \2, \6 기준 \5: 서비스가 \6로 기록하는지 확인"),
+)  # fmt: skip
 UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
 def expired_jobs_report(result: JobPurgeResult) -> str:
-    """What an hourly run has to tell; one line where there was nothing to do."""
+    """What an hourly run has to say; one line, and what it doubts, where there was nothing to do."""
     if not (result.deleted or result.stayed or result.problems or result.orphans or result.unreadable):
-        return f"✅ 삭제할 만료 작업이 없습니다. (기준: {result.now.astimezone(UTC):%Y-%m-%d %H:%M} UTC)"
+        nothing = f"✅ 삭제할 만료 작업이 없습니다. (기준: {result.now.astimezone(UTC):%Y-%m-%d %H:%M} UTC)"
+        return "\n".join([nothing, *_doubts(result)])
     verb = "삭제 예정" if result.dry_run else "삭제"
     lines = [
         "🗑️ *만료 작업 정리 (dry run)*" if result.dry_run else "🗑️ *만료 작업 정리*",
@@ -61,11 +77,12 @@ def expired_jobs_report(result: JobPurgeResult) -> str:
 
 
 def expired_sessions_report(result: SessionPurgeResult) -> str:
-    """What a daily run has to tell; one line where there was nothing to do."""
+    """What a daily run has to say; one line, and what it doubts, where there was nothing to do."""
     told = result.deleted or result.stayed or result.problems or result.orphans or result.unreadable
     past = result.past or result.now
     if not (told or result.cache_problem):
-        return f"✅ 삭제할 만료 세션이 없습니다. (기준: {past.astimezone(UTC):%Y-%m-%d %H:%M} UTC 이전 만료)"
+        nothing = f"✅ 삭제할 만료 세션이 없습니다. (기준: {past.astimezone(UTC):%Y-%m-%d %H:%M} UTC 이전 만료)"
+        return "\n".join([nothing, *_doubts(result)])
     verb = "삭제 예정" if result.dry_run else "삭제"
     lines = [
         "🧹 *만료 세션 정리 (dry run)*" if result.dry_run else "🧹 *만료 세션 정리*",
@@ -91,13 +108,20 @@ def _common(result: Outcome, what: str, at: datetime) -> list[str]:
     if result.orphans:
         lines.append(f"- ⚠️ 부모 없는 행: {_tables(result.orphans)}")
     lines += [f"- ⚠️ {problem}" for problem in result.problems[:NAMED]]
+    lines += _doubts(result)
     if not result.finished:
         lines.append(f"- 중단: {in_korean(result.stopped)} (나머지는 다음 실행에서)")
     return [*lines, f"- 실행 시간: {at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"]
 
 
+def _doubts(result: Outcome) -> list[str]:
+    lines = [f"- ⚠️ 확인 필요: {in_korean(doubt)}" for doubt in result.doubts[:NAMED]]
+    more = len(result.doubts) - NAMED
+    return [*lines, *([f"- ⚠️ 확인 필요: … ({more}건 생략)"] if more > 0 else [])]
+
+
 def in_korean(reason: str) -> str:
-    for pattern, korean in REASONS:
+    for pattern, korean in (*REASONS, *DOUBTS):
         if match := re.fullmatch(pattern, reason, re.DOTALL):
             return match.expand(korean)
     return reason

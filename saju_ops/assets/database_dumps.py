@@ -125,7 +125,8 @@ def _mask_all(settings: Settings, storage: "Storage", options: "DumpOptions", sa
     from saju_ops.backup.masked_dump import mask_databases
 
     return mask_databases(
-        settings.dumped_urls, storage, options, log_table=settings.conversation_log_table, say=say
+        settings.dumped_urls, storage, options, log_table=settings.conversation_log_table.rpartition(".")[2],
+        say=say,
     )
 
 

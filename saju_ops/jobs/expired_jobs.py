@@ -18,7 +18,7 @@ from saju_ops.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from saju_ops.queue.batches import Outcome
-    from saju_ops.queue.expired_jobs import JobPurgeResult, JobTables
+    from saju_ops.queue.expired_jobs import JobPurgeResult
     from saju_ops.queue.job_files import JobFiles
 
 PAID_JOBS = dg.AssetKey("paid_jobs")
@@ -50,15 +50,13 @@ def checks() -> list[dg.AssetChecksDefinition]:
         " keeps its foreign keys has none; where there are some, they hold personal data that nothing deletes.",
     )
     def no_orphan_rows() -> dg.AssetCheckResult:
-        from saju_ops.queue.batches import orphan_rows
-        from saju_ops.queue.closure import closure_of
-        from saju_ops.queue.expired_jobs import open_jobs
+        from saju_ops.queue.expired_jobs import open_jobs, orphans, tables_of
 
         if (why := why_not()) is not None:
             return dg.AssetCheckResult(passed=True, metadata={"orphan_rows": 0, "why": why})
         settings = load_settings()
         with open_jobs(settings.jobs_database_url, settings.jobs_table, settings.jobs_database_timezone) as store:
-            found = orphan_rows(store, closure_of(store))
+            found = orphans(store, tables_of(settings))
         return dg.AssetCheckResult(
             passed=not found,
             severity=dg.AssetCheckSeverity.WARN,
@@ -151,7 +149,7 @@ def _purge(context: dg.OpExecutionContext, config: PurgeJobsConfig, backup: Back
             return expired_jobs.purge_expired_jobs(
                 store,
                 backup.open(),
-                job_tables(settings),
+                expired_jobs.tables_of(settings),
                 limits,
                 now=datetime.now(UTC),
                 zone=settings.timezone,
@@ -161,14 +159,6 @@ def _purge(context: dg.OpExecutionContext, config: PurgeJobsConfig, backup: Back
                 should_stop=lambda: CANCELLED if check_captured_interrupt() else None,
                 progress=lambda result: context.log.debug(f"{result.deleted:,} of {result.expired:,} jobs so far."),
             )
-
-
-def job_tables(settings: Settings) -> "JobTables":
-    from saju_ops.queue.expired_jobs import JobTables
-
-    return JobTables(
-        settings.jobs_table, settings.purge_tables, settings.purge_keep_tables, settings.purge_file_columns
-    )
 
 
 def job_files(settings: Settings) -> "JobFiles | None":

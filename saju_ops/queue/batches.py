@@ -277,21 +277,3 @@ def _is_deadlock(error: sa.exc.DBAPIError) -> bool:
 
 def name_of(root: Identity) -> str:
     return "/".join(v.hex() if isinstance(v, bytes) else str(v) for v in root)
-
-
-def orphan_rows(store: LogStore, closure: Closure) -> Counter[str]:
-    """Rows whose foreign key names a row that isn't there, by table and column. Reads only; none, where the
-    database keeps its foreign keys."""
-    found: Counter[str] = Counter()
-    for key in (*closure.hard, *closure.soft):
-        child = sa.table(key.table, *map(sa.column, key.columns), schema=key.schema).alias("c")
-        parent = sa.table(key.parent, *map(sa.column, key.parent_columns), schema=key.parent_schema).alias("p")
-        pairs = list(zip(key.columns, key.parent_columns, strict=True))
-        there = sa.exists(
-            sa.select(sa.literal(1)).select_from(parent).where(*(parent.c[b] == child.c[a] for a, b in pairs))
-        )
-        named = [child.c[a].is_not(None) for a, _ in pairs]
-        count = store.connection.execute(sa.select(sa.func.count()).select_from(child).where(*named, ~there))
-        found[f"{shown((key.schema, key.table))}.{','.join(key.columns)}"] += int(count.scalar_one())
-    store.end_read()
-    return +found

@@ -5,14 +5,16 @@ the database cascades or not; cycles and self-references included. Refuses a tab
 go, or that the account may not see (a doubt where that can't be told): a new table's rows are never deleted by
 surprise.
 
-A key with ON DELETE SET NULL (or SET DEFAULT) is followed no further: its rows stay, and the database takes
-their reference away. They count as detached, and their table must be known just the same.
+A key with ON DELETE SET NULL (or SET DEFAULT) is followed where its table is `taken`, which is one that an operator
+named: its rows go all the same. Of any other such table the rows stay, and the database takes their reference away;
+they count as detached, and their table must be known just the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,6 +32,11 @@ DETACHING = ("SET NULL", "SET DEFAULT")
 
 
 @dataclass(frozen=True)
+class Link(ForeignKey):
+    """A reference that no foreign key declares: the columns' types may differ, and the database guards nothing."""
+
+
+@dataclass(frozen=True)
 class Known:
     """What the catalogue says of one table."""
 
@@ -38,6 +45,10 @@ class Known:
     nullable: frozenset[str]
     # What tells one row from another; empty where nothing does.
     identity: tuple[str, ...]
+    # Every set of columns of which no two rows have the same values.
+    keys: tuple[tuple[str, ...], ...] = ()
+    # The engine's own name of each column's type, in small letters.
+    types: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,14 +75,20 @@ class Closure:
     def parents(self, ref: Ref) -> list[ForeignKey]:
         return [key for key in self.hard if child_of(key) == ref]
 
+    def is_loose(self, key: ForeignKey) -> bool:
+        """Whether the database would only empty the reference of a row that goes."""
+        return key.on_delete in DETACHING
+
+    def group_of(self, ref: Ref) -> tuple[Ref, ...]:
+        return next(group for group in self.groups if ref in group)
+
     def is_cyclic(self, group: Sequence[Ref]) -> bool:
         return len(group) > 1 or any(child_of(k) == parent_of(k) == group[0] for k in self.hard)
 
     def find(self, name: str) -> Ref | None:
         """The table of this closure, detached ones included, that a setting's name means: without regard to letter
         case only where none is spelled so."""
-        alike = [r for r in {*self.going, *(child_of(k) for k in self.soft)} if _same(shown(r), name)]
-        return min(alike, key=lambda ref: (shown(ref) != name, shown(ref)), default=None)
+        return named(name, {*self.going, *(child_of(k) for k in self.soft)})
 
 
 def child_of(key: ForeignKey) -> Ref:
@@ -86,23 +103,32 @@ def shown(ref: Ref) -> str:
     return f"{ref[0]}.{ref[1]}" if ref[0] else ref[1]
 
 
-def _same(one: str, other: str) -> bool:
-    return one.casefold() == other.casefold()
+def named(name: str, refs: Iterable[Ref]) -> Ref | None:
+    """Of these tables the one that a setting's name means: without regard to letter case only where none is spelled
+    so."""
+    alike = [ref for ref in refs if shown(ref).casefold() == name.casefold()]
+    return min(alike, key=lambda ref: (shown(ref) != name, shown(ref)), default=None)
 
 
-def closure_of(store: LogStore, *, implied: Sequence[ForeignKey] = ()) -> Closure:
-    """Everything that hangs on the store's table. `implied` are references that no foreign key declares.
+def closure_of(
+    store: LogStore, *, implied: Sequence[ForeignKey] = (), taken: Collection[str] = ()
+) -> Closure:
+    """Everything that hangs on the store's table. `implied` are references that no foreign key declares; the rows of
+    the tables `taken` go whatever their key's rule.
 
     Reads the catalogue only. Raises Refused where a table that others reference has nothing to tell its rows
     apart by.
     """
-    catalogue = _CATALOGUES[store.connection.dialect.name](store)
-    keys = catalogue.foreign_keys()
-    # As the catalogue writes it: SQLite, and MySQL on some systems, don't heed upper and lower case.
-    root: Ref = (None, catalogue.written(store.table.name))
-    hard, soft = _walk(root, [*keys, *implied])
+    catalogue = catalogue_of(store)
+    keys = [*catalogue.foreign_keys(), *implied]
+    root = catalogue.root
+    hard, soft = _walk(root, keys, _are(taken, keys))
+    tables = {ref: catalogue.table(ref) for ref in {root, *(child_of(k) for k in (*hard, *soft))}}
+    # Without a key of its own a row can't be told from another: then only its firm reference is followed.
+    nameless = {ref for ref, known in tables.items() if not known.identity and _is_firm(ref, hard)}
+    if nameless:
+        hard, soft = _walk(root, keys, _are(taken, keys) - nameless)
     going = {root, *(child_of(k) for k in hard)}
-    tables = {ref: catalogue.table(ref) for ref in {*going, *(child_of(k) for k in soft)}}
     store.end_read()
     doubt, unsure = _unseen(store, going, [*tables])
     for ref in going:
@@ -125,13 +151,27 @@ def require_seen_whole(closure: Closure) -> None:
         raise Refused(closure.unsure)
 
 
-def require_known(closure: Closure, may_go: Collection[str], setting: str) -> None:
-    """Raises Refused, naming the table, for one that hangs on the root and isn't in the setting's list."""
+def _are(names: Collection[str], keys: Iterable[ForeignKey]) -> set[Ref]:
+    """The tables with foreign keys that are named."""
+    children = {child_of(key) for key in keys}
+    return {ref for name in names if (ref := named(name, children)) is not None}
+
+
+def _is_firm(ref: Ref, hard: Iterable[ForeignKey]) -> bool:
+    return any(child_of(k) == ref and k.on_delete not in DETACHING for k in hard)
+
+
+def require_known(closure: Closure, may_go: Collection[str], setting: str, may_stay: Collection[str] = ()) -> None:
+    """Raises Refused, naming the table, for one that hangs on the root and isn't in the setting's list. Rows of the
+    tables `may_stay` may lose their reference."""
+    staying = {ref for name in may_stay if (ref := closure.find(name)) is not None}
     listed = {*may_go, shown(closure.root)}
     # A name that a table has to the letter means no other: "Payments" beside "payments" is not known by it.
     in_any_case = {name.casefold() for name in listed - {shown(ref) for ref in closure.tables}}
     for key in (*closure.hard, *closure.soft):
         name = shown(child_of(key))
+        if key.on_delete in DETACHING and child_of(key) in staying:
+            continue
         if name not in listed and name.casefold() not in in_any_case:
             what = "lose their reference" if key.on_delete in DETACHING else "be deleted"
             raise Refused(
@@ -141,7 +181,10 @@ def require_known(closure: Closure, may_go: Collection[str], setting: str) -> No
             )
 
 
-def _walk(root: Ref, keys: Iterable[ForeignKey]) -> tuple[list[ForeignKey], list[ForeignKey]]:
+def _walk(
+    root: Ref, keys: Iterable[ForeignKey], taken: Collection[Ref] = ()
+) -> tuple[list[ForeignKey], list[ForeignKey]]:
+    """The keys whose rows go with the row they reference, and those that are merely emptied."""
     by_parent: dict[Ref, list[ForeignKey]] = {}
     for key in keys:
         by_parent.setdefault(parent_of(key), []).append(key)
@@ -150,7 +193,7 @@ def _walk(root: Ref, keys: Iterable[ForeignKey]) -> tuple[list[ForeignKey], list
     seen, waiting = {root}, [root]
     while waiting:
         for key in by_parent.get(waiting.pop(0), []):
-            if key.on_delete in DETACHING:
+            if key.on_delete in DETACHING and (child_of(key) == root or child_of(key) not in taken):
                 soft.append(key)
                 continue
             hard.append(key)
@@ -185,12 +228,41 @@ def _require_identity(ref: Ref, known: Known, hard: Sequence[ForeignKey]) -> Non
         )
 
 
+def catalogue_of(store: LogStore) -> Catalogue:
+    return _CATALOGUES[store.connection.dialect.name](store)
+
+
 # --- what the engines' catalogues say -------------------------------------------------------------------------
 
 
-class _Catalogue:
+class Catalogue:
+    """What a database says of its tables. Reads only."""
+
     def __init__(self, store: LogStore) -> None:
         self.store = store
+
+    @cached_property
+    def root(self) -> Ref:
+        """The store's own table as the catalogue writes it: SQLite, and MySQL on some systems, heed no letter
+        case in names."""
+        return None, self.written(self.store.table.name)
+
+    def all_tables(self) -> list[Ref]:
+        """Every table that the account can see, the database's own ones without a schema."""
+        raise NotImplementedError
+
+    def having(self, column: str) -> list[Ref]:
+        """The database's own tables, and views, with a column of that name."""
+        return [(None, row[0]) for row in self._all(self.HAVING, column=column)]
+
+    def plain(self, name: str) -> str:
+        """A setting's name of a table without the schema in which the database looks anyway."""
+        schema, _, table = name.rpartition(".")
+        here = [row[0] for row in self._all(self.HERE)] if schema else []
+        return table if schema.casefold() in map(str.casefold, here) else name
+
+    HAVING = ""
+    HERE = "SELECT 'main'"
 
     def foreign_keys(self) -> list[ForeignKey]:
         raise NotImplementedError
@@ -206,7 +278,7 @@ class _Catalogue:
         return self.store.connection.execute(sa.text(statement), values).all()
 
 
-class _MySQL(_Catalogue):
+class _MySQL(Catalogue):
     # MariaDB shows an account with rights on a single table its foreign keys, but not their rules.
     KEYS = (
         "SELECT k.CONSTRAINT_NAME, k.TABLE_SCHEMA, k.TABLE_NAME, k.COLUMN_NAME, k.REFERENCED_TABLE_SCHEMA,"
@@ -216,9 +288,17 @@ class _MySQL(_Catalogue):
         " AND r.TABLE_NAME = k.TABLE_NAME WHERE k.REFERENCED_TABLE_NAME IS NOT NULL"
         " ORDER BY k.TABLE_SCHEMA, k.TABLE_NAME, k.CONSTRAINT_NAME, k.ORDINAL_POSITION"
     )
+    HERE = "SELECT DATABASE()"
+    HAVING = (
+        "SELECT TABLE_NAME FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() AND COLUMN_NAME = :column"
+    )
+    TABLES = (
+        "SELECT IF(TABLE_SCHEMA = DATABASE(), NULL, TABLE_SCHEMA), TABLE_NAME FROM information_schema.TABLES"
+        " WHERE TABLE_TYPE = 'BASE TABLE'"
+    )
     NAME = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
     COLUMNS = (
-        "SELECT COLUMN_NAME, IS_NULLABLE FROM information_schema.COLUMNS"
+        "SELECT COLUMN_NAME, IS_NULLABLE, LOWER(DATA_TYPE) FROM information_schema.COLUMNS"
         " WHERE TABLE_SCHEMA = COALESCE(:schema, DATABASE()) AND TABLE_NAME = :name ORDER BY ORDINAL_POSITION"
     )
     INDEXES = (
@@ -241,6 +321,9 @@ class _MySQL(_Catalogue):
             )  # fmt: skip
         return found
 
+    def all_tables(self) -> list[Ref]:
+        return [(row[0], row[1]) for row in self._all(self.TABLES)]
+
     def written(self, name: str) -> str:
         found = [r[0] for r in self._all(self.NAME, name=name)]
         return name if name in found or not found else str(found[0])
@@ -254,10 +337,10 @@ class _MySQL(_Catalogue):
         for row in self._all(self.INDEXES, **names):
             indexes.setdefault(row[0], []).append(row)
         keys = [tuple(r[1] for r in i) for i in indexes.values() if all(r[1] and r[2] != "YES" for r in i)]
-        return _known(ref, [(r[0], r[1] == "YES") for r in rows], keys)
+        return _known(ref, [(r[0], r[1] == "YES", r[2]) for r in rows], keys)
 
 
-class _PostgreSQL(_Catalogue):
+class _PostgreSQL(Catalogue):
     # A partition has a copy of its table's keys (conparentid), which is not a key of its own. A key to a partition, or
     # to a table that inherits, is one to the table as well: its rows go with those of the table.
     KEYS = (
@@ -279,9 +362,20 @@ class _PostgreSQL(_Catalogue):
         " AND c.relkind IN ('r', 'p')"
         " AND CASE WHEN CAST(:schema AS text) IS NULL THEN pg_table_is_visible(c.oid) ELSE n.nspname = :schema END"
     )
+    HERE = "SELECT unnest(current_schemas(false))::text"
+    HAVING = (
+        "SELECT c.relname::text FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid WHERE a.attname = :column"
+        " AND NOT a.attisdropped AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND pg_table_is_visible(c.oid)"
+    )
+    TABLES = (
+        "SELECT CASE WHEN pg_table_is_visible(c.oid) THEN NULL ELSE n.nspname END, c.relname FROM pg_class c"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p')"
+        " AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')"
+    )
     COLUMNS = (
-        "SELECT attname::text, NOT attnotnull FROM pg_attribute WHERE attrelid = :oid AND attnum > 0"
-        " AND NOT attisdropped ORDER BY attnum"
+        "SELECT attname::text, NOT attnotnull, COALESCE(b.typname, t.typname)::text FROM pg_attribute"
+        " JOIN pg_type t ON t.oid = atttypid LEFT JOIN pg_type b ON b.oid = t.typbasetype"
+        " WHERE attrelid = :oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
     )
     INDEXES = (
         "SELECT ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int[]) WITH ORDINALITY AS k(attnum, n)"
@@ -297,15 +391,18 @@ class _PostgreSQL(_Catalogue):
             found.append(ForeignKey(name, table, columns, parent, parent_columns, rule, schema, parent_schema))
         return found
 
+    def all_tables(self) -> list[Ref]:
+        return [(row[0], row[1]) for row in self._all(self.TABLES)]
+
     def table(self, ref: Ref) -> Known:
         oid = self._all(self.OID, schema=ref[0], name=ref[1])[0][0]
-        columns = [(r[0], bool(r[1])) for r in self._all(self.COLUMNS, oid=oid)]
-        required = {name for name, nullable in columns if not nullable}
+        columns = [(r[0], bool(r[1]), r[2]) for r in self._all(self.COLUMNS, oid=oid)]
+        required = {name for name, nullable, _ in columns if not nullable}
         keys = [tuple(r[0]) for r in self._all(self.INDEXES, oid=oid) if r[0] and set(r[0]) <= required]
         return _known(ref, columns, keys)
 
 
-class _SQLite(_Catalogue):
+class _SQLite(Catalogue):
     def _rows(self, statement: str, *values: Any) -> list[Any]:
         with self.store.driver() as raw:
             found = raw.execute(statement, values).fetchall()
@@ -329,6 +426,16 @@ class _SQLite(_Catalogue):
                 found.append(ForeignKey(f"{table}_{number}", table, columns, parent, to, parts[0][4]))
         return found
 
+    def having(self, column: str) -> list[Ref]:
+        query = (
+            "SELECT t.name FROM sqlite_schema t JOIN pragma_table_info(t.name) c"
+            " WHERE t.type = 'table' AND lower(c.name) = lower(?)"
+        )
+        return [(None, r[0]) for r in self._rows(query, column)]
+
+    def all_tables(self) -> list[Ref]:
+        return [(None, r[0]) for r in self._rows("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+
     def written(self, name: str) -> str:
         rows = self._rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND lower(name) = lower(?)", name)
         return str(rows[0][0]) if rows else name
@@ -338,8 +445,8 @@ class _SQLite(_Catalogue):
         return tuple(r[0] for r in rows)
 
     def table(self, ref: Ref) -> Known:
-        rows = self._rows('SELECT name, "notnull", pk FROM pragma_table_xinfo(?) WHERE hidden != 1', ref[1])
-        columns = [(r[0], not r[1]) for r in rows]
+        rows = self._rows('SELECT name, "notnull", lower(type) FROM pragma_table_xinfo(?) WHERE hidden != 1', ref[1])
+        columns = [(r[0], not r[1], r[2]) for r in rows]
         required = {r[0] for r in rows if r[1]}
         keys = [primary] if (primary := self._primary(ref[1])) else []
         for (index,) in self._rows('SELECT name FROM pragma_index_list(?) WHERE "unique" AND NOT partial', ref[1]):
@@ -353,12 +460,13 @@ def _text(value: Any) -> Any:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
-def _known(ref: Ref, columns: Sequence[tuple[str, bool]], keys: Sequence[tuple[str, ...]]) -> Known:
-    nullable = frozenset(name for name, may_be_null in columns if may_be_null)
-    return Known(ref, tuple(name for name, _ in columns), nullable, keys[0] if keys else ())
+def _known(ref: Ref, columns: Sequence[tuple[str, bool, str]], keys: Sequence[tuple[str, ...]]) -> Known:
+    nullable = frozenset(name for name, may_be_null, _ in columns if may_be_null)
+    types = {name: kind for name, _, kind in columns}
+    return Known(ref, tuple(types), nullable, keys[0] if keys else (), tuple(keys), types)
 
 
-_CATALOGUES: dict[str, Callable[[LogStore], _Catalogue]] = {
+_CATALOGUES: dict[str, Callable[[LogStore], Catalogue]] = {
     "mysql": _MySQL,
     "mariadb": _MySQL,
     "postgresql": _PostgreSQL,

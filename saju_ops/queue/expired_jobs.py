@@ -18,10 +18,10 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -40,33 +40,38 @@ from saju_ops.queue.batches import (
     Stop,
     name_of,
     open_table,
-    orphan_rows,
     settled,
 )
+from saju_ops.queue.clocks import Clock
 from saju_ops.queue.closure import (
     Closure,
     Ref,
+    catalogue_of,
     child_of,
-    closure_of,
     parent_of,
     require_known,
     require_seen_whole,
     shown,
 )
 from saju_ops.queue.expiry import Expiry
-from saju_ops.queue.hanging import Found, Hanging, Identity, bindable, check_constraints_now, one_of
+from saju_ops.queue.hanging import Found, Hanging, Identity, check_constraints_now
 from saju_ops.queue.job_files import BadKey, JobFiles
+from saju_ops.queue.links import NamedLink, left_out, linked_closure
+from saju_ops.queue.orphans import orphan_rows
 from saju_ops.queue.row_archive import FOLDER, RowArchive, require_archivable
+from saju_ops.queue.shared_files import SharedFiles
 from saju_ops.storage import Storage, StorageError
+
+if TYPE_CHECKING:
+    from saju_ops.settings import Settings
 
 # 250 jobs of four files are one request to S3; their rows are locked for as long as it takes.
 DEFAULT_BATCH = 250
 # Jobs whose rows to keep go into one archive file.
 ARCHIVE_JOBS = 5_000
-# Spellings of file names in one statement.
-SPELLINGS = 3_000
 # The settings' own values, which an installation without such tables needn't change.
 MAY_BE_MISSING = ("payments", "payment_failures", "job_files")
+NONE_OF_THEM = (*MAY_BE_MISSING, "sms_logs", "phone_verification_attempts", "reports", "report_knowledge")
 # Columns in which a table of files may keep their sizes, so that S3 needn't be asked for each.
 SIZE_COLUMNS = ("size_bytes", "file_size", "size")
 
@@ -79,6 +84,37 @@ class JobTables:
     may_go: tuple[str, ...]
     keep: tuple[str, ...] = ()
     files: tuple[tuple[str, str], ...] = ()
+    links: tuple[NamedLink, ...] = ()
+
+    def as_named_by(self, store: LogStore) -> JobTables:
+        """The same without the schema in which the database looks anyway."""
+        plain = catalogue_of(store).plain
+        files = tuple((plain(table), column) for table, column in self.files)
+        links = tuple(
+            replace(each, table=plain(each.table), parent=plain(each.parent)) for each in self.links
+        )  # fmt: skip
+        found = replace(
+            self, may_go=tuple(map(plain, self.may_go)), keep=tuple(map(plain, self.keep)), files=files, links=links
+        )
+        store.end_read()
+        return found
+
+
+def tables_of(settings: Settings) -> JobTables:
+    return JobTables(
+        settings.jobs_table, settings.purge_tables, settings.purge_keep_tables, settings.purge_file_columns,
+        settings.purge_links,
+    )  # fmt: skip
+
+
+def jobs_closure(store: LogStore, tables: JobTables) -> Closure:
+    """Everything that hangs on a job, whatever its foreign keys say or don't. Raises Refused, naming the table, where
+    that is more than may go, or less. Reads the catalogue only."""
+    closure = linked_closure(
+        store, tables.may_go, "PURGE_TABLES", links=tables.links, may_be_missing=NONE_OF_THEM,
+        require=lambda found: require_known(found, tables.may_go, "PURGE_TABLES", tables.keep),
+    )  # fmt: skip
+    return replace(closure, doubts=(*closure.doubts, *left_out(store, closure, "PURGE_TABLES")))
 
 
 def job_limits(
@@ -170,6 +206,7 @@ class _Purge:
         self.archives: dict[Ref, RowArchive] = {}
         self.file_columns: dict[Ref, list[str]] = defaultdict(list)
         self.size_columns: dict[Ref, str] = {}
+        self.shared: SharedFiles | None = None
 
     def broken_off(self, text: str) -> str:
         return (
@@ -184,12 +221,14 @@ class _Purge:
         """Reads the catalogue. Raises Refused."""
         self.expiry = Expiry(self.store, self.now)
         self.store.require_transactions()
+        clock = Clock(self.store, "JOBS_DATABASE_TIMEZONE", self.now)
+        clock.require("Jobs would be deleted too early or too late. Nothing was deleted")
+        self.tables = self.tables.as_named_by(self.store)
         self.closure: Closure
         self.closure, self.traits = settled(self.store, self._look_at_closure)
-        require_known(self.closure, self.tables.may_go, "PURGE_TABLES")
         if not self.limits.dry_run:
             require_seen_whole(self.closure)
-        self.result.doubts = (*self.closure.doubts, *self._unlinked())
+        self.result.doubts = (*self.closure.doubts, *clock.doubts([ZoneInfo("UTC"), self.zone]))
         for name in self.tables.keep:
             if (ref := self.closure.find(name)) is not None:
                 self._keep(ref)
@@ -197,6 +236,8 @@ class _Purge:
                 self._require_table(name, "PURGE_KEEP_TABLES", "rows that must be kept would be deleted")
         for table, column in self.tables.files:
             self._name_files(table, column)
+        if self.files is not None:
+            self.shared = SharedFiles(self.store, self.closure, self.files.place, self.file_columns)
         self.wanted: dict[Ref, list[str]] = {ref: list(cols) for ref, cols in self.file_columns.items()}
         for ref in self.archives:
             self.wanted.setdefault(ref, [])
@@ -210,7 +251,7 @@ class _Purge:
         self.store.wait_briefly()
 
     def _look_at_closure(self) -> Closure:
-        return closure_of(self.store)
+        return jobs_closure(self.store, self.tables)
 
     def _keep(self, ref: Ref) -> None:
         identity = self.closure.tables[ref].identity
@@ -239,9 +280,9 @@ class _Purge:
                 self._require_table(table, "PURGE_FILE_COLUMNS", "the files of a job would be left for ever")
             if self.files is not None and self.store.has_table(table):
                 raise Refused(
-                    f"No foreign key leads from {table} to {self.tables.root}, so the files of a job can't be found"
-                    " and would be left for ever. Nothing was deleted; declare the key, or take the table out of"
-                    " PURGE_FILE_COLUMNS."
+                    f"No foreign key leads from {table} to {self.tables.root}, and PURGE_TABLES doesn't name it, so the"
+                    " files of a job can't be found and would be left for ever. Nothing was deleted; add the table to"
+                    " PURGE_TABLES, or take it out of PURGE_FILE_COLUMNS."
                 )
             return
         if column not in self.closure.tables[ref].columns:
@@ -259,14 +300,6 @@ class _Purge:
             sizes = (c for c in SIZE_COLUMNS if c in self.closure.tables[ref].columns)
             if (size := next(sizes, None)) is not None:
                 self.size_columns[ref] = size
-
-    def _unlinked(self) -> Iterator[str]:
-        for name in self.tables.may_go:
-            if self.closure.find(name) is None and "." not in name and self.store.has_table(name):
-                yield (
-                    f"PURGE_TABLES names {name}, but no foreign key leads from it to {self.tables.root}: its rows are"
-                    " not found and stay."
-                )
 
     # --- the run ---------------------------------------------------------------------------------------------
 
@@ -287,7 +320,8 @@ class _Purge:
             return self.result
         except Stop as stop:
             self.result.stopped = str(stop)
-        self.result.orphans = orphan_rows(self.store, self.closure)
+        self.result.doubts += tuple(self.shared.doubts()) if self.shared is not None else ()
+        self.result.orphans = orphan_rows(self.store, self.closure, files=file_tables(self.closure, self.tables))
         self.result.seconds = self.clock() - self.started
         return self.result
 
@@ -310,6 +344,8 @@ class _Purge:
         return Hanging(self.store, self.closure, self.expiry, lock=lock, wanted=self.wanted, only=only)
 
     def _chunk(self, candidates: Sequence[tuple[Identity, datetime]]) -> None:
+        if self.shared is not None:
+            self.shared.read_odd_names()
         jobs = [job for job, _ in candidates]
         oldest = min(at for _, at in candidates)
         left_out = self._archive(jobs, oldest)
@@ -456,7 +492,7 @@ class _Purge:
         """The files that go with the jobs that go. A job whose files can't or did not go is kept; a file that a row
         which stays names too is left."""
         keys = self._named(hanging, failed)
-        shared = self._shared(hanging, keys)
+        shared = self.shared.of(hanging, keys) if self.shared is not None else set()
         return _Files(keys - shared, len(shared))
 
     def _named(self, hanging: Hanging, failed: dict[str, str]) -> set[str]:
@@ -479,24 +515,6 @@ class _Purge:
             for found in hanging.going(ref).values():
                 for column in columns:
                     yield ref, found, hanging.cell(ref, found, column)
-
-    def _shared(self, hanging: Hanging, keys: set[str]) -> set[str]:
-        """Of the keys those that a row names which stays."""
-        if self.files is None or not keys:
-            return set()
-        spellings = self.files.place.spellings
-        spelled = [(s,) for key in sorted(keys) for s in spellings(key)]
-        named: set[Any] = set()
-        for ref, columns in self.file_columns.items():
-            going, identity = hanging.going(ref), self.closure.tables[ref].identity
-            table = sa.table(ref[1], *map(sa.column, dict.fromkeys([*identity, *columns])), schema=ref[0])
-            for column in columns:
-                cells = [*(table.c[c] for c in identity), table.c[column].label("named")]
-                for start in range(0, len(spelled), SPELLINGS):
-                    query = sa.select(*cells).where(one_of([table.c[column]], spelled[start : start + SPELLINGS]))
-                    rows = (tuple(map(bindable, row)) for row in self.store.connection.execute(query))
-                    named |= {row[-1] for row in rows if row[:-1] not in going}
-        return {key for key in keys if not named.isdisjoint(spellings(key))}
 
     def _ask_s3(self, jobs: Sequence[Identity]) -> tuple[dict[str, list[str]], dict[str, int]]:
         """What takes a request for each file, before anything is locked: versions, and sizes that no row tells."""
@@ -522,6 +540,18 @@ class _Purge:
         if len(self.size_columns) < len(self.file_columns) and self.files.down is None:
             told |= self.files.sizes(keys - told.keys())
         return told
+
+
+def orphans(store: LogStore, tables: JobTables) -> Counter[str]:
+    """Rows whose job is gone, by table and column. Reads only. Raises Refused where PURGE_TABLES or PURGE_LINKS do."""
+    tables = tables.as_named_by(store)
+    closure = linked_closure(store, tables.may_go, "PURGE_TABLES", links=tables.links, may_be_missing=NONE_OF_THEM)
+    return orphan_rows(store, closure, files=file_tables(closure, tables))
+
+
+def file_tables(closure: Closure, tables: JobTables) -> set[Ref]:
+    """The tables of the closure that name files."""
+    return {ref for table, _ in tables.files if (ref := closure.find(table)) is not None}
 
 
 def _number_of_bytes(value: Any) -> int | None:

@@ -31,17 +31,21 @@ from saju_ops.queue.batches import (
     Outcome,
     Stop,
     open_table,
-    orphan_rows,
     settled,
 )
-from saju_ops.queue.closure import Closure, child_of, closure_of, parent_of, require_known, require_seen_whole, shown
+from saju_ops.queue.clocks import Clock
+from saju_ops.queue.closure import Closure, catalogue_of, child_of, parent_of, require_known, require_seen_whole, shown
 from saju_ops.queue.expiry import Expiry
 from saju_ops.queue.hanging import Hanging, Identity, bindable, check_constraints_now, chunks, one_of
+from saju_ops.queue.links import linked_closure
 from saju_ops.queue.log_guard import LogGuard
+from saju_ops.queue.orphans import orphan_rows
 from saju_ops.queue.session_cache import CacheDown, SessionCache, forget, remember, remembered
 from saju_ops.storage import Storage, StorageError
 
 DEFAULT_BATCH = 250
+# The setting's own values, which an installation without such tables needn't change.
+MAY_BE_MISSING = ("saju_calculations", "saju_analyses")
 # Sessions remembered in one file while their keys leave Redis.
 REMEMBERED = 2_000
 ARCHIVED_NOT = "a row of its conversation log is not archived as it is now, or not beyond the retention"
@@ -164,12 +168,18 @@ class _Purge:
         """Reads the catalogue. Raises Refused."""
         self.expiry = Expiry(self.store, self.past, last_use(self.store))
         self.store.require_transactions()
+        plain = catalogue_of(self.store).plain
+        may_go = tuple(map(plain, self.tables.may_go))
+        self.tables = replace(self.tables, may_go=may_go, log=plain(self.tables.log))
+        self.store.end_read()
         self.closure: Closure
         self.closure, self.traits = settled(self.store, self._look_at_closure)
         require_known(self.closure, (*self.tables.may_go, self.tables.log), "SESSION_PURGE_TABLES")
         if not self.limits.dry_run:
             require_seen_whole(self.closure)
-        self.result.doubts = self.closure.doubts
+        clock = Clock(self.store, "DATABASE_TIMEZONE", self.now)
+        late = [clock.ahead_sentence(at)] if (at := clock.ahead()) is not None else []
+        self.result.doubts = (*self.closure.doubts, *late, *clock.doubts([ZoneInfo("UTC"), self.zone]))
         self._guard()
         self.batches = Batches(
             self.store, self.closure, self.expiry, self.limits, self.result, self.should_stop, self.sleep, self.clock,
@@ -177,10 +187,15 @@ class _Purge:
         )  # fmt: skip
         self.store.wait_briefly()
 
+    def _closure(self, *implied: ForeignKey) -> Closure:
+        return linked_closure(
+            self.store, self.tables.may_go, "SESSION_PURGE_TABLES", may_be_missing=MAY_BE_MISSING, also=implied
+        )
+
     def _look_at_closure(self) -> Closure:
-        closure = closure_of(self.store)
+        closure = self._closure()
         implied = self._implied(closure)
-        return closure if implied is None else closure_of(self.store, implied=[implied])
+        return closure if implied is None else self._closure(implied)
 
     def _implied(self, closure: Closure) -> ForeignKey | None:
         """The log's reference to its session where no foreign key declares it: by the column's name."""

@@ -1,9 +1,11 @@
 """The rows that hang on a batch of roots (jobs, sessions): found and locked level by level, then deleted.
 
 Promises: what is found under lock is all there is and stays so, since a foreign key can't get a new row while
-the row that it references is locked; children go before what they reference, rows of a cycle in the order of
+the row that it references is locked (of a reference that no key declares only the first half holds: what comes
+meanwhile is counted as an orphan); children go before what they reference, rows of a cycle in the order of
 their own references; and every DELETE of rows that were found removes exactly those. Roots that share a row go
-together or not at all, and a root on which another hangs that has not expired stays.
+together or not at all, and a root on which another hangs that has not expired stays. A row that goes by a key which
+would merely be emptied (SET NULL) stays, emptied, where another of its references leads to a row that stays.
 
 Nothing here commits: the caller's transaction decides. Tables at the end of the tree whose rows needn't be
 looked at are deleted by their foreign key in one statement a batch and not read.
@@ -22,8 +24,9 @@ from saju_ops.archive.engines import LogStore
 from saju_ops.archive.table import ForeignKey
 from saju_ops.database import SQLiteText
 from saju_ops.errors import OperatorError, Refused
-from saju_ops.queue.closure import Closure, Ref, child_of, parent_of, shown
+from saju_ops.queue.closure import Closure, Link, Ref, child_of, parent_of, shown
 from saju_ops.queue.expiry import Expiry
+from saju_ops.queue.link_values import Meanings, kind_of, spelled
 
 Identity = tuple[Any, ...]
 Node = tuple[Ref, Identity]
@@ -54,6 +57,9 @@ class Hanging:
         self._groups: list[int] = []
         self._reasons: dict[int, str] = {}
         self._links: dict[Node, list[tuple[Node, ForeignKey]]] = defaultdict(list)
+        # Rows that stay although a key that would be emptied leads to them; by which keys the others were found.
+        self._spared: set[Node] = set()
+        self._found_by: dict[Node, set[ForeignKey]] = defaultdict(set)
         self._columns = {ref: self._columns_of(ref) for ref in closure.tables}
         self._in_cycle = {ref for g in closure.groups if closure.is_cyclic(g) for ref in g}
 
@@ -86,6 +92,18 @@ class Hanging:
 
     def collect(self, identities: Sequence[Identity]) -> None:
         """Finds the given roots, as far as they are still there and expired, and all that hangs on them."""
+        self._search(identities)
+        while spared := self._held_elsewhere():
+            self._spared |= spared
+            self._forget()
+            self._search(identities)
+
+    def _forget(self) -> None:
+        every: tuple[Any, ...] = (self.roots, self.rows, self.detached, self._groups, self._reasons, self._links)
+        for found in (*every, self._found_by):
+            found.clear()
+
+    def _search(self, identities: Sequence[Identity]) -> None:
         fresh = self._new_roots(self._expired(identities))
         frontier: dict[Ref, list[Identity]] = {self.closure.root: fresh}
         while frontier:
@@ -131,6 +149,11 @@ class Hanging:
         strangers: dict[Identity, list[int]] = defaultdict(list)
         for parent_identity, identity, cells in self._referencing(key, parents):
             owner = self.rows[parent][parent_identity].owner
+            if (child, identity) in self._spared:
+                self.detached[child][identity] = Found(owner, cells)
+                continue
+            if self._is_held_by_several(child):
+                self._found_by[(child, identity)].add(key)
             if child in self._in_cycle and parent in self._in_cycle:
                 self._links[(child, identity)].append(((parent, parent_identity), key))
             known = self.rows[child].get(identity)
@@ -157,6 +180,38 @@ class Hanging:
                     self.keep(owner, f"a row of {shown(self.closure.root)} that has not expired hangs on it")
         return fresh
 
+    def _is_held_by_several(self, ref: Ref) -> bool:
+        """Whether a row of the table may go by one reference and stay by another."""
+        keys = self.closure.parents(ref)
+        return ref != self.closure.root and len(keys) > 1 and any(map(self.closure.is_loose, keys))
+
+    def _held_elsewhere(self) -> set[Node]:
+        """Rows that were found only by keys which would be emptied, and that another reference holds to a row which
+        is there and was not found. One inside a ring of tables, such as a reply's to what it answers, holds none."""
+        held: set[Node] = set()
+        for ref in filter(self._is_held_by_several, list(self.rows)):
+            only_loose = [
+                identity for identity in self.rows[ref]
+                if all(map(self.closure.is_loose, self._found_by[(ref, identity)]))
+            ]  # fmt: skip
+            for key in self.closure.parents(ref):
+                if isinstance(key, Link) or parent_of(key) in self.closure.group_of(ref):
+                    continue
+                others = [i for i in only_loose if key not in self._found_by[(ref, i)]]
+                held |= {(ref, identity) for identity in self._referring(key, others)}
+        return held
+
+    def _referring(self, key: ForeignKey, identities: Sequence[Identity]) -> Iterator[Identity]:
+        """Of these rows those of which the row that `key` names is there. Locks nothing more."""
+        own = self._identity(child_of(key))
+        child = self._table(child_of(key), [*own, *key.columns]).alias("c")
+        parent = self._table(parent_of(key), key.parent_columns).alias("p")
+        on = sa.and_(*(parent.c[b] == child.c[a] for a, b in zip(key.columns, key.parent_columns, strict=True)))
+        for chunk in chunks(identities):
+            query = sa.select(*(child.c[c] for c in own)).select_from(child.join(parent, on))
+            for row in self._execute(query.where(one_of([child.c[c] for c in own], chunk))):
+                yield tuple(map(bindable, row))
+
     def _follow_soft(self, key: ForeignKey) -> None:
         child, parent = child_of(key), parent_of(key)
         for parent_identity, identity, cells in self._referencing(key, list(self.rows[parent])):
@@ -168,6 +223,9 @@ class Hanging:
     ) -> Iterator[tuple[Identity, Identity, tuple[Any, ...]]]:
         """Per row that references one of `parents`: the parent's identity, its own, its cells. Joined by the
         server, whose idea of equal text is the foreign key's."""
+        if isinstance(key, Link):
+            yield from self._linked(key, parents)
+            return
         columns = self._columns[child_of(key)]
         theirs, own = self._identity(parent_of(key)), self._identity(child_of(key))
         child = self._table(child_of(key), [*columns, *key.columns]).alias("c")
@@ -183,6 +241,34 @@ class Hanging:
                 cells = tuple(map(bindable, row))
                 mine = cells[len(theirs) :]
                 yield cells[: len(theirs)], mine[: len(own)], mine
+
+    def _linked(
+        self, key: Link, parents: Sequence[Identity]
+    ) -> Iterator[tuple[Identity, Identity, tuple[Any, ...]]]:
+        """The same of a reference that no key declares: asked by values, since the server may be unable to compare
+        columns of two types, or of two collations."""
+        columns, own = self._columns[child_of(key)], self._identity(child_of(key))
+        table = self._table(child_of(key), [*columns, *key.columns])
+        meant = Meanings({self._values(key, parent): parent for parent in parents})
+        width = len(columns)
+        for where in self._spelled(key, table, [self._values(key, parent) for parent in parents]):
+            cells = [*(table.c[c] for c in columns), *(table.c[c].label(f"k{i}") for i, c in enumerate(key.columns))]
+            for row in self._execute(self._locking(sa.select(*cells).where(where))):
+                values = tuple(map(bindable, row))
+                parent = meant.of(values[width:])
+                if parent is not None:
+                    yield parent, values[: len(own)], values[:width]
+
+    def _values(self, key: ForeignKey, parent: Identity) -> tuple[Any, ...]:
+        """What references a found row by `key`."""
+        found = self.rows[parent_of(key)][parent]
+        return tuple(self.cell(parent_of(key), found, column) for column in key.parent_columns)
+
+    def _spelled(self, key: Link, table: sa.TableClause, values: Iterable[Identity]) -> Iterator[Any]:
+        types = self.closure.tables[child_of(key)].types
+        kinds = [kind_of(self.store.table.engine, types[column]) for column in key.columns]
+        for chunk in chunks(spelled([v for v in values if None not in v], kinds)):
+            yield one_of([table.c[c] for c in key.columns], chunk)
 
     def _locking(self, query: sa.Select[Any]) -> sa.Select[Any]:
         return query.with_for_update() if self.lock else query
@@ -241,7 +327,8 @@ class Hanging:
     def detachable(self) -> Counter[str]:
         """Rows that stay and lose their reference, by table."""
         counted: Counter[str] = Counter()
-        for key in self.closure.soft:
+        loose = (k for k in self.closure.hard if self.closure.is_loose(k) and self._is_held_by_several(child_of(k)))
+        for key in (*self.closure.soft, *loose):
             child = child_of(key)
             if child not in self.closure.going:
                 counted[shown(child)] += sum(map(self._count, self._matching(key)))
@@ -261,6 +348,9 @@ class Hanging:
         table = self._table(child_of(key), key.columns)
         places = [self._columns[parent_of(key)].index(c) for c in key.parent_columns]
         values = (tuple(f.cells[p] for p in places) for f in self.going(parent_of(key)).values())
+        if isinstance(key, Link):
+            yield from ((table, where) for where in self._spelled(key, table, values))
+            return
         for chunk in chunks([v for v in values if None not in v]):
             yield table, one_of([table.c[c] for c in key.columns], chunk)
 

@@ -7,12 +7,14 @@ failed as a whole (no connection, no right, no bucket) no other is made.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+from saju_ops.queue.s3_names import S3Names
 from saju_ops.storage import split_uri
 from saju_ops.storage.s3 import S3Options, parse_s3_uri
 
@@ -77,9 +79,14 @@ class FilePlace:
             raise BadKey("its S3 key lies among the backups of BACKUP_URI")
         return key
 
+    @property
+    def names(self) -> S3Names:
+        return S3Names(self.bucket, self.options.endpoint_url or "", self.folder)
+
     def spellings(self, key: str) -> tuple[str, ...]:
-        """The ways in which rows may name the same file."""
-        return key, f"/{key}", f"s3://{self.bucket}/{key}"
+        """The ways in which rows name the same file as a rule; `names` reads the others."""
+        forms = dict.fromkeys([key, *(unicodedata.normalize(form, key) for form in ("NFC", "NFD"))])
+        return tuple(spelled for k in forms for spelled in (k, f"/{k}", f"s3://{self.bucket}/{k}"))
 
 
 def backup_folders(backup_uri: str, bucket: str) -> tuple[str, ...]:

@@ -78,6 +78,26 @@ def test_an_hour_without_anything_to_do_has_the_same_numbers_and_says_so(service
     assert observed["jobs_stayed"] == 0
 
 
+def test_what_a_run_doubts_is_in_its_report_also_where_there_was_nothing_to_do(service: Service) -> None:
+    service.scene.run("CREATE TABLE coupons (id INTEGER PRIMARY KEY, job_id TEXT)")
+    doubt = "- ⚠️ 확인 필요: coupons 테이블에 job_id 열이 있지만 외래 키가 없고 PURGE_TABLES에도 없음 (행이 남음)"
+    report = service.run("purge_expired_jobs", dry_run=False).outputs()["report"]
+    assert report.startswith("✅ 삭제할 만료 작업이 없습니다.")
+    assert doubt in report
+    service.scene.add([1], datetime.now(UTC) - HOUR)
+    assert doubt in service.run("purge_expired_jobs", dry_run=False).outputs()["report"]
+    assert service.scene.whole(1) is None
+
+
+def test_rows_that_lost_their_job_are_in_the_report(service: Service) -> None:
+    with service.scene.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
+        columns = "(id, job_id, phone, message, status)"
+        connection.exec_driver_sql(f"INSERT INTO sms_logs {columns} VALUES (1, 'gone', '', '', '')")  # noqa: S608
+    report = service.run("purge_expired_jobs", dry_run=False).outputs()["report"]
+    assert "- ⚠️ 부모 없는 행: sms_logs.job_id 1" in report
+
+
 def test_without_a_bucket_the_job_is_refused_and_the_schedules_tick_fails_for_the_alerts_to_tell(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

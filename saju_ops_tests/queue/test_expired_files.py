@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import sqlalchemy as sa
@@ -163,6 +165,88 @@ def test_a_file_that_a_living_job_names_too_stays(scene: JobScene, files: Files)
     assert file_key(1, 3) not in files.names()
     assert result.files_shared == 3
     assert scene.ids() == {job_id(2)}
+
+
+KEY = file_key(1, 0)
+UMLAUT = "jobs/r\u00e9sum\u00e9 \ud55c\uae00.pdf"
+SAME = [
+    "https://{b}.s3.amazonaws.com/{k}", "https://{b}.s3.ap-northeast-2.amazonaws.com/{k}?X-Amz-Expires=60&X-Amz-Date=2",
+    "https://s3.ap-northeast-2.amazonaws.com/{b}/{k}", "HTTP://s3-eu-west-1.amazonaws.com/{b}/{k}#page=2",
+    "https://{b}.s3.dualstack.us-east-1.amazonaws.com/{q}", "{e}/{b}/{k}", "//{b}.s3.amazonaws.com/{k}",
+    "S3://{b}/{k}", "s3a://{b}/{k}", "s3://{b}/{k} ", " {k}", "{k}\n", "\t/{k}", "\u3000{k}\ufeff", "{q}", "{k}?v=2",
+    "{b}/{k}", "arn:aws:s3:::{b}/{k}", '["{k}"]', '{{"key": "s3://{b}/{k}"}}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("named", [KEY, UMLAUT])
+def test_a_file_that_a_living_job_names_in_any_other_way_stays(scene: JobScene, files: Files, named: str) -> None:
+    scene.add([1])
+    scene.add([2], NOW + HOUR)
+    for number, spelling in enumerate(SAME):
+        key = f"{named}.{number}"
+        text = spelling.format(b=files.name, k=key, q=quote(key, safe=""), e=files.url)
+        row = {"kind": "f", "size_bytes": SIZE, "created_at": NOW.replace(tzinfo=None)}
+        scene.insert("job_files", row | {"id": 100 + number, "job_id": job_id(1), "s3_key": key})
+        scene.insert("job_files", row | {"id": 200 + number, "job_id": job_id(2), "s3_key": text})
+        files.put(key)
+    files.put_those_of([1])
+    result = purge(scene, files)
+    assert files.names() == {f"{named}.{number}" for number in range(len(SAME))}
+    assert (scene.whole(1), result.files, result.files_shared, result.doubts) == (None, 4, len(SAME), ())
+
+
+def test_a_living_jobs_file_in_the_other_unicode_form_stays(lite: JobScene, files: Files) -> None:
+    lite.add([1])
+    lite.add([2], NOW + HOUR)
+    files.put(UMLAUT)
+    lite.run("UPDATE job_files SET s3_key = :key WHERE id = 4", key=UMLAUT)
+    lite.run("UPDATE job_files SET s3_key = :key WHERE id = 8", key=unicodedata.normalize("NFD", UMLAUT))
+    assert purge(lite, files).files_shared == 1
+    assert UMLAUT in files.names()
+
+
+OTHERS = [
+    "https://other.s3.amazonaws.com/{k}", "https://s3.amazonaws.com/other/{k}", "s3://other/{k}", "s3://{b}//{k}",
+    "https://{b}.s3.amazonaws.com//{k}", "{k}.bak", "https://{b}.s3.amazonaws.com/x/{k}", "{u}", "",
+]  # fmt: skip
+
+
+def test_another_file_of_a_living_job_keeps_none(scene: JobScene, files: Files) -> None:
+    scene.add([1])
+    scene.add([2], NOW + HOUR)
+    files.put_those_of([1])
+    for number, spelling in enumerate(OTHERS):
+        text = spelling.format(b=files.name, k=KEY, u=KEY.upper())
+        row = {"id": 200 + number, "job_id": job_id(2), "kind": "f", "s3_key": text}
+        scene.insert("job_files", row | {"created_at": NOW.replace(tzinfo=None)})
+    result = purge(scene, files)
+    assert (files.names(), result.files_shared, scene.whole(1)) == (set(), 0, None)
+
+
+@pytest.mark.parametrize("text", ["https://cdn.example.com/{k}", "https://cdn.example.com/files/{k}", "gs://x/{k}"])
+def test_a_file_that_a_living_job_names_by_an_address_that_nobody_knows_stays_and_is_a_doubt(
+    lite: JobScene, files: Files, text: str
+) -> None:
+    lite.add([1])
+    lite.add([2], NOW + HOUR)
+    files.put_those_of([1])
+    lite.run("UPDATE job_files SET s3_key = :key WHERE id = 8", key=text.format(k=KEY))
+    result = purge(lite, files)
+    assert files.names() == {KEY}
+    assert result.doubts == (
+        "1 files were left: rows that stay name them perhaps, by an address that isn't known to be the bucket's.",
+    )
+
+
+def test_a_row_that_named_a_file_and_went_keeps_it_for_nobody(lite: JobScene, files: Files) -> None:
+    """Read before the first batch, gone in it: the second one's file goes."""
+    lite.add([1, 2])
+    files.put("jobs/a b.pdf", "jobs/a%20b.pdf")
+    lite.run("UPDATE jobs SET expires_at = '2026-09-30 01:00:00' WHERE id = :id", id=job_id(1))
+    lite.run("UPDATE job_files SET s3_key = 'jobs/a%20b.pdf' WHERE id = 4")
+    lite.run("UPDATE job_files SET s3_key = 'jobs/a b.pdf' WHERE id = 8")
+    purge(lite, files, batch_jobs=1)
+    assert (files.names(), lite.ids()) == (set(), set())
 
 
 def test_a_file_that_two_expired_jobs_share_goes_with_the_last_of_them(lite: JobScene, files: Files) -> None:

@@ -570,9 +570,3 @@ def test_a_mistyped_table_is_not_taken_for_none(lite: JobScene, name: str) -> No
             files=JobFiles(FilePlace("bucket")),
         )
     assert lite.counts()["jobs"] == 1
-
-
-def test_a_listed_table_without_a_key_is_named_as_a_doubt(lite: JobScene) -> None:
-    lite.run("CREATE TABLE coupons (id INTEGER PRIMARY KEY, job_id TEXT)")
-    result = lite.purge(tables=JobTables("jobs", (*CHILDREN, "coupons"), ("payments",)))
-    assert "no foreign key leads from it to jobs" in result.doubts[0]

@@ -6,7 +6,8 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
-from saju_ops.archive.engines.base import LogStore, Selection
+from saju_ops.address import options_of, redacted
+from saju_ops.archive.engines.base import LogStore, NoSuchTable, Selection
 from saju_ops.errors import Refused
 
 __all__ = ["LogStore", "Selection", "open_log_store", "open_row_store"]
@@ -29,8 +30,37 @@ def open_log_store(url: sa.URL | str, table: str, zone: ZoneInfo, *, bulk_load: 
 
 
 def open_row_store(url: sa.URL | str, table: str, zone: ZoneInfo, *, bulk_load: bool = False) -> LogStore:
-    """The same for a table whose days nobody asks for: it needs no created_at. Raises NoSuchTable, too."""
+    """The same for a table whose days nobody asks for: it needs no created_at. Raises NoSuchTable, too.
+
+    `schema.table` is looked for in that schema, and on MySQL and MariaDB in that database, where no table is named so:
+    what else the connection is asked for is then looked for there first."""
     parsed = sa.make_url(url) if isinstance(url, str) else url
+    try:
+        return _open(parsed, table, zone, bulk_load)
+    except NoSuchTable:
+        schema, _, name = table.rpartition(".")
+        if not schema or not name:
+            raise
+        return _open(_in_schema(parsed, schema), name, zone, bulk_load)
+
+
+def _in_schema(url: sa.URL, schema: str) -> sa.URL:
+    backend = url.get_backend_name()
+    if backend in ("mysql", "mariadb"):
+        return url.set(database=schema)
+    if backend == "postgresql":
+        quoted = schema.replace('"', '""').replace("\\", "\\\\").replace(" ", "\\ ")
+        # The later of two holds.
+        own = options_of(url).get("options", "")
+        return url.update_query_dict({"options": f'{own} -csearch_path="{quoted}","$user",public'.strip()})
+    if schema.casefold() == "main":
+        return url
+    raise NoSuchTable(
+        f"{redacted(url)} has no table in {schema}: a SQLite file has no schema but main. Nothing was done."
+    )
+
+
+def _open(parsed: sa.URL, table: str, zone: ZoneInfo, bulk_load: bool) -> LogStore:
     backend = parsed.get_backend_name()
     if backend in ("mysql", "mariadb"):
         from saju_ops.archive.engines.mysql import MySQLLogStore
