@@ -296,6 +296,11 @@ class _Dump:
             self._source, stream, packed, contents, file, encryption=self._encryption,
             password=self._storage.password, server=server, now=self._now(),
         )  # fmt: skip
+        if result.foreign:
+            raise ProofFailed(
+                f"The dump of {self._source.database} was read back and it can't be restored: {result.why_not} It was"
+                " not kept."
+            )
         if result.differences:
             raise ProofFailed(
                 f"The dump of {self._source.database} was restored and is not what the server said:"

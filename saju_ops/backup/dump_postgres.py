@@ -1,7 +1,7 @@
-"""PostgreSQL: dumped by pg_dump as plain SQL, restored by psql in one transaction.
+"""PostgreSQL: dumped by pg_dump as plain SQL, restored in one transaction by a connection of ours, without a program.
 
 The snapshot is exported by a connection of ours and given to pg_dump, so what the server says of it is exact. A copy
-is a database of its own here, which SQL can't leave; psql's own commands are refused in a dump.
+is a database of its own here, which SQL can't leave, entered as a role that has rights nowhere else.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -18,44 +18,34 @@ from sqlalchemy.exc import DBAPIError
 
 from saju_ops.address import options_of
 from saju_ops.backup.dump_contents import Contents, TableContents
-from saju_ops.backup.dump_engine import (
-    MARKER,
-    DrillNotPossible,
-    DumpEngine,
-    DumpSpoilt,
-    fingerprint,
-    is_leftover,
-    scratch_name,
-)
+from saju_ops.backup.dump_engine import SCRATCH, DumpEngine, DumpSpoilt, fingerprint
 from saju_ops.backup.dump_postgres_catalog import (
     DEFINITIONS,
     LARGE_OBJECTS,
+    LARGE_OBJECTS_READ,
     LOCALE,
     OTHER_OBJECTS,
     RELATIONS,
-    ROLES,
     SCHEMAS,
     SETTINGS,
     as_restored,
 )
-from saju_ops.backup.dump_process import Output, Program, ProgramFailed, asked, feed, find_program, secret_file
-from saju_ops.database import connect, error_text, redacted
-from saju_ops.errors import Refused
+from saju_ops.backup.dump_postgres_drill import DrillLoad, Live, create_like, scratch
+from saju_ops.backup.dump_postgres_load import Load
+from saju_ops.backup.dump_postgres_statements import examined
+from saju_ops.backup.dump_process import Output, Program, ProgramFailed, asked, find_program, secret_file
+from saju_ops.database import connect
 
 COMPLETED = re.compile(rb"\n-- PostgreSQL database dump complete\n")
 TAIL = 1024
+IS_SUPERUSER = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
 DUMP = ("--format=plain", "--no-password", "--lock-wait-timeout=30s", "--no-subscriptions")
-RESTORE = ("--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--single-transaction", "--file=-")
 ENVIRONMENT = {"PGTZ": "UTC", "PGCLIENTENCODING": "UTF8", "PGCONNECT_TIMEOUT": "10", "PGAPPNAME": "saju_ops"}
 # Where the server is and how it is trusted, where the address leaves that to libpq's environment.
 LIBPQ_ENVIRONMENT = (
     "PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGPASSFILE", "PGSSLMODE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY",
     "PGSSLCRL", "PGREQUIREAUTH", "PGCHANNELBINDING", "PGGSSENCMODE", "PGKRBSRVNAME", "PGTARGETSESSIONATTRS",
 )  # fmt: skip
-OWNER_LINE = re.compile(
-    rb"(ALTER [A-Z ]+ .* OWNER TO .*;|GRANT .*;|REVOKE .*;|ALTER DEFAULT PRIVILEGES .*;"
-    rb"|SET SESSION AUTHORIZATION .*;)\r?\n?"
-)
 # What no schema holds, before the schemas: a dump makes it anew, and fails where it is there.
 DROPPED_FIRST = {
     "EVENT TRIGGER": "SELECT evtname FROM pg_event_trigger",
@@ -130,6 +120,9 @@ class PostgresDumps:
             # A database without an encoding may hold bytes of any; they are dumped as they are.
             plain = connection.exec_driver_sql("SHOW server_encoding").scalar() == "SQL_ASCII"
             arguments = [*DUMP, f"--encoding={'SQL_ASCII' if plain else 'UTF8'}", f"--snapshot={snapshot}"]
+            if SCRATCH.fullmatch(self.url.username or ""):
+                # A masked copy, whose owner is the drill's role and gone when it is restored.
+                arguments += ["--no-owner", "--no-privileges"]
             program = stack.enter_context(self._program(path, arguments))
             output, tool = stack.enter_context(Output(program)), asked([path, "--version"]).stdout.strip()
             yield PostgresTaking(self, connection, output, tool)
@@ -190,7 +183,7 @@ class PostgresDumps:
     def create(self, defaults: Mapping[str, str]) -> None:
         with self._admin().connect() as connection:
             name = connection.dialect.identifier_preparer.quote_identifier(self.database)
-            _create_like(connection, name, defaults)
+            create_like(connection, name, dict(defaults))
 
     def empty(self) -> None:
         with self._engine.begin() as connection:
@@ -205,62 +198,39 @@ class PostgresDumps:
             _make_public(connection)
 
     def examined(self, chunks: Iterator[bytes], source_database: str) -> Iterator[bytes]:
-        return chunks
+        return examined(chunks)
 
     def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
-        return self._load(chunks, None)
+        load = Load(self.url, with_rights=self._is_superuser())
+        load.execute(chunks)
+        return load.left_out
 
-    def _load(self, chunks: Iterator[bytes], roles: list[str] | None) -> list[str]:
-        path = find_program(["psql"], "A restore into PostgreSQL")
-        guard = _Guard(strip=not self._may_name_roles(roles))
-        with self._program(path, list(RESTORE)) as program:
-            feed(program, guard.watch(chunks))
-        left_out = f"{guard.left_out} owners and grants were left out: everything belongs to {self.url.username}"
-        return [left_out] if guard.left_out else []
-
-    def _may_name_roles(self, roles: list[str] | None) -> bool:
+    def _is_superuser(self) -> bool:
         """A superuser may give things to any role that is there; whether it is there shows."""
         with self._engine.connect() as connection:
-            known = dict(tuple(row) for row in _rows(connection, "SELECT rolname, rolsuper FROM pg_roles"))
-            user = connection.exec_driver_sql("SELECT current_user").scalar()
-            return bool(known.get(user)) and set(roles or ()) <= known.keys()
+            return bool(connection.exec_driver_sql(IS_SUPERUSER).scalar())
 
-    @contextmanager
-    def scratch(self, server: sa.URL | None, now: datetime) -> Iterator[DumpEngine]:
-        base = server or self.url
-        name = scratch_name(now)
-        try:
-            admin = self._admin(server)
-            with admin.connect() as connection:
-                _drop_leftovers(connection, now)
-                _create_like(connection, name, self.defaults())
-                connection.exec_driver_sql(f"COMMENT ON DATABASE {name} IS '{MARKER} {now.isoformat()}'")
-        except DBAPIError as error:
-            raise DrillNotPossible(
-                f"No scratch database could be made at {redacted(base)} ({error_text(error)}). ALTER ROLE … CREATEDB"
-                " for its user, or name another server in RESTORE_DRILL_URL."
-            ) from None
-        try:
-            yield _Scratch(base.set(database=name), self.roles())
-        finally:
-            with admin.connect() as connection:
-                # This run made it: CREATE DATABASE above fails for a name that exists.
-                connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-
-    def roles(self) -> list[str]:
-        with self._engine.connect() as connection:
-            return [row[0] for row in _rows(connection, ROLES)]
+    def scratch(self, server: sa.URL | None, now: datetime) -> AbstractContextManager[DumpEngine]:
+        return scratch(self, server, now, _Scratch)
 
 
 class _Scratch(PostgresDumps):
-    """A copy: it knows the roles that the source names."""
+    """A copy, entered as the role that was made for it. `account` made both."""
 
-    def __init__(self, url: sa.URL, roles: list[str]) -> None:
+    def __init__(self, url: sa.URL, account: sa.URL, live: Live) -> None:
         super().__init__(url)
-        self._roles = roles
+        self._account, self._live = account, live
+        self._loaded: DrillLoad | None = None
 
     def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
-        return self._load(chunks, self._roles)
+        self._loaded = DrillLoad(self.url, self._account, self._live)
+        self._loaded.execute(chunks)
+        return self._loaded.left_out
+
+    def contents(self, like: Contents | None = None) -> Contents:
+        with self._engine.connect() as connection:
+            found = _contents(connection)
+            return self._loaded.as_compared(connection, found, like) if self._loaded else found
 
 
 class PostgresTaking:
@@ -299,22 +269,24 @@ def _rows(connection: sa.Connection, statement: str) -> list[Any]:
 
 
 def _contents(connection: sa.Connection) -> Contents:
+    # Without a search path, names are those of PostgreSQL itself, and definitions are printed with their schemas.
+    connection.exec_driver_sql("SET search_path = ''")
     tables = {}
     version = str(connection.exec_driver_sql("SHOW server_version").scalar()).split(".")[0]
     for name, kind, *_ in _rows(connection, RELATIONS):
         # A materialized view's rows are not dumped: a restore computes them anew.
         if kind == "r":
             # The row as text, settings being pinned; sum, not xor: a row that is there twice counts twice.
-            hashed = "hashtextextended((saju_row.*)::text, 0)::numeric"
+            # As `::text` prints it, but by no cast that somebody made for the table's rows.
+            hashed = "hashtextextended(textin(record_out(saju_row.*)), 0)::numeric"
             statement = f"SELECT count(*), coalesce(sum({hashed}), 0) FROM ONLY {name} saju_row"  # noqa: S608
             ((rows, total),) = _rows(connection, statement)
             tables[name] = TableContents(int(rows), f"{int(total) % 2**64:016x}")
         elif kind == "S":
             ((value, called),) = _rows(connection, f"SELECT last_value, is_called FROM {name}")  # noqa: S608
             tables[name] = TableContents(1, f"{value} {'t' if called else 'f'}")
-    count = total = 0
-    if connection.exec_driver_sql("SELECT has_table_privilege('pg_largeobject', 'SELECT')").scalar():
-        ((count, total),) = _rows(connection, LARGE_OBJECTS)
+    may_read = connection.exec_driver_sql("SELECT has_table_privilege('pg_largeobject', 'SELECT')").scalar()
+    ((count, total),) = _rows(connection, LARGE_OBJECTS if may_read else LARGE_OBJECTS_READ)
     if count:
         tables["pg_largeobject"] = TableContents(int(count), f"{int(total) % 2**64:016x}")
     return Contents(tables, _definitions(connection), f"postgresql {version}")
@@ -363,131 +335,10 @@ def _identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _create_like(connection: sa.Connection, quoted: str, defaults: Mapping[str, str]) -> None:
-    """With the source's locale where the server has it: sort orders decide what a unique index takes."""
-    base = f"CREATE DATABASE {quoted} TEMPLATE template0"
-    kept = {word: str(value).replace("'", "''") for word, value in defaults.items()}
-    if not kept:
-        connection.exec_driver_sql(f"{base} ENCODING 'UTF8'".replace("%", "%%"))
-        return
-    like = f"ENCODING '{kept['encoding']}' LC_COLLATE '{kept['collation']}' LC_CTYPE '{kept['ctype']}'"
-    if "icu_locale" in kept:
-        like += f" LOCALE_PROVIDER icu ICU_LOCALE '{kept['icu_locale']}'"
-    try:
-        connection.exec_driver_sql(f"{base} {like}".replace("%", "%%"))
-    except DBAPIError as error:
-        # Not a locale of that server; 42601: of a version that doesn't know the words.
-        if getattr(error.orig, "sqlstate", "") not in ("42809", "22023", "42601"):
-            raise
-        connection.exec_driver_sql(base.replace("%", "%%"))
-
-
 def _make_public(connection: sa.Connection) -> None:
     version = int(connection.exec_driver_sql("SHOW server_version_num").scalar_one()) // 10000
     for statement in (*NEW_PUBLIC, *NEW_PUBLIC_RIGHTS[15 if version >= 15 else 0]):
         connection.exec_driver_sql(statement)
-
-
-def _drop_leftovers(connection: sa.Connection, now: datetime) -> None:
-    """Databases that a killed drill left: by their name, which says when, and by their comment, or none yet."""
-    listed = _rows(connection, "SELECT datname, shobj_description(oid, 'pg_database') FROM pg_database")
-    for name, comment in listed:
-        if is_leftover(name, now) and (comment is None or str(comment).startswith(MARKER)):
-            with suppress(DBAPIError):
-                connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-class _Guard:
-    """Refuses psql's own commands in a dump; leaves out owners and grants where they can't be given.
-
-    Only where a statement begins: a function's body or a row may hold any line. pg_dump's BEGIN and COMMIT around
-    large objects are left out, which would end the one transaction of the restore.
-    """
-
-    REFUSED = (b"\\connect", b"\\c ", b"\\!", b"\\i ", b"\\ir ", b"\\copy ", b"\\o ", b"\\w ", b"\\g")
-    TRANSACTION = (b"BEGIN;", b"COMMIT;")
-    COPY_END = b"\n\\.\n"
-
-    def __init__(self, strip: bool) -> None:
-        self._strip = strip
-        self._inside: bytes | None = None
-        self.left_out = 0
-
-    def watch(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        pending, copying = b"", False
-        for chunk in chunks:
-            data, pending, at = pending + chunk, b"", 0
-            kept: list[bytes] = []
-            while at < len(data):
-                # Rows are passed on unseen, up to the line that ends them.
-                end = data.find(self.COPY_END if copying else b"\n", at)
-                if end < 0:
-                    whole = max(at, len(data) - len(self.COPY_END)) if copying else at
-                    kept.append(data[at:whole])
-                    pending = data[whole:]
-                    break
-                end += len(self.COPY_END) if copying else 1
-                piece, at = data[at:end], end
-                if copying:
-                    kept.append(piece)
-                    copying = False
-                    continue
-                copying = self._starts_rows(piece)
-                kept.append(self._looked_at(piece))
-                if copying:
-                    # The line's end is that of the rows' end too, where there are none.
-                    kept[-1], at = kept[-1][:-1], at - 1
-            yield b"".join(kept)
-        if pending:
-            yield pending if copying else self._looked_at(pending)
-
-    def _starts_rows(self, line: bytes) -> bool:
-        return self._inside is None and line.startswith(b"COPY ") and line.rstrip().endswith(b"FROM stdin;")
-
-    def _looked_at(self, line: bytes) -> bytes:
-        begins = self._inside is None
-        self._inside = _inside_after(line, self._inside)
-        if not begins:
-            return line
-        if line.startswith(self.REFUSED):
-            raise Refused("The dump holds a command of psql's own; it is not executed.")
-        if line.rstrip() in self.TRANSACTION:
-            return b""
-        if self._strip and OWNER_LINE.fullmatch(line):
-            self.left_out += 1
-            return b""
-        return line
-
-
-# What opens a text in which a line's beginning is no statement's, and what ends it.
-_OPENS = re.compile(rb"--|/\*|(?<![\w$])[eE]'|'|\"|(?<![\w$])\$(?:[A-Za-z_\x80-\xff][\w\x80-\xff]*)?\$")
-_CLOSES = {
-    b"'": re.compile(rb"'"),
-    b"e'": re.compile(rb"(?:[^'\\]|\\.|'')*'(?!')", re.DOTALL),
-    b'"': re.compile(rb'"'),
-    b"/*": re.compile(rb"\*/"),
-}
-
-
-def _inside_after(line: bytes, inside: bytes | None) -> bytes | None:
-    """What a line leaves open, having begun inside `inside`: a quote, a dollar quote's tag, or nothing."""
-    at = 0
-    while True:
-        if inside is None:
-            opens = _OPENS.search(line, at)
-            if opens is None or opens[0] == b"--":
-                return None
-            inside, at = (b"e'" if opens[0] == b"E'" else opens[0]), opens.end()
-        if inside.startswith(b"$"):
-            at = line.find(inside, at) + len(inside)
-            if at < len(inside):
-                return inside
-        else:
-            closes = _CLOSES[inside].match(line, at) if inside == b"e'" else _CLOSES[inside].search(line, at)
-            if closes is None:
-                return inside
-            at = closes.end()
-        inside = None
 
 
 def _pgpass(password: str) -> str:

@@ -123,6 +123,16 @@ SCHEMAS = f"SELECT n.nspname FROM pg_namespace n WHERE {OURS}"
 LARGE_OBJECTS = """
 SELECT count(*), coalesce(sum(hashtextextended(loid || ' ' || pageno || ' ' || encode(data, 'hex'), 0)::numeric), 0)
 FROM pg_largeobject"""
+# The same without a right on the catalogue, by those that may be read; a page has a quarter of a block.
+LARGE_OBJECTS_READ = """
+WITH RECURSIVE size AS (SELECT current_setting('block_size')::int / 4 AS bytes),
+page (loid, pageno, data) AS (
+  SELECT m.oid, 0, lo_get(m.oid, 0, bytes) FROM pg_largeobject_metadata m, size
+  UNION ALL
+  SELECT loid, pageno + 1, lo_get(loid, (pageno + 1)::bigint * bytes, bytes) FROM page, size
+  WHERE length(data) = bytes)
+SELECT count(*), coalesce(sum(hashtextextended(loid || ' ' || pageno || ' ' || encode(data, 'hex'), 0)::numeric), 0)
+FROM page WHERE length(data) > 0"""
 LOCALE = """
 SELECT pg_encoding_to_char(encoding), datcollate, datctype, to_jsonb(d) FROM pg_database d
 WHERE datname = current_database()"""

@@ -1,4 +1,4 @@
-"""The programs that dump and restore: mysqldump, pg_dump, mysql, psql. Started here, their end asked for here.
+"""The programs that dump and restore: mysqldump, pg_dump, mysql. Started here, their end asked for here.
 
 Promises: a password reaches a program through a file in memory that only this user can read (memfd, 0600), so it
 is never in the process list, never on a disk, and gone when the process is, however it ends; no program reads the

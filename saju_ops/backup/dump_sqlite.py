@@ -24,13 +24,25 @@ import sqlalchemy as sa
 
 from saju_ops.address import busy_timeout
 from saju_ops.backup.dump_contents import Contents, TableContents
-from saju_ops.backup.dump_engine import UTC_ZONE, DrillNotPossible, DumpEngine, fingerprint
+from saju_ops.backup.dump_engine import UTC_ZONE, DrillNotPossible, DumpEngine, ForeignToDumps, fingerprint
 from saju_ops.backup.manifest import stamp
 from saju_ops.errors import OperatorError, ProofFailed
 
 HEADER = b"SQLite format 3\x00"
 CHUNK = 1 << 20
-MISSING = re.compile(r"no such collation sequence: (.+)|unknown function: (.+)\(\)")
+MISSING = re.compile(r"no such collation sequence: (.+)|unknown function: (.+)\(\)|unsafe use of .+\(\)")
+# What SQLite itself writes at the beginning of a definition, whatever was typed.
+WRITTEN = {
+    "table": (b"CREATE TABLE ", b"CREATE VIRTUAL TABLE "), "view": (b"CREATE VIEW ",), "trigger": (b"CREATE TRIGGER ",),
+    "index": (b"CREATE INDEX ", b"CREATE UNIQUE INDEX "),
+}  # fmt: skip
+# What reading needs. A file that somebody changed may call the rest in a view, a check or an index.
+READS = {
+    sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_TRANSACTION,
+    sqlite3.SQLITE_SAVEPOINT,
+}  # fmt: skip
+PRAGMAS = {"integrity_check", "quick_check", "table_xinfo"}
+NOT_CALLED = {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "fsdir", "zipfile"}
 FOLDER_PREFIX = "saju_ops_dump_"
 LEFTOVER_SECONDS = 24 * 3600
 SIDE_FILES = ("-wal", "-shm", "-journal")
@@ -68,6 +80,7 @@ class SQLiteDumps:
 
     def contents(self, like: Contents | None = None) -> Contents:
         with closing(self._connect()) as connection:
+            _only_read(connection)
             connection.execute("BEGIN")
             return _contents(connection)
 
@@ -102,11 +115,16 @@ class SQLiteDumps:
         """Nothing is dropped: `load` puts the old file aside, whole."""
 
     def examined(self, chunks: Iterator[bytes], source_database: str) -> Iterator[bytes]:
+        """A database is looked at as a whole, in `load`, before it takes its place."""
         return chunks
 
     def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
         """Writes the file beside its place, looks at it, and then gives it its name. A file that was there is
-        kept as `<name>.before_restore_<time>`, the time in the engine's zone as in the names of backups."""
+        kept as `<name>.before_restore_<time>`, the time in the engine's zone as in the names of backups. Where the
+        place is a link, the file that it leads to is meant, as SQLite itself means it."""
+        if self.path.is_symlink():
+            url = self.url.set(database=str(self.path.resolve()))
+            return SQLiteDumps(url, self.zone).load(chunks, source_database, drill=drill)
         unfinished = self.path.with_name(f".{self.path.name}.unfinished")
         try:
             unfinished.unlink(missing_ok=True)
@@ -267,13 +285,46 @@ def _require_sound(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(len(HEADER)) != HEADER:
             raise ProofFailed("What was read is no SQLite database. Nothing was put in place.")
-    with closing(sqlite3.connect(f"file:{uri_quoted(str(path))}?mode=rw", uri=True)) as connection:
+    # Immutable: not even a log is made beside it.
+    with closing(sqlite3.connect(f"file:{uri_quoted(str(path))}?mode=ro&immutable=1", uri=True)) as connection:
+        connection.text_factory = bytes
+        _only_read(connection)
         try:
+            _require_written_by_sqlite(connection)
             said = _integrity(connection)
         except sqlite3.DatabaseError as error:
             said = str(error)
     if said != "ok":
         raise ProofFailed(f"SQLite finds the file damaged ({said}). Nothing was put in place.")
+
+
+def _only_read(connection: sqlite3.Connection) -> None:
+    """Nothing that the file's own schema says is trusted, and nothing but reading is allowed."""
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    connection.set_authorizer(_allowed)
+
+
+def _allowed(action: int, first: str | None, second: str | None, *_: str | None) -> int:
+    if action == sqlite3.SQLITE_FUNCTION:
+        fits = str(second).lower() not in NOT_CALLED
+    elif action == sqlite3.SQLITE_PRAGMA:
+        fits = first in PRAGMAS
+    else:
+        fits = action in READS
+    return sqlite3.SQLITE_OK if fits else sqlite3.SQLITE_DENY
+
+
+def _require_written_by_sqlite(connection: sqlite3.Connection) -> None:
+    """A table whose definition is a view's would run a query of its own when its rows are read."""
+    for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_schema"):
+        begins = WRITTEN.get(bytes(kind or b"").decode(errors="replace"), ())
+        if sql is None and kind == b"index" and bytes(name).startswith(b"sqlite_autoindex_"):
+            continue
+        if not bytes(sql or b"").startswith(begins or (b"\x00",)):
+            raise ForeignToDumps("a definition that was written past SQLite (writable_schema)")
 
 
 def _integrity(connection: sqlite3.Connection) -> str:
@@ -282,7 +333,7 @@ def _integrity(connection: sqlite3.Connection) -> str:
     check = "integrity_check"
     while True:
         try:
-            return str(connection.execute(f"PRAGMA {check}(1)").fetchone()[0])
+            return bytes(connection.execute(f"PRAGMA {check}(1)").fetchone()[0]).decode(errors="replace")
         except sqlite3.OperationalError as error:
             missing = MISSING.fullmatch(str(error))
             if missing is None:
@@ -291,7 +342,12 @@ def _integrity(connection: sqlite3.Connection) -> str:
             if missing[1]:
                 connection.create_collation(missing[1], lambda a, b: (a > b) - (a < b))
             else:
-                connection.create_function(missing[2], -1, lambda *_: None, deterministic=True)
+                if missing[2]:
+                    connection.create_function(missing[2], -1, lambda *_: None, deterministic=True)
+                # One made here is trusted by no schema; what could do anything is not called all the same.
+                connection.set_authorizer(None)
+                connection.execute("PRAGMA trusted_schema = ON")
+                connection.set_authorizer(_allowed)
 
 
 @contextmanager

@@ -98,9 +98,12 @@ def take_masked_dump(
                 report = _copy_masked(work, aliases, say)
             report.notes += [f"its user may not see these, so they may be missing: {unseen}"] if unseen else []
             say(f"{source.database}: {report.values_masked:,} values masked, none of {report.values_checked:,} true.")
+            # The copy is entered by a user that can make no other one.
+            tried_on = (options.drill_server(url) or url,) if source.engine == "postgresql" else options.drill_servers
             return take_dump(
-                scratch.url, storage, options, label=label, now=now, say=say, shown_as=source, masked=vars(report)
-            )
+                scratch.url, storage, replace(options, drill_servers=tried_on), label=label, now=now, say=say,
+                shown_as=source, masked=vars(report),
+            )  # fmt: skip
     except DrillNotPossible as error:
         raise OperatorError(f"A masked dump is made in a scratch database. {error}") from None
     except DBAPIError as error:

@@ -16,7 +16,6 @@ from saju_ops.backup import dump_mysql
 from saju_ops.backup.dump import dump_databases
 from saju_ops.backup.dump_contents import Contents
 from saju_ops.backup.dump_engine import open_engine
-from saju_ops.backup.dump_postgres import _Guard as PostgresGuard
 from saju_ops.backup.dump_process import ProgramFailed
 from saju_ops.backup.manifest import read_manifest
 from saju_ops.database import connect
@@ -48,7 +47,7 @@ def service(postgres_server: Engine, postgres_url: str) -> Iterator[str]:
     """The address of a role that owns the database and is nobody special."""
     database = sa.make_url(postgres_url).database
     postgres_server.execute(
-        "CREATE ROLE service_owner LOGIN CREATEDB PASSWORD 'long enough'",
+        "CREATE ROLE service_owner LOGIN CREATEDB CREATEROLE PASSWORD 'long enough'",
         "CREATE ROLE reader LOGIN PASSWORD 'long too'",
         f'ALTER DATABASE "{database}" OWNER TO service_owner',
     )  # fmt: skip
@@ -139,28 +138,6 @@ def test_lines_of_a_functions_body_are_left_as_they_are(postgres_url: str, servi
     assert asked(service, "SELECT f(), obj_description('a'::regclass), (SELECT v FROM a)") == f
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 10_000])
-def test_the_guard_passes_on_every_byte_but_what_it_leaves_out(size: int) -> None:
-    rows = b"COPY a (v) FROM stdin;\n1\tGRANT x TO y;\n\\\\c x\n\\.\n\nCOPY public.empty  FROM stdin;\n\\.\n\n"
-    text = (
-        b"-- it's a comment\nALTER TABLE a OWNER TO b;\n"
-        + rows
-        + b"CREATE FUNCTION f() AS $_$ it's\nGRANT x TO y;\n$$ '\n"
-        b"$_$;\nCOMMENT ON x IS E'a\\'\nBEGIN;\n''';\nBEGIN;\nSELECT lowrite(0, '\\x00');\nCOMMIT;\nGRANT x TO y;\n"
-        b"CREATE VIEW \"o'dd\" AS SELECT 1;\nREVOKE x FROM y;\n/* it's */\n\\unrestrict a\nlast"
-    )
-    left_out = (b"ALTER TABLE a OWNER TO b;\n", b"\nBEGIN;\n", b"COMMIT;\nGRANT x TO y;\n", b"REVOKE x FROM y;\n")
-    expected = text
-    for line in left_out:
-        head, _, tail = expected.rpartition(line)
-        expected = head + (b"\n" if line.startswith(b"\n") else b"") + tail
-    guard = PostgresGuard(strip=True)
-    assert b"".join(guard.watch(iter([text[i : i + size] for i in range(0, len(text), size)]))) == expected
-    assert guard.left_out == 3
-    with pytest.raises(Refused):
-        list(PostgresGuard(strip=False).watch(iter([rows + b"\\! ls\n"])))
-
-
 def test_large_objects_do_not_end_the_one_transaction(
     postgres_url: str, postgres_server: Engine, tmp_path: Path
 ) -> None:
@@ -169,7 +146,7 @@ def test_large_objects_do_not_end_the_one_transaction(
     assert b"\nCOMMIT;\n" in dumps.content(dumps.take()), "pg_dump ends no transaction: the test would prove nothing"
     engine = sa.make_url(postgres_url)
     with postgres_server.database() as into:
-        text = dumps.content(dumps.take()) + b"SELECT nothing;\n"
+        text = dumps.content(dumps.take()) + b"COMMENT ON TABLE nothing IS NULL;\n"
         with pytest.raises(ProgramFailed):
             open_engine(sa.make_url(into)).load(iter([text]), str(engine.database), drill=True)
         assert open_engine(sa.make_url(into)).objects() == 0

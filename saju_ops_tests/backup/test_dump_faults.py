@@ -25,7 +25,6 @@ import pytest
 import sqlalchemy as sa
 
 from saju_ops.backup import dump_mysql, dump_process
-from saju_ops.backup.chroma_process import one_at_a_time
 from saju_ops.backup.drill import drill_stored
 from saju_ops.backup.dump import dump_databases
 from saju_ops.backup.dump_engine import DrillNotPossible, DumpSpoilt, open_engine, scratch_name
@@ -37,6 +36,7 @@ from saju_ops.backup.dump_process import Output, Program, words_of
 from saju_ops.backup.dump_sqlite import SQLiteDumps
 from saju_ops.database import connect, parse_database_url
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
+from saju_ops.local_state import one_at_a_time
 from saju_ops.storage.local import _LocalWriter
 from saju_ops_tests.backup.dump_scene import (
     AT_THREE,
