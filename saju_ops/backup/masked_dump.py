@@ -29,13 +29,9 @@ from saju_ops.backup.masking import (
     rule_of,
 )
 from saju_ops.backup.masking_copy import Copier, Row, copier
-from saju_ops.backup.masking_look import (
-    Originals,
-    is_moment,
-    personal_definitions,
-    personal_value,
-    suspicious_columns,
-)
+from saju_ops.backup.masking_definitions import personal_definitions, shown
+from saju_ops.backup.masking_look import Originals, is_moment, is_plain, personal_value, suspicious_columns
+from saju_ops.backup.masking_people import SYSTEM_SINCE, People
 from saju_ops.backup.masking_rules import Mask
 from saju_ops.database import error_text, redacted
 from saju_ops.errors import OperatorError
@@ -46,6 +42,9 @@ SMALL: tuple[Mask, ...] = ("birth", "number", "category")
 NAMED = 12
 # Of the times in a column without a rule, the share that may be somebody's birth: children are born every day.
 BY_CHANCE = 0.1
+# A text column without a rule holds codes if it has no more different values than that, or if each of no more than the
+# most is there so often on average.
+FEW, MOST_DIFFERENT, REPEATED = 8, 1_000, 5
 
 
 @dataclass
@@ -128,24 +127,33 @@ def _require_tables_seen(source: DumpEngine) -> str:
 def _copy_masked(work: Copier, aliases: dict[str, str], say: Callable[[str], None]) -> MaskingReport:
     columns = _with_rules(work, aliases)
     _refuse(suspicious_columns(columns))
-    with closing(Masker()) as masker, closing(Originals()) as originals:
-        return _masked_and_checked(work, columns, masker, originals, say)
+    tables = [list(group) for _, group in groupby(columns, key=lambda c: c.table)]
+    with closing(Masker()) as masker, closing(Originals()) as originals, closing(People(tables, work.keys())) as people:
+        return _masked_and_checked(work, tables, masker, Truth(originals, people), say)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What was true: as it was, and in whatever form."""
+
+    originals: Originals
+    people: People
 
 
 def _masked_and_checked(
-    work: Copier, columns: Sequence[MaskedColumn], masker: Masker, originals: Originals, say: Callable[[str], None]
+    work: Copier, tables: list[list[MaskedColumn]], masker: Masker, truth: Truth, say: Callable[[str], None]
 ) -> MaskingReport:
     # The copiers of PostgreSQL and SQLite use the driver itself, whose errors quote rows.
     import psycopg
 
     report = MaskingReport(notes=work.notes)
-    for column in (c for c in columns if c.mask in SMALL):
+    for column in (c for table in tables for c in table if c.mask in SMALL):
         masker.avoid(column.mask, f"{column.table}.{column.column}", work.values(column))  # type: ignore[arg-type]
     work.begin()
-    tables = [list(group) for _, group in groupby(columns, key=lambda c: c.table)]
-    seen: Counter[str] = Counter()
+    seen: Counter[Any] = Counter()
+    unnamed: list[str] = []
     for table in tables:
-        change = _Change(table, masker, originals, seen)
+        change = _Change(table, masker, truth, seen)
         try:
             report.rows += work.copy(table, change)
         except (DBAPIError, sqlite3.Error, psycopg.Error) as error:
@@ -155,13 +163,14 @@ def _masked_and_checked(
                 " saju_ops/backup/masking_rules.py. No masked dump was written."
             ) from None
         report.values_masked += change.masked
+        unnamed += change.of_many_values()
         say(f"{table[0].table}: copied, {change.masked:,} values masked.")
-    _refuse([f"{where} holds what looks like {what} ({n:,} times)" for (where, what), n in _pairs(seen)])
+    _refuse([*(f"{where} holds what looks like {what} ({n:,} times)" for (where, what), n in _pairs(seen)), *unnamed])
     work.finish()
-    _refuse_definitions(personal_definitions(work.definitions(), originals))
-    report.values_checked = _require_nothing_true(work, tables, originals)
+    _refuse_definitions(personal_definitions(work.definitions(), work.counters(), truth.originals, truth.people))
+    report.values_checked = _require_nothing_true(work, tables, truth)
     report.tables = len(tables)
-    report.columns_masked = sum(c.masked for c in columns)
+    report.columns_masked = sum(c.masked for table in tables for c in table)
     return report
 
 
@@ -184,30 +193,62 @@ def plain_name(table: str) -> str:
 class _Change:
     """Masks the rows of one table, remembers what was true, and looks at what no rule names."""
 
-    def __init__(
-        self, columns: Sequence[MaskedColumn], masker: Masker, originals: Originals, seen: Counter[Any]
-    ) -> None:
-        self._columns, self._masker, self._originals, self._seen = columns, masker, originals, seen
+    def __init__(self, columns: Sequence[MaskedColumn], masker: Masker, truth: Truth, seen: Counter[Any]) -> None:
+        self._columns, self._masker, self._truth, self._seen = columns, masker, truth, seen
+        self._different = {c.column: _Different(c) for c in columns if c.mask is None and not is_plain(c)}
         self.masked = 0
 
     def __call__(self, rows: list[Row]) -> list[Row]:
-        by_column = [list(cells) for cells in zip(*rows, strict=True)]
+        true = [list(cells) for cells in zip(*rows, strict=True)]
+        false = list(true)
         for number, column in enumerate(self._columns):
-            cells = by_column[number]
+            cells = true[number]
             if column.masked:
-                self._originals.add(column, cells)
-                by_column[number] = self._mask(column, cells)
+                self._truth.originals.add(column, cells)
+                false[number] = self._mask(column, cells)
             elif column.mask is None:
-                where = f"{column.table}.{column.column}"
-                for (_, cell), times in _different(cells).items():
-                    if what := personal_value(cell):
-                        self._seen[where, what] += times
-        return list(zip(*by_column, strict=True))
+                self._look_at(column, cells)
+        self._truth.people.add(self._columns, true, false)
+        return list(zip(*false, strict=True))
+
+    def _look_at(self, column: MaskedColumn, cells: list[Any]) -> None:
+        where = f"{column.table}.{column.column}"
+        for (_, cell), times in _different(cells).items():
+            if what := personal_value(cell):
+                self._seen[where, what] += times
+            if column.column in self._different:
+                self._different[column.column].add(cell, times)
+
+    def of_many_values(self) -> list[str]:
+        return [says for some in self._different.values() if (says := some.too_many())]
 
     def _mask(self, column: MaskedColumn, cells: list[Any]) -> list[Any]:
         self.masked += sum(c is not None for c in cells)
         false = {key: self._masker.of(column, key[1]) for key in _different(cells)}
         return [false[type(c), c] for c in cells]
+
+
+class _Different:
+    """How many different values a column without a rule holds."""
+
+    def __init__(self, column: MaskedColumn) -> None:
+        self._where = f"{column.table}.{column.column}"
+        self._hashes = set[int]()
+        self._times = 0
+
+    def add(self, cell: Any, times: int) -> None:
+        if cell is not None and cell != "":
+            self._times += times
+            if len(self._hashes) <= MOST_DIFFERENT:
+                self._hashes.add(hash(cell))
+
+    def too_many(self) -> str | None:
+        """In a code each value is there again and again."""
+        count = len(self._hashes)
+        if count <= FEW or (count <= MOST_DIFFERENT and count * REPEATED <= self._times):
+            return None
+        more = "more than " if count > MOST_DIFFERENT else ""
+        return f"{self._where} holds {more}{min(count, MOST_DIFFERENT):,} different values in {self._times:,} rows"
 
 
 def _different(cells: list[Any]) -> Counter[tuple[type, Any]]:
@@ -219,15 +260,18 @@ def _pairs(seen: Counter[Any]) -> Iterable[tuple[tuple[str, str], int]]:
     return sorted(seen.items())
 
 
-def _require_nothing_true(work: Copier, tables: list[list[MaskedColumn]], originals: Originals) -> int:
+def _require_nothing_true(work: Copier, tables: list[list[MaskedColumn]], truth: Truth) -> int:
     """Reads the whole copy again. Returns how many values were looked at."""
+    originals, people = truth.originals, truth.people
     checked, found = 0, []
     for table in tables:
         hits: Counter[str] = Counter()
         births: Counter[str] = Counter()
         there: Counter[str] = Counter()
         for rows in work.rows(table):
-            for column, cells in zip(table, zip(*rows, strict=True), strict=True):
+            by_column = list(zip(*rows, strict=True))
+            people.look(table, by_column)
+            for column, cells in zip(table, by_column, strict=True):
                 checked += len(cells)
                 if column.mask != "null" or any(c is not None for c in cells):
                     hits[column.column] += originals.hits(column, cells)
@@ -235,7 +279,15 @@ def _require_nothing_true(work: Copier, tables: list[list[MaskedColumn]], origin
                     births[column.column] += originals.moments(cells)
                     there[column.column] += sum(c is not None for c in cells)
         hits.update({name: n for name, n in births.items() if n > there[name] * BY_CHANCE})
-        found += [f"{table[0].table}.{name} holds {n:,} true values" for name, n in sorted(hits.items()) if n]
+        # The larger of the two counts: both look for what is written as it was.
+        hits |= people.found(table[0].table)
+        where = shown(table[0].table, people)
+        found += [f"{where}.{shown(name, people)} holds {n:,} true values" for name, n in sorted(hits.items()) if n]
+        found += [
+            f"{where}.{shown(name, people)} holds times before {SYSTEM_SINCE.year}, which are none of the service's own"
+            for name in people.early(table[0].table)
+            if not hits[name]
+        ]
     _refuse(found)
     return checked
 
@@ -254,5 +306,6 @@ def _refuse(found: list[str]) -> None:
         more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
         raise MaskingRefused(
             f"No masked dump was written: {'; '.join(found[:NAMED])}{more}. Give each column a rule in"
-            " saju_ops/backup/masking_rules.py (keep, if it says nothing about a person)."
+            " saju_ops/backup/masking_rules.py (keep, if it says nothing about a person; public, if what is found in it"
+            " is nobody's)."
         )

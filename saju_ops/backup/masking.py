@@ -59,7 +59,7 @@ class MaskedColumn:
 
     @property
     def masked(self) -> bool:
-        return self.mask not in (None, "keep")
+        return self.mask not in (None, "keep", "public")
 
 
 def rule_of(table: str, column: str, aliases: dict[str, str]) -> Mask | None:
@@ -99,7 +99,7 @@ class Masker:
         self._masks: dict[Mask, Callable[[Any, int | None, str], Any]] = {
             "identifier": self._identifier, "birth": self._birth, "text": self._text, "json": self._json,
             "phone": self._phone, "number": self._number, "hash": self._hash, "category": self._category,
-            "null": lambda value, limit, where: None, "keep": lambda value, limit, where: value,
+            "null": lambda value, limit, where: None,
         }  # fmt: skip
 
     def close(self) -> None:

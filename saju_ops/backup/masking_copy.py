@@ -58,6 +58,9 @@ class Copier(Protocol):
     def definitions(self) -> str:
         """After `finish`: the SQL by which the copy was made."""
 
+    def counters(self) -> list[tuple[str, int]]:
+        """What is counted on from in the copy, where the definitions don't say: the name and the number."""
+
     def rows(self, columns: Sequence[MaskedColumn]) -> Iterator[list[Row]]:
         """The rows of the copy."""
 
@@ -167,6 +170,9 @@ class _MySQL:
 
     def definitions(self) -> str:
         return b"".join(self._defined).decode(errors="replace")
+
+    def counters(self) -> list[tuple[str, int]]:
+        return []
 
     def copy(self, columns: Sequence[MaskedColumn], change: Change) -> int:
         names = ", ".join(self._quote(c.column) for c in columns)
@@ -283,6 +289,13 @@ class _Postgres:
     def definitions(self) -> str:
         return b"".join(self._defined).decode(errors="replace")
 
+    def counters(self) -> list[tuple[str, int]]:
+        return [(name, self._counter(name)[0]) for (name,) in self._rows(_SEQUENCES)]
+
+    def _counter(self, name: str) -> tuple[int, bool]:
+        ((value, called),) = self._rows(f"SELECT last_value, is_called FROM {name}")  # noqa: S608
+        return int(value), called
+
     def copy(self, columns: Sequence[MaskedColumn], change: Change) -> int:
         statement = f"COPY {columns[0].table} ({self._names(columns)}) FROM STDIN"
         driver: Any = self._writer.connection.driver_connection
@@ -298,7 +311,7 @@ class _Postgres:
 
     def finish(self) -> None:
         for (name,) in self._rows(_SEQUENCES):
-            ((value, called),) = self._rows(f"SELECT last_value, is_called FROM {name}")  # noqa: S608
+            value, called = self._counter(name)
             self._writer.execute(
                 sa.text("SELECT setval(CAST(:name AS regclass), :value, :called)"),
                 {"name": name, "value": value, "called": called},
@@ -363,6 +376,11 @@ class _SQLite:
     def definitions(self) -> str:
         return "\n".join(sql for _, _, sql in self._schema)
 
+    def counters(self) -> list[tuple[str, int]]:
+        if not self._reader.execute("SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence'").fetchone():
+            return []
+        return self._reader.execute("SELECT name, seq FROM sqlite_sequence").fetchall()
+
     def values(self, column: MaskedColumn) -> Iterator[Any]:
         for (value,) in self._reader.execute(f"SELECT DISTINCT {_q(column.column)} FROM {_q(column.table)}"):  # noqa: S608
             yield value
@@ -384,9 +402,8 @@ class _SQLite:
         return count
 
     def finish(self) -> None:
-        if self._reader.execute("SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence'").fetchone():
+        if counters := self.counters():
             self._writer.execute("DELETE FROM sqlite_sequence")
-            counters = self._reader.execute("SELECT name, seq FROM sqlite_sequence").fetchall()
             self._writer.executemany("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", counters)
         for wanted in ("index", "view", "trigger"):
             for kind, _, sql in self._schema:

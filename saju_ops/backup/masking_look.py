@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from saju_ops.backup.hash_set import HashSet, hashed
 from saju_ops.backup.masking import MaskedColumn, as_text
-from saju_ops.backup.masking_rules import ANYTHING, HARMLESS_TEXTS, PERSONAL_NAME, PERSONAL_VALUES, Mask
+from saju_ops.backup.masking_forms import decoded, readings
+from saju_ops.backup.masking_rules import ANYTHING, PERSONAL_NAME, PERSONAL_VALUES, Mask
 
 # Texts shorter than this are too common to say that one of them is somebody's.
 SHORTEST_TEXT = 5
@@ -31,6 +31,7 @@ _NUMBER = re.compile(
     r"|double(?: precision)?|money|bool(?:ean)?|year|oid",
     re.IGNORECASE,
 )
+_FLAG = re.compile(r"bool|bit(?:\(\d+\))?$|enum|set\b", re.IGNORECASE)
 _MOMENT = re.compile(r"date|time", re.IGNORECASE)
 
 
@@ -63,6 +64,11 @@ def is_number(column: MaskedColumn) -> bool:
     return bool(_NUMBER.fullmatch(re.split(r"[( ]", column.type.strip(), maxsplit=1)[0]))
 
 
+def is_plain(column: MaskedColumn) -> bool:
+    """Numbers, flags, times and one of a list of values: of what type they are says enough."""
+    return is_number(column) or is_moment(column) or bool(_FLAG.match(column.type))
+
+
 def is_moment(column: MaskedColumn) -> bool:
     return bool(_MOMENT.match(column.type.strip()))
 
@@ -70,15 +76,18 @@ def is_moment(column: MaskedColumn) -> bool:
 # --- values ------------------------------------------------------------------------------------------------------
 
 
+# As databases write times, of which there are as many as rows.
+_STAMP = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?(?:[+-]\d\d(?::\d\d)?|Z)?", re.ASCII)
+
+
 def personal_value(value: Any) -> str | None:
     """What a value looks like, where it looks like somebody's; never the value."""
-    text = bytes(value).decode(errors="replace") if isinstance(value, bytes | memoryview) else value
-    if not isinstance(text, str) or len(text) < SHORTEST_TEXT:
+    text = decoded(bytes(value)) if isinstance(value, bytes | memoryview) else value
+    if not isinstance(text, str) or len(text) < SHORTEST_TEXT or _STAMP.fullmatch(text):
         return None
-    if not text.isascii():
-        # ０１０－１２３４ is a phone number too.
-        text = unicodedata.normalize("NFKC", text)
-    return next((what for what, pattern in PERSONAL_VALUES.items() if pattern.search(text)), None)
+    some = readings(text)
+    found = (what for what, pattern in PERSONAL_VALUES.items() if any(pattern.search(t) for t in some))
+    return next(found, None)
 
 
 # --- is anything left? -------------------------------------------------------------------------------------------
@@ -153,7 +162,7 @@ class Originals:
             others = Counter(as_text(v) for v in told if not isinstance(v, TEXTUAL))
             for some in (texts, others):
                 found += self._count(self._own(column), _parts_of(some, column.mask == "json"))
-        if column.mask != "keep" and not (column.mask is None and is_moment(column)):
+        if column.mask not in ("keep", "public") and not (column.mask is None and is_moment(column)):
             found += self._telling(column, texts)
         return found
 
@@ -165,7 +174,7 @@ class Originals:
         anywhere = self._question("anywhere")
         found = self._count(anywhere, _parts_of(texts, looks_like_json))
         if looks_like_json:
-            found += self._count(anywhere, _each(texts, _names_in))
+            found += self._count(anywhere, _each(texts, names_in))
         if column.mask is None:
             times = list(texts.values())
             found += sum(times[number] for number in self._naming(texts))
@@ -257,7 +266,7 @@ def _texts(value: Any) -> Iterator[str]:
         yield value
 
 
-def _names_in(document: str) -> Iterator[str]:
+def names_in(document: str) -> Iterator[str]:
     """The names of a JSON document's entries: {"<user_id>": 3}."""
 
     def names(value: Any) -> Iterator[str]:
@@ -270,29 +279,3 @@ def _names_in(document: str) -> Iterator[str]:
         yield from names(json.loads(document))
     except ValueError:
         return
-
-
-# --- definitions -------------------------------------------------------------------------------------------------
-
-_OBJECT = re.compile(
-    r"\b(?:CREATE|COMMENT ON|ALTER)\b.*?\b(TABLE|VIEW|TRIGGER|PROCEDURE|FUNCTION|EVENT|INDEX|TYPE|DOMAIN|COLUMN"
-    r"|SCHEMA)\b(?: IF NOT EXISTS)?\s+([^\s(]+)",
-    re.IGNORECASE,
-)
-
-
-def personal_definitions(definitions: str, originals: Originals) -> list[str]:
-    """Defaults, comments, and the bodies of views, triggers and routines that hold something personal or true; by the
-    object's name, never the text."""
-    found: dict[str, None] = {}
-    where = "the database"
-    for text in HARMLESS_TEXTS:
-        definitions = definitions.replace(text, "")
-    for line in definitions.splitlines():
-        if named := _OBJECT.search(line):
-            where = f"{named[1].upper()} {named[2]}"
-        if what := personal_value(line):
-            found[f"the definition of {where} holds what looks like {what}"] = None
-        elif originals.named_in(line):
-            found[f"the definition of {where} holds a true value"] = None
-    return list(found)

@@ -11,10 +11,14 @@ number      another number
 category    a code instead of one of few values
 hash        other hexadecimal digits
 null        nothing
-keep        left as it is, because it says nothing about a person; the comment says why
+keep        left as it is, because it says nothing about a person; the comment says why. It is looked through all the
+            same: a birth, a telephone number or an identifier of somebody in it stops the dump
+public      left as it is and not looked through: only for what no user and no program writes about one, such as a
+            calendar of all days
 
-A column that no rule names is copied as it is, unless its name or its values look personal or it may hold any text:
-then no dump is written, and the check names the column. Add a rule for it here.
+A column that no rule names is copied as it is if it holds numbers, flags, times of the service or a few different
+values, and nothing of it looks personal or is true of somebody. Else no dump is written, and the check names the
+column. Add a rule for it here.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-Mask = Literal["identifier", "birth", "text", "json", "phone", "number", "category", "hash", "null", "keep"]
+Mask = Literal["identifier", "birth", "text", "json", "phone", "number", "category", "hash", "null", "keep", "public"]
 
 RULES: dict[str, dict[str, Mask]] = {
     "users": {
@@ -72,25 +76,31 @@ RULES: dict[str, dict[str, Mask]] = {
     # Names of measurements.
     "system_metrics": {"session_id": "identifier", "metric_name": "keep"},
     # SQL of this project.
-    "schema_migrations": {"rollback_sql": "keep", "description": "keep"},
-    "jobs": {"phone": "phone"},
+    "schema_migrations": {"version": "keep", "rollback_sql": "keep", "description": "keep"},
+    # Who knows a job's id can ask for its report.
+    "jobs": {"id": "identifier", "phone": "phone"},
     "payments": {
+        "job_id": "identifier",
         "order_id": "identifier",
         "amount": "number",
         "method": "category",
     },
     # The keys name files, and uploaded files are called what their owners called them.
     "job_files": {
+        "job_id": "identifier",
         "s3_key": "identifier",
         # image/png and the like.
         "content_type": "keep",
     },
-    "sms_logs": {"phone": "phone", "message": "text"},
-    "phone_verification_attempts": {"phone": "phone", "code_hash": "hash"},
-    "payment_failures": {"error_message": "text"},
-    "reports": {"title": "text", "content": "text"},
-    "analysis_jobs": {"emp_id": "identifier", "folder_path": "identifier"},
+    "sms_logs": {"job_id": "identifier", "phone": "phone", "message": "text"},
+    "phone_verification_attempts": {"job_id": "identifier", "phone": "phone", "code_hash": "hash"},
+    "payment_failures": {"job_id": "identifier", "error_message": "text"},
+    "reports": {"job_id": "identifier", "title": "text", "content": "text"},
+    # The documents of the vector store, which are the service's own.
+    "report_knowledge": {"knowledge_id": "keep"},
+    "analysis_jobs": {"job_id": "identifier", "emp_id": "identifier", "folder_path": "identifier"},
     "analysis_results": {
+        "job_id": "identifier",
         "file_id": "identifier",
         "stt_text": "text",
         "improper_detection_results": "json",
@@ -110,16 +120,22 @@ PERSONAL_NAME = re.compile(
     re.IGNORECASE,
 )
 
-# Values that only people have. Tried on every value of every column of text that no rule names.
+# Values that only people have. Tried on every value of every column of text that no rule names, in every spelling that
+# `masking_forms.readings` knows.
+_GAP = r"[\s._/()\-–—·,:|]{0,3}"
 PERSONAL_VALUES: dict[str, re.Pattern[str]] = {
     "an e-mail address": re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*[a-z]{2,}", re.IGNORECASE),
-    "a phone number": re.compile(r"(?<!\d)(?:\+?82[- .]?|0)1[016789][- .]?\d{3,4}[- .]?\d{4}(?!\d)"),
+    "a phone number": re.compile(
+        rf"(?<!\d)(?:(?:\+|00)?82{_GAP}(?:\(?0\)?)?|0){_GAP}1{_GAP}[016789]{_GAP}\d{{3,4}}{_GAP}\d{{4}}(?!\d)"
+    ),
     "a telephone number": re.compile(r"(?<![\d-])0(?:2|[3-6]\d|70)[-.) ]{1,2}\d{3,4}[-. ]\d{4}(?![\d-])"),
     "a resident registration number": re.compile(
-        r"(?<!\d)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])-[1-8]\d{6}(?!\d)"
+        r"(?<!\d)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\s?[-–_]\s?[1-8](?:\d{6}|[*x]{6})(?!\d)"
     ),
     "a card number": re.compile(r"(?<!\d)(?:\d{4}[- ]){3}\d{4}(?!\d)"),
-    "a birth date in words": re.compile(r"\d{4}년\s*\d{1,2}월\s*\d{1,2}일"),
+    "a birth date in words": re.compile(
+        r"\d{4}년\s*\d{1,2}월\s*\d{1,2}일|(?<!\d)\d{2,4}\s*년\s*(?:\d{1,2}\s*월\s*)?(?:\d{1,2}\s*일\s*)?생(?!산|성)"
+    ),
 }
 # Types that may hold anything, so that without a rule nobody has said that it is not personal.
 ANYTHING = re.compile(r"text|json|blob|bytea|clob|xml|hstore|binary|vector|geometry|^$", re.IGNORECASE)
