@@ -82,6 +82,8 @@ def birth_forms(day: date, minute: tuple[int, int] | None) -> list[int]:
 _JSON_ESCAPE = re.compile(r"\\u([0-9a-f]{4})", re.IGNORECASE)
 _BASE64 = re.compile(r"(?<![\w+/=-])[\w+/-]{8,}={0,2}(?![\w+/=-])", re.ASCII)
 _HEX = re.compile(r"(?:(?<![0-9a-f])|(?<=\\x)|(?<=0x))(?:[0-9a-f]{2}){5,}(?![0-9a-f])", re.IGNORECASE)
+# hong+news@example.com is hong@example.com.
+_TAG = re.compile(r"\+[^@\s]*@")
 _SPOKEN = re.compile(r"[공영일이삼사오육륙칠팔구](?:[\s.-]?[공영일이삼사오육륙칠팔구]){5,}")
 _SPOKEN_DIGITS = str.maketrans("공영일이삼사오육륙칠팔구", "001234566789")
 # Longer texts are not looked through for encoded ones: each of their words would be tried.
@@ -115,7 +117,7 @@ def decoded(data: bytes) -> str:
 
 
 def readings(text: str) -> list[str]:
-    """The text, and what it says where it is encoded: percent signs, entities, \\u escapes, base64, hexadecimal."""
+    """The text, and what it says where it is encoded (percent signs, entities, \\u escapes, base64, hexadecimal)."""
     found = [text]
     if "%" in text:
         found.append(unquote(text))
@@ -123,6 +125,8 @@ def readings(text: str) -> list[str]:
         found.append(html.unescape(text))
     if "\\u" in text:
         found.append(_JSON_ESCAPE.sub(lambda m: chr(int(m[1], 16)), text))
+    if "@" in text:
+        found.append(_TAG.sub("@", text))
     if len(text) <= LONGEST_ENCODED:
         found += _hidden(text)
     return [*dict.fromkeys(plain(t) for t in found)]
@@ -282,7 +286,7 @@ def digit_forms(run: str) -> Iterator[Form]:
         yield Form("month", month_number(int(run[:4]), int(run[4:])), everybodys=False)
     if size == 4:
         yield from _four(run)
-    if 9 <= size <= 32 and size not in (12, 14):
+    if 9 <= size <= 32:
         for at in range(size - 7):
             inside = _day(int(run[at : at + 4]), int(run[at + 4 : at + 6]), int(run[at + 6 : at + 8]), "day6")
             yield from (form._replace(everybodys=False) for form in inside)

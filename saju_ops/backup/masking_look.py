@@ -19,6 +19,8 @@ from saju_ops.backup.masking_rules import ANYTHING, PERSONAL_NAME, PERSONAL_VALU
 
 # Texts shorter than this are too common to say that one of them is somebody's.
 SHORTEST_TEXT = 5
+# 90년생.
+SHORTEST_WORDS = 4
 # A text column without a rule that may be longer than this may hold whatever somebody wrote.
 LONGEST_CODE = 255
 
@@ -83,7 +85,7 @@ _STAMP = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?(?:[+-]\d\d(?::
 def personal_value(value: Any) -> str | None:
     """What a value looks like, where it looks like somebody's; never the value."""
     text = decoded(bytes(value)) if isinstance(value, bytes | memoryview) else value
-    if not isinstance(text, str) or len(text) < SHORTEST_TEXT or _STAMP.fullmatch(text):
+    if not isinstance(text, str) or len(text) < SHORTEST_WORDS or _STAMP.fullmatch(text):
         return None
     some = readings(text)
     found = (what for what, pattern in PERSONAL_VALUES.items() if any(pattern.search(t) for t in some))

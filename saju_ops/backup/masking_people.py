@@ -332,10 +332,11 @@ class People:
         """Of each column of a table, how many of its values say something true."""
         found = Counter(self._sure.get(table, {}))
         for where in [w for w in self._tallies if w.startswith(f"{table}.")]:
-            column = where.removeprefix(f"{table}.")
-            for (kind, whose), tally in self._tallies[where].items():
-                hits = self._own_hits(kind, tally) if whose == "own" else self._all_hits(kind, tally)
-                found[column] += hits
+            # One value may be a day and a time: the kind that was found most often says how many there are.
+            found[where.removeprefix(f"{table}.")] += max(
+                self._own_hits(kind, tally) if whose == "own" else self._all_hits(kind, tally)
+                for (kind, whose), tally in self._tallies[where].items()
+            )
         return +found
 
     def early(self, table: str) -> list[str]:
@@ -559,7 +560,7 @@ def _parts_of_name(text: str) -> Iterator[str]:
 
 
 def _is_korean(text: str) -> bool:
-    return len(text) >= 3 and all("가" <= c <= "힣" for c in text)
+    return sum("가" <= c <= "힣" for c in text) >= 3
 
 
 def _is_telling(name: str) -> bool:
