@@ -30,7 +30,15 @@ from saju_ops.backup.masking import (
 )
 from saju_ops.backup.masking_copy import Copier, Row, copier
 from saju_ops.backup.masking_definitions import personal_definitions, shown
-from saju_ops.backup.masking_look import Originals, is_moment, is_plain, personal_value, suspicious_columns
+from saju_ops.backup.masking_look import (
+    NUMERIC,
+    Originals,
+    is_moment,
+    is_number,
+    is_plain,
+    personal_value,
+    suspicious_columns,
+)
 from saju_ops.backup.masking_people import SYSTEM_SINCE, People
 from saju_ops.backup.masking_rules import Mask
 from saju_ops.database import error_text, redacted
@@ -213,8 +221,10 @@ class _Change:
 
     def _look_at(self, column: MaskedColumn, cells: list[Any]) -> None:
         where = f"{column.table}.{column.column}"
+        # PostgreSQL's numbers come as text; what a number says is compared with what is true.
+        numbers = is_number(column)
         for (_, cell), times in _different(cells).items():
-            if what := personal_value(cell):
+            if not (numbers and NUMERIC.fullmatch(str(cell))) and (what := personal_value(cell)):
                 self._seen[where, what] += times
             if column.column in self._different:
                 self._different[column.column].add(cell, times)

@@ -101,7 +101,7 @@ NAMING: tuple[Mask, ...] = ("identifier", "phone", "hash")
 # A single word, which somebody may have written and which stands in many columns: completed.
 _WORD = re.compile(r"[A-Za-z_]+")
 _SEPARATORS = re.compile(r"[\s\"'`/\\,;:|&=?()\[\]{}<>#$]+")
-_NUMERIC = re.compile(r"-?\d+(?:\.\d+)?")
+NUMERIC = re.compile(r"-?\d+(?:\.\d+)?")
 # What a text comes as.
 TEXTUAL = (str, bytes, memoryview, dict, list)
 # Words looked up at once.
@@ -172,7 +172,7 @@ class Originals:
         looks_like_json = column.mask == "json" or "json" in column.type.lower()
         if is_number(column):
             # An employee's number and the number of a row are alike by chance.
-            texts = {t: n for t, n in texts.items() if not _NUMERIC.fullmatch(t)}
+            texts = {t: n for t, n in texts.items() if not NUMERIC.fullmatch(t)}
         anywhere = self._question("anywhere")
         found = self._count(anywhere, _parts_of(texts, looks_like_json))
         if looks_like_json:

@@ -37,7 +37,7 @@ from saju_ops.backup.masking_forms import (
     text_forms,
 )
 from saju_ops.backup.masking_keys import person_keys
-from saju_ops.backup.masking_look import is_moment, is_number, names_in
+from saju_ops.backup.masking_look import NUMERIC, is_moment, is_number, names_in
 from saju_ops.backup.masking_numbers import number_forms
 from saju_ops.backup.masking_rules import HARMLESS_TEXTS
 from saju_ops.backup.masking_windows import Windows
@@ -56,7 +56,6 @@ _COMMON = ("year", "month", "month_day", "time")
 _NAME_COLUMN = re.compile(r"name|nick|이름|성명|성함|명$", re.IGNORECASE)
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]+")
 _PATH = re.compile(r"[/\\]")
-_NUMERIC = re.compile(r"-?\d+(?:\.\d+)?")
 # Values, and the places of their rows.
 _Put = tuple[list[int], list[Any]]
 _DATE_PART = re.compile(r"(.*)(year|month|day)", re.IGNORECASE)
@@ -482,7 +481,7 @@ def _sorted_out(column: MaskedColumn, cells: Sequence[Any]) -> tuple[_Put, _Put,
             value = str(int.from_bytes(value, "big")) if bits else decoded(bytes(value))
         if isinstance(value, datetime | date | time | timedelta) or (temporal and isinstance(value, str)):
             _put(times, at, value)
-        elif not isinstance(value, str) or (numeric and _NUMERIC.fullmatch(value)):
+        elif not isinstance(value, str) or (numeric and NUMERIC.fullmatch(value)):
             whole = _whole(value)
             if whole is not None:
                 _put(numbers, at, whole)
