@@ -18,7 +18,7 @@ from saju_ops.backup.dump import take_dump
 from saju_ops.backup.dump_engine import open_engine
 from saju_ops.backup.dump_restore import RestoreRequest, find_dump
 from saju_ops.backup.dump_sqlite import SQLiteDumps
-from saju_ops.backup.manifest import backups
+from saju_ops.backup.manifest import Held, backups
 from saju_ops.backup.times import instant_of
 from saju_ops.cli import main
 from saju_ops.database import connect, redacted
@@ -147,7 +147,7 @@ def test_the_newest_dump_is_taken_whichever_user_took_it_and_whoever_restores(
         # A database of the same name on another server is another one.
         moved = [*backups(newest.storage, "database_dump")]
         moved[0] = replace(moved[0], source=redacted(mine.set(host="elsewhere")))
-        monkeypatch.setattr(dump_restore, "backups", lambda *_: moved)
+        monkeypatch.setattr(dump_restore, "held", lambda *_: Held(moved, {}, []))
         with pytest.raises(Refused, match="set DATABASE_URL to the address of the one"):
             find_dump(newest.storage, RestoreRequest(database=mine.database), mine)
         assert find_dump(newest.storage, RestoreRequest(), mine).file == file
