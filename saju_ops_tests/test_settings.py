@@ -233,3 +233,32 @@ def test_the_example_names_every_setting_and_can_be_used_with_all_of_it_switched
     example = tmp_path / "example"
     example.write_text("\n".join(named), "utf-8")
     assert load_settings(_env_file=example).database_url.host == "127.0.0.1"
+
+
+# --- seals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [("short", "key 1 has 5 characters"), ("a" * 40, "fewer than 8 different characters"),
+     ("0123456789abcdef" * 2 + ",", "key 2 has 0 characters"), ("0123456789abcdef" * 2 + ",secret2", "key 2 has 7"),
+     ("0123456789 abcdef" * 2, "blanks or other"), ("열쇠0123456789abcdef" * 2, "other characters than ASCII")],
+)  # fmt: skip
+def test_a_seal_key_that_can_be_guessed_is_refused_without_being_shown(
+    monkeypatch: pytest.MonkeyPatch, value: str, why: str
+) -> None:
+    monkeypatch.setenv("BACKUP_SEAL_KEY", value)
+    with pytest.raises(SettingsError, match=why) as error:
+        load_settings()
+    assert "BACKUP_SEAL_KEY" in str(error.value)
+    assert value not in str(error.value)
+
+
+def test_the_first_key_seals_and_the_password_verifies_what_it_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().seal_secrets == ()
+    monkeypatch.setenv("ARCHIVE_PASSWORD", "correct horse battery")
+    assert load_settings().seal_secrets == ("correct horse battery",)
+    one, two = "0123456789abcdef" * 2, "fedcba9876543210" * 2
+    monkeypatch.setenv("BACKUP_SEAL_KEY", f"{one}, {two}")
+    assert load_settings().seal_secrets == (one, two, "correct horse battery")
+    assert one not in repr(load_settings())

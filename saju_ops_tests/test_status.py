@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
@@ -59,6 +60,17 @@ def test_a_secret_is_said_to_be_set_and_not_shown(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("DATABASE_URL", f"mysql://root:{SECRET}@127.0.0.1:1/db")
     assert "set (not shown)" in line("SLACK_BOT_TOKEN")
     assert SECRET not in "\n".join(report()[0])
+
+
+def test_it_says_by_which_key_backups_are_sealed_and_what_none_means(
+    database: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "whoever can write into the store can change one, or make one, unnoticed" in line("seals")
+    monkeypatch.setenv("ARCHIVE_PASSWORD", "correct horse battery")
+    assert re.search(r"sealed by the key [0-9a-f]{16} of ARCHIVE_PASSWORD$", line("seals"))
+    monkeypatch.setenv("BACKUP_SEAL_KEY", "0123456789abcdef" * 2)
+    assert re.search(r"sealed by the key [0-9a-f]{16} of BACKUP_SEAL_KEY; [0-9a-f]{16} verify, too$", line("seals"))
+    assert "0123456789abcdef" not in " ".join(lines()[0].values())
 
 
 def test_a_missing_sqlite_file_is_named(tmp_path: Path) -> None:

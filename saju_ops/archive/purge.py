@@ -29,7 +29,7 @@ from saju_ops.archive.digest import key_hashes, row_hashes
 from saju_ops.archive.engines import LogStore, Selection
 from saju_ops.archive.engines.base import broken_off
 from saju_ops.archive.held import HeldRows
-from saju_ops.archive.manifest import Manifest, common_key, day_files, manifest_name, read_day_manifest
+from saju_ops.archive.manifest import Manifest, common_key, day_files, day_manifest_of, manifest_name
 from saju_ops.archive.pieces import key_at
 from saju_ops.archive.traits import Altered
 from saju_ops.archive.unseen import Unsure, require_seen
@@ -37,7 +37,7 @@ from saju_ops.archive.verify import part_batches, verify_part, verify_stored_byt
 from saju_ops.archive.window import Day, cutoff_day, day_of
 from saju_ops.database import error_text
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
-from saju_ops.sealed import has_seal
+from saju_ops.sealed import has_seal, read_bounded, require_seal
 from saju_ops.storage import Storage, StorageError
 
 if TYPE_CHECKING:
@@ -271,9 +271,10 @@ class _Purge:
         both. A manifest of an earlier version proves nothing of itself, so what it says is computed again."""
         name = manifest_name(day, part.part)
         for copy in self.storage.copies():
-            if read_day_manifest(copy, name, untouched=True) != part:
+            data = read_bounded(copy, name)
+            if day_manifest_of(require_seal(data, name, copy), name) != part:
                 raise ProofFailed(f"{copy.location(name)} differs from its counterpart in the other store.")
-        if not has_seal(copy, name):
+        if not has_seal(data, name):
             verify_part(self.storage, part)
         verify_stored_bytes(self.storage, part)
 

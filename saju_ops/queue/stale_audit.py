@@ -212,7 +212,7 @@ def parts_of(storage: Storage, run_id: str) -> list[Part]:
     found = [_part(storage, n, set(names)) for n in sorted(names) if _is_intent(n)]
     if not found:
         raise Refused(
-            f"There is no audit file of a run {run_id} under {storage.location(FOLDER)}: it changed no job, or"
+            f"There is no audit file of a run {run_id} under {storage.location(FOLDER.rstrip("/"))}: it changed no job, or"
             " BACKUP_URI is another one. Nothing was touched."
         )
     return found
@@ -276,7 +276,11 @@ def _read(storage: Storage, name: str, form: Any) -> Any:
         if raw.get("format") == FORMAT:
             return validated(form, raw, shown(name))
     except Unsealed:
-        raise
+        raise Unsealed(
+            f"{shown(name)} is not sealed by a key of this installation: whoever can write into the store may have made"
+            " it. Nothing was touched. For a run that you know, `saju-ops reconcile-stale-jobs --undo` has"
+            " --accept-unsealed."
+        ) from None
     except ProofFailed as error:
         raise ProofFailed(f"{shown(name)} is not a whole audit file. Nothing was touched. {error}") from None
     raise ProofFailed(f"{shown(name)} is not an audit file that this version can read. Nothing was touched.")

@@ -19,6 +19,7 @@ from saju_ops.alerts.reports_stale import console_lines, padded, stale_report, s
 from saju_ops.cli import main
 from saju_ops.definitions import defs
 from saju_ops.jobs.stale_jobs import stale_jobs_schedule
+from saju_ops.sealed import sealed
 from saju_ops.settings import SettingsError, load_settings
 from saju_ops_tests.jobs.project import Run
 from saju_ops_tests.queue.stale_scene import NOW, SEOUL, Scene, ago
@@ -235,6 +236,53 @@ def test_json_is_for_scripts(live: Scene) -> None:
     assert (undone["put_back"], undone["dry_run"]) == (2, False)
     assert set(live.statuses().values()) == {"processing"}
     assert json.loads(saju_ops("--stats", "--json").stdout)["jobs"] == []
+
+
+def test_a_run_is_put_back_by_an_audit_that_a_key_of_ours_sealed_and_by_no_other(
+    live: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKUP_SEAL_KEY", "0123456789abcdef" * 2)
+    run_id = json.loads(saju_ops("--apply", "--json").stdout)["run_id"]
+    settled = live.statuses()
+    (path,) = live.folder.rglob("*.outcome.json")
+    whole = path.read_text()
+    content = {k: v for k, v in json.loads(whole).items() if not k.startswith("manifest_")}
+    # Whoever can write there has a run of their own put back, which sets any job's status.
+    for text, words in (
+        (whole.replace('"stale"', '"today"'), "was altered"), ("[" * 200_000, "not a whole audit file"),
+        (sealed(content).decode(), "is not sealed by a key"),
+        (whole.replace('"changed": [', '"changed": [{"uuid": "x"}, '), "was altered"),
+    ):  # fmt: skip
+        path.write_text(text)
+        said = saju_ops("--undo", run_id)
+        assert (said.exit_code, words in said.output) == (1, True), said.output
+        assert live.statuses() == settled
+    path.write_text(whole)
+    assert saju_ops("--undo", run_id).exit_code == 0
+    assert live.statuses()["stale"] == "processing"
+
+
+def test_an_audit_of_before_the_key_is_put_back_where_it_is_accepted(
+    live: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = json.loads(saju_ops("--apply", "--json").stdout)["run_id"]
+    monkeypatch.setenv("BACKUP_SEAL_KEY", "0123456789abcdef" * 2)
+    assert saju_ops("--undo", run_id).exit_code == 1
+    assert saju_ops("--undo", run_id, "--accept-unsealed").exit_code == 0
+    assert live.statuses()["stale"] == "processing"
+
+
+@pytest.mark.parametrize(
+    "change", [("key", {"uuid": "x"}), ("key", []), ("batch", -1), ("status", None), ("files", "5")]
+)
+def test_a_malformed_audit_is_refused_by_a_sentence(live: Scene, change: tuple[str, Any]) -> None:
+    run_id = json.loads(saju_ops("--apply", "--json").stdout)["run_id"]
+    (path,) = live.folder.rglob("*.part0001.json")
+    raw = json.loads(path.read_text())
+    raw["jobs"][0][change[0]] = change[1]
+    path.write_text(json.dumps(raw))
+    said = saju_ops("--undo", run_id)
+    assert (said.exit_code, "is not a whole audit file" in said.output) == (1, True), said.output
 
 
 def test_undo_by_hand(live: Scene) -> None:
