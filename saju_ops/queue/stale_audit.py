@@ -212,7 +212,7 @@ def parts_of(storage: Storage, run_id: str) -> list[Part]:
     found = [_part(storage, n, set(names)) for n in sorted(names) if _is_intent(n)]
     if not found:
         raise Refused(
-            f"There is no audit file of a run {run_id} under {storage.location(FOLDER.rstrip("/"))}: it changed no job, or"
+            f"There is no audit file of a run {run_id} under {storage.location(FOLDER[:-1])}: it changed no job, or"
             " BACKUP_URI is another one. Nothing was touched."
         )
     return found
