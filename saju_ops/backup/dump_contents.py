@@ -82,7 +82,7 @@ class Contents:
     @classmethod
     def from_json(cls, raw: Mapping[str, Any], where: str = "The dump's manifest") -> Contents:
         """Raises ProofFailed for what `to_json` didn't make."""
-        validated(_Form, raw, where)
+        require_contents(raw, where)
         tables = {
             name: TableContents(t["rows"], t.get("checksum"), t.get("proof", "exact"), t.get("rows_most"), t.get("how"))
             for name, t in raw["tables"].items()
@@ -107,6 +107,11 @@ class _Form(TypedDict):
     dialect: str
     notes: NotRequired[list[str]]
     broken_views: NotRequired[list[str]]
+
+
+def require_contents(raw: Mapping[str, Any], where: str) -> None:
+    """Raises ProofFailed for what `Contents.to_json` didn't make."""
+    validated(_Form, raw, where)
 
 
 def merged(before: TableContents, after: TableContents) -> TableContents:

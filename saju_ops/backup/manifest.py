@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from pydantic import with_config
 from typing_extensions import TypedDict
 
-from saju_ops.backup.dump_contents import Contents
+from saju_ops.backup.dump_contents import require_contents
 from saju_ops.errors import OperatorError, ProofFailed, shown
 from saju_ops.manifest_fields import STRICT, Instant, Name, Sha256, Size, Text, dataclass_of, validated
 from saju_ops.sealed import Unsealed, read_sealed, sealed, write_sealed
@@ -128,7 +128,7 @@ def _require_parts(manifest: BackupManifest, where: str) -> None:
         if manifest.kind == "chroma_snapshot":
             validated(_Collections, manifest.contents, where)
         else:
-            Contents.from_json(manifest.contents, where)
+            require_contents(manifest.contents, where)
 
 
 @with_config(STRICT)
