@@ -271,6 +271,21 @@ def test_an_account_that_may_make_no_role_leaves_the_dump_unproven_and_says_what
     assert (roles(postgres_server), scratch_databases(postgres_server)) == ([], [])
 
 
+def test_an_account_that_may_make_roles_need_not_be_a_superuser_to_prove_a_dump_with_an_extension(
+    small: sa.URL, postgres_server: Engine, tmp_path: Path
+) -> None:
+    postgres_server.execute("ALTER ROLE small CREATEROLE")
+    with sa.create_engine(small, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool).connect() as connection:
+        for statement in (
+            "CREATE SCHEMA ext", "CREATE EXTENSION hstore WITH SCHEMA ext", "CREATE TABLE a (h ext.hstore)",
+            "INSERT INTO a VALUES ('k=>v')",
+        ):  # fmt: skip
+            connection.exec_driver_sql(statement)
+    result = Dumps(small.render_as_string(hide_password=False), tmp_path).take()
+    assert result.proven, result.message
+    assert (roles(postgres_server), scratch_databases(postgres_server)) == ([], [])
+
+
 # --- a rich database ---------------------------------------------------------------------------------------------
 
 RICH = [
