@@ -177,7 +177,8 @@ def test_a_dumps_own_function_may_do_nothing_outside_of_the_scratch_database(
         dumps = changed(sound, tmp_path / str(number), payload.encode())
         (drill,) = dump_drills(dumps.storage, [dumps.url], [], now=datetime.now(UTC))
         assert not drill.passed, tried
-        assert "denied" in drill.text or "must be" in drill.text or "ERROR" in drill.text, (tried, drill.text)
+        # A grant by somebody who has nothing to give is a warning, and nothing is granted.
+        assert "ERROR" in drill.text or tried.startswith("grant connect"), (tried, drill.text)
         assert not Path(CANARY).exists(), tried
     assert working.exec_driver_sql("SELECT 1").scalar() == 1, "the service's connection was ended"
     working.close()
