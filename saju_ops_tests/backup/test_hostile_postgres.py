@@ -164,7 +164,9 @@ def test_a_dumps_own_function_may_do_nothing_outside_of_the_scratch_database(
 ) -> None:
     Path(CANARY).unlink(missing_ok=True)
     live = sound[0].url.database
-    asked = "SELECT setconfig FROM pg_db_role_setting UNION ALL SELECT datacl::text[] FROM pg_database ORDER BY 1"
+    # A grant of nothing writes down the rights that hold by default.
+    rights = "SELECT coalesce(datacl, acldefault('d', datdba))::text[] FROM pg_database"
+    asked = f"SELECT setconfig FROM pg_db_role_setting UNION ALL {rights} ORDER BY 1"
     before = postgres_server.execute(asked)
     working = sa.create_engine(sound[0].url).connect()
     for number, tried in enumerate(TRIED):
