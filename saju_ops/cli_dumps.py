@@ -24,11 +24,15 @@ if TYPE_CHECKING:
 @click.option("--replace", default=None, metavar="NAME", help="The target's name: drops all that is in it first.")
 @click.option("--masked", is_flag=True, help="A masked dump instead of the real one.")
 @click.option("--unproven", is_flag=True, help="Also a dump whose restore was never tried.")
+@click.option(
+    "--without-trial", is_flag=True,
+    help="With --replace: drop what is there without having loaded the dump beside it first.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only prove the stored dump and say what would be done.")
 @accept_unsealed
 def restore_dump(
     at: str | None, into: str | None, into_setting: str | None, database: str | None, replace: str | None,
-    masked: bool, unproven: bool, dry_run: bool, accept_unsealed: tuple[str, ...],
+    masked: bool, unproven: bool, without_trial: bool, dry_run: bool, accept_unsealed: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Puts the newest proven dump back: into its own database if that is empty, or into another."""
     from saju_ops.backup.dump_restore import RestoreRequest
@@ -40,7 +44,7 @@ def restore_dump(
     request = RestoreRequest(
         into=chosen_address(into, into_setting, "--into"), at=instant_of(at, settings.timezone, "--at"),
         database=database, replace=replace, dry_run=dry_run, masked=masked, unproven=unproven,
-        zone=settings.timezone,
+        without_trial=without_trial, zone=settings.timezone,
     )  # fmt: skip
     result = restore(
         open_backups(settings, reading=True, accept_unsealed=accept_unsealed), request, default=settings.database_url,

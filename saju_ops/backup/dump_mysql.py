@@ -9,7 +9,8 @@ can still be asked what that snapshot holds, a second snapshot is opened right a
    never waiting for that lock longer than LOCK_WAIT_SECONDS;
 3. else a third snapshot is opened before, and each table that is alike in both is proven (`bracketed`).
 
-It never reads or writes another database than the one it is told: see `_Guard`.
+It never reads or writes another database than the one it is told. What of a dump is executed: see
+`dump_mysql_allowed.py`; as whom: `dump_mysql_drill.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -36,14 +37,17 @@ from saju_ops.backup.dump_engine import (
     is_leftover,
     scratch_name,
 )
-from saju_ops.backup.dump_lines import with_lines
-from saju_ops.backup.dump_mysql_clients import Client, dump_client, restore_client
+from saju_ops.backup.dump_mysql_allowed import Statements
+from saju_ops.backup.dump_mysql_clients import Client, dump_client
+from saju_ops.backup.dump_mysql_drill import DrillUser, definer_of, drop_user, left_users, make_user
 from saju_ops.backup.dump_mysql_exact import FloatTable, dumps_history, exact_floats, float_table, rounded
+from saju_ops.backup.dump_mysql_load import Loader
 from saju_ops.backup.dump_mysql_rights import hidden
 from saju_ops.backup.dump_mysql_views import as_comments, broken_views, ignored
-from saju_ops.backup.dump_process import Output, ProgramFailed, feed
+from saju_ops.backup.dump_mysql_words import quoted, unqualified
+from saju_ops.backup.dump_process import Output, ProgramFailed
 from saju_ops.database import connect, error_text, redacted
-from saju_ops.errors import OperatorError, Refused
+from saju_ops.errors import OperatorError
 
 # Seconds. While FLUSH TABLES WITH READ LOCK waits for a long query, new writes wait behind it.
 LOCK_WAIT_SECONDS = 1
@@ -113,6 +117,7 @@ IMPLICIT_PERIOD = (("row_start", "timestamp"), ("row_end", "timestamp"))
 AUTO_INCREMENT = re.compile(r" AUTO_INCREMENT=\d+")
 # MySQL names a column's character set only where a statement gave one, as every dump does; the sort order tells it.
 CHARACTER_SET = re.compile(r" CHARACTER SET \w+(?= COLLATE \w)")
+DEFINED_BY = re.compile(r"(?<=\s)DEFINER=(?:`(?:[^`]|``)*`|\"[^\"]*\")(?:@(?:`(?:[^`]|``)*`|\"[^\"]*\"))?")
 
 
 @dataclass(frozen=True)
@@ -133,10 +138,16 @@ class _Table:
 class MySQLDumps:
     ending = ".sql.gz"
 
-    def __init__(self, url: sa.URL) -> None:
+    def __init__(self, url: sa.URL, drill_user: DrillUser | None = None) -> None:
+        """`drill_user`: the one that the address logs in as, where it is a drill's."""
         self.url = url
         self._engine = connect(url)
         self._version: str | None = None
+        self._drill_user = drill_user
+        # Of what was loaded here under that user: the definers that the dump says, by kind and name, and views that it
+        # may not make.
+        self._definers: dict[tuple[str, str], bytes] = {}
+        self._untried: list[str] = []
 
     @property
     def database(self) -> str:
@@ -189,7 +200,11 @@ class MySQLDumps:
         with self._engine.connect() as connection:
             listed = [t for t in _tables(connection) if t.kind != "VIEW"]
             tables = {t.name: _measure(connection, t, how.get(t.name)) for t in listed}
-            return Contents(tables, self._definitions(connection), self._dialect)
+            definitions = self._definitions(connection)
+            if like:  # what the drill's user may not make is named, not compared
+                views = {f"view {name}" for name in self._untried}
+                definitions |= {key: value for key, value in like.definitions.items() if key in views}
+            return Contents(tables, definitions, self._dialect)
 
     def hidden(self) -> str:
         with self._engine.connect() as connection:
@@ -204,14 +219,30 @@ class MySQLDumps:
             text = unqualified(text.encode(), self.database).decode()
             kind = "view" if is_view else "table"
             text = CHARACTER_SET.sub("", AUTO_INCREMENT.sub("", text))
-            found[f"{kind} {table.name}"] = fingerprint(text)
+            found[f"{kind} {table.name}"] = fingerprint(self._as_dumped(kind, table.name, text))
         for row in connection.execute(TRIGGERS):
-            found[f"trigger {row[0]}"] = fingerprint(*map(_text, row))
+            found[f"trigger {row[0]}"] = fingerprint(*self._listed("trigger", row))
         for kind, name in connection.execute(ROUTINES):
-            found[f"{_text(kind).lower()} {_text(name)}"] = fingerprint(_show(connection, _text(kind), _text(name)))
+            kind, name = _text(kind), _text(name)
+            text = self._as_dumped(kind.lower(), name, _show(connection, kind, name))
+            found[f"{kind.lower()} {name}"] = fingerprint(text)
         for row in connection.execute(EVENTS):
-            found[f"event {row[0]}"] = fingerprint(*map(_text, row[:-1]))
+            found[f"event {row[0]}"] = fingerprint(*self._listed("event", row)[:-1])
         return found
+
+    def _as_dumped(self, kind: str, name: str, text: str) -> str:
+        """A definition with the definer that the dump says, in place of the drill's user."""
+        if (kind, name) not in self._definers:
+            return text
+        clause = self._definers[kind, name].decode(errors="replace")
+        return DEFINED_BY.sub(lambda _: clause, text, count=1)
+
+    def _listed(self, kind: str, row: Any) -> list[Any]:
+        cells = [_text(cell) for cell in row]
+        clause = self._definers.get((kind, str(cells[0])))
+        if clause is None or self._drill_user is None:
+            return cells
+        return [definer_of(clause) if cell == self._drill_user.account else cell for cell in cells]
 
     def objects(self) -> int:
         try:
@@ -284,26 +315,57 @@ class MySQLDumps:
                 connection.exec_driver_sql(f"DROP {kind} {quote(table.name)}")
 
     def examined(self, chunks: Iterator[bytes], source_database: str) -> Iterator[bytes]:
-        return chunks
+        passed: list[bytes] = []
+
+        def read() -> Iterator[bytes]:
+            for chunk in chunks:
+                passed.append(chunk)
+                yield chunk
+
+        for _ in self._statements(source_database).read(read()):
+            yield from passed
+            passed.clear()
+        yield from passed
+
+    def _statements(self, source_database: str) -> Statements:
+        with connect(_of_server(self.url)).connect() as connection:  # the database needn't be there yet
+            version = str(connection.exec_driver_sql("SELECT VERSION()").scalar())
+            folded = _cases(connection) != 0
+        mariadb = "mariadb" in version.lower()
+        return Statements(source_database, self.database, mariadb=mariadb, version=_number(version), folded=folded)
 
     def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
-        client = restore_client(self.engine)
-        guard = _Guard(source_database, self.database, drill)
-        with client.program(self.url, ["--database", self.database]) as program:
-            try:
-                feed(program, with_lines(chunks, _Guard.STARTS, guard.look))
-            except ProgramFailed as error:
-                hint = next((h for word, h in HINTS.items() if word in error.said), "")
-                raise ProgramFailed(f"{error}{hint}", error.said) from None
-        return []
+        statements = self._statements(source_database)
+        user = self._drill_user
+        loader = Loader(self.url, definer=user.definer if user else None, admin=user.admin if user else None)
+        try:
+            loader.load(statements.read(chunks))
+        except ProgramFailed as error:
+            hint = next((h for word, h in HINTS.items() if word in error.said), "")
+            raise ProgramFailed(f"{error}{hint}", error.said) from None
+        self._definers |= loader.definers
+        self._untried += loader.views_untried
+        left_out = []
+        if loader.views_untried:
+            left_out.append(
+                f"views that use another database were not tried, since the drill's user may not: "
+                f"{', '.join(loader.views_untried)}"
+            )
+        if statements.events and not drill:
+            names = ", ".join(f"ALTER EVENT {quoted(name).decode()} ENABLE" for name in statements.events)
+            left_out.append(
+                "events are switched off, since one runs at once, with its definer's rights; look at each and switch it"
+                f" on again: {names}"
+            )
+        return left_out
 
     @contextmanager
-    def scratch(self, server: sa.URL | None, now: datetime) -> Iterator[DumpEngine]:
+    def scratch(self, server: sa.URL | None, now: datetime, *, own: bool = False) -> Iterator[DumpEngine]:
         base = _of_server(server or self.url)
         where = redacted(base)
-        own = server is None
         admin = connect(base)
-        self._refuse_on_own_server(own)
+        if not own:
+            self._refuse_on_own_server(server is None)
         name = scratch_name(now)
         try:
             with admin.connect() as connection:
@@ -326,18 +388,22 @@ class MySQLDumps:
                 f" `{SCRATCH_PREFIX.replace('_', chr(92) + '_')}%`.* to its user, or name another server in"
                 " RESTORE_DRILL_URL."
             ) from None
-        scratch = MySQLDumps(base.set(database=name))
         try:
-            with scratch._engine.connect() as connection:
-                connection.exec_driver_sql(f"CREATE TABLE {MARKER} (made_at datetime NOT NULL)")
-                connection.execute(sa.text(f"INSERT INTO {MARKER} VALUES (:now)"), {"now": now.replace(tzinfo=None)})  # noqa: S608
+            with admin.connect() as connection:
+                connection.exec_driver_sql(f"CREATE TABLE {name}.{MARKER} (made_at datetime NOT NULL)")
+                mark = sa.text(f"INSERT INTO {name}.{MARKER} VALUES (:now)")  # noqa: S608
+                connection.execute(mark, {"now": now.replace(tzinfo=None)})
                 connection.commit()
-            yield scratch
+                user = None if own else make_user(connection, base, name, named=server is not None)
+            yield MySQLDumps(user.url if user else base.set(database=name), user)
         finally:
             with admin.connect() as connection:
                 connection.exec_driver_sql("SET SESSION lock_wait_timeout = 60")
+                drop_user(connection, name)
                 # This run made it: CREATE DATABASE above fails for a name that exists.
                 connection.exec_driver_sql(f"DROP DATABASE {name}")
+                # MySQL drops nobody of whose objects any are left.
+                drop_user(connection, name)
 
     def _name_cases(self) -> int:
         with self._engine.connect() as connection:
@@ -508,6 +574,12 @@ def _cases(connection: sa.Connection) -> int:
     return int(connection.exec_driver_sql("SELECT @@lower_case_table_names").scalar_one())
 
 
+def _number(version: str) -> int:
+    """As the comments for some servers count it: 10.11.6 is 101106, 9.7.0 is 90700."""
+    parts = [int(n) for n in re.findall(r"\d+", version)[:3]]
+    return (parts[0] * 100 + parts[1]) * 100 + parts[2]
+
+
 def _of_server(url: sa.URL) -> sa.URL:
     """The address without a database; `URL.set(database=None)` would leave it as it is."""
     return url._replace(database=None)
@@ -604,85 +676,13 @@ def _drop_leftovers(connection: sa.Connection, now: datetime) -> None:
     """Databases that a killed drill left: by their name, which says when they were made, and the marker in them, or
     nothing in them."""
     names = [_text(row[0]) for row in connection.exec_driver_sql("SHOW DATABASES")]
+    for name in (n for n in left_users(connection) if is_leftover(n, now) and n not in names):
+        drop_user(connection, name)
     for name in (n for n in names if is_leftover(n, now)):
         inside = sa.text("SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = :name")
         tables = {_text(row[0]) for row in connection.execute(inside, {"name": name})}
         if not tables or MARKER in tables:
+            drop_user(connection, name)
             with suppress(DBAPIError):
                 connection.exec_driver_sql(f"DROP DATABASE {name}")
-
-
-# --- what may be executed ----------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Guard:
-    """Keeps a dump inside the database that it is restored into.
-
-    mysqldump names the source database in ALTER DATABASE lines around routines and triggers: they get the target's
-    name. A line that would leave the database (USE, CREATE, DROP DATABASE) is refused. A drill's events are
-    switched off before they are made: an event that names another database would otherwise run there.
-    """
-
-    source: str
-    target: str
-    drill: bool
-    _in_body: bool = field(default=False, init=False)
-
-    # A view, and a column of CREATE TABLE: MariaDB writes `nextval(`its own database`.`sequence`)`.
-    NAMES_ITSELF = (b"/*!50001 VIEW ", b"  `")
-    LEAVING = (
-        b"ALTER DATABASE ", b"CREATE DATABASE ", b"DROP DATABASE ", b"USE ", b"/*!40000 DROP DATABASE",
-        b"/*!50106 CREATE", b"CREATE SCHEMA ", b"DROP SCHEMA ", b"ALTER SCHEMA ", b"CREATE DATABASE/", b"use ",
-    )  # fmt: skip
-    STARTS = (*LEAVING, *NAMES_ITSELF, b"DELIMITER ")
-    _ALTER = re.compile(rb"ALTER DATABASE `((?:[^`]|``)+)` (CHARACTER SET \w+ COLLATE \w+ ;\r?\n?)")
-    _EVENT = re.compile(
-        rb"(/\*!50106 CREATE\*/ .*?/\*!50106 EVENT (?:`(?:[^`]|``)+`|\w+) ON SCHEDULE .*? ON COMPLETION"
-        rb" (?:NOT )?PRESERVE )(ENABLE|DISABLE)\b"
-    )
-
-    def look(self, line: bytes) -> bytes:
-        if line.startswith(b"DELIMITER "):
-            self._in_body = line.split()[1:2] != [b";"]
-            return line
-        if line.startswith(b"ALTER DATABASE ") and (found := self._ALTER.fullmatch(line)):
-            if found[1].replace(b"``", b"`") == self.source.encode():
-                return b"ALTER DATABASE " + _backticked(self.target) + b" " + found[2]
-            raise self._refused(line)
-        if line.startswith(self.NAMES_ITSELF) and not self._in_body:
-            return unqualified(line, self.source)
-        if line.startswith(b"/*!50106 CREATE"):
-            return self._event(line) if self.drill else line
-        if not self._in_body and line.startswith(self.LEAVING):
-            raise self._refused(line)
-        return line
-
-    def _event(self, line: bytes) -> bytes:
-        found = self._EVENT.match(line)
-        if found is None:
-            raise DrillNotPossible(
-                f"An event of {self.source} is written in a way that this version can't switch off, and a copy of it"
-                " must not run. Nothing was tried."
-            )
-        return found[1] + b"DISABLE" + line[found.end() :]
-
-    def _refused(self, line: bytes) -> Refused:
-        words = b" ".join(line.split()[:2]).decode(errors="replace")
-        return Refused(
-            f"The dump of {self.source} holds a line that leaves its database ({words} …); it is not executed."
-        )
-
-
-def unqualified(definition: bytes, database: str) -> bytes:
-    """A definition without its own database's name, which MariaDB puts before a view's columns where the definer is no
-    user any more, and before sequences: restored under another name it would be one of the old database's things."""
-    prefix = _backticked(database) + b"."
-    return b"".join(
-        part if quoted else part.replace(prefix, b"")
-        for quoted, part in ((p[:1] == b"'", p) for p in re.split(rb"('(?:[^'\\]|\\.|'')*')", definition))
-    )
-
-
-def _backticked(name: str) -> bytes:
-    return b"`" + name.replace("`", "``").encode() + b"`"
+            drop_user(connection, name)

@@ -30,12 +30,6 @@ DUMP_IF_KNOWN = {
     "set-gtid-purged": "--set-gtid-purged=OFF",
     "column-statistics": "--column-statistics=0",
 }
-RESTORE = (
-    # Without --comments MariaDB's client strips the comments out of routines.
-    "--batch", "--comments", "--default-character-set=utf8mb4", "--max-allowed-packet=1G",
-    # No \! and the like from the stream, and no file of this machine for a server that asks.
-    "--binary-mode", "--local-infile=0",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,12 +74,6 @@ def dump_client(server: str) -> Client:
     known = "" if "MariaDB" in version else _help(path)
     extra = tuple(option for name, option in DUMP_IF_KNOWN.items() if f"--{name}" in known)
     return Client(path, version, "MariaDB" in version, (*DUMP, *extra))
-
-
-def restore_client(server: str) -> Client:
-    names = ["mariadb", "mysql"] if server == "mariadb" else ["mysql", "mariadb"]
-    path, version = _best(names, server, f"A restore into a {server} database")
-    return Client(path, version, "MariaDB" in version, RESTORE)
 
 
 def _best(names: Sequence[str], server: str, what: str) -> tuple[str, str]:

@@ -45,3 +45,19 @@ def _sees_routines(grants: Sequence[str], engine: str) -> bool:
     kept = [("*", "*"), ("mysql", "*"), ("mysql", "proc")] if engine == "mariadb" else [("*", "*")]
     found = parsed(grants)
     return any(verb == "GRANT" and (of, what) in kept and "SELECT" in rights for verb, rights, of, what, _ in found)
+
+
+def rights_outside(grants: Sequence[str], prefix: str) -> str:
+    """What a user may do in other databases than those whose names begin so; empty if nothing. What can't be read
+    counts: a role, a proxy, a right on one routine."""
+    found = []
+    for grant in grants:
+        of = parsed([grant])
+        if not of:
+            found.append(" ".join(grant.split()[:3]) + " …")
+        found += [
+            f"{', '.join(sorted(rights))} ON {database}.{what}"
+            for verb, rights, database, what, _ in of
+            if verb == "GRANT" and set(rights) != {"USAGE"} and not database.replace("\\_", "_").startswith(prefix)
+        ]
+    return "; ".join(found)

@@ -2,6 +2,8 @@
 
 Promises: the stored bytes are read to their end and compared with the manifest before the first statement is
 executed, and once more while they are executed; afterwards the target is compared with the manifest, table by table.
+Nothing is dropped before the dump was loaded beside, in a scratch database on the same server, and compared. That is so
+for a proven dump too: its proof is of another user, and maybe of another version; what lacks a right only shows here.
 Refuses a target that is not empty unless it is told that target's name, a dump that was never proven unless told so,
 and a target of another engine. A SQLite file that was there is kept beside the new one.
 """
@@ -20,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from saju_ops.address import place, same_place
 from saju_ops.backup.dump_contents import Contents, differences
-from saju_ops.backup.dump_engine import UTC_ZONE, DumpEngine, ForeignToDumps, open_engine
+from saju_ops.backup.dump_engine import UTC_ZONE, DrillNotPossible, DumpEngine, ForeignToDumps, open_engine
 from saju_ops.backup.dump_pack import Packed, unpacked
 from saju_ops.backup.dump_process import ProgramFailed
 from saju_ops.backup.manifest import BackupManifest, Kind, held, latest_time, passed_over, stamp
@@ -47,6 +49,8 @@ class RestoreRequest:
     masked: bool = False
     # Also a dump that was kept without a proof.
     unproven: bool = False
+    # A target that is not empty is emptied although it is not known whether the dump loads there.
+    without_trial: bool = False
     # In which times are told, and stand in the name of a file that is put aside.
     zone: ZoneInfo = UTC_ZONE
     # By the clock of who asks: a dump that is dated later was taken by a wrong one.
@@ -129,6 +133,8 @@ def restore_dump(
         except ProofFailed as error:
             raise ProofFailed(f"{error}{_the_one_before(storage, request, default, manifest)}") from None
         if not request.dry_run:
+            if result.target_objects > 0 and not request.without_trial and manifest.engine != "sqlite":
+                _try_beside(storage, manifest, target, say)
             _restore(storage, manifest, target, result, say)
         result.seconds = time.monotonic() - began
         return result
@@ -258,6 +264,34 @@ def _require_permission(request: RestoreRequest, result: RestoreResult) -> None:
     )
 
 
+def _try_beside(
+    storage: Storage, manifest: BackupManifest, target: DumpEngine, say: Callable[[str], None]
+) -> None:
+    """Loads the dump into a scratch database on the target's server, as the target's user, and compares. SQLite needs
+    none of it: its file is made beside and looked at before it takes the old one's place."""
+    say(f"Trying it in a scratch database beside {redacted(target.url)}; nothing is touched yet.")
+    expected = Contents.from_json(manifest.contents)
+    instead = (
+        "Nothing was touched. Mend that, or restore into an empty database with --into; or say --without-trial, and"
+        " what is there is dropped although it is not known whether the dump loads."
+    )
+    try:
+        with target.scratch(None, datetime.now(UTC), own=True) as beside:
+            beside.load(_content(storage, manifest), _dumped_as(manifest), drill=True)
+            told = differences(expected, beside.contents(expected))
+    except (DrillNotPossible, ProgramFailed) as error:
+        raise Refused(f"{manifest.file} could not be tried beside {redacted(target.url)}: {error} {instead}") from None
+    except (DBAPIError, sqlite3.Error) as error:
+        raise Refused(
+            f"{manifest.file} could not be tried beside {redacted(target.url)} ({error_text(error)}). {instead}"
+        ) from None
+    if told:
+        raise ProofFailed(
+            f"{manifest.file} was tried beside {redacted(target.url)}, and what came back differs from what it should"
+            f" hold: {'; '.join(told[:5])}{' …' if len(told) > 5 else ''}. {instead}"
+        )
+
+
 def _restore(
     storage: Storage, manifest: BackupManifest, target: DumpEngine, result: RestoreResult,
     say: Callable[[str], None],
@@ -271,7 +305,10 @@ def _restore(
                 " name with --into an address whose user may. Nothing was touched."
             ) from None
     elif result.target_objects:
-        say(f"Dropping what is in {result.target}.")
+        say(
+            f"Dropping what is in {result.target}. From here on, until this says that it is done, the target holds a"
+            f" part; what it is to hold is in {manifest.file}, and the same command starts again."
+        )
         target.empty()
     say(f"Restoring into {result.target}.")
     source = _dumped_as(manifest)
@@ -279,8 +316,9 @@ def _restore(
         result.left_out = target.load(_content(storage, manifest), source, drill=False)
     except ProgramFailed as error:
         raise OperatorError(
-            f"The restore into {result.target} broke off: {error} The target holds a part or nothing; the dump is as it"
-            f" was. When the cause is gone, start again with --replace {result.target_database}."
+            f"The restore into {result.target} broke off: {error} The target holds a part or nothing"
+            f"{', and what was in it before is gone' if result.target_objects > 0 else ''}; the dump is as it was. When"
+            f" the cause is gone, start again with --replace {result.target_database}."
         ) from None
     result.left_out += _other_defaults(manifest, target)
     if (contents := Contents.from_json(manifest.contents)).broken_views:

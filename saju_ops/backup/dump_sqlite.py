@@ -194,7 +194,7 @@ class SQLiteDumps:
         unfinished.replace(self.path)
 
     @contextmanager
-    def scratch(self, server: sa.URL | None, now: datetime) -> Iterator[DumpEngine]:
+    def scratch(self, server: sa.URL | None, now: datetime, *, own: bool = False) -> Iterator[DumpEngine]:
         with private_folder() as folder:
             yield SQLiteDumps(sa.URL.create("sqlite", database=str(folder / "scratch.sqlite")))
 

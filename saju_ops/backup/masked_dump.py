@@ -100,7 +100,7 @@ def take_masked_dump(
     aliases = {log_table.lower(): "conversation_logs", "conversation_log": "conversation_logs"}
     try:
         unseen = _require_tables_seen(source)
-        with source.scratch(options.drill_server(url), now()) as scratch:
+        with source.scratch(options.drill_server(url), now(), own=True) as scratch:
             with copier(source, scratch) as work:
                 report = _copy_masked(work, aliases, say)
             report.notes += [f"its user may not see these, so they may be missing: {unseen}"] if unseen else []

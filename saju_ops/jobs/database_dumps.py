@@ -62,6 +62,11 @@ class RestoreDumpConfig(dg.Config):
     unproven: bool = Field(
         default=False, description="true: also a dump whose restore was never tried. It may not be whole."
     )
+    without_trial: bool = Field(
+        default=False,
+        description="true: with `replace`, what is there is dropped without having loaded the dump beside it first, for"
+        " a user that may make no database there. It is then not known whether the dump loads.",
+    )
     dry_run: bool = Field(default=True, description="true: says what it would do. false: does it.")
 
 
@@ -80,6 +85,7 @@ def _request(config: RestoreDumpConfig, settings: Settings) -> "RestoreRequest":
         dry_run=config.dry_run,
         masked=config.masked,
         unproven=config.unproven,
+        without_trial=config.without_trial,
         zone=settings.timezone,
     )
 

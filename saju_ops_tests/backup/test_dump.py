@@ -266,8 +266,8 @@ def test_without_the_right_to_lock_a_written_table_is_proven_by_two_snapshots(
         for statement in (
             f"CREATE USER plain@'127.0.0.1' IDENTIFIED BY '{password}'",
             f"GRANT SELECT, SHOW VIEW, TRIGGER, EVENT, EXECUTE ON {database}.* TO plain@'127.0.0.1'",
-            f"GRANT ALL ON {drills} TO plain@'127.0.0.1'",
-            "GRANT SYSTEM_USER, SHOW_ROUTINE, SET_ANY_DEFINER, ALLOW_NONEXISTENT_DEFINER ON *.* TO plain@'127.0.0.1'",
+            f"GRANT ALL ON {drills} TO plain@'127.0.0.1' WITH GRANT OPTION",
+            "GRANT CREATE USER, SHOW_ROUTINE ON *.* TO plain@'127.0.0.1'",
         ):
             connection.exec_driver_sql(statement.replace("%", "%%"))
     stop = threading.Event()

@@ -28,7 +28,7 @@ from saju_ops.backup import dump_mysql, dump_process
 from saju_ops.backup.drill import drill_stored
 from saju_ops.backup.dump import dump_databases
 from saju_ops.backup.dump_engine import DrillNotPossible, DumpSpoilt, open_engine, scratch_name
-from saju_ops.backup.dump_mysql import MySQLDumps, MySQLTaking, _Guard
+from saju_ops.backup.dump_mysql import MySQLDumps, MySQLTaking
 from saju_ops.backup.dump_mysql_rights import missing_rights
 from saju_ops.backup.dump_pack import Packed, unpacked
 from saju_ops.backup.dump_postgres import PostgresTaking
@@ -414,14 +414,6 @@ def test_a_line_that_leaves_the_database_is_refused(line: bytes, mariadb_url: st
         with pytest.raises(Refused, match="leaves its database"):
             scratch.load(iter([dump]), "app", drill=True)
     assert scratch_databases(mariadb_server) == []
-
-
-def test_an_event_that_cannot_be_switched_off_is_not_copied() -> None:
-    guard = _Guard("app", "scratch", drill=True)
-    with pytest.raises(DrillNotPossible, match="can't switch off"):
-        guard.look(b"/*!50106 CREATE*/ /*!50106 EVENT `e` ON SCHEDULE EVERY 1 DAY DO X */ ;;\n")
-    assert guard.look(b"DELIMITER ;;\n") == b"DELIMITER ;;\n"
-    assert guard.look(b"USE this in a comment of a routine\n")
 
 
 def test_psqls_own_commands_are_refused(postgres_url: str) -> None:
