@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -327,15 +327,20 @@ class MySQLDumps:
             passed.clear()
         yield from passed
 
-    def _statements(self, source_database: str) -> Statements:
+    def _statements(self, source_database: str, tables: Iterable[str] = ()) -> Statements:
         with connect(_of_server(self.url)).connect() as connection:  # the database needn't be there yet
             version = str(connection.exec_driver_sql("SELECT VERSION()").scalar())
             folded = _cases(connection) != 0
         mariadb = "mariadb" in version.lower()
-        return Statements(source_database, self.database, mariadb=mariadb, version=_number(version), folded=folded)
+        return Statements(
+            source_database, self.database, mariadb=mariadb, version=_number(version), folded=folded,
+            tables=tables,
+        )  # fmt: skip
 
     def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
-        statements = self._statements(source_database)
+        with self._engine.connect() as connection:
+            there = [t.name for t in _tables(connection) if t.kind in ("BASE TABLE", VERSIONED)]
+        statements = self._statements(source_database, there)
         user = self._drill_user
         loader = Loader(self.url, definer=user.definer if user else None, admin=user.admin if user else None)
         try:

@@ -70,15 +70,20 @@ class Statement:
 class Statements:
     """Reads a dump that is to go into the database `target`. Raises ForeignToDumps."""
 
-    def __init__(self, source: str, target: str, *, mariadb: bool, version: int, folded: bool = False) -> None:
+    def __init__(
+        self, source: str, target: str, *, mariadb: bool, version: int, folded: bool = False,
+        tables: Iterable[str] = (),
+    ) -> None:  # fmt: skip
         """`version`: as the server's comments count it, such as 90704 or 101106. `folded`: names that differ in their
-        case alone are one there."""
+        case alone are one there. `tables`: those that are in the target already."""
         self._source, self._target = source, target
         self._mariadb, self._version, self._folded = mariadb, version, folded
         self._modes = {b"sql_mode": FIRST_MODE, b"character_set_client": b"utf8mb4"}
         self._kept: dict[bytes, tuple[bytes, bytes]] = {}
         self._delimiter = b";"
-        self._tables: set[bytes] = set()
+        self._tables = {self._key(quoted(name)) for name in tables}
+        # What the programs make before each view, so that others may select from it: a table, or a view of numbers.
+        self._announced: set[bytes] = set()
         self._triggers: set[tuple[bytes, str]] = set()
         self._views_made = False
         # Events that the dump switches on; none is here.
@@ -278,11 +283,14 @@ class Statements:
     def _placeholder(self, match: re.Match[bytes]) -> Statement:
         self._own(match[1], match[0])
         self._tables.discard(self._key(match[1]))
+        self._announced.add(self._key(match[1]))
         return Statement("placeholder", match[0], self._shown(match[1]))
 
     def _view(self, match: re.Match[bytes]) -> Statement:
         name, body = match[4], match[5]
         self._own(name, match[0])
+        if self._key(name) not in self._announced:
+            raise self._refused(match[0])
         for word in words(body):
             if word.kind in ("open", "close") or word.upper in (b";", b"INTO", b"OUTFILE", b"DUMPFILE", b"LOAD_FILE"):
                 raise self._refused(match[0])
@@ -327,6 +335,7 @@ class Statements:
         if depth:
             raise Unread
         self._tables.add(self._key(found[2].text))
+        self._announced.add(self._key(found[2].text))
         return Statement("table", text, self._shown(found[2].text))
 
     def _look_at(self, found: list[Word], at: int, depth: int, text: bytes) -> None:

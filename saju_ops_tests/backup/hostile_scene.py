@@ -51,7 +51,7 @@ def state(server: Engine, database: str) -> dict[str, Any]:
     listed = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = '{0}'"
     for table in _texts(server.execute(listed.format(database))):
         quoted = table.replace("`", "``")
-        found[table] = sorted(map(repr, server.execute(f"SELECT * FROM `{database}`.`{quoted}`")))
+        found[f"table {table}"] = sorted(map(repr, server.execute(f"SELECT * FROM `{database}`.`{quoted}`")))
     for kind, column in (("ROUTINES", "ROUTINE"), ("TRIGGERS", "TRIGGER"), ("EVENTS", "EVENT")):
         statement = f"SELECT {column}_NAME FROM information_schema.{kind} WHERE {column}_SCHEMA = '{database}'"
         found[kind] = sorted(_texts(server.execute(statement)))
