@@ -274,8 +274,9 @@ class People:
         if not places:
             return
         tally.tried += len(places)
-        for keys, has in rows.hashes(places):
-            tally.own += int((self._held.holds(hashes ^ keys ^ self._asked["own"]) & has).sum())
+        # Once for each row, however many of its keys say so.
+        found = [self._held.holds(hashes ^ keys ^ self._asked["own"]) & has for keys, has in rows.hashes(places)]
+        tally.own += sum(map(any, zip(*found, strict=True)))
 
     def _try_all(
         self, where: str, kind: str, forms: list[int], there: list[bool], recent: list[bool], times: int = 1
@@ -477,6 +478,8 @@ def _sorted_out(column: MaskedColumn, cells: Sequence[Any]) -> tuple[_Put, _Put,
     for at, value in enumerate(cells):
         if value is None or value == "" or isinstance(value, bool):
             continue
+        if bits and isinstance(value, str) and set(value) <= {"0", "1"}:
+            value = str(int(value, 2))
         if isinstance(value, bytes | memoryview):
             value = str(int.from_bytes(value, "big")) if bits else decoded(bytes(value))
         if isinstance(value, datetime | date | time | timedelta) or (temporal and isinstance(value, str)):
