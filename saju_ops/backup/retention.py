@@ -32,7 +32,7 @@ from saju_ops.backup.manifest import (
     read_manifest,
 )
 from saju_ops.backup.password import Stored
-from saju_ops.errors import OperatorError, ProofFailed, Refused, shown
+from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused, shown
 from saju_ops.local_state import one_at_a_time
 from saju_ops.sealed import Unsealed, look, read_bounded, require_seal
 from saju_ops.settings import Settings
@@ -304,7 +304,7 @@ def prune(
                 if not dry_run:
                     locks.enter_context(one_at_a_time(lock_of(storage, kind)))
                 _prune_kind(storage, kind, policy, now, zone, result, say)
-        except OperatorError as error:
+        except (Busy, ProofFailed) as error:
             result.problems.append(f"{kind}: {error}")
     if policy.archive_years is not None:
         _prune_archives(storage, policy.archive_years, now, zone, result, say)
