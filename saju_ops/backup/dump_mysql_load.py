@@ -62,8 +62,8 @@ class Session:
         return dict(zip(names, self.row(f"SELECT {', '.join(f'@@{n}' for n in names)}"), strict=True))
 
     def set(self, settings: dict[str, Any]) -> None:
-        listed = ", ".join(f"{name} = {self._driver.literal(value)}" for name, value in settings.items())
-        self._driver.query(f"SET SESSION {listed}")
+        with self._driver.cursor() as cursor:
+            cursor.execute(f"SET SESSION {', '.join(f'{name} = %s' for name in settings)}", tuple(settings.values()))
 
 
 class Loader:
