@@ -89,7 +89,11 @@ class Seals:
         """The id of the key by which a sealed list vouches for these very bytes under this name."""
         if storage.uri not in self._lists:
             self._lists[storage.uri] = {}  # a list is not looked for in a list
-            self._lists[storage.uri] = _lists(storage)
+            try:
+                self._lists[storage.uri] = _lists(storage)
+            except BaseException:
+                del self._lists[storage.uri]  # that they couldn't be listed doesn't mean that there is none
+                raise
         known = self._lists[storage.uri].get(name)
         return known.get(sha256(data).hexdigest()) if known else None
 

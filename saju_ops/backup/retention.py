@@ -417,8 +417,9 @@ def _prune_archives(
     for day in due:
         try:
             parts = day_files(storage, day).parts
-        except ProofFailed as error:
-            result.problems.append(f"The archive of {day} was left: {error}")
+        except (OperatorError, OSError) as error:
+            why = error if isinstance(error, OperatorError) else error.strerror or type(error).__name__
+            result.problems.append(f"The archive of {day} was left: {why}")
             continue
         # The oldest part first: left alone by a kill, it would bring back rows as they were before they changed.
         for part in sorted(parts, key=lambda p: p.part):

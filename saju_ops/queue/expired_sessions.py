@@ -23,6 +23,7 @@ from saju_ops.archive.engines.base import broken_off
 from saju_ops.archive.table import ForeignKey
 from saju_ops.archive.window import cutoff_day
 from saju_ops.errors import OperatorError, Refused
+from saju_ops.errors import shown as shown_name
 from saju_ops.queue.batches import (
     LOCK_WAIT,
     AlteredStop,
@@ -40,7 +41,7 @@ from saju_ops.queue.hanging import Hanging, Identity, bindable, check_constraint
 from saju_ops.queue.links import linked_closure
 from saju_ops.queue.log_guard import LogGuard
 from saju_ops.queue.orphans import orphan_rows
-from saju_ops.queue.session_cache import CacheDown, SessionCache, forget, remember, remembered
+from saju_ops.queue.session_cache import FOLDER, CacheDown, SessionCache, forget, remember, remembered
 from saju_ops.storage import Storage, StorageError
 
 DEFAULT_BATCH = 250
@@ -357,8 +358,16 @@ class _Purge:
 
     def _make_good(self) -> None:
         """What earlier runs could not tell Redis, or were killed before."""
-        for name, session_ids in list(remembered(self.storage)):
+        left: list[str] = []
+        for name, session_ids in list(remembered(self.storage, left)):
             self._leave_cache(name, session_ids)
+        if left:
+            self.result.doubts += (
+                f"{len(left)} files under {FOLDER} can't be read, or no key of this installation sealed them (those of"
+                f" before the key are such), and were left: {shown_name(left[0])}. The keys of the sessions that they"
+                " name may still be in Redis. A file that an earlier version wrote may be deleted once Redis has let"
+                " those keys expire, or they were deleted there by hand.",
+            )
 
     def _leave_cache(self, memory: str | None, session_ids: Sequence[str]) -> None:
         """Tells Redis of the sessions that the database doesn't have, and forgets them once it has answered."""

@@ -28,8 +28,8 @@ from saju_ops.archive.manifest import FORMAT, Manifest, manifest_of, timestamp, 
 from saju_ops.archive.verify import ReadBack, Visit, read_back, verify_part
 from saju_ops.errors import OperatorError, ProofFailed, shown
 from saju_ops.queue.hanging import Identity, chunks, one_of
-from saju_ops.sealed import read_sealed
-from saju_ops.storage import AlreadyThere, Storage
+from saju_ops.sealed import Unsealed, read_sealed
+from saju_ops.storage import AlreadyThere, Storage, StorageError
 from saju_ops.storage.encryption import ENDING, METHOD
 
 if TYPE_CHECKING:
@@ -74,8 +74,9 @@ class RowArchive:
 
     def recall(self, jobs: Collection[str], since: datetime) -> list[str]:
         """Reads the archives made since then, and in the last RECALLED days, that name one of these jobs: rows in them
-        are held. Gives a sentence for each that can't be proven, and so counts for nothing."""
-        problems = []
+        are held. Gives a sentence for each that can't be proven or that the store doesn't give, and so counts for
+        nothing, and one for all that no key of this installation sealed; each once in a run."""
+        problems, unsealed = list[str](), list[str]()
         for name in self._manifests(max(since, self.now - RECALLED)):
             if name in self._recalled:
                 continue
@@ -85,8 +86,15 @@ class RowArchive:
                     self._recalled.add(name)
                     with self._collecting() as visit:
                         verify_part(self.storage, manifest, visit)
-            except ProofFailed as problem:
+            except Unsealed as problem:
+                self._recalled.add(name)
+                unsealed.append(str(problem))
+            except (ProofFailed, StorageError) as problem:
+                self._recalled.add(name)
                 problems.append(f"{problem} Its rows are archived again.")
+        if unsealed:
+            more = f" So it is with {len(unsealed) - 1} more." if len(unsealed) > 1 else ""
+            problems.append(f"{unsealed[0]} Its rows are archived again.{more}")
         return problems
 
     @contextmanager

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from saju_ops.errors import OperatorError, ProofFailed
 from saju_ops.sealed import read_sealed, write_sealed
-from saju_ops.storage import Storage
+from saju_ops.storage import Storage, StorageError
 
 FOLDER = "redis_pending/"
 PREFIX = "session:"
@@ -70,16 +70,18 @@ def remember(storage: Storage, session_ids: Sequence[str], now: datetime) -> str
     return name
 
 
-def remembered(storage: Storage) -> Iterator[tuple[str, list[str]]]:
+def remembered(storage: Storage, left: list[str]) -> Iterator[tuple[str, list[str]]]:
     """What earlier runs left to do, oldest first. A file that can't be read, or that no key of this installation sealed
-    though one is set, is left out and stays."""
+    though one is set, stays, and `left` gets its name."""
     for name in storage.names(FOLDER):
         try:
             found = read_sealed(storage, name).get("sessions")
-        except (OSError, ProofFailed):
-            continue
+        except (OSError, ProofFailed, StorageError):
+            found = None
         if isinstance(found, list) and all(isinstance(s, str) for s in found):
             yield name, found
+        else:
+            left.append(name)
 
 
 def forget(storage: Storage, name: str) -> None:

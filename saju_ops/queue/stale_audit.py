@@ -28,7 +28,7 @@ from typing_extensions import TypedDict
 
 from saju_ops.errors import ProofFailed, Refused, shown
 from saju_ops.manifest_fields import STRICT, Instant, Size, Text, validated
-from saju_ops.sealed import Unsealed, read_sealed, write_sealed
+from saju_ops.sealed import Unsealed, read_bounded, read_sealed, require_seal, write_sealed
 from saju_ops.storage import AlreadyThere, Storage, StorageError
 
 FOLDER = "reconciled_jobs/"
@@ -235,13 +235,25 @@ def later_runs(storage: Storage, run_id: str, since: str) -> LaterRuns:
         own = name.rpartition("/")[2].startswith(f"{run_id}.")
         if own or not _is_intent(name) or name[len(FOLDER) :][:7] < first:
             continue
-        part = _part(storage, name, set(names))
+        try:
+            part = _part(storage, name, set(names))
+        except Unsealed:
+            # One of before the key was set is in no other run's way.
+            if _claimed_time(storage, name) < since:
+                continue
+            raise
         if part.created_at < since:
             continue
         told = {b.batch for b in part.outcome or []}
         found.changed.update(key_shown(k) for b in part.outcome or [] for k in b.changed)
         found.perhaps.update(key_shown(m.key) for m in part.meant if m.batch not in told)
     return found
+
+
+def _claimed_time(storage: Storage, name: str) -> str:
+    """When an audit file that nobody sealed says that it was made. Who could have it look older could delete it."""
+    raw = require_seal(read_bounded(storage, name), name)
+    return str(validated(_Intent, raw, shown(name))["created_at"])
 
 
 def mark_undone(storage: Storage, part: Part, content: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ from saju_ops.cli import main
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.local_state import one_at_a_time, state_folder
 from saju_ops.sealed import Seals
+from saju_ops.storage import StorageError
 from saju_ops.storage.local import LocalStorage
 from saju_ops_tests.archive.scene import Scene
 
@@ -442,6 +443,24 @@ def test_archives_stay_for_ever_unless_years_are_set(archived: LocalStorage) -> 
     result = run(archived, Policy(7, archive_years=5))
     assert sorted(v.file for v in result.archives) == ["conversation_logs/2020/02/conversation_log_backup_20200229.csv"]
     assert len(before - files(archived)) == 2
+
+
+def test_an_archive_that_the_store_does_not_give_stays_and_the_others_go(
+    archived: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one in Glacier."""
+    names = sorted(n for n in archived.names("conversation_logs/") if n.endswith(".manifest.json"))
+    given = LocalStorage.open
+
+    def frozen(self: LocalStorage, name: str) -> Any:
+        if name == names[0]:
+            raise StorageError(f"S3 could not read {name} (InvalidObjectState).")
+        return given(self, name)
+
+    monkeypatch.setattr(LocalStorage, "open", frozen)
+    result = run(archived, Policy(7, archive_years=5))
+    assert names[0] in files(archived)
+    assert ["InvalidObjectState" in problem for problem in result.problems] == [True]
 
 
 def test_of_a_day_with_parts_the_oldest_goes_first(storage: LocalStorage, sqlite_url: str) -> None:

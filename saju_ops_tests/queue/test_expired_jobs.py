@@ -18,7 +18,9 @@ from saju_ops.errors import Busy, OperatorError, Refused
 from saju_ops.queue import row_archive
 from saju_ops.queue.expired_jobs import JobTables, job_limits, open_jobs
 from saju_ops.queue.hanging import Hanging
-from saju_ops.storage import StorageError
+from saju_ops.sealed import Seals
+from saju_ops.storage import StorageError, open_storage
+from saju_ops.storage.local import LocalStorage
 from saju_ops_tests.queue.job_scene import (
     CHILDREN,
     HANGING,
@@ -412,6 +414,43 @@ def test_a_damaged_archive_counts_for_nothing_and_is_told(lite: JobScene, row: s
     assert "damaged" in result.problems[0]
     (again,) = set(lite.folder.glob("purged_jobs/*/*/payments_*.csv")) - {file}
     assert again.read_bytes() == data
+
+
+def test_archives_of_before_there_was_a_key_are_one_problem_a_table_and_stop_no_job(lite: JobScene) -> None:
+    lite.add(range(1, 5))
+    lite.run("CREATE TRIGGER no BEFORE DELETE ON sms_logs BEGIN SELECT RAISE(ABORT, 'kept'); END")
+    lite.purge()
+    lite.purge(now=NOW + HOUR)
+    lite.run("UPDATE payments SET amount = 1")
+    lite.purge(now=NOW + 2 * HOUR)
+    lite.run("DROP TRIGGER no")
+    lite.storage = open_storage(str(lite.folder), seals=Seals(["0123456789abcdef" * 2]))
+    result = lite.purge(now=NOW + 3 * HOUR)
+    assert (result.deleted, lite.ids()) == (4, set())
+    assert ["`saju-ops seal`" in problem for problem in result.problems] == [True, True]
+    assert result.rows_archived["payments"] == 4
+
+
+def test_an_archive_that_the_store_does_not_give_stops_no_job(
+    lite: JobScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one in Glacier. Its rows are archived again."""
+    lite.add([1])
+    lite.run("CREATE TRIGGER no BEFORE DELETE ON sms_logs BEGIN SELECT RAISE(ABORT, 'kept'); END")
+    lite.purge()
+    lite.run("DROP TRIGGER no")
+    (old,) = lite.folder.glob("purged_jobs/*/*/payments_*.manifest.json")
+    given = LocalStorage.open
+
+    def frozen(self: LocalStorage, name: str) -> Any:
+        if name.endswith(old.name):
+            raise StorageError(f"S3 could not read {name} (InvalidObjectState).")
+        return given(self, name)
+
+    monkeypatch.setattr(LocalStorage, "open", frozen)
+    result = lite.purge(now=NOW + HOUR)
+    assert (result.deleted, lite.ids()) == (1, set())
+    assert "InvalidObjectState" in result.problems[0]
 
 
 # --- limits and company -----------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from saju_ops.queue.expired_sessions import (
 from saju_ops.queue.hanging import Hanging
 from saju_ops.queue.session_cache import SessionCache, remember
 from saju_ops.schema import tables as schema
+from saju_ops.sealed import Seals
 from saju_ops.storage import open_storage
 from saju_ops_tests.engines import Redis
 from saju_ops_tests.queue.job_scene import SEOUL, UTC_ZONE
@@ -427,6 +428,20 @@ def test_a_redis_that_is_down_is_told_remembered_and_made_good(scene: SessionSce
     result = scene.purge(cache=cache)
     assert not client.exists("session:s1")
     assert (result.cache_told, pending(scene)) == (1, [])
+
+
+def test_what_was_to_leave_redis_before_there_was_a_key_is_said_and_stays(
+    lite: SessionScene, client: Any, cache: Any
+) -> None:
+    lite.add("s1")
+    client.set("session:s1", "x")
+    lite.purge(cache=down())
+    (file,) = pending(lite)
+    lite.storage = open_storage(str(lite.folder), seals=Seals(["0123456789abcdef" * 2]))
+    result = lite.purge(cache=cache)
+    assert pending(lite) == [file]
+    (doubt,) = [each for each in result.doubts if file.name in each]
+    assert "may still be in Redis" in doubt
 
 
 def test_a_session_that_somebody_else_deleted_meanwhile_leaves_redis_too(

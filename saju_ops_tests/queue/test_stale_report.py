@@ -272,6 +272,15 @@ def test_an_audit_of_before_the_key_is_put_back_where_it_is_accepted(
     assert live.statuses()["stale"] == "processing"
 
 
+def test_an_audit_of_before_the_key_is_in_no_other_runs_way(live: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = json.loads(saju_ops("--apply", "--json").stdout)["run_id"]
+    assert saju_ops("--undo", first).exit_code == 0
+    monkeypatch.setenv("BACKUP_SEAL_KEY", "0123456789abcdef" * 2)
+    second = json.loads(saju_ops("--apply", "--json").stdout)["run_id"]
+    said = saju_ops("--undo", second)
+    assert (said.exit_code, live.statuses()["stale"]) == (0, "processing"), said.output
+
+
 @pytest.mark.parametrize(
     "change", [("key", {"uuid": "x"}), ("key", []), ("batch", -1), ("status", None), ("files", "5")]
 )
