@@ -50,12 +50,13 @@ def collisions(settings: Settings) -> Iterator[str]:
             yield _sentence(one, how, other)
 
 
-def require_apart_from_stores(settings: Settings, option: str, value: str, path: Path) -> None:
-    """Raises Refused where a restore would go into a store of backups, or move one."""
+def require_apart(settings: Settings, option: str, value: str, path: Path) -> None:
+    """Raises Refused where a restore of Chroma would go into a store of backups, Dagster's history or the place of a
+    SQLite database, or move one."""
     target = Place(option, value, "chroma", _real(path))
-    for store in _stores(settings):
-        if how := _relation(target, store):
-            raise Refused(f"{_sentence(target, how, store)}. Nothing was touched.")
+    for place in _places(settings):
+        if place.kind != "chroma" and (how := _relation(target, place)):
+            raise Refused(f"{_sentence(target, how, place)}. Nothing was touched.")
 
 
 def _sentence(one: Place, how: str, other: Place) -> str:

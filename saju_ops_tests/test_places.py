@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from saju_ops.cli import main
 from saju_ops.errors import Refused
-from saju_ops.places import require_apart_from_stores
+from saju_ops.places import require_apart
 from saju_ops.settings import SettingsError, load_settings
 from saju_ops.status import report
 
@@ -126,11 +126,18 @@ def test_status_says_it_and_the_restore_moves_nothing(monkeypatch: pytest.Monkey
     assert [p.name for p in tmp_path.iterdir()] == ["chroma"]
 
 
-def test_a_restore_of_chroma_into_a_store_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_restore_of_chroma_into_a_store_or_over_a_database_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("BACKUP_URI", "backups")
     for target in ("backups", "backups/chroma", "."):
         said = CliRunner().invoke(main, ["restore-chroma", "--into", target, "--replace", target])
         assert said.exit_code == 1
         assert "BACKUP_URI ('backups')" in said.output
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "app.db").touch()
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///data/app.db")
+    said = CliRunner().invoke(main, ["restore-chroma", "--into", "data", "--replace", "data"])
+    assert (said.exit_code, "which holds DATABASE_URL" in said.output) == (1, True), said.output
     with pytest.raises(Refused, match="holds BACKUP_URI"):
-        require_apart_from_stores(load_settings(), "The target", "/", Path("/"))
+        require_apart(load_settings(), "The target", "/", Path("/"))

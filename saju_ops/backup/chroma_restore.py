@@ -28,7 +28,7 @@ from saju_ops.backup.chroma_process import PREFIX, ask, scratch_folder
 from saju_ops.backup.manifest import BackupManifest, held, latest_time, passed_over, stamp
 from saju_ops.backup.times import instant_of, shown
 from saju_ops.errors import OperatorError, ProofFailed, Refused, TornCopy
-from saju_ops.places import require_apart_from_stores
+from saju_ops.places import require_apart
 from saju_ops.settings import PROOF_MEMORY_MB, Settings
 from saju_ops.storage import Storage
 
@@ -115,7 +115,7 @@ def restore_target(settings: Settings, into_path: str | None, host: str | None, 
         return Source(host=host, port=port)
     if not into_path:
         return source_of(settings)
-    require_apart_from_stores(settings, "The target", into_path, Path(into_path).expanduser())
+    require_apart(settings, "The target", into_path, Path(into_path).expanduser())
     return Source(folder=Path(into_path))
 
 

@@ -37,6 +37,7 @@ from saju_ops.local_state import one_at_a_time
 from saju_ops.sealed import Unsealed, look, read_bounded, require_seal
 from saju_ops.settings import Settings
 from saju_ops.storage import Storage
+from saju_ops.storage.base import is_name
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # `app_20261001_030000.sql.gz`, and nothing that somebody put there.
@@ -238,7 +239,7 @@ def inventory(storage: Storage, kind: Kind, zone: ZoneInfo) -> Inventory:
 def stamp_in(name: str, zone: ZoneInfo) -> datetime | None:
     """The time that a backup's name holds; None for a name that is not one of ours."""
     match = OURS.fullmatch(name.rpartition("/")[2])
-    if match is None or match["ending"] is None or not name.isprintable():
+    if match is None or match["ending"] is None or not name.isprintable() or not is_name(name):
         return None
     try:
         return datetime.strptime(match["stamp"], "%Y%m%d_%H%M%S").replace(tzinfo=zone).astimezone(UTC)

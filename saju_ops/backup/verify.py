@@ -70,6 +70,8 @@ class VerifyResult:
     other_password: list[str] = field(default_factory=list)
     # Manifests, and lists of seals, that no key of this installation sealed, though one is set: as sentences.
     unsealed: list[str] = field(default_factory=list)
+    # Links inside a store: what is behind one is seen by no run.
+    links: list[str] = field(default_factory=list)
     # Dumps and snapshots that a wrong clock dated in the future.
     future: list[str] = field(default_factory=list)
     drills: list[Drill] = field(default_factory=list)
@@ -112,6 +114,11 @@ class VerifyResult:
             told.append(
                 f"{len(self.future)} backups are dated in the future: this machine's clock is wrong, or that one's was."
                 " No restore takes them unless it names their time, and nothing is deleted for their sake."
+            )
+        if self.links:
+            told.append(
+                f"{len(self.links)} links inside the store are not followed, so no run sees what is behind them, and"
+                " nothing of that was read. Put the files themselves there, or mount their disk there (mount --bind)."
             )
         if self.untried_drills:
             names = ", ".join(d.name for d in self.untried_drills)
@@ -157,7 +164,10 @@ def verify(
         _verify_store(store, there, today, now, result, say)
     _compare_stores(stores, names, result)
     for drill in drills:
-        found = list(drill())
+        try:
+            found = list(drill())
+        except OperatorError as error:  # such as a folder that the store doesn't list: the other drills go on
+            found = [Drill("restore", False, True, str(error))]
         result.drills += found
         for each in found:
             say(f"Drill {each.name}: {each.text}")
@@ -201,6 +211,7 @@ def _verify_store(
         manifest_of_it = _manifest_of_ours(name)
         if manifest_of_it is None:
             result.strangers.append(_stranger(store, name))
+            result.links += [name] if _is_link(store, name) else []
         elif manifest_of_it not in rotten and _lost(store, name, manifest_of_it):
             result.missing.append(
                 f"{store.location(manifest_of_it)}, though its file {name.rpartition('/')[2]} is there: nothing is"
@@ -258,8 +269,11 @@ def _stranger(store: Storage, name: str) -> str:
         where = store.location(name)
     except OperatorError:
         return shown(name)
-    is_link = isinstance(store, LocalStorage) and (store.root / name).is_symlink()
-    return f"{where} (a link, which is not followed)" if is_link else where
+    return f"{where} (a link, which is not followed)" if _is_link(store, name) else where
+
+
+def _is_link(store: Storage, name: str) -> bool:
+    return isinstance(store, LocalStorage) and (store.root / name).is_symlink()
 
 
 def manifests_in(names: Iterable[str]) -> Iterator[str]:

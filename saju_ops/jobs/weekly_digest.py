@@ -168,10 +168,12 @@ class _Gathered:
             return int(store.sizes()["table_bytes"])
 
     def _stored(self) -> tuple[int, int]:
+        from saju_ops.storage.base import is_name
+
         storage = self.backup.open()
         end = time.monotonic() + STORAGE_SECONDS
         size = files = 0
-        for name in storage.names(""):
+        for name in filter(is_name, storage.names("")):
             size += storage.size(name)
             files += 1
             if time.monotonic() > end:

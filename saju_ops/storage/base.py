@@ -34,6 +34,14 @@ def require_name(name: str) -> tuple[str, ...]:
     return parts
 
 
+def is_name(name: str) -> bool:
+    """Whether a listed name is one that a run could have written; in a bucket others may lie, such as `a//b`."""
+    try:
+        return bool(require_name(name))
+    except StorageError:
+        return False
+
+
 class Writer(Protocol):
     """A file on its way. Leaving the `with` block without `commit` leaves nothing."""
 

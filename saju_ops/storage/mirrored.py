@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from saju_ops.errors import ProofFailed
 from saju_ops.sealed import NO_SEALS, Seals, read_bounded, read_sealed, require_seal
-from saju_ops.storage.base import AlreadyThere, Storage, StorageError, Writer
+from saju_ops.storage.base import AlreadyThere, Storage, StorageError, Writer, is_name
 from saju_ops.storage.remote import BUFFER, Written, buffered
 
 T = TypeVar("T")
@@ -219,7 +219,7 @@ class MirroredStorage:
         lacking = {uri: {_stem(name) for name in anywhere - there} for uri, there in listed.items()}
         copied: list[str] = []
         failed: list[str] = []
-        for name in sorted(n for n in anywhere if n.endswith(MANIFEST)):
+        for name in sorted(n for n in anywhere if n.endswith(MANIFEST) and is_name(n)):
             for target in [s for s in self.usable if _stem(name) in lacking.get(s.uri, ())]:
                 others = [(s, listed[s.uri]) for s in self.usable if s.uri in listed and s is not target]
                 if not others:

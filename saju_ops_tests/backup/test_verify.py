@@ -255,6 +255,7 @@ def test_names_that_no_folder_can_have_are_told_and_the_rest_is_verified(storage
         def names(self, prefix: str) -> Iterator[str]:
             strange = ["saju//x", "a/../b", "chroma/./y.tar.gz"]
             manifests = ["database//x.manifest.json", "database/../z.manifest.json"]
+            strange += ["database//app_20200101_000000.sql.gz"]
             yield from sorted([*super().names(prefix), *(n for n in strange + manifests if n.startswith(prefix))])
 
     result = verify(Bucket(storage.root), now=NOW, zone=KST)
@@ -263,7 +264,21 @@ def test_names_that_no_folder_can_have_are_told_and_the_rest_is_verified(storage
     assert len(result.rot) == 2
     assert all("is not a name inside the storage" in text for text in result.rot)
     told = prune(Bucket(storage.root), Policy(1), now=NOW + timedelta(days=99), zone=KST, dry_run=False)
-    assert told.deleted == []
+    assert (told.deleted, told.problems) == ([], [])
+    assert "database//app_20200101_000000.sql.gz" in told.strangers
+
+
+@pytest.mark.parametrize("folder", ["conversation_logs/2026", "database"])
+def test_what_is_behind_a_link_is_not_passed_for_verified(environment: LocalStorage, folder: str) -> None:
+    """Such as a year that an operator put on another disk."""
+    place = environment.root / folder
+    place.rename(environment.root.parent / "disk")
+    place.symlink_to(environment.root.parent / "disk")
+    said = CliRunner().invoke(main, ["verify"])
+    assert said.exit_code == 1, said.output
+    assert "1 links inside the store are not followed" in said.output
+    assert "restored. 5,000" in said.output or "Drill snapshot" in said.output
+    assert "can be relied on" not in said.output
 
 
 def test_a_drill_that_could_not_be_tried_is_said_and_the_command_ends_with_status_1(

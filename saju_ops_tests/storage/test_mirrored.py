@@ -261,6 +261,20 @@ def test_a_backup_that_cannot_be_completed_keeps_no_other_from_it(pair: Pair) ->
     assert pair.files()[1] == [MANIFEST, FILE]
 
 
+def test_a_name_that_no_folder_can_have_keeps_no_backup_from_being_completed(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back_up(pair.open())
+    (pair.two.root / MANIFEST).unlink()
+    listed = LocalStorage.names
+
+    def names(self: LocalStorage, prefix: str) -> list[str]:
+        return [*listed(self, prefix), *(["database//x.manifest.json"] if self is pair.one else [])]
+
+    monkeypatch.setattr(Unreliable, "names", names)
+    assert pair.open().complete("database/") == [MANIFEST]
+
+
 def let_the_second_rot(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     write = _LocalWriter.write
 
