@@ -89,6 +89,7 @@ def defs() -> dg.Definitions:
     archive = archive_job()
     dumps = dump_jobs.dump_job()
     snapshots = chroma_jobs.snapshot_job()
+    paid_checks = expired_jobs.check_job()
     return dg.Definitions(
         assets=dg.map_asset_specs(
             with_policies,
@@ -119,6 +120,7 @@ def defs() -> dg.Definitions:
             stale_jobs.reconcile_stale_jobs_job,
             weekly_digest.weekly_digest_job,
             expired_jobs.purge_expired_jobs_job,
+            paid_checks,
             expired_sessions.purge_expired_sessions_job,
             dumps,
             dump_jobs.restore_database_dump_job,
@@ -132,6 +134,7 @@ def defs() -> dg.Definitions:
             stale_jobs.stale_jobs_schedule(settings),
             weekly_digest.weekly_digest_schedule(settings),
             expired_jobs.expired_jobs_schedule(settings),
+            expired_jobs.check_schedule(settings, paid_checks),
             expired_sessions.expired_sessions_schedule(settings),
             dump_jobs.dump_schedule(settings, dumps),
             chroma_jobs.snapshot_schedule(settings, snapshots),

@@ -26,6 +26,8 @@ JOB = "purge_expired_jobs"
 POOL = "paid_jobs"
 CANCELLED = "cancelled by the operator"
 NO_ORPHANS = "no_orphan_rows"
+NO_ORPHAN_FILES = "no_orphan_files"
+CHECK_JOB = "check_paid_jobs"
 
 
 def source_asset(settings: Settings) -> dg.AssetSpec:
@@ -63,7 +65,65 @@ def checks() -> list[dg.AssetChecksDefinition]:
             metadata={"orphan_rows": found.total(), "columns": _listed(found)},
         )
 
-    return [no_orphan_rows]
+    @dg.asset_check(
+        name=NO_ORPHAN_FILES,
+        asset=PAID_JOBS,
+        description="Every file under JOBS_S3_PREFIX that is older than a day is named by a row of PURGE_FILE_COLUMNS."
+        " Deletes nothing. Severity WARN: a file that no row names may hold personal data, and nothing else finds it; a"
+        " person must see whose it is.",
+    )
+    def no_orphan_files() -> dg.AssetCheckResult:
+        settings = load_settings()
+        if (why := why_not(settings) or _why_no_files(settings)) is not None:
+            return _files_result(passed=True, why=why)
+        try:
+            return _compare_files(settings)
+        except OperatorError as error:
+            return _files_result(passed=False, why=str(error))
+
+    return [no_orphan_rows, no_orphan_files]
+
+
+def _why_no_files(settings: Settings) -> str | None:
+    """Why the bucket isn't looked at, in a sentence; None where it is."""
+    from saju_ops.queue.orphan_files import NO_FOLDER
+
+    if not settings.jobs_s3_delete:
+        return "JOBS_S3_DELETE is false, so the files of expired jobs are left on purpose. No file was looked at."
+    if settings.jobs_s3_bucket is None:
+        return "JOBS_S3_BUCKET holds nothing, so it isn't known where the files of jobs are. No file was looked at."
+    return None if settings.jobs_s3_prefix.strip("/") else NO_FOLDER
+
+
+def _compare_files(settings: Settings) -> dg.AssetCheckResult:
+    from saju_ops.queue.expired_jobs import open_jobs, tables_of
+    from saju_ops.queue.orphan_files import OrphanFiles, orphan_files
+
+    files = job_files(settings)
+    assert files is not None  # _why_no_files
+    with open_jobs(settings.jobs_database_url, settings.jobs_table, settings.jobs_database_timezone) as store:
+        found: OrphanFiles = orphan_files(store, tables_of(settings), files, datetime.now(UTC))
+    return _files_result(
+        passed=not found.orphans and not found.incomplete, why=found.incomplete, orphan_files=found.orphans,
+        orphan_bytes=found.bytes, files=found.files, younger_than_a_day=found.young, perhaps_named=found.perhaps,
+        names=found.names, folders=_listed(dict(found.folders.most_common(10))),
+    )  # fmt: skip
+
+
+def _files_result(
+    *, passed: bool, why: str, orphan_files: int = 0, orphan_bytes: int = 0, files: int = 0,
+    younger_than_a_day: int = 0, perhaps_named: int = 0, names: int = 0, folders: str = "none",
+) -> dg.AssetCheckResult:  # fmt: skip
+    """The same plain numbers every time, zeros included."""
+    return dg.AssetCheckResult(
+        passed=passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "orphan_files": orphan_files, "orphan_bytes": orphan_bytes, "folders": folders, "files": files,
+            "younger_than_a_day": younger_than_a_day, "perhaps_named": perhaps_named, "names": names,
+            "not_looked_at": why or "none",
+        },
+    )  # fmt: skip
 
 
 def why_not(settings: Settings | None = None) -> str | None:
@@ -261,3 +321,30 @@ def expired_jobs_schedule(settings: Settings) -> dg.ScheduleDefinition:
         )
 
     return expired_jobs
+
+
+def check_job() -> Any:
+    keys = [dg.AssetCheckKey(PAID_JOBS, name) for name in (NO_ORPHANS, NO_ORPHAN_FILES)]
+    return dg.define_asset_job(
+        CHECK_JOB,
+        selection=dg.AssetSelection.checks(*keys),
+        description="Looks for rows and files of jobs that are gone: the checks no_orphan_rows and no_orphan_files of"
+        " paid_jobs. Reads only.",
+    )
+
+
+def check_schedule(settings: Settings, job: Any) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name="check_paid_jobs_weekly",
+        job=job,
+        cron_schedule="0 6 * * 0",
+        execution_timezone=settings.timezone_name,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Every Sunday at 06:00: looks for rows and files of jobs that are gone. Skips where the database"
+        " has no such table; where a setting names it, the tick of expired_jobs says so every hour.",
+    )
+    def check_paid_jobs_weekly() -> dg.RunRequest | dg.SkipReason:
+        why = why_not()
+        return dg.RunRequest() if why is None else dg.SkipReason(why)
+
+    return check_paid_jobs_weekly

@@ -13,7 +13,7 @@ from saju_ops.definitions import defs
 from saju_ops.errors import Refused
 from saju_ops_tests.fakes.s3 import S3Server
 from saju_ops_tests.jobs.project import Run, plain
-from saju_ops_tests.queue.files_scene import files_behind_faults
+from saju_ops_tests.queue.files_scene import Files, files_behind_faults
 from saju_ops_tests.queue.job_scene import SIZE, JobScene, job_id
 
 HOUR = timedelta(hours=1)
@@ -33,6 +33,10 @@ class Service:
             instance=self.instance, raise_on_error=False, run_config={"ops": {job: {"config": config}}}
         )
         return Run(self.instance, result.run_id)
+
+    def checked(self) -> dict[str, tuple[bool, dict[str, Any]]]:
+        done = defs().resolve_job_def("check_paid_jobs").execute_in_process(instance=self.instance)
+        return Run(self.instance, done.run_id).checks()
 
     def tick(self, schedule: str) -> Any:
         definition = next(s for s in defs().schedules or [] if s.name == schedule)
@@ -173,17 +177,72 @@ def test_sessions_are_purged_by_their_job(sqlite_url: str, tmp_path: Path, monke
     assert scene.sessions() == ["s2"]
 
 
+def set_bucket(monkeypatch: pytest.MonkeyPatch, files: Files) -> None:
+    settings = {
+        "JOBS_S3_DELETE": "true", "JOBS_S3_BUCKET": files.name, "JOBS_S3_PREFIX": "jobs/",
+        "S3_ENDPOINT_URL": files.url, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y",
+    }  # fmt: skip
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+
+
 def test_the_files_go_with_the_address_and_keys_of_the_settings(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with S3Server() as server, files_behind_faults(server) as files:
         files.put_those_of([1])
         service.scene.add([1], datetime.now(UTC) - HOUR)
-        settings = {
-            "JOBS_S3_DELETE": "true", "JOBS_S3_BUCKET": files.name, "JOBS_S3_PREFIX": "jobs/",
-            "S3_ENDPOINT_URL": files.url, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y",
-        }  # fmt: skip
-        for name, value in settings.items():
-            monkeypatch.setenv(name, value)
+        set_bucket(monkeypatch, files)
         told = service.run("purge_expired_jobs", dry_run=False).outputs()
         assert (told["s3_files"], told["s3_bytes"], files.names()) == (4, 4 * SIZE, set())
+
+
+def test_files_left_behind_fail_the_weekly_check_with_numbers_and_a_bucket_that_is_closed_says_so(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with S3Server() as server, files_behind_faults(server) as files:
+        files.put_those_of([1, 2])
+        service.scene.add([1], datetime.now(UTC) + HOUR)
+        set_bucket(monkeypatch, files)
+        monkeypatch.setattr("saju_ops.queue.orphan_files.SETTLED", timedelta(0))
+        passed, found = service.checked()["no_orphan_files"]
+        assert not passed
+        assert found == {
+            "orphan_files": 4, "orphan_bytes": 4 * SIZE, "folders": f"jobs/{job_id(2)[:8]}… (4)", "files": 8,
+            "younger_than_a_day": 0, "perhaps_named": 0, "names": 4, "not_looked_at": "none",
+        }  # fmt: skip
+        files.faults.status, files.faults.code = 403, "AccessDenied"
+        passed, found = service.checked()["no_orphan_files"]
+        assert (passed, found["orphan_files"]) == (False, 0)
+        assert "needs the right s3:ListBucket" in found["not_looked_at"]
+        service.scene.run("DELETE FROM job_files")
+        service.scene.run("UPDATE jobs SET expires_at = '2026-01-01 00:00:00'")
+        assert service.run("purge_expired_jobs", dry_run=False).outputs()["jobs_deleted"] == 1
+
+
+def test_the_check_of_files_says_which_setting_leaves_it_nothing_to_look_at(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said() -> str:
+        passed, found = service.checked()["no_orphan_files"]
+        assert (passed, found["files"]) == (True, 0)
+        return str(found["not_looked_at"])
+
+    assert "JOBS_S3_DELETE is false" in said()
+    monkeypatch.setenv("JOBS_S3_DELETE", "true")
+    assert "JOBS_S3_BUCKET holds nothing" in said()
+    monkeypatch.setenv("JOBS_S3_BUCKET", "bucket")
+    assert "JOBS_S3_PREFIX holds nothing" in said()
+    service.scene.run("ALTER TABLE jobs RENAME TO other")
+    assert "no such table" in said()
+
+
+def test_both_checks_run_on_sundays_where_there_is_a_table(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    (found,) = (s for s in defs().schedules or [] if s.name == "check_paid_jobs_weekly")
+    assert isinstance(found, dg.ScheduleDefinition)
+    assert (found.cron_schedule, found.execution_timezone) == ("0 6 * * 0", "Asia/Seoul")
+    assert found.default_status is dg.DefaultScheduleStatus.RUNNING
+    assert len(service.tick("check_paid_jobs_weekly").run_requests) == 1
+    assert set(service.checked()) == {"no_orphan_rows", "no_orphan_files"}
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///nothing.db")
+    assert "There is no database" in service.tick("check_paid_jobs_weekly").skip_message

@@ -24,8 +24,9 @@ class Faults:
     # Keys that S3 refuses (with this code), and keys of which it says nothing; neither is deleted.
     refused: dict[str, str] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
-    # HTTP status for every request; None serves them.
+    # HTTP status and code for every request; None serves them.
     status: int | None = None
+    code: str = "ServiceUnavailable"
     deletes: int = 0
     requests: int = 0
     before_delete: Callable[[], None] = lambda: None
@@ -94,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.faults.requests += 1
         if self.faults.status is not None:
-            self._answer(self.faults.status, b"<Error><Code>ServiceUnavailable</Code></Error>")
+            self._answer(self.faults.status, f"<Error><Code>{self.faults.code}</Code></Error>".encode())
             return
         deletes = self.command == "POST" and "delete" in self.path
         if deletes:
