@@ -152,7 +152,6 @@ def purge(
     with broken_off(work.broken_off):
         work.require_lag_can_be_told()
         store.require_transactions()
-        store.traits.require_whole()
         children = [(child.schema, child.table) for child in store.table.children]
         try:
             work.result.doubt = require_seen(store, [(None, store.table.name)], children)

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
-from saju_ops.errors import Refused
 from saju_ops.mysql_grants import grants_of, sees_all_databases
 
 if TYPE_CHECKING:
@@ -58,32 +57,22 @@ class Traits:
         self._catalogue = _CATALOGUES[store.connection.dialect.name](store, self.refs)
         self._known = self._catalogue.read()
 
-    def require_whole(self, refs: Collection[Ref] | None = None) -> None:
-        """Raises Refused where a table that inherits from one of these has columns of its own: they'd go unarchived."""
-        for trait in self._known:
-            if trait.kind == "inherited" and (refs is None or trait.ref in refs):
-                raise Refused(
-                    f"{trait.name} is a column of a table that inherits from {_shown(trait.ref)}, whose rows go with"
-                    " those of that table, and no archive holds the column. Nothing was deleted; take the table out of"
-                    " the inheritance, or add the column to both."
-                )
-
     def hold(self, refs: Sequence[Ref] | None = None) -> None:
         """At the head of the transaction that deletes from these tables (default: all): nobody changes them from now on
         till it ends. Raises Altered where somebody did before. Touches no row."""
         held = self.refs if refs is None else refs
         for start in range(0, len(held), TABLES_PER_STATEMENT):
             self._catalogue.hold(held[start : start + TABLES_PER_STATEMENT])
-        self._require_unaltered()
-
-    def look_again(self) -> None:
-        """After the DELETE, before the commit. Raises Altered."""
-        if self._catalogue.changes_under_lock:
-            self._require_unaltered()
-
-    def _require_unaltered(self) -> None:
         if what := self.changed():
             raise Altered(what)
+
+    def look_again(self) -> None:
+        """After the DELETE, before the commit. Raises Altered. Only foreign keys can have come meanwhile; asking for
+        everything again would cost a purge some percent."""
+        if self._catalogue.changes_under_lock:
+            others = {trait: value for trait, value in self._known.items() if trait.kind != "child"}
+            if (now := others | self._catalogue.children()) != self._known:
+                raise Altered(", ".join(_differences(self._known, now, None)))
 
     def changed(self, kinds: Collection[Kind] | None = None) -> str:
         """What is different now, in words; empty where nothing is."""
@@ -133,6 +122,10 @@ class _Catalogue:
         self.store, self.refs = store, refs
 
     def read(self) -> Found:
+        raise NotImplementedError
+
+    def children(self) -> Found:
+        """Of what `read` finds the foreign keys that reference the tables; for those that `changes_under_lock`."""
         raise NotImplementedError
 
     def hold(self, refs: Sequence[Ref]) -> None:
@@ -216,9 +209,10 @@ class _MySQL(_Catalogue):
 
     def read(self) -> Found:
         found = self._found(self.store.connection.execute(self.statement, self.names).all())
-        if self.list is not None:
-            return found | dict(self._listed(self.list))
-        return found | self._shown_keys() if self.mariadb else found
+        return found | self.children() if self.mariadb or self.list is not None else found
+
+    def children(self) -> Found:
+        return self._shown_keys() if self.list is None else dict(self._listed(self.list))
 
     def _listed(self, query: sa.TextClause) -> Iterator[tuple[Trait, str]]:
         paths = self._paths()
@@ -245,14 +239,23 @@ class _MySQL(_Catalogue):
 
 class _PostgreSQL(_Catalogue):
     # A row trigger of a partitioned table has copies (tgparentid), and a foreign key has (conparentid).
-    TRAITS = (
+    OWN = (
         "WITH RECURSIVE asked(place, oid) AS (SELECT a.place, c.oid FROM (VALUES {places}) AS a(place, schema, name)"
         " JOIN pg_class c ON c.relname = a.name JOIN pg_namespace n ON n.oid = c.relnamespace"
         " WHERE c.relkind IN ('r', 'p') AND CASE WHEN a.schema IS NULL THEN pg_table_is_visible(c.oid)"
         " ELSE n.nspname = a.schema END),"
         " own(place, oid) AS (SELECT place, oid FROM asked UNION SELECT own.place, i.inhrelid FROM pg_inherits i"
-        " JOIN own ON i.inhparent = own.oid),"
-        " cols AS (SELECT o.place, o.oid, a.attname::text AS name, a.attnum, o.oid IN (SELECT oid FROM asked) AS mine,"
+        " JOIN own ON i.inhparent = own.oid)"
+    )
+    CHILDREN = (
+        "SELECT o.place, 'child', k.conrelid::regclass::text || ' (' || k.conname || ')',"
+        " CASE k.confdeltype WHEN 'c' THEN 'CASCADE' WHEN 'n' THEN 'SET NULL' WHEN 'd' THEN 'SET DEFAULT'"
+        " WHEN 'r' THEN 'RESTRICT' ELSE 'NO ACTION' END FROM own o JOIN pg_constraint k ON k.confrelid = o.oid"
+        " WHERE k.contype = 'f' AND NOT EXISTS (SELECT 1 FROM pg_constraint c JOIN own ON own.oid = c.confrelid"
+        " WHERE c.oid = k.conparentid)"
+    )
+    TRAITS = (
+        ", cols AS (SELECT o.place, o.oid, a.attname::text AS name, a.attnum, o.oid IN (SELECT oid FROM asked) AS mine,"
         " concat_ws(' ', format_type(a.atttypid, a.atttypmod), l.collname, CASE WHEN a.attnotnull THEN 'NOT NULL' END,"
         " CASE WHEN a.attgenerated <> '' THEN pg_get_expr(d.adbin, d.adrelid) END) AS value"
         " FROM own o JOIN pg_attribute a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped"
@@ -262,15 +265,10 @@ class _PostgreSQL(_Catalogue):
         " AND i.indisprimary AND cols.attnum = ANY (i.indkey))) FROM cols WHERE mine"
         " UNION ALL SELECT place, 'inherited', oid::regclass::text || '.' || name, value FROM cols WHERE NOT mine"
         " AND NOT EXISTS (SELECT 1 FROM cols c WHERE c.mine AND c.place = cols.place AND c.name = cols.name)"
-        " UNION ALL SELECT o.place, 'child', k.conrelid::regclass::text || ' (' || k.conname || ')',"
-        " CASE k.confdeltype WHEN 'c' THEN 'CASCADE' WHEN 'n' THEN 'SET NULL' WHEN 'd' THEN 'SET DEFAULT'"
-        " WHEN 'r' THEN 'RESTRICT' ELSE 'NO ACTION' END FROM own o JOIN pg_constraint k ON k.confrelid = o.oid"
-        " WHERE k.contype = 'f' AND NOT EXISTS (SELECT 1 FROM pg_constraint c JOIN own ON own.oid = c.confrelid"
-        " WHERE c.oid = k.conparentid)"
         " UNION ALL SELECT o.place, 'trigger', t.tgname, pg_get_triggerdef(t.oid) || t.tgenabled::text"
         " FROM own o JOIN pg_trigger t ON t.tgrelid = o.oid WHERE NOT t.tgisinternal AND t.tgparentid = 0"
         " UNION ALL SELECT a.place, 'rule', r.rulename, pg_get_ruledef(r.oid) || r.ev_enabled::text"
-        " FROM asked a JOIN pg_rewrite r ON r.ev_class = a.oid"
+        " FROM asked a JOIN pg_rewrite r ON r.ev_class = a.oid UNION ALL "
     )
     # A foreign key may be made to a partition of which the transaction has no row yet.
     changes_under_lock = True
@@ -278,12 +276,17 @@ class _PostgreSQL(_Catalogue):
     def __init__(self, store: LogStore, refs: Sequence[Ref]) -> None:
         super().__init__(store, refs)
         places = (f"({i}, CAST(:schema{i} AS text), CAST(:name{i} AS text))" for i in range(len(refs)))
-        self.statement = sa.text(self.TRAITS.replace("{places}", ", ".join(places)))
+        own = self.OWN.replace("{places}", ", ".join(places))
+        self.statement = sa.text(own + self.TRAITS + self.CHILDREN)
+        self.keys = sa.text(f"{own} {self.CHILDREN}")
         self.names = {f"schema{i}": schema for i, (schema, _) in enumerate(refs)}
         self.names |= {f"name{i}": name for i, (_, name) in enumerate(refs)}
 
     def read(self) -> Found:
         return self._found(self.store.connection.execute(self.statement, self.names).all())
+
+    def children(self) -> Found:
+        return self._found(self.store.connection.execute(self.keys, self.names).all())
 
     def hold(self, refs: Sequence[Ref]) -> None:
         # What a DELETE takes. The lock of a SELECT FOR UPDATE lets others make foreign keys, triggers and rules.

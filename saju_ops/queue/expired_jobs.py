@@ -247,7 +247,6 @@ class _Purge:
             self.store, self.closure, self.expiry, self.limits, self.result, self.should_stop, self.sleep, self.clock,
             self.started, self.traits,
         )  # fmt: skip
-        self.traits.require_whole(self.archives)
         self.store.wait_briefly()
 
     def _look_at_closure(self) -> Closure:

@@ -224,7 +224,6 @@ class _Purge:
             )
         store = self.store.sibling(ref[1])
         store.require_days()
-        self.traits.require_whole([ref])
         cutoff = cutoff_day(self.now, self.retention_days, self.zone)
         self.log_key = key
         self.guard = LogGuard(store, self.storage, key, self.zone, cutoff)
