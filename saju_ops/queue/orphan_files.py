@@ -34,6 +34,7 @@ from saju_ops.queue.s3_names import Named, S3Names, nfc
 MOST = 2_000_000
 SETTLED = timedelta(days=1)
 ROWS = 1_000
+FOLDERS = 10
 NO_FOLDER = (
     "JOBS_S3_PREFIX holds nothing, so files of jobs can't be distinguished from others in the bucket. No file was"
     " looked at; set the folder that holds the files of jobs and nothing else, such as jobs/."
@@ -53,7 +54,7 @@ class OrphanFiles:
     bytes: int = 0
     # Files that are left, since an address of an unknown host may mean them.
     perhaps: int = 0
-    # Orphans by folder; of a folder that is a UUID the first eight characters are shown, of others nothing.
+    # Orphans by folder, for the first FOLDERS: the first eight characters of one that is a UUID, nothing of another.
     folders: Counter[str] = field(default_factory=Counter)
     # Why not every file was looked at; empty where all were.
     incomplete: str = ""
@@ -179,7 +180,8 @@ def _compare(
             continue
         result.orphans += 1
         result.bytes += size
-        result.folders[_shown(key, place)] += 1
+        if (folder := _shown(key, place)) in result.folders or len(result.folders) < FOLDERS:
+            result.folders[folder] += 1
 
 
 def _shown(key: str, place: FilePlace) -> str:

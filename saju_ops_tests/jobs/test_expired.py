@@ -162,6 +162,17 @@ def test_rows_left_behind_fail_the_check_with_their_number(service: Service) -> 
     assert plain(evaluation.metadata) == {"orphan_rows": 1, "columns": "sms_logs.job_id (1)"}
 
 
+def test_a_check_that_can_not_count_rows_says_why_and_the_other_runs(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PURGE_TABLES", "sms_log")
+    found = service.checked()
+    passed, said = found["no_orphan_rows"]
+    assert not passed
+    assert "PURGE_TABLES names sms_log" in said["why"]
+    assert found["no_orphan_files"][0] is True
+
+
 def test_sessions_are_purged_by_their_job(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from saju_ops_tests.queue.test_expired_sessions import SessionScene
 

@@ -66,6 +66,13 @@ def test_files_of_jobs_whose_rows_are_gone_are_counted_and_left(scene: JobScene,
     assert dict(found.folders) == {f"jobs/{job_id(3)[:8]}…": 4, "jobs/…": 2}
 
 
+def test_however_many_folders_are_left_behind_only_the_first_are_named(lite: JobScene, files: Files) -> None:
+    lite.add([1])
+    files.put(*(f"jobs/{n:08}-0000-4000-8000-000000000000/{i}.pdf" for n in range(13) for i in range(2)))
+    found = look(lite, files)
+    assert (found.orphans, dict(found.folders)) == (26, {f"jobs/{n:08}…": 2 for n in range(10)})
+
+
 def test_rows_that_lost_their_job_long_ago_name_their_files_until_they_go(scene: JobScene, files: Files) -> None:
     """As after a DELETE of the job that emptied the references: rows without a job, then no rows."""
     scene.add([1])
