@@ -22,7 +22,7 @@ from saju_ops.archive.manifest import FOLDER as ARCHIVES
 from saju_ops.archive.manifest import PREFIX, Manifest, day_manifest_of
 from saju_ops.archive.verify import verify_part
 from saju_ops.backup.manifest import CLOCKS_DIFFER, ENDING, FOLDERS, BackupManifest, manifest_of
-from saju_ops.backup.password import opens
+from saju_ops.backup.password import needs_another, opens
 from saju_ops.backup.retention import require_sound
 from saju_ops.errors import OperatorError, Refused, shown
 from saju_ops.sealed import LIST_NAME, Unsealed, read_bounded, read_list, read_sealed, require_seal
@@ -204,7 +204,8 @@ def _verify_store(
             result.missing.append(f"{store.location(manifest.file)}, though its manifest is there")
         elif _in_share(name, result.in_days, today):
             _verify_file(store, manifest, unsealed, result, say)
-        elif unsealed:
+        elif unsealed and not needs_another(store, manifest):
+            # What needs another password is told as that, on the day on which it is read.
             result.unsealed.append(unsealed)
     _verify_lists(store, names, described, rotten, result)
     for name in (n for n in names if n not in described | rotten and not n.startswith(OTHERS)):

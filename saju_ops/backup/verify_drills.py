@@ -157,7 +157,9 @@ def dump_drills(
 def _nothing(name: str, what: str, there: Held) -> Drill:
     if there.backups:
         return Drill(name, False, False, f"Every {what} is dated in the future.")
-    return Drill(name, False, False, f"There is no {what} yet.{there.about_refused()}", absent=not there.refused)
+    if there.refused:
+        return Drill(name, False, False, f"There is a {what}, and none that counts.{there.about_refused()}")
+    return Drill(name, False, False, f"There is no {what} yet.", absent=True)
 
 
 def _of_newest(

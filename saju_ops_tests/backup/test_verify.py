@@ -652,6 +652,16 @@ def test_intact_files_of_another_password_are_no_rot(
     assert "- 손상: 0개, 누락: 0개" in report
 
 
+@pytest.mark.parametrize("in_days", [1, 7])
+def test_what_the_old_password_sealed_is_of_another_password_on_its_day_and_fails_none(
+    old_store: Path, in_days: int
+) -> None:
+    store = LocalStorage(old_store, NEW, Seals((NEW,)))
+    found = [verify(store, now=NOW + timedelta(days=n), zone=KST, in_days=in_days) for n in range(in_days)]
+    assert [(r.unsealed, r.rot, r.passed) for r in found] == [([], [], True)] * in_days
+    assert sum(len(r.other_password) for r in found) == 4
+
+
 @pytest.mark.parametrize("place", ["the salt", "the middle", "the end", "cut"])
 def test_a_damaged_file_of_another_password_is_rot(old_store: Path, place: str) -> None:
     store = LocalStorage(old_store, NEW)
