@@ -258,7 +258,7 @@ class Catalogue:
     def plain(self, name: str) -> str:
         """A setting's name of a table without the schema in which the database looks anyway."""
         schema, _, table = name.rpartition(".")
-        here = [row[0] for row in self._all(self.HERE)] if schema else []
+        here = [_text(row[0]) for row in self._all(self.HERE)] if schema else []
         return table if schema.casefold() in map(str.casefold, here) else name
 
     HAVING = ""

@@ -596,6 +596,14 @@ def test_files_that_no_key_leads_to_are_refused(sqlite_url: str, tmp_path: Path)
         scene.purge(tables=tables, files=JobFiles(FilePlace("bucket")))
 
 
+def test_a_table_named_with_the_schema_in_which_the_database_looks_anyway_is_that_table(scene: JobScene) -> None:
+    scene.add([1])
+    here = {"postgresql": "public", "sqlite": "main"}.get(scene.engine.dialect.name, scene.url.database)
+    children = tuple(f"{here}.{name}" for name in TABLES.may_go)
+    scene.purge(tables=JobTables("jobs", children, (f"{here}.payments",)))
+    assert (scene.whole(1), scene.archived_ids("payments")) == (None, [1])
+
+
 @pytest.mark.parametrize("name", ["payment", "public.payment"])
 def test_a_mistyped_table_is_not_taken_for_none(lite: JobScene, name: str) -> None:
     from saju_ops.queue.job_files import FilePlace, JobFiles
