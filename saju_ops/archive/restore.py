@@ -29,7 +29,7 @@ from saju_ops.archive.verify import Visit, keys_of, part_batches, verify_part
 from saju_ops.archive.window import Day, parse_day
 from saju_ops.database import error_text, redacted
 from saju_ops.errors import OperatorError, ProofFailed, Refused, shown
-from saju_ops.storage import Storage
+from saju_ops.storage import Storage, StorageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -171,15 +171,16 @@ def restore(
     return plan
 
 
-def _files(storage: Storage, first: Day, last: Day) -> tuple[list[DayFiles], dict[Day, ProofFailed]]:
-    """The days of the range, and those of which a manifest can't be believed: that is no other day's fault."""
-    found, refused = [], dict[Day, ProofFailed]()
+def _files(storage: Storage, first: Day, last: Day) -> tuple[list[DayFiles], dict[Day, OperatorError]]:
+    """The days of the range, and those of which a manifest can't be believed, or isn't given, such as from Glacier:
+    that is no other day's fault."""
+    found, refused = [], dict[Day, OperatorError]()
     for stamp in archived_days(storage):
         day = parse_day(f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:]}", first.zone)
         if first <= day <= last:
             try:
                 found.append(day_files(storage, day))
-            except ProofFailed as error:
+            except (ProofFailed, StorageError) as error:
                 refused[day] = error
     return found, refused
 

@@ -14,6 +14,8 @@ from saju_ops.archive.engines.sqlite import SQLiteLogStore
 from saju_ops.archive.restore import RestorePlan
 from saju_ops.archive.window import parse_day
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
+from saju_ops.storage import StorageError
+from saju_ops.storage.local import LocalStorage
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, SEOUL, Scene
 from saju_ops_tests.engines import Engine
 
@@ -342,6 +344,27 @@ def test_a_file_whose_manifest_is_lost_is_named_and_not_passed_over(scene: Scene
     assert not any("NOT RESTORED" in s for s in scene.restore(NEXT_DAY, dry_run=True).sentences())
     with pytest.raises(Refused, match=r"no archive of any day .*without its manifest .*backup_20261001\.csv"):
         scene.restore()
+
+
+def test_a_day_that_the_store_does_not_give_is_named_and_the_others_come_back(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one whose manifest is in Glacier."""
+    scene = Scene(sqlite_url, tmp_path / "backups").create_table()
+    purged(scene)
+    scene.add(5, first=101, day=NEXT_DAY)
+    scene.archive(NEXT_DAY)
+    given = LocalStorage.open
+
+    def frozen(self: LocalStorage, name: str) -> object:
+        if name.endswith("_20261002.manifest.json"):
+            raise StorageError(f"S3 could not read {name} (InvalidObjectState).")
+        return given(self, name)
+
+    monkeypatch.setattr(LocalStorage, "open", frozen)
+    result = scene.restore(last=NEXT_DAY)
+    assert result.written == 20
+    assert result.incomplete.startswith("NOT RESTORED: 2026-10-02: S3 could not read")
 
 
 def test_a_day_range_without_any_archive_is_refused(scene: Scene) -> None:
