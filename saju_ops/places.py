@@ -59,6 +59,11 @@ def require_apart(settings: Settings, option: str, value: str, path: Path) -> No
             raise Refused(f"{_sentence(target, how, place)}. Nothing was touched.")
 
 
+def is_inside(path: Path, folder: Path) -> bool:
+    """By whatever link, mount or letter case."""
+    return _inside(_real(path), _real(folder))
+
+
 def _sentence(one: Place, how: str, other: Place) -> str:
     return (
         f"{one.setting} holds {one.value!r}, which {how} {other.setting} ({other.value!r}): what is restored or deleted"

@@ -44,6 +44,8 @@ DOUBTS = (
      r"S3 파일 \1개를 남겨 둠: 다른 작업이 알 수 없는 주소로 가리키는 것일 수 있음"),
     (r"The table (\S+) has a column (\S+), but no foreign key leads from it to \S+, and (\S+) doesn't name it: its rows"
      r" stay\.", r"\1 테이블에 \2 열이 있지만 외래 키가 없고 \3에도 없음 (행이 남음)"),
+    (r"(\d+) files under (\S+) can't be read, or no key of this installation sealed them .*",
+     r"\2의 파일 \1개를 남겨 둠: 읽을 수 없거나 이 설치의 키로 봉인되지 않음 (세션의 키가 Redis에 남아 있을 수 있음)"),
     (r"This account may not see every foreign key .*",
      "이 계정은 모든 외래 키를 볼 수 없음 (PROCESS 권한 없음): 볼 수 없는 테이블이 연결되어 있을 수 있음"),
     (r"The newest row of (\S+) was made (.+) ahead of now, at (.+) by .*",

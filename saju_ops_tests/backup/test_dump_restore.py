@@ -307,6 +307,18 @@ def test_a_sqlite_file_that_cannot_be_written_is_said(
     assert not any((tmp_path / "full").iterdir())
 
 
+def test_a_sqlite_file_inside_the_store_is_no_target(sqlite_url: str, tmp_path: Path) -> None:
+    fill(sqlite_url)
+    dumps = Dumps(sqlite_url, tmp_path / "dumps")
+    dumps.take()
+    root = Path(dumps.storage.location("x")).parent
+    (tmp_path / "link").symlink_to(root)
+    for place in (root / "restored.db", tmp_path / "link" / "database" / "restored.db"):
+        with pytest.raises(Refused, match="is inside the store"):
+            dumps.restore(into=f"sqlite:///{place}")
+        assert not place.exists()
+
+
 def test_a_dump_of_another_engine_is_refused(sqlite_url: str, postgres_url: str, tmp_path: Path) -> None:
     fill(sqlite_url)
     dumps = Dumps(sqlite_url, tmp_path)

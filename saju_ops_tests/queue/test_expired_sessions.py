@@ -13,6 +13,7 @@ import redis
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
+from saju_ops.alerts.reports_expired import in_korean
 from saju_ops.archive.archive import archive_day
 from saju_ops.archive.engines import open_log_store
 from saju_ops.archive.window import day_of
@@ -442,6 +443,7 @@ def test_what_was_to_leave_redis_before_there_was_a_key_is_said_and_stays(
     assert pending(lite) == [file]
     (doubt,) = [each for each in result.doubts if file.name in each]
     assert "may still be in Redis" in doubt
+    assert in_korean(doubt).startswith("redis_pending/의 파일 1개를 남겨 둠")
 
 
 def test_a_session_that_somebody_else_deleted_meanwhile_leaves_redis_too(
