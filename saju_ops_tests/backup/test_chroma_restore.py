@@ -183,11 +183,11 @@ def test_a_damaged_snapshot_stops_it_before_anything_is_touched(taken: Any, tmp_
     later = take_snapshot(mine, Source(folder=folder), zone=KST, clock=lambda: AT + timedelta(days=1)).manifest
     Path(mine.location(later.file)).write_bytes(b"cut")
     with pytest.raises(ProofFailed, match=r'The one before is chroma/\S+_033000\S+: --at "2026-10-01 03:30:00"'):
-        restore(mine, target, replace=["target"])
+        restore(mine, target, replace=["target"], clock=lambda: AT + timedelta(days=1))
     Path(mine.location(later.file)).unlink()
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    told = restore(mine, tmp_path / "new").sentences()
+    told = restore(mine, tmp_path / "new", clock=lambda: AT + timedelta(days=1)).sentences()
     assert any(s.startswith("NEWER") and "chromadb_20261002_033000 (its data file is gone)" in s for s in told)
 
 
@@ -195,12 +195,13 @@ def test_an_older_snapshot_is_found_by_its_time(taken: Any, tmp_path: Path) -> N
     folder, storage, snapshot, _ = taken
     mine = LocalStorage(Path(shutil.copytree(storage.root, tmp_path / "backups")))
     later = take_snapshot(mine, Source(folder=folder), zone=KST, clock=lambda: AT + timedelta(days=1))
-    target = tmp_path / "x"
-    assert restore(mine, target, dry_run=True).manifest == later.manifest
+    target, now = tmp_path / "x", AT + timedelta(days=1)
+    assert restore(mine, target, dry_run=True, clock=lambda: now).manifest == later.manifest
     for text, found in (
         ("2026-10-01", snapshot), ("2026-10-02", later), ("2026-10-02 03:29", snapshot), ("2026-10-02 03:30", later),
     ):  # fmt: skip
-        assert restore(mine, target, dry_run=True, at=instant_of(text, KST, "at")).manifest == found.manifest, text
+        at = instant_of(text, KST, "at")
+        assert restore(mine, target, dry_run=True, at=at, clock=lambda: now).manifest == found.manifest, text
     with pytest.raises(Refused, match=r"no proven snapshot from .*; the oldest is of 2026-10-01 03:30:00 KST"):
         restore(mine, target, at=instant_of("2026-09-30", KST, "at"))
 
