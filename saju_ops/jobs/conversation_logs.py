@@ -117,9 +117,10 @@ def purge_conversation_logs(
     if result.stopped == CANCELLED:
         raise dg.DagsterExecutionInterruptedError
     if result.problems:
+        altered = ", or because the table was altered" if "was altered since" in result.stopped else ""
         raise dg.Failure(
-            f"{len(result.problems)} days were left because their archive could not be proven, they are in use or the"
-            f" table was altered; {result.deleted} rows of other days were deleted. First: {result.problems[0]}",
+            f"{len(result.problems)} days were left because their archive could not be proven or they are in use"
+            f"{altered}; {result.deleted} rows of other days were deleted. First: {result.problems[0]}",
             allow_retries=False,
         )
 

@@ -294,7 +294,7 @@ def _read(storage: Storage, name: str, form: Any) -> Any:
             " --accept-unsealed."
         ) from None
     except ProofFailed as error:
-        raise ProofFailed(f"{shown(name)} is not a whole audit file. Nothing was touched. {error}") from None
+        raise ProofFailed(f"{shown(name)} is not an audit file that is whole. Nothing was touched. {error}") from None
     raise ProofFailed(f"{shown(name)} is not an audit file that this version can read. Nothing was touched.")
 
 

@@ -249,7 +249,7 @@ def test_a_run_is_put_back_by_an_audit_that_a_key_of_ours_sealed_and_by_no_other
     content = {k: v for k, v in json.loads(whole).items() if not k.startswith("manifest_")}
     # Whoever can write there has a run of their own put back, which sets any job's status.
     for text, words in (
-        (whole.replace('"stale"', '"today"'), "was altered"), ("[" * 200_000, "not a whole audit file"),
+        (whole.replace('"stale"', '"today"'), "was altered"), ("[" * 200_000, "is not an audit file"),
         (sealed(content).decode(), "is not sealed by a key"),
         (whole.replace('"changed": [', '"changed": [{"uuid": "x"}, '), "was altered"),
     ):  # fmt: skip
@@ -291,7 +291,7 @@ def test_a_malformed_audit_is_refused_by_a_sentence(live: Scene, change: tuple[s
     raw["jobs"][0][change[0]] = change[1]
     path.write_text(json.dumps(raw))
     said = saju_ops("--undo", run_id)
-    assert (said.exit_code, "is not a whole audit file" in said.output) == (1, True), said.output
+    assert (said.exit_code, "is not an audit file" in said.output) == (1, True), said.output
 
 
 def test_undo_by_hand(live: Scene) -> None:
