@@ -163,26 +163,13 @@ def _queue(name: str, url: sa.URL, table: str, zone: ZoneInfo, settings: Setting
     try:
         with open_table(url, table, zone, "JOBS_TABLE") as store:
             times = _times(store, name.replace("_URL", "_TIMEZONE"), settings)
-            lost = _lost(store, settings) if name == "JOBS_DATABASE_URL" else ""
     except NoSuchTable:
         return Line(name, True, f"{redacted(url)}, which has no table {table}")
     except Exception as error:
         text = str(error) if isinstance(error, OperatorError) else error_text(error)
         return Line(name, True, f"{redacted(url)}; the times of {table} can't be read ({text})")
     usable = times.usable is not False or name != "JOBS_DATABASE_URL"  # whose purge refuses
-    return Line(name, usable, f"{redacted(url)}: table {table}, {times.text}{lost}")
-
-
-def _lost(store: LogStore, settings: Settings) -> str:
-    """How many rows name a job that is gone, or why that can't be said."""
-    from saju_ops.queue.expired_jobs import orphans, tables_of
-
-    try:
-        found = orphans(store, tables_of(settings))
-    except OperatorError as error:
-        return f"; {error}"
-    listed = ", ".join(f"{column} ({count})" for column, count in sorted(found.items()))
-    return f", rows whose job is gone: {listed or 'none'}"
+    return Line(name, usable, f"{redacted(url)}: table {table}, {times.text}")
 
 
 def _reachable(name: str, url: sa.URL) -> Line:

@@ -48,6 +48,13 @@ REACHING = {
 OWN_SETTINGS = TIMEOUTS | {"DEFAULT_TABLESPACE"}
 
 _ACCOUNT = "SELECT rolname, rolsuper, rolcreaterole, rolcreatedb FROM pg_roles WHERE rolname = current_user"
+# What code that runs as this account could use outside of the scratch database: SET ROLE, and what an attribute gives.
+_BEYOND = """
+SELECT 'it is a member of ' || quote_ident(r.rolname) FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid
+WHERE m.member = (SELECT oid FROM pg_roles WHERE rolname = current_user)
+UNION ALL SELECT 'it has REPLICATION' FROM pg_roles WHERE rolname = current_user AND rolreplication
+UNION ALL SELECT 'it has BYPASSRLS' FROM pg_roles WHERE rolname = current_user AND rolbypassrls
+ORDER BY 1"""
 _EXTENSIONS = """
 SELECT e.extname, e.extversion, n.nspname, EXISTS (SELECT 1 FROM pg_depend d WHERE d.deptype = 'e'
   AND d.classid = 'pg_namespace'::regclass AND d.objid = n.oid AND d.refobjid = e.oid)
@@ -160,6 +167,12 @@ def _with_role(
             f"No role for the drill could be made at {redacted(base)}: {user} may not, and a dump is not tried with"
             f" the rights of the service. Say `ALTER ROLE {quoted(user)} CREATEROLE CREATEDB;` as an administrator, or"
             " name another server, or an account that has a right on nothing, in RESTORE_DRILL_URL."
+        )
+    if beyond := [str(what) for (what,) in connection.exec_driver_sql(_BEYOND)]:
+        raise DrillNotPossible(
+            f"The account of RESTORE_DRILL_URL ({redacted(base)}) may make no role for the drill, and can do more than"
+            f" a drill needs, which what is in a dump could do, too: {', '.join(beyond)}. Take that from it, or say"
+            f" `ALTER ROLE {quoted(user)} CREATEROLE CREATEDB;`."
         )
     return base
 

@@ -114,7 +114,8 @@ def _refuse_itself(settings: Settings, host: str, port: int) -> None:
     """The trigger on Dagster's own port would ask itself, for ever in vain."""
     url = urlsplit(settings.dagster_webserver_url)
     dagster_port = url.port or (443 if url.scheme == "https" else 80)
-    here = _is_loopback(url.hostname or "") or url.hostname == host
+    everywhere = host in ("0.0.0.0", "::", "")
+    here = url.hostname == host or (_is_loopback(url.hostname or "") and (_is_loopback(host) or everywhere))
     if here and port == dagster_port:
         raise OperatorError(
             f"The trigger can't have the port {port}: DAGSTER_WEBSERVER_URL ({settings.dagster_webserver_url}) says"

@@ -267,6 +267,11 @@ def test_an_account_that_may_make_no_role_leaves_the_dump_unproven_and_says_what
     proven = dumps.take(drill_servers=(named,))
     assert proven.proven, proven.message
     assert "//for_drills:" in proven.drill.where
+    postgres_server.execute("GRANT pg_execute_server_program TO for_drills")
+    refused = dumps.take(drill_servers=(named,))
+    assert not refused.proven
+    assert "it is a member of pg_execute_server_program" in refused.message
+    postgres_server.execute("REVOKE pg_execute_server_program FROM for_drills")
     postgres_server.execute("ALTER ROLE small CREATEROLE")
     proven = dumps.take()
     assert proven.proven, proven.message
