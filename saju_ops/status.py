@@ -164,7 +164,7 @@ def _queue(name: str, url: sa.URL, table: str, zone: ZoneInfo, settings: Setting
         with open_table(url, table, zone, "JOBS_TABLE") as store:
             times = _times(store, name.replace("_URL", "_TIMEZONE"), settings)
     except NoSuchTable:
-        return Line(name, True, f"{redacted(url)}, which has no table {table}")
+        return Line(name, True, f"{redacted(url)}, which has no table {table}{_not_held(url)}")
     except Exception as error:
         text = str(error) if isinstance(error, OperatorError) else error_text(error)
         return Line(name, True, f"{redacted(url)}; the times of {table} can't be read ({text})")

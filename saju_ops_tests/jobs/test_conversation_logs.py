@@ -273,13 +273,22 @@ def test_it_can_put_them_into_another_table(purged: Project) -> None:
     assert purged.scene.count() == 15
 
 
-def test_a_restore_that_lacks_days_fails_after_it_wrote_the_others(purged: Project) -> None:
+def test_days_of_which_there_is_no_archive_are_named_by_a_restore(purged: Project) -> None:
     run = purged.run("restore_conversation_logs", {**days(42, 39), "dry_run": False})
+    assert run.succeeded
+    assert any("NOT RESTORED: there is no archive of" in text for text in run.messages)
+    told = run.outputs()
+    assert (told["days"], told["days_not_archived"], told["days_not_restored"]) == (2, 2, 0)
+
+
+def test_a_restore_of_a_day_whose_manifest_is_lost_fails_after_it_wrote_the_others(purged: Project) -> None:
+    purged.scene.manifest_file(ago(40)).unlink()
+    run = purged.run("restore_conversation_logs", {**days(40, 39), "dry_run": False})
     assert not run.succeeded
-    assert "rows were written and proven. NOT RESTORED: there is no archive of" in run.failure
+    assert "rows were written and proven. NOT RESTORED: without its manifest nothing is known of" in run.failure
     (event,) = run.events("STEP_FAILURE")
     told = plain(event.step_failure_data.user_failure_data.metadata)
-    assert (told["days"], told["days_not_restored"]) == (2, 2)
+    assert (told["days"], told["days_not_restored"]) == (1, 1)
     assert told["rows_written"] > 0
 
 

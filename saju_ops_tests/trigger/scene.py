@@ -60,13 +60,15 @@ class Trigger:
         self.folder, self.arguments = folder, arguments
 
     def __enter__(self) -> Self:
+        # Started again, it may listen elsewhere.
+        said_before = len(self.said()) if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [_script(), "serve-trigger", *self.arguments], env=self.environment, cwd=self.folder,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         try:
-            self.url = until(self._address, 30, "the trigger's address")
+            self.url = until(lambda: self._address(said_before), 30, "the trigger's address")
             until(self._is_ready, 30, "the trigger's answer")
         except BaseException:
             self.__exit__()
@@ -93,9 +95,9 @@ class Trigger:
     def said(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def _address(self) -> str | None:
+    def _address(self, said_before: int) -> str | None:
         assert self.process.poll() is None, self.said()
-        found = re.search(r"Listening on (http://\S+?) for", self.said())
+        found = re.search(r"Listening on (http://\S+?) for", self.said()[said_before:])
         return found.group(1) if found else None
 
     def _is_ready(self) -> bool:
