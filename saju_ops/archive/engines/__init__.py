@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from saju_ops.address import options_of, redacted
 from saju_ops.archive.engines.base import LogStore, NoSuchTable, Selection
-from saju_ops.errors import Refused
+from saju_ops.errors import OperatorError, Refused
 
 __all__ = ["LogStore", "Selection", "open_log_store", "open_row_store"]
 
@@ -37,11 +37,17 @@ def open_row_store(url: sa.URL | str, table: str, zone: ZoneInfo, *, bulk_load: 
     parsed = sa.make_url(url) if isinstance(url, str) else url
     try:
         return _open(parsed, table, zone, bulk_load)
-    except NoSuchTable:
+    except NoSuchTable as missing:
         schema, _, name = table.rpartition(".")
         if not schema or not name:
             raise
-        return _open(_in_schema(parsed, schema), name, zone, bulk_load)
+        try:
+            return _open(_in_schema(parsed, schema), name, zone, bulk_load)
+        except Refused:
+            raise
+        except OperatorError as error:
+            # A table whose name has a dot in it may be about to be made: there need be no database of that name.
+            raise NoSuchTable(f"{missing} Nor is {schema} another database to look in: {error}") from None
 
 
 def _in_schema(url: sa.URL, schema: str) -> sa.URL:
