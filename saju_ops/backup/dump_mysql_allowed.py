@@ -44,7 +44,7 @@ from saju_ops.backup.dump_mysql_forms import (
 )
 from saju_ops.backup.dump_mysql_words import Unread, Word, chains, name_of, quoted, unqualified, without, words
 
-# Bytes: the dump programs are told 1G for a row.
+# Bytes: the dump programs are given 1G for a row.
 LONGEST = (1 << 30) + (1 << 20)
 # How a session of ours begins.
 FIRST_MODE = b"NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES"
@@ -57,7 +57,7 @@ class Statement:
     kind: str
     sql: bytes
     name: str = ""
-    # As the dump has it (DEFINER=`a`@`b`), and what stands on its two sides, of kinds that have one.
+    # As the dump has it (DEFINER=`a`@`b`), and the text on its two sides, for kinds that have one.
     definer: bytes = b""
     before: bytes = b""
     after: bytes = b""
@@ -108,7 +108,7 @@ class Statements:
                 try:
                     statement = self._judged(text.strip())
                 except Unread:
-                    # A line may end in a text, such as one of a view: it goes on.
+                    # A line may end inside a text, such as a view's: it continues.
                     if not text.startswith((b"CREATE", b"/*!")) or len(text) > 1 << 24:
                         raise self._refused(text) from None
                     looked = end

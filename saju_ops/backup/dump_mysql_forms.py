@@ -89,7 +89,7 @@ DROP = re.compile(
 )
 ALTER_DATABASE = re.compile(rb"ALTER DATABASE (" + NAME + rb")( CHARACTER SET \w+ COLLATE \w+)")
 SEQUENCE = re.compile(rb"CREATE SEQUENCE (" + NAME + rb") [\w -]*ENGINE=(\w+)")
-# Everything else, as it stands. The first group, where there is one, is a table.
+# Everything else, literally. The first group, where there is one, is a table.
 FIXED = [
     re.compile(form)
     for form in (

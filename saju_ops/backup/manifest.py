@@ -23,7 +23,7 @@ from saju_ops.storage import Storage, StorageError
 
 FORMAT = 1
 # A clock may be off by some minutes. A backup that is dated further ahead was taken by a wrong clock, so nobody knows
-# how old it is: no restore takes it unless a time is named, and nothing else goes for its sake.
+# how old it is: no restore takes it unless a time is named, and nothing else is deleted for its sake.
 CLOCKS_DIFFER = timedelta(minutes=10)
 ENDING = ".manifest.json"
 Kind = Literal["database_dump", "masked_database_dump", "chroma_snapshot"]

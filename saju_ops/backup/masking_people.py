@@ -42,7 +42,7 @@ from saju_ops.backup.masking_numbers import number_forms
 from saju_ops.backup.masking_rules import HARMLESS_TEXTS
 from saju_ops.backup.masking_windows import Windows
 
-# No time of this service lies before it: an earlier one is somebody's, or of a calendar.
+# No time of this service is before it: an earlier one is somebody's, or of a calendar.
 SYSTEM_SINCE = date(2010, 1, 1)
 _RECENT = SYSTEM_SINCE.toordinal() - FIRST
 # Times that stand for none.
@@ -126,7 +126,7 @@ class People:
         forms = {cell: numbers for cell, birth in births.items() if (numbers := birth_forms(*birth))}
         if not forms:
             return
-        # As many for each: of one without a time the day stands twice.
+        # As many for each: one without a time has its day twice.
         padded = np.array([(*numbers, numbers[0])[:5] for numbers in forms.values()])
         minutes = np.where(padded[:, 4] >= MINUTES_AT, padded[:, 4], MINUTES_AT)
         moments = self._moments(padded[:, 0], minutes)
