@@ -1,7 +1,7 @@
 """Executes the statements of a dump in one database of MySQL or MariaDB: by the driver, each for itself.
 
-No client program reads the dump, so nothing in it is a client's command, and on its connection no query may hold a second
-statement. While it executes one, the next are read, unpacked and compared with what is allowed, in a thread.
+No client program reads the dump, so nothing in it is a client's command, and on its connection no query may hold a
+second statement. While it executes one, the next are read, unpacked and compared with what is allowed, in a thread.
 """
 
 from __future__ import annotations
