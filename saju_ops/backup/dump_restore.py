@@ -259,7 +259,8 @@ def _require_same_engine(manifest: BackupManifest, target: DumpEngine) -> None:
 
 def _require_outside(storage: Storage, target: DumpEngine) -> None:
     """A SQLite file in a store of backups would lie where files are deleted, and hold one of them aside."""
-    for store in storage.copies() if target.engine == "sqlite" else ():
+    # By the address: a server can't be asked in the name of a database that is not made yet.
+    for store in storage.copies() if target.url.get_backend_name() == "sqlite" else ():
         if isinstance(store, LocalStorage) and is_inside(Path(str(target.url.database)), store.root):
             raise Refused(
                 f"{redacted(target.url)} is inside the store {store.root}, where backups are. Nothing was touched; name"
