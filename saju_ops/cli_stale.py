@@ -1,6 +1,7 @@
 """`saju-ops reconcile-stale-jobs`: what the job does, for the night when Dagster is down, and for scripts.
 
-Exit status: 0 nothing to do, or done; 2 something to do (with --check); 1 refused, failed or wrong usage.
+Exit status: 0 done, also where a check found something to do, as cron expects; 1 refused, failed or wrong usage; with
+--exit-code, 2 where a check found something to do.
 """
 
 from __future__ import annotations
@@ -38,16 +39,17 @@ class _Command(click.Command):
 
 
 def _one_mode(check: bool, apply: bool, stats: bool, undo: str | None) -> Literal["check", "apply", "stats", "undo"]:
-    given = [check, apply, stats, undo is not None]
-    if sum(given) > 1:
-        raise _WrongUsage("--check, --apply, --stats and --undo exclude each other.")
-    return "apply" if apply else "stats" if stats else "undo" if undo is not None else "check"
+    if sum((check, apply, undo is not None)) > 1:
+        raise _WrongUsage("--check, --apply and --undo exclude each other.")
+    if stats and undo is not None:
+        raise _WrongUsage("--stats doesn't go with --undo.")
+    return "apply" if apply else "undo" if undo is not None else "stats" if stats and not check else "check"
 
 
 @click.command("reconcile-stale-jobs", cls=_Command)
 @click.option("--check", is_flag=True, help="List what would be settled; changes nothing (the default).")
 @click.option("--apply", is_flag=True, help="Settle them: set their status.")
-@click.option("--stats", is_flag=True, help="Only the numbers; changes nothing.")
+@click.option("--stats", is_flag=True, help="The numbers, alone or before the list of --check or --apply.")
 @click.option("--undo", metavar="RUN_ID", default=None, help="Put back what a run changed, where it still stands.")
 @click.option("--hours", type=int, default=None, help="Hours without a move, 1 to 87600. Default: STALE_JOB_HOURS.")
 @click.option("--dry-run", is_flag=True, help="With --apply or --undo: only say what would be done.")
@@ -55,16 +57,19 @@ def _one_mode(check: bool, apply: bool, stats: bool, undo: str | None) -> Litera
     "--accept-unsealed", is_flag=True,
     help="With --undo: also where no key of yours sealed the audit. Whoever can write into the store may have made it.",
 )  # fmt: skip
+@click.option("--exit-code", is_flag=True, help="With --check: exit status 2 where there is something to settle.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for scripts.")
 def reconcile_stale_jobs(
     check: bool, apply: bool, stats: bool, undo: str | None, hours: int | None, dry_run: bool, accept_unsealed: bool,
-    as_json: bool,
+    exit_code: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Settles analysis jobs that a crash left in pending or processing.
 
-    Exit status: 0 nothing to do, or done; 2 something to do (with --check); 1 refused or failed.
+    Exit status: 0 done; 1 refused or failed; with --exit-code, 2 where a check found something to settle.
     """
     mode = _one_mode(check, apply, stats, undo)
+    if exit_code and mode != "check":
+        raise _WrongUsage("--exit-code goes with --check only.")
     settings = load_settings()
     if mode == "undo":
         _undo(undo or "", settings, dry_run, as_json, ("all",) if accept_unsealed else ())
@@ -76,9 +81,9 @@ def reconcile_stale_jobs(
     else:
         from saju_ops.alerts.reports_stale import console_lines
 
-        for line in console_lines(result, settings.timezone):
+        for line in console_lines(result, settings.analysis_database_timezone, statistics=stats):
             click.echo(line)
-    if mode == "check" and result.stale:
+    if exit_code and result.stale:
         sys.exit(SOMETHING_TO_DO)
 
 

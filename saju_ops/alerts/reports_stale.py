@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 WIDTH = 70
 LABEL_WIDTH = 12
-FIELD_WIDTH = 10
 JOBS_IN_ALERT = 20
 NO_STATUS = "(없음)"
 WHY = {
@@ -32,13 +31,31 @@ WHY = {
 # --- the console's report -----------------------------------------------------------------------------------
 
 
+def console_lines(result: StaleResult, zone: ZoneInfo, *, statistics: bool = False) -> Iterator[str]:
+    """The whole report, line by line: a million jobs are never one text. `zone` is the one in which the database keeps
+    times without a zone: times are shown as they are there. Mode `stats` gives the statistics alone."""
+    if statistics or result.mode == "stats":
+        yield from statistics_lines(result)
+    if result.mode == "stats":
+        return
+    if statistics:
+        yield ""
+    yield from heading(f"📊 중단된 작업 정리 리포트 ({result.hours}시간 이상 경과)")
+    for number, job in enumerate(result.jobs, 1):
+        yield from job_lines(number, job, result.at, zone)
+    yield from _odd_lines(result)
+    yield from _outcome_lines(result)
+
+
+def heading(title: str) -> Iterator[str]:
+    yield from ("=" * WIDTH, title, "=" * WIDTH, "")
+
+
 def statistics_lines(result: StaleResult) -> Iterator[str]:
-    """The block that operators know, to the letter."""
+    """The block that operators and their scripts know, to the letter."""
     counts = {**{name or NO_STATUS: number for name, number in result.statuses.items()}, "total": result.total}
     width = max(4, *(len(str(n)) for n in counts.values()))
-    yield "=" * WIDTH
-    yield "📈 전체 작업 상태 통계"
-    yield "=" * WIDTH
+    yield from heading("📈 전체 작업 상태 통계")
     for name, number in counts.items():
         if name == "total":
             yield "  " + "─" * 22
@@ -48,42 +65,27 @@ def statistics_lines(result: StaleResult) -> Iterator[str]:
     yield f"💾 정리 대상 ({result.hours}시간 이상 중단): {result.stale}개"
 
 
-def console_lines(result: StaleResult, zone: ZoneInfo) -> Iterator[str]:
-    """The whole report, line by line: a million jobs are never one text."""
-    yield from statistics_lines(result)
-    if result.mode == "stats":
-        return
-    if result.stale:
-        yield from ("", "=" * WIDTH, f"🔍 {result.hours}시간 이상 멈춘 작업: {result.stale}개", "=" * WIDTH)
-    for number, job in enumerate(result.jobs, 1):
-        yield from job_lines(number, job, result.at, zone)
-    yield from _odd_lines(result)
-    yield ""
-    yield from _outcome_lines(result)
-
-
 def job_lines(number: int, job: StaleJob, now: datetime, zone: ZoneInfo) -> Iterator[str]:
+    """A job's block to the letter, then a line of our own, what it becomes, and the blank line behind it."""
     created = datetime.fromisoformat(job.created)
-    partly = " ⚠️ 일부만 완료" if job.partly_done else ""
-    yield f"  [{number}] {visible(job.job_id)}"
-    for label, text in (
-        ("상태", f"{visible(job.status)} → {visible(job.becomes)}{partly}"),
-        ("폴더", visible(job.folder) if job.folder else "-"),
-        ("생성", f"{created.astimezone(zone):%Y-%m-%d %H:%M:%S} ({ago(created, now)})"),
-        ("파일", f"{job.files}개 중 {job.done}개 완료" if job.files else "0개 (결과 없음)"),
-    ):
-        yield f"      {padded(label, FIELD_WIDTH)} : {text}"
+    yield f"{number}. Job ID: {visible(job.job_id)}"
+    yield f"   상태: {visible(job.status)} → 정리 필요"
+    yield f"   폴더: {visible(job.folder) if job.folder else '-'}"
+    yield f"   생성일: {created.astimezone(zone):%Y-%m-%d %H:%M:%S} ({ago(created, now)})"
+    yield f"   파일 분석: {job.files}개 (완료: {job.done}개)"
+    yield f"   정리 결과: {visible(job.becomes)}{' ⚠️ 일부만 완료' if job.partly_done else ''}"
+    yield ""
 
 
 def _odd_lines(result: StaleResult) -> Iterator[str]:
     if not result.odd_count:
         return
-    yield ""
     yield f"⚠️ 판단할 수 없어 그대로 둔 작업: {result.odd_count}개"
     for odd in result.odd:
         yield f"  - {visible(odd.job_id)} ({visible(odd.status)}): {WHY[odd.why]} ({odd.column})"
     if result.odd_count > len(result.odd):
         yield f"  - … 외 {result.odd_count - len(result.odd)}개"
+    yield ""
 
 
 def _outcome_lines(result: StaleResult) -> Iterator[str]:

@@ -9,6 +9,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
@@ -24,10 +25,13 @@ from saju_ops.settings import SettingsError, load_settings
 from saju_ops_tests.jobs.project import Run
 from saju_ops_tests.queue.stale_scene import NOW, SEOUL, Scene, ago
 
+UTC_ZONE = ZoneInfo("UTC")
+
 STATISTICS = """\
 ======================================================================
 📈 전체 작업 상태 통계
 ======================================================================
+
   pending      :    5개
   processing   :    2개
   completed    : 1250개
@@ -39,31 +43,22 @@ STATISTICS = """\
 
 CHECK = """\
 ======================================================================
-📈 전체 작업 상태 통계
+📊 중단된 작업 정리 리포트 (24시간 이상 경과)
 ======================================================================
-  pending      :    2개
-  processing   :    1개
-  completed    :    0개
-  취소됨       :    1개
-  ──────────────────────
-  total        :    4개
 
-📅 7일 이상 된 작업: 2개
-💾 정리 대상 (24시간 이상 중단): 2개
+1. Job ID: 작업-1
+   상태: processing → 정리 필요
+   폴더: -
+   생성일: 2026-10-04 15:30:00 (10일 전)
+   파일 분석: 0개 (완료: 0개)
+   정리 결과: failed
 
-======================================================================
-🔍 24시간 이상 멈춘 작업: 2개
-======================================================================
-  [1] 작업-1
-      상태       : processing → failed
-      폴더       : -
-      생성       : 2026-10-05 00:30:00 (10일 전)
-      파일       : 0개 (결과 없음)
-  [2] job_2
-      상태       : pending → completed ⚠️ 일부만 완료
-      폴더       : 녹음/2026/E1�[31m
-      생성       : 2026-10-10 14:30:00 (4일 10시간 전)
-      파일       : 5개 중 3개 완료
+2. Job ID: job_2
+   상태: pending → 정리 필요
+   폴더: 녹음/2026/E1�[31m
+   생성일: 2026-10-10 05:30:00 (4일 10시간 전)
+   파일 분석: 5개 (완료: 3개)
+   정리 결과: completed ⚠️ 일부만 완료
 
 ⚠️ 판단할 수 없어 그대로 둔 작업: 1개
   - job_3 (pending): 시각을 읽을 수 없음 (analysis_jobs.created_at)
@@ -71,6 +66,44 @@ CHECK = """\
 ⚠️ updated_at 열이 없어 생성 시각만으로 판단했습니다. 아직 실행 중인 긴 작업이 없는지 확인하세요.
 ℹ️ 확인만 했습니다. 변경된 것은 없습니다.
    정리하려면: saju-ops reconcile-stale-jobs --apply --hours 24"""
+
+# SPEC's own text, of the command on the database that it describes.
+KNOWN = """\
+======================================================================
+📈 전체 작업 상태 통계
+======================================================================
+
+  pending      :    0개
+  processing   :    2개
+  completed    :    1개
+  ──────────────────────
+  total        :    3개
+
+📅 7일 이상 된 작업: 1개
+💾 정리 대상 (24시간 이상 중단): 2개
+
+======================================================================
+📊 중단된 작업 정리 리포트 (24시간 이상 경과)
+======================================================================
+
+1. Job ID: job_abc123def
+   상태: processing → 정리 필요
+   폴더: /data/uploads/emp001/2026-02-20
+   생성일: {first} (4일 10시간 전)
+   파일 분석: 15개 (완료: 8개)
+   정리 결과: completed ⚠️ 일부만 완료
+
+2. Job ID: job_xyz789ghi
+   상태: processing → 정리 필요
+   폴더: /data/uploads/emp002/2026-02-21
+   생성일: {second} (2일 전)
+   파일 분석: 3개 (완료: 0개)
+   정리 결과: failed
+
+⚠️ updated_at 열이 없어 생성 시각만으로 판단했습니다. 아직 실행 중인 긴 작업이 없는지 확인하세요.
+ℹ️ 확인만 했습니다. 변경된 것은 없습니다.
+   정리하려면: saju-ops reconcile-stale-jobs --apply --hours 24
+"""
 
 ALERT = """\
 🧹 *중단된 분석 작업 정리 Report*
@@ -110,14 +143,20 @@ def test_the_statistics_are_the_ones_operators_know_to_the_letter(scene: Scene) 
 def test_the_numbers_stay_aligned_when_they_grow(scene: Scene) -> None:
     result = scene.reconcile("stats")
     result.statuses = {"pending": 5, "processing": 20, "completed": 1_234_567, "": 3}
-    lines = list(statistics_lines(result))[3:9]
+    lines = list(statistics_lines(result))[4:10]
     assert lines[0] == "  pending      :       5개"
     assert lines[2] == "  completed    : 1234567개"
     assert lines[3] == "  (없음)       :       3개"
 
 
 def test_a_check_lists_every_job(scene: Scene) -> None:
-    assert "\n".join(console_lines(scene.reconcile(), SEOUL)) == CHECK
+    assert "\n".join(console_lines(scene.reconcile(), UTC_ZONE)) == CHECK
+
+
+def test_statistics_come_before_the_list_with_a_blank_line_between_them(scene: Scene) -> None:
+    result = scene.reconcile()
+    both = "\n".join(console_lines(result, UTC_ZONE, statistics=True))
+    assert both == "\n".join([*statistics_lines(result), "", CHECK])
 
 
 def test_an_apply_says_what_it_did_and_how_to_put_it_back(scene: Scene) -> None:
@@ -180,21 +219,42 @@ def saju_ops(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["reconcile-stale-jobs", *arguments])
 
 
-def test_the_exit_status_tells_a_script_what_there_is_to_do(live: Scene) -> None:
-    assert saju_ops().exit_code == 2
-    assert saju_ops("--check").exit_code == 2
-    assert saju_ops("--stats").exit_code == 0
-    assert saju_ops("--check", "--hours", "200").exit_code == 0
-    assert saju_ops("--apply", "--dry-run").exit_code == 0
+def test_a_check_exits_with_0_as_cron_expects_and_with_2_where_a_script_asks_for_it(live: Scene) -> None:
+    for arguments in ((), ("--check",), ("--stats",), ("--check", "--stats"), ("--check", "--hours", "200"),
+                      ("--exit-code", "--hours", "200"), ("--apply", "--dry-run")):  # fmt: skip
+        assert saju_ops(*arguments).exit_code == 0, arguments
+    for arguments in (("--exit-code",), ("--check", "--exit-code"), ("--check", "--stats", "--exit-code", "--json")):
+        assert saju_ops(*arguments).exit_code == 2, arguments
     assert live.statuses()["empty"] == "processing"
     assert saju_ops("--apply").exit_code == 0
     assert live.statuses() == {"stale": "completed", "empty": "failed", "today": "processing"}
-    assert saju_ops("--check").exit_code == 0
+    assert saju_ops("--check", "--exit-code").exit_code == 0
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Seoul"])
+def test_check_and_stats_print_the_report_that_operators_know_by_the_letter(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    scene, now = Scene(sqlite_url, tmp_path / "backups", zone=zone).create(), datetime.now(UTC)
+    first, second = now - timedelta(days=4, hours=10, minutes=20), now - timedelta(days=2, minutes=20)
+    scene.job("job_abc123def", created=first, files=15, done=8, folder="/data/uploads/emp001/2026-02-20")
+    scene.job("job_xyz789ghi", created=second, files=3, folder="/data/uploads/emp002/2026-02-21")
+    scene.job("old", "completed", created=now - timedelta(days=30))
+    monkeypatch.setenv("ANALYSIS_DATABASE_URL", sqlite_url)
+    monkeypatch.setenv("ANALYSIS_DATABASE_TIMEZONE", zone)
+    kept = {name: f"{at.astimezone(scene.zone):%Y-%m-%d %H:%M:%S}" for name, at in (("first", first), ("second", second))}
+    whole = KNOWN.format(**kept)
+    statistics, report = whole.split("\n\n======================================================================\n📊")
+    report = "======================================================================\n📊" + report
+    assert saju_ops("--check", "--stats").stdout == whole
+    assert saju_ops("--check").stdout == saju_ops().stdout == report
+    assert saju_ops("--stats").stdout == statistics + "\n"
 
 
 @pytest.mark.parametrize(
     "arguments",
     [("--hours", "x"), ("--hours", "0"), ("--hours", "1.5"), ("--check", "--apply"), ("--stats", "--undo", "r"),
+     ("--apply", "--exit-code"), ("--stats", "--exit-code"), ("--undo", "r", "--apply"),
      ("--no",), ("--undo", "nobody"), ("--undo", "../x"), ("extra",), ("--undo",)],
 )  # fmt: skip
 def test_whatever_is_wrong_ends_with_1_and_a_sentence(live: Scene, arguments: tuple[str, ...]) -> None:
@@ -220,7 +280,7 @@ def test_a_missing_database_or_a_wrong_setting_ends_with_1(live: Scene, monkeypa
 
 def test_json_is_for_scripts(live: Scene) -> None:
     said = saju_ops("--check", "--json")
-    assert said.exit_code == 2
+    assert said.exit_code == 0
     told = json.loads(said.stdout)
     assert told["statuses"] == {"pending": 0, "processing": 3, "completed": 0}
     assert (told["total"], told["to_settle"], told["to_complete_partly"], told["hours"]) == (3, 2, 1, 24)
@@ -312,7 +372,7 @@ def test_a_reader_that_hangs_up_leaves_no_traceback(live: Scene) -> None:
     command = f"{Path(sys.executable).parent / 'saju-ops'} reconcile-stale-jobs | head -3"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=dict(os.environ), check=False)
     assert "Traceback" not in done.stderr
-    assert "전체 작업 상태 통계" in done.stdout
+    assert "중단된 작업 정리 리포트" in done.stdout
 
 
 # --- settings ---------------------------------------------------------------------------------------------
