@@ -242,7 +242,9 @@ def test_check_and_stats_print_the_report_that_operators_know_by_the_letter(
     scene.job("old", "completed", created=now - timedelta(days=30))
     monkeypatch.setenv("ANALYSIS_DATABASE_URL", sqlite_url)
     monkeypatch.setenv("ANALYSIS_DATABASE_TIMEZONE", zone)
-    kept = {name: f"{at.astimezone(scene.zone):%Y-%m-%d %H:%M:%S}" for name, at in (("first", first), ("second", second))}
+    kept = {
+        name: f"{at.astimezone(scene.zone):%Y-%m-%d %H:%M:%S}" for name, at in (("first", first), ("second", second))
+    }
     whole = KNOWN.format(**kept)
     statistics, report = whole.split("\n\n======================================================================\n📊")
     report = "======================================================================\n📊" + report
