@@ -8,7 +8,7 @@ webhook's path and the signature of a presigned address. It needs to know no set
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
 
 MASK = "***"
 _SCHEME = r"(?P<scheme>\b[a-z][a-z0-9+.\-]{0,30})://"
@@ -51,15 +51,22 @@ def _hidden(found: re.Match[str]) -> str:
     return f"{found['scheme']}://{shown}@"
 
 
-def hide_in_error(error: BaseException) -> None:
+def hide_in_error(error: BaseException, hide: Callable[[str], str] = hide_logins) -> None:
     """Hides logins in the texts of an error and of those that led to it, in place: its kind stays."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        error.args = tuple(hide_logins(a) if isinstance(a, str) else a for a in error.args)
-        if isinstance(error, OSError) and isinstance(error.strerror, str):
-            error.strerror = hide_logins(error.strerror)
-        origin: Any = getattr(error, "orig", None)
-        if isinstance(origin, BaseException) and id(origin) not in seen:
-            hide_in_error(origin)
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    for one in chain_of(error):
+        one.args = tuple(hide(a) if isinstance(a, str) else a for a in one.args)
+        if isinstance(one, OSError) and isinstance(one.strerror, str):
+            one.strerror = hide(one.strerror)
+
+
+def chain_of(error: BaseException) -> list[BaseException]:
+    """The error, those that led to it, and the drivers' own errors inside them; each once."""
+    found: list[BaseException] = []
+    waiting: list[object] = [error]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, BaseException) and not any(one is known for known in found):
+            found.append(one)
+            waiting += [one.__context__, one.__cause__, getattr(one, "orig", None)]
+            waiting += one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+    return found

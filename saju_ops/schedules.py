@@ -13,6 +13,7 @@ import dagster as dg
 
 from saju_ops.assets.conversation_logs import ARCHIVE, due_with_rows
 from saju_ops.resources import LogDatabase
+from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings
 from saju_ops.tags import CLEANUP, CLEANUP_RUNS, RANGE_END, RANGE_START
 
@@ -38,6 +39,7 @@ def cleanup_schedule(settings: Settings, job: "UnresolvedAssetJobDefinition") ->
         description="Archives every day beyond the retention that still has rows in the table or was never archived,"
         " whatever was missed while the daemon was down; then the sensor purge_after_archive purges.",
     )
+    @without_secrets
     def log_cleanup(context: dg.ScheduleEvaluationContext, log_database: LogDatabase) -> list[dg.RunRequest]:
         # The HTTP trigger asks by a dry run, which Dagster evaluates for the next tick: not all of that is due yet.
         now = min(context.scheduled_execution_time.astimezone(UTC), datetime.now(UTC))

@@ -14,6 +14,7 @@ from saju_ops.assets.charts import bar_chart
 from saju_ops.errors import OperatorError, ProofFailed
 from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage
+from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def snapshot_asset() -> dg.AssetsDefinition:
             )
         ],
     )
+    @without_secrets
     def chroma_snapshot(
         context: dg.AssetExecutionContext, backup_storage: BackupStorage
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
@@ -157,6 +159,7 @@ def usage_asset() -> dg.AssetsDefinition:
         description="Documents per collection, bytes on disk and the age of the newest proven snapshot, as numbers that"
         " plot. It only looks; nothing to **restore** here: see `chroma_snapshot`.",
     )
+    @without_secrets
     def chroma_usage(
         context: dg.AssetExecutionContext, backup_storage: BackupStorage
     ) -> dg.MaterializeResult[Any]:

@@ -15,6 +15,7 @@ from saju_ops.errors import OperatorError, ProofFailed
 from saju_ops.partitions import log_days
 from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage, LogDatabase
+from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def _archive_asset(settings: Settings) -> dg.AssetsDefinition:
             )
         ],
     )
+    @without_secrets
     def conversation_log_archive(
         context: dg.AssetExecutionContext, log_database: LogDatabase, backup_storage: BackupStorage
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
@@ -203,6 +205,7 @@ def checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
         description="No row is older than ARCHIVE_START_DATE: such rows belong to no partition and would never be"
         " archived or purged. Severity WARN: nothing is lost; move ARCHIVE_START_DATE back.",
     )
+    @without_secrets
     def no_rows_before_first_partition(log_database: LogDatabase) -> dg.AssetCheckResult:
         from saju_ops.archive.window import Day
 
@@ -224,6 +227,7 @@ def checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
         description="Every day beyond LOG_RETENTION_DAYS of which the table has rows has an archive. Severity WARN: the"
         " weekly schedule archives what is due.",
     )
+    @without_secrets
     def every_due_day_is_archived(log_database: LogDatabase, backup_storage: BackupStorage) -> dg.AssetCheckResult:
         from saju_ops.archive.manifest import archived_days
 
@@ -246,6 +250,7 @@ def checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
         description="created_at has an index. Severity WARN: without it every day's archive and purge reads the whole"
         " table.",
     )
+    @without_secrets
     def created_at_is_indexed(log_database: LogDatabase) -> dg.AssetCheckResult:
         with log_database.open() as store:
             index, name = store.table.time_index, store.table.name

@@ -14,6 +14,7 @@ from saju_ops.assets.conversation_logs import LOGS
 from saju_ops.errors import OperatorError
 from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage
+from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def dump_asset(sources: Sequence[dg.AssetKey] = (LOGS,)) -> dg.AssetsDefinition:
             ),
         ],
     )
+    @without_secrets
     def database_dump(
         context: dg.AssetExecutionContext, backup_storage: BackupStorage
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
@@ -113,6 +115,7 @@ def masked_dump_asset(sources: Sequence[dg.AssetKey] = (LOGS,)) -> dg.AssetsDefi
             )
         ],
     )
+    @without_secrets
     def masked_database_dump(
         context: dg.AssetExecutionContext, backup_storage: BackupStorage
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:

@@ -20,6 +20,7 @@ from saju_ops.assets.database_dumps import DUMP, MASKED
 from saju_ops.errors import OperatorError
 from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage
+from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class PruneConfig(dg.Config):
     description="Deletes dumps and snapshots that the retention lets go, each only for the sake of a newer proven one"
     " that was read back in this run.",
 )
+@without_secrets
 def prune_backups(context: dg.OpExecutionContext, config: PruneConfig, backup_storage: BackupStorage) -> None:
     from dataclasses import replace
 
@@ -184,6 +186,7 @@ def verify_everything(
     description="Reads stored backups back, compares them with their manifests, and restores some as a drill. Changes"
     " nothing.",
 )
+@without_secrets
 def verify_backups(context: dg.OpExecutionContext, config: VerifyConfig, backup_storage: BackupStorage) -> None:
     settings = load_settings()
     try:
@@ -304,6 +307,7 @@ def verify_check() -> dg.AssetChecksDefinition:
     )
 
     @dg.multi_asset_check(name="verify_stored_backups_now", specs=[reads_back, opens])
+    @without_secrets
     def verified(
         context: dg.AssetCheckExecutionContext, backup_storage: BackupStorage
     ) -> Iterator[dg.AssetCheckResult]:

@@ -14,6 +14,7 @@ from saju_ops.assets.chroma import POOL, SNAPSHOT, USAGE
 from saju_ops.errors import OperatorError
 from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage
+from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class RestoreChromaConfig(dg.Config):
     description="Puts a snapshot of the vector store into a folder that nobody uses, or into a Chroma server. It is"
     " read back, opened and compared before anything is touched; nothing is deleted.",
 )
+@without_secrets
 def restore_chroma_snapshot(
     context: dg.OpExecutionContext, config: RestoreChromaConfig, backup_storage: BackupStorage
 ) -> None:

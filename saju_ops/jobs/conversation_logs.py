@@ -16,6 +16,7 @@ from saju_ops.assets.conversation_logs import ARCHIVE, LOGS
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage, LogDatabase
+from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def _plan(config: PurgeConfig, settings: Settings) -> "PurgePlan":
     description="Deletes rows of the conversation log that a verified archive holds, unchanged, in days wholly beyond"
     " the retention. Chunk by chunk, each compared with the stored archive under lock before it goes.",
 )
+@without_secrets
 def purge_conversation_logs(
     context: dg.OpExecutionContext, config: PurgeConfig, log_database: LogDatabase, backup_storage: BackupStorage
 ) -> None:
@@ -249,6 +251,7 @@ class RestoreConfig(dg.Config):
     description="Puts archived days back. Rows that are there and equal are skipped; rows that differ stop it before"
     " the first write.",
 )
+@without_secrets
 def restore_conversation_logs(
     context: dg.OpExecutionContext, config: RestoreConfig, backup_storage: BackupStorage
 ) -> None:

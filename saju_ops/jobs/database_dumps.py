@@ -14,6 +14,7 @@ from saju_ops.assets.database_dumps import DUMP, POOL
 from saju_ops.errors import OperatorError
 from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage
+from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def _request(config: RestoreDumpConfig, settings: Settings) -> "RestoreRequest":
     description="Puts a dump back into a database. It is read to its end and compared with its manifest before anything"
     " is touched; a target that is not empty is refused unless `replace` names it.",
 )
+@without_secrets
 def restore_database_dump(
     context: dg.OpExecutionContext, config: RestoreDumpConfig, backup_storage: BackupStorage
 ) -> None:

@@ -14,6 +14,7 @@ from saju_ops.alerts.reports_expired import expired_jobs_report
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage
+from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def checks() -> list[dg.AssetChecksDefinition]:
         description="No row of a table that hangs on a job names a row that isn't there. Severity WARN: a database that"
         " keeps its foreign keys has none; where there are some, they hold personal data that nothing deletes.",
     )
+    @without_secrets
     def no_orphan_rows() -> dg.AssetCheckResult:
         from saju_ops.queue.expired_jobs import open_jobs, orphans, tables_of
 
@@ -79,6 +81,7 @@ def checks() -> list[dg.AssetChecksDefinition]:
         " Deletes nothing. Severity WARN: a file that no row names may hold personal data, and nothing else finds it; a"
         " person must see whose it is.",
     )
+    @without_secrets
     def no_orphan_files() -> dg.AssetCheckResult:
         settings = load_settings()
         if (why := why_not(settings) or _why_no_files(settings)) is not None:
@@ -176,6 +179,7 @@ class PurgeJobsConfig(dg.Config):
     description="Deletes expired jobs with what hangs on them, as the database's foreign keys say: rows to keep are"
     " archived and compared first, files in S3 go before the rows' deletion is committed.",
 )
+@without_secrets
 def purge_expired_jobs(
     context: dg.OpExecutionContext, config: PurgeJobsConfig, backup_storage: BackupStorage
 ) -> None:
@@ -316,6 +320,7 @@ def expired_jobs_schedule(settings: Settings) -> dg.ScheduleDefinition:
         description="Deletes expired paid jobs. Skips where the database has no such table; fails where JOBS_TABLE or"
         " JOBS_DATABASE_URL names one that isn't there, or where nothing says which bucket the files are in.",
     )
+    @without_secrets
     def expired_jobs(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         current = load_settings()
         if (why := why_not(current)) is not None:
@@ -350,6 +355,7 @@ def check_schedule(settings: Settings, job: Any) -> dg.ScheduleDefinition:
         description="Every Sunday at 06:00: looks for rows and files of jobs that are gone. Skips where the database"
         " has no such table; where a setting names it, the tick of expired_jobs says so every hour.",
     )
+    @without_secrets
     def check_paid_jobs_weekly() -> dg.RunRequest | dg.SkipReason:
         why = why_not()
         return dg.RunRequest() if why is None else dg.SkipReason(why)

@@ -15,6 +15,7 @@ from saju_ops.errors import OperatorError
 from saju_ops.jobs.expired_jobs import common_metadata, nothing_here
 from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage
+from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class PurgeSessionsConfig(dg.Config):
     description="Deletes sessions that expired long ago, with calculations and analyses. A session with a log row that"
     " no proven archive holds unchanged stays. Then its key leaves Redis.",
 )
+@without_secrets
 def purge_expired_sessions(
     context: dg.OpExecutionContext, config: PurgeSessionsConfig, backup_storage: BackupStorage
 ) -> None:
@@ -177,6 +179,7 @@ def expired_sessions_schedule(settings: Settings) -> dg.ScheduleDefinition:
         description="Deletes expired chat sessions. Skips where the database has no such table; fails where"
         " SESSIONS_TABLE names one that isn't there.",
     )
+    @without_secrets
     def expired_sessions(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         current = load_settings()
         if (why := why_not(current)) is not None:

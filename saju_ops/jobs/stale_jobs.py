@@ -15,6 +15,7 @@ from saju_ops.errors import OperatorError, Refused
 from saju_ops.jobs.expired_jobs import nothing_here
 from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage
+from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def checks() -> list[dg.AssetChecksDefinition]:
         description="No job hangs in pending or processing for longer than STALE_JOB_HOURS, and none has a time that"
         " can't be judged. Severity WARN: the weekly schedule settles the former; the latter need a person.",
     )
+    @without_secrets
     def no_stale_jobs() -> dg.AssetCheckResult:
         from saju_ops.queue.stale import StalePlan
         from saju_ops.queue.stale_connect import NoTables
@@ -70,6 +72,7 @@ def checks() -> list[dg.AssetChecksDefinition]:
         description="analysis_results has an index that begins with job_id. Severity WARN: without it, settling reads"
         " the whole table, and so does the service for every job it shows.",
     )
+    @without_secrets
     def results_have_an_index() -> dg.AssetCheckResult:
         from saju_ops.queue.stale import StalePlan
         from saju_ops.queue.stale_connect import NoTables
@@ -121,6 +124,7 @@ class ReconcileConfig(dg.Config):
     " completed where files have results, STALE_JOB_EMPTY_STATUS where none has. Results are not touched; what it"
     " changed is in an audit file under BACKUP_URI.",
 )
+@without_secrets
 def reconcile_stale_jobs(
     context: dg.OpExecutionContext, config: ReconcileConfig, backup_storage: BackupStorage
 ) -> None:
@@ -283,6 +287,7 @@ def stale_jobs_schedule(settings: Settings) -> dg.ScheduleDefinition:
         description="Settles stale analysis jobs. Skips where the database has no analysis_jobs; fails where"
         " ANALYSIS_DATABASE_URL names a database without them.",
     )
+    @without_secrets
     def stale_jobs(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         from saju_ops.queue.stale import missing_tables
 

@@ -16,6 +16,7 @@ import dagster as dg
 from saju_ops.assets.conversation_logs import ARCHIVE, LOGS
 from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage, LogDatabase
+from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings, load_settings
 
 CHART_TITLE = "conversation log: growth against archiving"
@@ -34,6 +35,7 @@ FINISHED = {
     description="Rows archived and purged, sizes, restore drills and open problems of the last seven days, with a chart"
     " of the table's growth against what archiving removed. Reads only.",
 )
+@without_secrets
 def weekly_digest(
     context: dg.OpExecutionContext, log_database: LogDatabase, backup_storage: BackupStorage
 ) -> None:

@@ -21,6 +21,7 @@ import dagster as dg
 
 from saju_ops.errors import OperatorError
 from saju_ops.resources import BackupStorage, slack_client
+from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def alerts_sensor(settings: Settings) -> dg.SensorDefinition:
         " schedules and sensors that are stopped or fail, runs that don't end. A failing tick says which channel takes"
         " nothing and why; what waits is kept and sent later. Resetting its cursor tells nothing twice.",
     )
+    @without_secrets
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         tick = Tick(settings, context)
         summary = tick.run()

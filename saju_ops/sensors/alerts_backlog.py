@@ -11,6 +11,7 @@ import dagster as dg
 
 from saju_ops.assets.conversation_logs import LOGS
 from saju_ops.resources import LogDatabase
+from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings
 
 INTERVAL_SECONDS = 3600
@@ -25,6 +26,7 @@ def purge_backlog_sensor(settings: Settings) -> dg.SensorDefinition:
         description="Counts the rows of the conversation log that the last clean-up should have deleted, and has it"
         " told where they become more. Reads only.",
     )
+    @without_secrets
     def purge_backlog(context: dg.SensorEvaluationContext, log_database: LogDatabase) -> dg.SkipReason:
         return dg.SkipReason(measure(context.instance, log_database, settings, datetime.now(UTC)))
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from saju_ops.jobs.conversation_logs import PurgeConfig
+from saju_ops.run_errors import without_secrets
 from saju_ops.tags import CLEANUP, CLEANUP_RUNS, RANGE_END, RANGE_START
 
 # A clean-up whose archive is mended within this time is still followed by its purge.
@@ -26,6 +27,7 @@ def purge_after_archive(archive_job: str, purge_job: dg.JobDefinition) -> dg.Sen
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Starts purge_conversation_logs once all archive runs of a weekly clean-up succeeded.",
     )
+    @without_secrets
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         since = datetime.now(UTC) - LOOK_BACK
         runs = context.instance.get_runs(dg.RunsFilter(job_name=archive_job, created_after=since))

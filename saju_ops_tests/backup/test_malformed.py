@@ -254,5 +254,10 @@ def test_sessions_are_forgotten_in_redis_by_sealed_lists_alone(tmp_path: Path) -
         with storage.create(f"redis_pending/2026112{name}_000000_x.json") as writer:
             writer.write(data)
             writer.commit()
-    assert list(remembered(storage)) == [(mine, ["a", "b"])]
-    assert [found for _, found in remembered(LocalStorage(storage.root))] == [["live"], ["a", "b"], ["live"]]
+    left: list[str] = []
+    assert list(remembered(storage, left)) == [(mine, ["a", "b"])]
+    assert [name[:23] for name in left] == [f"redis_pending/2026112{n}_" for n in (1, 2, 3)]
+    unread: list[str] = []
+    found = [sessions for _, sessions in remembered(LocalStorage(storage.root), unread)]
+    assert found == [["live"], ["a", "b"], ["live"]]
+    assert [name[:23] for name in unread] == ["redis_pending/20261122_"]
