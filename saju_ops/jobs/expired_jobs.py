@@ -77,8 +77,9 @@ def checks() -> list[dg.AssetChecksDefinition]:
     @dg.asset_check(
         name=NO_ORPHAN_FILES,
         asset=PAID_JOBS,
-        description="Every file under JOBS_S3_PREFIX that is older than a day is named by a row of PURGE_FILE_COLUMNS."
-        " Deletes nothing. Severity WARN: a file that no row names may hold personal data, and nothing else finds it; a"
+        description="Every file under JOBS_S3_PREFIX (without one: in the folder that all rows name) that is older than"
+        " a day is named by a row of PURGE_FILE_COLUMNS. Deletes nothing. Severity WARN: a file that no row names may"
+        " hold personal data, and nothing else finds it; a"
         " person must see whose it is.",
     )
     @without_secrets
@@ -96,13 +97,11 @@ def checks() -> list[dg.AssetChecksDefinition]:
 
 def _why_no_files(settings: Settings) -> str | None:
     """Why the bucket isn't looked at, in a sentence; None where it is."""
-    from saju_ops.queue.orphan_files import NO_FOLDER
-
     if not settings.jobs_s3_delete:
         return "JOBS_S3_DELETE is false, so the files of expired jobs are left on purpose. No file was looked at."
     if settings.jobs_s3_bucket is None:
         return "JOBS_S3_BUCKET holds nothing, so it isn't known where the files of jobs are. No file was looked at."
-    return None if settings.jobs_s3_prefix.strip("/") else NO_FOLDER
+    return None
 
 
 def _compare_files(settings: Settings) -> dg.AssetCheckResult:
@@ -116,20 +115,21 @@ def _compare_files(settings: Settings) -> dg.AssetCheckResult:
     return _files_result(
         passed=not found.orphans and not found.incomplete, why=found.incomplete, orphan_files=found.orphans,
         orphan_bytes=found.bytes, files=found.files, younger_than_a_day=found.young, perhaps_named=found.perhaps,
-        names=found.names, folders=_listed(found.folders),
+        names=found.names, folder=found.folder, folders=_listed(found.folders),
     )  # fmt: skip
 
 
 def _files_result(
     *, passed: bool, why: str, orphan_files: int = 0, orphan_bytes: int = 0, files: int = 0,
-    younger_than_a_day: int = 0, perhaps_named: int = 0, names: int = 0, folders: str = "none",
+    younger_than_a_day: int = 0, perhaps_named: int = 0, names: int = 0, folder: str = "none", folders: str = "none",
 ) -> dg.AssetCheckResult:  # fmt: skip
     """The same plain numbers every time, zeros included."""
     return dg.AssetCheckResult(
         passed=passed,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
-            "orphan_files": orphan_files, "orphan_bytes": orphan_bytes, "folders": folders, "files": files,
+            "orphan_files": orphan_files, "orphan_bytes": orphan_bytes, "folder": folder, "folders": folders,
+            "files": files,
             "younger_than_a_day": younger_than_a_day, "perhaps_named": perhaps_named, "names": names,
             "not_looked_at": why or "none",
         },

@@ -27,8 +27,8 @@ from saju_ops.backup.hash_set import HashSet, hashed
 from saju_ops.errors import Refused
 from saju_ops.queue.closure import Ref, catalogue_of, named
 from saju_ops.queue.expired_jobs import JobTables
-from saju_ops.queue.job_files import FilePlace, JobFiles, error_name
-from saju_ops.queue.s3_names import Named, S3Names, nfc
+from saju_ops.queue.job_files import BadKey, FilePlace, JobFiles, error_name
+from saju_ops.queue.s3_names import Named, nfc
 
 # A list of 1,000 takes some 0.1 s: five minutes and 2,000 requests.
 MOST = 2_000_000
@@ -36,8 +36,9 @@ SETTLED = timedelta(days=1)
 ROWS = 1_000
 FOLDERS = 10
 NO_FOLDER = (
-    "JOBS_S3_PREFIX holds nothing, so files of jobs can't be distinguished from others in the bucket. No file was"
-    " looked at; set the folder that holds the files of jobs and nothing else, such as jobs/."
+    "JOBS_S3_PREFIX holds nothing, and the files that rows name are not in one folder together, so files of jobs can't"
+    " be distinguished from others in the bucket. No file was looked at; set the folder that holds the files of jobs"
+    " and nothing else, such as jobs/."
 )
 _UUID = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE)
 
@@ -48,6 +49,8 @@ class OrphanFiles:
 
     # Rows that name a file, and files that were compared with them.
     names: int = 0
+    # The folder that was listed: JOBS_S3_PREFIX, or without one the first folder that every row names.
+    folder: str = ""
     files: int = 0
     young: int = 0
     orphans: int = 0
@@ -63,20 +66,21 @@ class OrphanFiles:
 def orphan_files(
     store: LogStore, tables: JobTables, files: JobFiles, now: datetime, *, most: int = MOST
 ) -> OrphanFiles:
-    """Looks at `most` files of the bucket's folder at most. Raises Refused where that folder isn't set or a column of
-    PURGE_FILE_COLUMNS isn't there, and OperatorError where the database or the temporary folder fails."""
+    """Looks at `most` files of the bucket's folder at most. Raises Refused where that folder is neither set nor known
+    from the rows, or a column of PURGE_FILE_COLUMNS isn't there, and OperatorError where the database or the temporary
+    folder fails."""
     place, result = files.place, OrphanFiles()
-    if not place.folder:
-        raise Refused(NO_FOLDER)
     key = secrets.token_bytes(32)
     sure, unsure = HashSet("names of files"), HashSet("names of files")
     try:
         with broken_off(_broken_off):
             columns = _columns(store, tables)
             with store.snapshot():
-                for meant in _names(store, columns, place.names, result):
+                for meant in _names(store, columns, place, result):
                     sure.add(hashed(meant.sure, key))
                     unsure.add(hashed(meant.unsure, key))
+        if not result.folder:
+            raise Refused(NO_FOLDER)
         try:
             for listed in _pages(files, result, now, most):
                 hashes = hashed([nfc(name) for name, _ in listed], key)
@@ -110,9 +114,10 @@ def _broken_off(text: str) -> str:
 
 
 def _names(
-    store: LogStore, columns: Sequence[tuple[Ref, str]], names: S3Names, result: OrphanFiles
+    store: LogStore, columns: Sequence[tuple[Ref, str]], place: FilePlace, result: OrphanFiles
 ) -> Iterator[Named]:
-    """What some rows together name."""
+    """What some rows together name. The result gets the folder afterwards."""
+    names, folders = place.names, set[str]()
     options = {"stream_results": True, "max_row_buffer": ROWS, "yield_per": ROWS}
     for ref, column in columns:
         table = sa.table(ref[1], sa.column(column), schema=ref[0])
@@ -123,8 +128,22 @@ def _names(
                 meant = names.read(value)
                 together.sure |= meant.sure
                 together.unsure |= meant.unsure
+                if value not in ("", b"") and len(folders) < 2:
+                    folders.add(_first_folder(place, value))
             result.names += len(rows)
             yield together
+    result.folder = place.folder or (folders.pop() if len(folders) == 1 else "")
+
+
+def _first_folder(place: FilePlace, value: Any) -> str:
+    """With its slash; empty where the file is in none, or the row doesn't name it plainly."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "surrogateescape")
+    try:
+        folder, slash, _ = (place.key_of(value) or "").partition("/")
+    except BadKey:
+        return ""
+    return folder + slash if slash else ""
 
 
 class _NotListed(Exception):
@@ -134,10 +153,10 @@ class _NotListed(Exception):
 def _pages(files: JobFiles, result: OrphanFiles, now: datetime, most: int) -> Iterator[list[tuple[str, int]]]:
     """Key and bytes of the files that are old enough, of one page after the other."""
     place, seen = files.place, 0
-    for entries in _entries(files):
+    for entries in _entries(files, result.folder):
         if seen + len(entries) > most:
             result.incomplete = (
-                f"There are more than {most:,} files under JOBS_S3_PREFIX; only so many were looked at, the first by"
+                f"There are more than {most:,} files under {result.folder}; only so many were looked at, the first by"
                 " their names."
             )
         listed = [(e["Key"], int(e["Size"]), e["LastModified"]) for e in islice(entries, most - seen)]
@@ -152,11 +171,11 @@ def _pages(files: JobFiles, result: OrphanFiles, now: datetime, most: int) -> It
             return
 
 
-def _entries(files: JobFiles) -> Iterator[list[Any]]:
+def _entries(files: JobFiles, folder: str) -> Iterator[list[Any]]:
     """Raises _NotListed."""
     place = files.place
     operation, part = ("list_object_versions", "Versions") if place.all_versions else ("list_objects_v2", "Contents")
-    pages = _s3(lambda: iter(files.client.get_paginator(operation).paginate(Bucket=place.bucket, Prefix=place.folder)))
+    pages = _s3(lambda: iter(files.client.get_paginator(operation).paginate(Bucket=place.bucket, Prefix=folder)))
     while (page := _s3(lambda: next(pages, None))) is not None:
         yield page.get(part, [])
 
@@ -180,13 +199,13 @@ def _compare(
             continue
         result.orphans += 1
         result.bytes += size
-        if (folder := _shown(key, place)) in result.folders or len(result.folders) < FOLDERS:
+        if (folder := _shown(key, result.folder)) in result.folders or len(result.folders) < FOLDERS:
             result.folders[folder] += 1
 
 
-def _shown(key: str, place: FilePlace) -> str:
-    folder = key.removeprefix(place.folder).partition("/")[0]
-    return f"{place.folder}{folder[:8] if _UUID.fullmatch(folder) else ''}…"
+def _shown(key: str, within: str) -> str:
+    folder = key.removeprefix(within).partition("/")[0]
+    return f"{within}{folder[:8] if _UUID.fullmatch(folder) else ''}…"
 
 
 def _not_listed(code: str, place: FilePlace, result: OrphanFiles) -> str:

@@ -160,7 +160,7 @@ def test_more_files_than_one_page_are_all_looked_at_and_no_more_than_so_many(lit
     for most, orphans in ((1_000, 1), (1_500, 2), (2_001, 2)):
         found = look(lite, files, most=most)
         assert (found.files, found.orphans) == (most, orphans)
-        assert found.incomplete.startswith(f"There are more than {most:,} files under JOBS_S3_PREFIX")
+        assert found.incomplete.startswith(f"There are more than {most:,} files under jobs/;")
 
 
 def test_every_version_that_is_kept_counts_where_versions_are_to_go(lite: JobScene, files: Files) -> None:
@@ -198,12 +198,25 @@ def test_without_a_folder_and_without_the_column_that_names_files_nothing_is_cal
 ) -> None:
     scene.add([1])
     files.put_those_of([1])
+    add_file(scene, 900, 1, "elsewhere/x.pdf")
     with pytest.raises(Refused, match="JOBS_S3_PREFIX holds nothing"):
         look(scene, files, prefix="/")
+    scene.run("DELETE FROM job_files")
+    with pytest.raises(Refused, match="JOBS_S3_PREFIX holds nothing"):
+        look(scene, files, prefix="")
     for table, column in (("job_files", "s3_keys"), ("job_file", "s3_key")):
         tables = JobTables("jobs", CHILDREN, files=(("job_files", "s3_key"), (table, column)))
         with pytest.raises(Refused, match=rf"PURGE_FILE_COLUMNS names {table}\.{column}"):
             look(scene, files, tables=tables)
+
+
+def test_without_a_prefix_the_folder_that_all_rows_name_is_looked_at(scene: JobScene, files: Files) -> None:
+    scene.add([1], NOW + HOUR)
+    add_file(scene, 900, 1, f"s3://{files.name}/jobs/again.pdf")
+    files.put_those_of([1, 2])
+    files.put("jobs/again.pdf", "avatars/face.png", "at-the-top.txt")
+    found = look(scene, files, prefix="")
+    assert (found.folder, found.files, found.orphans) == ("jobs/", 9, 4)
 
 
 def test_rows_that_a_policy_hides_stop_the_look(postgres_url: str, tmp_path: Path, files: Files) -> None:
