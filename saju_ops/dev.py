@@ -16,7 +16,7 @@ from typing import NoReturn
 import sqlalchemy as sa
 
 from saju_ops.processes import require_free
-from saju_ops.settings import load_settings
+from saju_ops.settings import env_file_values, load_settings
 
 PROJECT = Path(__file__).resolve().parents[1]
 WORKSPACE = PROJECT / "workspace.yaml"
@@ -36,11 +36,9 @@ def start_dev(home: Path, port: int = PORT) -> NoReturn:
 
 def pin_settings() -> None:
     """Puts the settings into the environment, relative paths made absolute: they mean this working folder."""
-    from dotenv import dotenv_values
-
     from saju_ops.storage import split_uri
 
-    for name, value in dotenv_values(".env").items():
+    for name, value in env_file_values().items():
         if value is not None:
             os.environ.setdefault(name, value)
     settings = load_settings()

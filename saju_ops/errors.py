@@ -28,6 +28,10 @@ class TornCopy(ProofFailed):
     """The parts of a copy don't belong together, or one of them is cut."""
 
 
+class SettingsError(ValueError):
+    """One or more settings, or the `.env` file, hold what can't be used. The message is for the operator."""
+
+
 def shown(text: str) -> str:
     """A name from a store or a server, fit for a line of a message: what isn't printed, such as a line's end or the
     beginning of a terminal's commands, as Python writes it. No name begins a line that only looks like one of ours."""

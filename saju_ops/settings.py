@@ -7,10 +7,11 @@ never part of that sentence. It refuses to guess: an unknown engine, time zone o
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
@@ -18,11 +19,13 @@ from zoneinfo import ZoneInfo, available_timezones
 import sqlalchemy as sa
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from saju_ops.address import require_redis_address
 from saju_ops.database import SUPPORTED as SUPPORTED_DATABASES
 from saju_ops.database import parse_database_url
+from saju_ops.env_file import ENV_FILE, read_env_file, value_of
+from saju_ops.errors import SettingsError as SettingsError
 from saju_ops.logins import hide_logins
 
 if TYPE_CHECKING:
@@ -52,8 +55,11 @@ _BOUNDS = {
 }
 
 
-class SettingsError(ValueError):
-    """One or more settings hold a value that can't be used. The message is for the operator."""
+class _EnvFile(DotEnvSettingsSource):
+    """The `.env` file, read by our own reader: the library's skips a line that it can't read."""
+
+    def _read_env_file(self, file_path: Path) -> Mapping[str, str | None]:
+        return read_env_file(file_path, setting_names())
 
 
 def _allowed(text: str, *, default: Any, alias: str) -> Any:
@@ -63,10 +69,7 @@ def _allowed(text: str, *, default: Any, alias: str) -> Any:
 class Settings(BaseSettings):
     """The validated settings. Field descriptions say what a variable may hold."""
 
-    model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", extra="ignore", case_sensitive=True, frozen=True,
-        hide_input_in_errors=True,
-    )  # fmt: skip
+    model_config = SettingsConfigDict(extra="ignore", case_sensitive=True, frozen=True, hide_input_in_errors=True)
 
     database_url_secret: SecretStr = _allowed(
         SUPPORTED_DATABASES, default=SecretStr("sqlite:///./local.db"), alias="DATABASE_URL"
@@ -109,9 +112,7 @@ class Settings(BaseSettings):
         default="conversation_logs",
         alias="CONVERSATION_LOG_TABLE",
     )
-    log_retention_days: int = _allowed(
-        "a whole number of days from 1 to 36500", default=30, alias="LOG_RETENTION_DAYS"
-    )
+    log_retention_days: int = _allowed("a whole number of days from 1 to 36500", default=30, alias="LOG_RETENTION_DAYS")
     archive_start_date: date = _allowed(
         "a date as YYYY-MM-DD, not in the future", default=date(2024, 1, 1), alias="ARCHIVE_START_DATE"
     )
@@ -124,9 +125,7 @@ class Settings(BaseSettings):
         default="./backups",
         alias="BACKUP_URI",
     )
-    archive_compression: Literal["none", "gzip"] = _allowed(
-        "none or gzip", default="none", alias="ARCHIVE_COMPRESSION"
-    )
+    archive_compression: Literal["none", "gzip"] = _allowed("none or gzip", default="none", alias="ARCHIVE_COMPRESSION")
     archive_password: SecretStr | None = _allowed(
         "a password of at least 12 printable ASCII characters (other tools disagree on how to encode others), such as"
         " `openssl rand -base64 24` prints; with it, archives, dumps and snapshots are encrypted zip files",
@@ -318,9 +317,7 @@ class Settings(BaseSettings):
         default=20,
         alias="SLACK_ATTACH_MAX_MB",
     )
-    smtp_host: str | None = _allowed(
-        "a mail server's name; empty means no e-mail", default=None, alias="SMTP_HOST"
-    )
+    smtp_host: str | None = _allowed("a mail server's name; empty means no e-mail", default=None, alias="SMTP_HOST")
     smtp_port: int = _allowed("a port from 1 to 65535", default=587, alias="SMTP_PORT")
     smtp_security: Literal["auto", "starttls", "tls", "none"] = _allowed(
         "auto (tls on port 465, starttls on every other), starttls, tls, or none, which sends in the clear",
@@ -403,7 +400,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, dotenv_settings
+        assert isinstance(dotenv_settings, DotEnvSettingsSource)
+        return init_settings, env_settings, _EnvFile(settings_cls, dotenv_settings.env_file or ENV_FILE)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -425,7 +423,7 @@ class Settings(BaseSettings):
     @field_validator("replica_urls_secret")
     @classmethod
     def _replica_urls(cls, value: SecretStr | None) -> SecretStr | None:
-        for each in (value.get_secret_value().split() if value else []):
+        for each in value.get_secret_value().split() if value else []:
             if parse_database_url(each).get_backend_name() not in ("mysql", "mariadb"):
                 raise ValueError("only MySQL and MariaDB replicas are asked for their lag")
         return value
@@ -881,10 +879,16 @@ def _sentence(item: Any) -> str:
     return f"{variable} holds {holds} ({why}); it may hold {allowed}."
 
 
-def current_value(variable: str) -> str | None:
-    """What the environment or the .env file holds for a variable."""
-    if variable in os.environ:
-        return os.environ[variable]
-    from dotenv import dotenv_values
+def setting_names() -> frozenset[str]:
+    """The names of all settings, as the environment has them."""
+    return frozenset(str(field.validation_alias) for field in Settings.model_fields.values())
 
-    return dotenv_values(".env").get(variable)
+
+def current_value(variable: str) -> str | None:
+    """What the environment or the .env file holds for a variable. Raises SettingsError."""
+    return value_of(variable, setting_names())
+
+
+def env_file_values() -> dict[str, str | None]:
+    """What the .env file sets. Raises SettingsError."""
+    return read_env_file(ENV_FILE, setting_names())
