@@ -70,7 +70,7 @@ def _require_readable(path: Path, bindings: list[Binding], known: Collection[str
         line = each.original.line + _line_at(_blank_before(each.original.string)) - 1
         if why := _why_unreadable(each, names, known):
             raise SettingsError(f"{_named(path)}, line {line}: {why}.")
-        if each.key in known and each.value is not None:
+        if each.key is not None and each.key in known and each.value is not None:
             first, value = found.setdefault(each.key, (line, each.value))
             if value != each.value:
                 raise SettingsError(
