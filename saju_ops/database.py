@@ -37,12 +37,43 @@ MYSQL_SQL_MODE = "STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES,NO
 # is MySQL's own default). Ten seconds for a row lock: a purge steps back rather than stand in the way.
 MYSQL_SESSION = (
     "SET SESSION time_zone = '+00:00', sql_mode = '" + MYSQL_SQL_MODE + "',"
-    " wait_timeout = 28800, net_write_timeout = 600, net_read_timeout = 600, innodb_lock_wait_timeout = 10"
+    " wait_timeout = 28800, net_write_timeout = 600, net_read_timeout = 600, innodb_lock_wait_timeout = 10,"
+    # Set for the whole server these would cut what is read, refuse deletes, or pass over foreign keys and unique keys.
+    " sql_select_limit = 18446744073709551615, sql_safe_updates = 0, foreign_key_checks = 1, unique_checks = 1,"
+    " completion_type = 'NO_CHAIN'"
 )
 # Servers may end long statements; an archive of a large day is one.
 MYSQL_NO_TIME_LIMIT = "SET SESSION max_execution_time = 0"
 MARIADB_NO_TIME_LIMIT = "SET SESSION max_statement_time = 0"
 CONNECT_SECONDS = 10
+
+
+class _EveryWord(frozenset[str]):
+    def __contains__(self, _word: object) -> bool:
+        return True
+
+
+# SQLite takes a quoted name that no column has for a string, so there only what must be quoted is: all its keywords,
+# whether it reserves them today or not.
+SQLITE_KEYWORDS = frozenset(
+    "abort action add after all alter always analyze and as asc attach autoincrement before begin between by cascade"
+    " case cast check collate column commit conflict constraint create cross current current_date current_time"
+    " current_timestamp database default deferrable deferred delete desc detach distinct do drop each else end escape"
+    " except exclude exclusive exists explain fail filter first following for foreign from full generated glob group"
+    " groups having if ignore immediate in index indexed initially inner insert instead intersect into is isnull join"
+    " key last left like limit match materialized natural no not nothing notnull null nulls of offset on or order"
+    " others outer over partition plan pragma preceding primary query raise range recursive references regexp reindex"
+    " release rename replace restrict returning right rollback row rows savepoint select set table temp temporary then"
+    " ties to transaction trigger unbounded union unique update using vacuum values view virtual when where window"
+    " with within without true false".split()
+)
+
+
+def quote_every_name(dialect: sa.Dialect) -> None:
+    """Makes SQLAlchemy quote every name of a table, column or index. By itself it quotes the words that it knows as
+    reserved, and the servers reserve more with each version: `library` in MySQL, `portion` in MariaDB."""
+    words = SQLITE_KEYWORDS if dialect.name == "sqlite" else _EveryWord()
+    dialect.identifier_preparer.reserved_words = words  # type: ignore[assignment]
 
 
 def connect(url: sa.URL | str, *, bulk_load: bool = False) -> sa.Engine:
@@ -58,6 +89,12 @@ def connect(url: sa.URL | str, *, bulk_load: bool = False) -> sa.Engine:
             raise OperatorError(f"{redacted(parsed)} can't be used: {error}. Nothing was done.") from None
         _say_overridden(redacted(parsed), tuple(overridden(parsed)))
     engine = _engine(parsed, bulk_load)
+    quote_every_name(engine.dialect)
+
+    # Once more after SQLAlchemy has asked which server it is: for MariaDB it then takes other words.
+    @event.listens_for(engine, "connect")
+    def quote(_connection: Any, _record: Any) -> None:
+        quote_every_name(engine.dialect)
 
     @event.listens_for(engine, "handle_error")
     def hide(context: sa.ExceptionContext) -> None:

@@ -67,3 +67,10 @@ def cutoff_day(now: datetime, retention_days: int, zone: ZoneInfo) -> Day:
 def naive_bound(instant: datetime, zone: ZoneInfo) -> datetime:
     """The instant as a column without a zone keeps it, in `zone`."""
     return instant.astimezone(zone).replace(tzinfo=None)
+
+
+def date_bound(instant: datetime, zone: ZoneInfo) -> date:
+    """The first date that begins in `zone` at or after the instant: what a column of dates is compared with. MariaDB
+    compares one with a moment of a day as with that day."""
+    naive = naive_bound(instant, zone)
+    return naive.date() + timedelta(days=naive.time() != time.min)

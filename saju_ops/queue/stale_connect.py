@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from saju_ops.address import busy_timeout
-from saju_ops.database import connect, error_text, redacted
+from saju_ops.database import connect, error_text, quote_every_name, redacted
 from saju_ops.errors import Busy, OperatorError, Refused
 from saju_ops.queue.stale_times import microseconds
 
@@ -209,7 +209,9 @@ def _sqlite(path: Path, options: str, zone: ZoneInfo, busy_seconds: float) -> sa
         raw.create_function(INSTANT, 2, lambda value, kind: microseconds(value, kind, zone), deterministic=True)
         return raw
 
-    return sa.create_engine("sqlite://", creator=open_file, poolclass=NullPool, hide_parameters=True)
+    engine = sa.create_engine("sqlite://", creator=open_file, poolclass=NullPool, hide_parameters=True)
+    quote_every_name(engine.dialect)
+    return engine
 
 
 def _text(value: bytes) -> str | Undecodable:

@@ -33,7 +33,7 @@ from saju_ops.archive.pieces import CELL_END, ROW_END, Piece, Pieces, csv_of, pi
 from saju_ops.archive.pieces import NULL as NULL_CELL
 from saju_ops.archive.readable import require_readable
 from saju_ops.archive.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
-from saju_ops.archive.window import Day, naive_bound
+from saju_ops.archive.window import Day, date_bound, naive_bound
 from saju_ops.database import connect
 from saju_ops.errors import Busy, OperatorError, Refused
 
@@ -418,6 +418,8 @@ class MySQLLogStore(LogStore):
     # --- time ----------------------------------------------------------------------------------------------
 
     def time_bound(self, instant: datetime) -> Any:
+        if self.table.time_type == "date":
+            return date_bound(instant, self.zone).isoformat()
         zone = self.zone if self.table.time_type != "timestamp" else UTC
         return naive_bound(instant, zone).strftime("%Y-%m-%d %H:%M:%S")  # type: ignore[arg-type]
 

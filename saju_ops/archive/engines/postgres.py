@@ -27,6 +27,7 @@ from saju_ops.archive.engines.base import (
 from saju_ops.archive.readable import require_readable_by_oid
 from saju_ops.archive.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
 from saju_ops.archive.window import Day, naive_bound
+from saju_ops.database import quote_every_name
 from saju_ops.errors import Busy
 
 if TYPE_CHECKING:
@@ -184,6 +185,7 @@ class PostgresLogStore(LogStore):
     def _copy(self, day: Day) -> Iterator[bytes]:
         """COPY gives the file's own format: quotes around all but NULL, doubled inside, line feeds."""
         dialect = postgresql.dialect(paramstyle="named")
+        quote_every_name(dialect)
         query = self.row_select(Selection(day))
         statement = str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
         with self.driver() as raw, raw.cursor() as cursor:
