@@ -55,7 +55,7 @@ class _EveryWord(frozenset[str]):
 
 # SQLite takes a quoted name that no column has for a string, so there only what must be quoted is: all its keywords,
 # whether it reserves them today or not.
-SQLITE_KEYWORDS = frozenset(
+_SQLITE_WORDS = (
     "abort action add after all alter always analyze and as asc attach autoincrement before begin between by cascade"
     " case cast check collate column commit conflict constraint create cross current current_date current_time"
     " current_timestamp database default deferrable deferred delete desc detach distinct do drop each else end escape"
@@ -65,8 +65,9 @@ SQLITE_KEYWORDS = frozenset(
     " others outer over partition plan pragma preceding primary query raise range recursive references regexp reindex"
     " release rename replace restrict returning right rollback row rows savepoint select set table temp temporary then"
     " ties to transaction trigger unbounded union unique update using vacuum values view virtual when where window"
-    " with within without true false".split()
+    " with within without true false"
 )
+SQLITE_KEYWORDS = frozenset(_SQLITE_WORDS.split())
 
 
 def quote_every_name(dialect: sa.Dialect) -> None:

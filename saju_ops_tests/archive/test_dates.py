@@ -11,7 +11,6 @@ from saju_ops.archive.archive import due_days
 from saju_ops.archive.window import parse_day
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, SEOUL, Scene
 
-
 # The date that lies in the Korean day 2026-10-01: midnight in UTC is nine in the morning there, in Los Angeles four in
 # the afternoon, and in Kiritimati midnight of 2026-10-02 is seven in the evening of the day before.
 DATES = {"Asia/Seoul": "2026-10-01", "UTC": "2026-10-01", "America/Los_Angeles": "2026-10-01",
@@ -28,8 +27,8 @@ def test_each_due_day_is_one_day_and_its_rows_go_and_come_back(
     scene.run(f"CREATE INDEX ix ON {scene.name} (created_at)")
     date = DATES[zone]
     scene.insert([{"log_id": i, "created_at": date} for i in range(3)])
-    scene.run(f"INSERT INTO {scene.name} SELECT 10, MAX(created_at) + INTERVAL '1' DAY FROM {scene.name}")
-    scene.run(f"INSERT INTO {scene.name} SELECT 11, MIN(created_at) - INTERVAL '1' DAY FROM {scene.name}")
+    scene.run(f"INSERT INTO {scene.name} SELECT 10, MAX(created_at) + INTERVAL '1' DAY FROM {scene.name}")  # noqa: S608
+    scene.run(f"INSERT INTO {scene.name} SELECT 11, MIN(created_at) - INTERVAL '1' DAY FROM {scene.name}")  # noqa: S608
     original = scene.state()
     with scene.store() as store:
         due = list(due_days(store, parse_day("2026-09-01", SEOUL), parse_day("2026-10-20", SEOUL)))

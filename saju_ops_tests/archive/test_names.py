@@ -94,10 +94,10 @@ def test_a_table_its_key_and_its_indexes_may_bear_a_reserved_word(
     assert scene.state() == original
 
 
-@pytest.mark.parametrize(
-    "option",
-    ["sql_select_limit=16", "sql_safe_updates=ON", "foreign_key_checks=OFF", "completion_type=CHAIN", "unique_checks=0"],
-)
+OPTIONS = ["sql_select_limit=16", "sql_safe_updates=1", "foreign_key_checks=0", "completion_type=CHAIN", "unique_checks=0"]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("server", [MySQL, MariaDB])
 def test_what_is_set_for_the_whole_server_neither_cuts_nor_hinders_a_purge(
     server: type[MySQL | MariaDB], option: str, tmp_path: Path
