@@ -94,7 +94,7 @@ def test_a_table_its_key_and_its_indexes_may_bear_a_reserved_word(
     assert scene.state() == original
 
 
-OPTIONS = ["sql_select_limit=16", "sql_safe_updates=1", "foreign_key_checks=0", "completion_type=CHAIN", "unique_checks=0"]
+OPTIONS = ["sql_select_limit=16", "sql_safe_updates=1", "foreign_key_checks=0", "completion_type=1", "unique_checks=0"]
 
 
 @pytest.mark.parametrize("option", OPTIONS)
