@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import sqlalchemy as sa
+
+from saju_ops.paths import slip_in_path
 
 SUPPORTED = "a mysql+pymysql://, mariadb+pymysql://, postgresql+psycopg:// or sqlite:/// address"
 DRIVERS = {
@@ -23,6 +25,12 @@ DRIVERS = {
     "postgresql": "postgresql+psycopg",
     "postgres": "postgresql+psycopg",
     "sqlite": "sqlite",
+}
+# Drivers of other programs: an address that the service uses may be given as it is.
+OTHER_DRIVERS = {
+    "mysql": ("mysqldb", "mysqlconnector", "mariadbconnector", "cymysql", "asyncmy", "aiomysql", "pyodbc"),
+    "postgresql": ("psycopg2", "psycopg2cffi", "psycopg_async", "asyncpg", "pg8000"),
+    "sqlite": ("pysqlite", "aiosqlite"),
 }
 PORTS = {"mysql": 3306, "postgresql": 5432}
 # What SQLAlchemy takes for user and password; an @ behind them belongs to a password that wasn't escaped.
@@ -57,6 +65,7 @@ def _parsed(text: str) -> sa.URL:
     family = text.partition("://")[0].split("+")[0].lower()
     if "://" in text and family not in DRIVERS:
         raise ValueError(f"its engine is {family!r}" if _NAME.fullmatch(family) else "it names no engine")
+    _require_known_driver(text, family)
     text, query = _split(text, family)
     try:
         url = sa.make_url(text).set(drivername=DRIVERS.get(family, family))
@@ -65,6 +74,28 @@ def _parsed(text: str) -> sa.URL:
     if family == "sqlite":
         return _sqlite_address(url, query)
     return _mysql_address(url, query) if family in ("mysql", "mariadb") else _postgres_address(url, query)
+
+
+def _require_known_driver(text: str, family: str) -> None:
+    driver = _driver(text)
+    others = OTHER_DRIVERS.get({"mariadb": "mysql", "postgres": "postgresql"}.get(family, family), ())
+    if driver is not None and driver != _driver(f"{DRIVERS[family]}://") and driver not in others:
+        named = f"driver is {driver!r}" if _NAME.fullmatch(driver) else "driver can't be read"
+        ours = _driver(f"{DRIVERS[family]}://")
+        raise ValueError(f"its {named}, which is none of {', '.join(filter(None, (ours, *others)))}")
+
+
+def _driver(text: str) -> str | None:
+    scheme, mark, _ = text.partition("://")
+    return scheme.lower().partition("+")[2] if mark and "+" in scheme else None
+
+
+def driver_not_used(value: str) -> str:
+    """The driver that an address names where saju_ops uses another one; else empty."""
+    value = value.strip()
+    family = value.partition("://")[0].split("+")[0].lower()
+    driver = _driver(value)
+    return driver if driver and driver != _driver(f"{DRIVERS.get(family, '')}://") else ""
 
 
 def _split(text: str, family: str) -> tuple[str, dict[str, list[str]]]:
@@ -502,6 +533,9 @@ def _sqlite_address(url: sa.URL, given: dict[str, list[str]]) -> sa.URL:
     timeout = query.get("timeout")
     if timeout is not None and not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", timeout):
         raise ValueError(f"its option timeout is {timeout!r}; it may be a number of seconds")
+    slip = slip_in_path(path)
+    if slip and not Path(path).is_file():
+        raise ValueError(f"its path can't be used: {slip}")
     url = url._replace(database=str(Path(path).expanduser().absolute()))
     return _plain(url, {"timeout": timeout} if timeout is not None else {})
 
@@ -524,6 +558,26 @@ def require_redis_address(address: str) -> None:
     port = re.fullmatch(r"(?:\[[^\]]+\]|[^:/?]*):([^/?]*)(?:[/?].*)?", place)
     if scheme != "unix" and port and not re.fullmatch(r"\d{1,5}", port[1]):
         raise ValueError("its port isn't a number")
+
+
+# --- addresses of services ----------------------------------------------------------------------------------------
+
+
+def require_http_address(value: str) -> None:
+    """Raises ValueError for what is no http(s) address of a host, and for one with a login."""
+    if not value.isprintable() or re.search(r"[\s'\"`<>\\;,$]", value):
+        raise ValueError("it holds a blank, a quote or another character that no such address has")
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("not an http(s) address")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("an address here can't hold a login")
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0 or parts.netloc.endswith(":"):
+        raise ValueError("its port isn't a number from 1 to 65535")
 
 
 # --- all of them --------------------------------------------------------------------------------------------------

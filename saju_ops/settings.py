@@ -21,12 +21,13 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from saju_ops.address import require_redis_address
+from saju_ops.address import require_http_address, require_redis_address
 from saju_ops.database import SUPPORTED as SUPPORTED_DATABASES
 from saju_ops.database import parse_database_url
 from saju_ops.env_file import ENV_FILE, read_env_file, value_of
 from saju_ops.errors import SettingsError as SettingsError
 from saju_ops.logins import hide_logins
+from saju_ops.paths import slip_in, slip_in_path
 
 if TYPE_CHECKING:
     from saju_ops.queue.links import NamedLink
@@ -482,15 +483,8 @@ class Settings(BaseSettings):
     @classmethod
     def _jobs_prefix(cls, value: str) -> str:
         value = value.strip()
-        if value.startswith("/") or "://" in value or ".." in value.split("/"):
-            raise ValueError("not a folder inside the bucket")
-        return value
-
-    @field_validator("s3_endpoint_url")
-    @classmethod
-    def _endpoint(cls, value: str | None) -> str | None:
-        if value is not None and not re.match(r"https?://[^@]+$", value):
-            raise ValueError("not an address without a login")
+        if value.startswith("/") or "://" in value or ".." in value.split("/") or slip_in(value):
+            raise ValueError(slip_in(value) or "not a folder inside the bucket")
         return value
 
     @field_validator("expired_session_grace_days_set")
@@ -617,13 +611,6 @@ class Settings(BaseSettings):
                 raise ValueError(f"key {number} has fewer than {FEWEST_DIFFERENT} different characters")
         return value
 
-    @field_validator("gdrive_api_url")
-    @classmethod
-    def _api_url(cls, value: str) -> str:
-        if not re.match(r"https?://[^@]+$", value):
-            raise ValueError("not an address without a login")
-        return value
-
     @model_validator(mode="after")
     def _kms_key_is_used(self) -> Settings:
         if self.s3_kms_key_id and self.s3_server_side_encryption in (None, "AES256"):
@@ -679,28 +666,29 @@ class Settings(BaseSettings):
     @field_validator("dagster_webserver_url")
     @classmethod
     def _webserver_url(cls, value: str) -> str:
-        from urllib.parse import urlsplit
-
+        value = value.strip()
+        require_http_address(value)
         url = urlsplit(value)
-        if url.scheme not in ("http", "https") or not url.hostname or not url.netloc.isascii():
-            raise ValueError("not such an address")
-        if url.username is not None or url.password is not None or url.query or url.fragment:
+        if url.query or url.fragment or not url.netloc.isascii():
             raise ValueError("only scheme, host, port and path are allowed")
-        if url.port == 0:  # raises ValueError itself for what is no port
-            raise ValueError("not a port")
         return value.rstrip("/")
 
-    @field_validator("slack_api_url", "dagster_ui_url")
+    @field_validator("slack_api_url", "dagster_ui_url", "s3_endpoint_url", "gdrive_api_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("not an http(s) address")
-        if parts.username or parts.password:
-            raise ValueError("an address here can't hold a login")
-        return value
+        require_http_address(value.strip())
+        return value.strip()
+
+    @field_validator("chroma_db_path", "google_application_credentials")
+    @classmethod
+    def _path(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if slip := slip_in_path(value.strip()):
+            raise ValueError(slip)
+        return value.strip()
 
     @field_validator("smtp_host")
     @classmethod

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from saju_ops.address import overridden
+from saju_ops.address import driver_not_used, overridden, parse_database_url
 from saju_ops.database import connect, error_text, redacted
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.logins import hide_logins
@@ -23,6 +23,10 @@ from saju_ops.settings import Settings, SettingsError, load_settings
 
 if TYPE_CHECKING:
     from saju_ops.archive.engines import LogStore
+
+DATABASE_SETTINGS = (
+    "DATABASE_URL", "JOBS_DATABASE_URL", "ANALYSIS_DATABASE_URL", "REPLICA_URLS", "RESTORE_DRILL_URL",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,14 @@ def report() -> tuple[list[str], bool]:
         settings = load_settings()
     except SettingsError as error:
         return [f"FAIL {error}"], False
-    lines = [*_settings(settings), *_databases(settings), *_stores(settings), _chroma(settings), *_rest(settings)]
+    lines = [
+        *_settings(settings),
+        *_databases(settings),
+        *_drivers(settings),
+        *_stores(settings),
+        _chroma(settings),
+        *_rest(settings),
+    ]
     return [hide_logins(str(line)) for line in lines], all(line.usable is not False for line in lines)
 
 
@@ -147,6 +158,17 @@ def _times(store: LogStore, setting: str, settings: Settings) -> Line:
     told += [] if ahead is not None else clock.doubts(zones)
     text = ", ".join([*told, f"now {now:%Y-%m-%d %H:%M:%S}+00:00", f"times without a zone in {store.zone.key}"])
     return Line(setting, ahead is None, text)
+
+
+def _drivers(settings: Settings) -> Iterator[Line]:
+    """Addresses of another program, whose driver isn't ours."""
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if str(field.validation_alias) in DATABASE_SETTINGS and isinstance(value, SecretStr):
+            for address in value.get_secret_value().split():
+                if driver := driver_not_used(address):
+                    ours = parse_database_url(address).drivername.partition("+")[2] or "Python's own sqlite3"
+                    yield Line(str(field.validation_alias), None, f"its driver {driver} isn't used here, but {ours}")
 
 
 def _queue(name: str, url: sa.URL, table: str, zone: ZoneInfo, settings: Settings) -> Line:

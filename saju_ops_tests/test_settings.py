@@ -123,7 +123,8 @@ def test_stores_of_every_kind_and_two_of_them_are_taken(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "uri", ["s3://B", "gdrive://", "ftp://x/y", "a,b,c", "a,", ",", "s3://bucket/x,s3://bucket/x", "s3://b/../x", "file://x"]
+    "uri",
+    ["s3://B", "gdrive://", "ftp://x/y", "a,b,c", "a,", ",", "s3://bucket/x,s3://bucket/x", "s3://b/../x", "file://x"],
 )
 def test_an_address_of_no_store_is_refused(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
     sentence = refusal(monkeypatch, "BACKUP_URI", uri)
@@ -210,9 +211,7 @@ def test_an_empty_value_means_the_default(monkeypatch: pytest.MonkeyPatch, tmp_p
         ("postgresql+psycopg2://u:p@h:3307/db", "postgresql+psycopg"),
     ],
 )
-def test_an_address_gets_the_driver_that_is_installed(
-    monkeypatch: pytest.MonkeyPatch, given: str, driver: str
-) -> None:
+def test_an_address_gets_the_driver_that_is_installed(monkeypatch: pytest.MonkeyPatch, given: str, driver: str) -> None:
     monkeypatch.setenv("DATABASE_URL", given)
     url = load_settings().database_url
     assert (url.drivername, url.username, url.password, url.host, url.port, url.database) == (
@@ -233,6 +232,103 @@ def test_the_example_names_every_setting_and_can_be_used_with_all_of_it_switched
     example = tmp_path / "example"
     example.write_text("\n".join(named), "utf-8")
     assert load_settings(_env_file=example).database_url.host == "127.0.0.1"
+
+
+@pytest.mark.parametrize("scheme", ["MYSQL+PYMYSQL", "MySQL", "Mysql+MySQLdb", "mariadb+mariadbconnector"])
+def test_the_engine_and_driver_may_be_written_in_any_letters(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"{scheme}://u:p@h/db")
+    assert load_settings().database_url.get_driver_name() == "pymysql"
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "JOBS_DATABASE_URL", "ANALYSIS_DATABASE_URL", "REPLICA_URLS"])
+@pytest.mark.parametrize(
+    ("scheme", "why"),
+    [("mysql+pymsql", "its driver is 'pymsql', which is none of pymysql"), ("mysql+", "its driver can't be read"),
+     ("mariadb+psycopg", "its driver is 'psycopg'"), ("postgresql+pymysql", "its driver is 'pymysql'")],
+)  # fmt: skip
+def test_a_driver_that_nobody_knows_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, scheme: str, why: str
+) -> None:
+    sentence = refusal(monkeypatch, name, f"{scheme}://root:{SECRET}@host/db")
+    assert why in sentence
+    assert SECRET not in sentence
+
+
+def test_status_says_that_another_driver_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    from saju_ops.status import report
+
+    monkeypatch.setenv("JOBS_DATABASE_URL", f"mysql+mysqldb://u:{SECRET}@127.0.0.1:1/db")
+    lines = [line for line in report()[0] if "driver" in line]
+    assert [line.split() for line in lines] == [
+        ["JOBS_DATABASE_URL", "its", "driver", "mysqldb", "isn't", "used", "here,", "but", "pymysql"]
+    ]
+
+
+# --- paths --------------------------------------------------------------------------------------------------------
+
+SLIPS = [
+    ("s3:/bucket/x", "begins like an address"), ("s3//bucket/x", "begins like an address"),
+    ("gdrive:/1AbC_dEf2345", "begins like an address"), ("S3:bucket", "begins like an address"),
+    ("file:/srv/backups", "begins like an address"), ("$HOME/b", "a variable"), ("${HOME}/b", "a variable"),
+    ("/srv/$USER/b", "a variable"), ("%USERPROFILE%/b", "a variable"),
+    ('"./backups"', "a quote"), ("'/srv/b'", "a quote"),
+    ("./backups'", "a quote"), ("“./backups”", "a quote"), ("./backups;./b2", "a semicolon"),
+    ("C:\\backups", "a path of Windows"), ("C:/backups", "a path of Windows"),
+    ("\\\\server\\share", "a path of Windows"),
+    ("./a ./b", "two paths"), ("/srv/a /srv/b", "two paths"), ("./a\n./b", "a line end"), ("./a，./b", "the wide"),
+    ("~nobody_of_that_name/b", "no user of that name"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["BACKUP_URI", "CHROMA_DB_PATH", "GOOGLE_APPLICATION_CREDENTIALS"])
+@pytest.mark.parametrize(("value", "why"), SLIPS)
+def test_a_slip_does_not_become_a_folder_of_that_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, why: str, tmp_path: Path
+) -> None:
+    sentence = refusal(monkeypatch, name, value)
+    assert sentence.startswith(f"{name} holds {value!r} (")
+    assert why in sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "value", ["s3://a/x s3://b/y", "s3://a/x;s3://b/y", "./backups s3://b/y", '"s3://a/x"', "s3://a/$USER",
+              "./one,s3:/b/y", "file:///srv/my%20backups", "s3://a/x\ts3://b/y"]
+)  # fmt: skip
+def test_a_slip_in_the_address_of_a_store_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    assert f"BACKUP_URI holds {value!r} (BACKUP_URI names no store: " in refusal(monkeypatch, "BACKUP_URI", value)
+
+
+@pytest.mark.parametrize("value", ["/srv/백업", "/mnt/My Drive/backups", "./a:b", "~/backups", "/srv/a%20b", "b-1_2.3"])
+def test_odd_names_of_real_folders_are_taken(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("BACKUP_URI", value)
+    monkeypatch.setenv("CHROMA_DB_PATH", value + "_chroma")
+    assert len(open_backups(load_settings()).copies()) == 1
+
+
+@pytest.mark.parametrize("path", ["$HOME/a.db", "C:\\a.db", '"a.db"', "C:/a.db"])
+def test_the_path_of_a_sqlite_database_is_looked_at_in_the_same_way(
+    monkeypatch: pytest.MonkeyPatch, path: str, tmp_path: Path
+) -> None:
+    assert "its path can't be used" in refusal(monkeypatch, "DATABASE_URL", f"sqlite:///{path}")
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/a;b.db")
+    with pytest.raises(SettingsError):
+        load_settings()
+    (tmp_path / "a;b.db").touch()  # a real file may be called as it likes
+    assert load_settings().database_url.database == f"{tmp_path}/a;b.db"
+
+
+@pytest.mark.parametrize(
+    "name", ["S3_ENDPOINT_URL", "GDRIVE_API_URL", "SLACK_API_URL", "DAGSTER_UI_URL", "DAGSTER_WEBSERVER_URL"]
+)
+@pytest.mark.parametrize(
+    "value", ["http:/host", "http//host", "host:9000", '"http://host"', "http://host;x", "http://a http://b",
+              "http://", "http://$HOST", "http://host:port", "http://host:99999", "http://host:"]
+)  # fmt: skip
+def test_what_is_no_web_address_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    assert f"{name} holds " in refusal(monkeypatch, name, value)
+    monkeypatch.setenv(name, "http://host.example:9000/path")
+    load_settings()
 
 
 # --- seals --------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from saju_ops.backup.chroma_process import PREFIX, ask, scratch_folder
 from saju_ops.backup.manifest import BackupManifest, held, latest_time, passed_over, stamp
 from saju_ops.backup.times import instant_of, shown
 from saju_ops.errors import OperatorError, ProofFailed, Refused, TornCopy
+from saju_ops.paths import slip_in_path
 from saju_ops.places import require_apart
 from saju_ops.settings import PROOF_MEMORY_MB, Settings
 from saju_ops.storage import Storage
@@ -115,6 +116,8 @@ def restore_target(settings: Settings, into_path: str | None, host: str | None, 
         return Source(host=host, port=port)
     if not into_path:
         return source_of(settings)
+    if slip := slip_in_path(into_path):
+        raise Refused(f"The target {into_path!r} can't be a folder: {slip}. Nothing was touched.")
     require_apart(settings, "The target", into_path, Path(into_path).expanduser())
     return Source(folder=Path(into_path))
 

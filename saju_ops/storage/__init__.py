@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saju_ops.paths import slip_in, slip_in_path
 from saju_ops.sealed import NO_SEALS, Seals
 from saju_ops.storage.base import AlreadyThere, FollowedWriter, Storage, StorageError, Writer
 from saju_ops.storage.drive import DriveOptions, DriveStorage, parse_drive_uri
@@ -37,15 +39,27 @@ def split_uri(uri: str) -> list[str]:
     if not all(found) or len(found) > 2:
         raise StorageError("BACKUP_URI may name one store, or two with a comma between them.")
     for each in found:
+        if slip := slip_in(each):
+            hint = "; two stores have a comma between them" if "two" in slip or "semicolon" in slip else ""
+            raise StorageError(f"BACKUP_URI names no store: {slip}{hint}.")
         if each.startswith("s3://"):
             parse_s3_uri(each)
         elif each.startswith("gdrive://"):
             parse_drive_uri(each)
-        elif "://" in each and not each.startswith("file:///"):
-            raise StorageError("BACKUP_URI may be a folder, s3://bucket/prefix or gdrive://<folder id>.")
+        else:
+            _require_folder(each)
     if len(set(found)) < len(found):
         raise StorageError("BACKUP_URI names the same place twice; two stores must be two places.")
     return found
+
+
+def _require_folder(uri: str) -> None:
+    path = uri.removeprefix("file://") if uri.startswith("file:///") else uri
+    slip = slip_in_path(path)
+    if path != uri and re.search("%[0-9A-Fa-f]{2}", path):
+        slip = "it has % escapes; write the path itself"
+    if slip:
+        raise StorageError(f"BACKUP_URI names no store: {slip}.")
 
 
 def open_storage(

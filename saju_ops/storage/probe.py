@@ -19,7 +19,7 @@ def probe(store: Storage) -> str:
     A local folder that isn't there yet is not made: it is said whether it could be.
     """
     if isinstance(store, LocalStorage) and not store.root.exists():
-        return f"{store.root} (made at the first archive){_parent(store.root)}"
+        return f"{store.root}: a new folder, which isn't there yet (made at the first archive){_parent(store.root)}"
     if isinstance(store, LocalStorage) and not store.root.is_dir():
         raise StorageError(f"{store.root} is not a folder")
     name, data = f"{FOLDER}/{uuid.uuid4().hex}", os.urandom(1_000)

@@ -1,0 +1,51 @@
+"""A folder's or file's path as a person types it into a setting, and the slips that would silently make another of it.
+
+`s3:/bucket/x`, `$HOME/b` and `C:\\backups` are all names that a folder here may have. Taken for one, a night's backups
+lie in the working folder, and `status` says that all is well.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import Path
+
+# What a person means by a first part like this is an address, or a drive.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|(?:s3[an]?|gdrive|file|https?|gs|azure|ftp|sftp)//", re.IGNORECASE)
+_VARIABLE = re.compile(r"\$\{|(?:^|/)\$[A-Za-z_(]|(?:^|[/\\])%[A-Za-z_][A-Za-z0-9_]*%")
+_QUOTES = "'\"`“”‘’"
+# A blank and then the beginning of a path or an address: two of them, and not one with a blank in it.
+_ANOTHER = re.compile(r"\s(?:\.{0,2}/|~/|[A-Za-z0-9+]+:/)")
+
+
+def slip_in(text: str) -> str:
+    """Why a text can't be what was meant by a path or a store's address; empty where it can."""
+    if not text.isprintable():
+        return "it holds a line end or another character that can't be seen"
+    if text and (text[0] in _QUOTES or text[-1] in _QUOTES):
+        return "it begins or ends with a quote; write it without"
+    if wide := next((c for c in text if not c.isascii() and unicodedata.normalize("NFKC", c) in ",:;/\\.~$%"), ""):
+        return f"it holds the wide {wide!r}; write the narrow {unicodedata.normalize('NFKC', wide)!r}"
+    if ";" in text:
+        return "it holds a semicolon"
+    if _ANOTHER.search(text):
+        return "it holds two paths or addresses with a blank between them"
+    if _VARIABLE.search(text):
+        return "it holds a variable, which only a shell replaces; write the path itself"
+    return ""
+
+
+def slip_in_path(text: str) -> str:
+    """Why a text can't be what was meant by a path; empty where it can."""
+    if slip := slip_in(text):
+        return slip
+    if "\\" in text or re.match("[A-Za-z]:(?:/|$)", text):
+        return "it is a path of Windows"
+    if _SCHEME.match(text):
+        return "it begins like an address and is none; a path of that name begins with ./"
+    if text.startswith("~"):
+        try:
+            Path(text).expanduser()
+        except RuntimeError:
+            return "there is no user of that name, or the user has no home"
+    return ""
