@@ -19,6 +19,7 @@ from saju_ops.cli_address import INTO_SETTING, chosen_address, hide_addresses
 from saju_ops.cli_alerts import test_alert
 from saju_ops.cli_chroma import restore_chroma
 from saju_ops.cli_dumps import restore_dump
+from saju_ops.cli_now import archive_command, chosen_day, dump_command, purge_command, snapshot_command
 from saju_ops.cli_seals import accept_unsealed, seal_command
 from saju_ops.cli_stale import reconcile_stale_jobs
 from saju_ops.cli_trigger import serve_trigger
@@ -26,11 +27,10 @@ from saju_ops.cli_verify import prune_command, verify_command
 from saju_ops.database import error_text
 from saju_ops.errors import OperatorError
 from saju_ops.logins import hide_logins
-from saju_ops.settings import Settings, SettingsError, load_settings
+from saju_ops.settings import SettingsError, load_settings
 
 if TYPE_CHECKING:
     from saju_ops.archive.restore import RestorePlan
-    from saju_ops.archive.window import Day
 
 
 def _print_without_logins(kind: type[BaseException], error: BaseException, trace: Any) -> None:
@@ -130,8 +130,8 @@ def restore_logs(
     plan = restore(
         open_backups(settings, reading=True, accept_unsealed=accept_unsealed),
         into or settings.database_url,
-        _day(first, "--from", settings),
-        _day(last, "--to", settings),
+        chosen_day(first, "--from", settings),
+        chosen_day(last, "--to", settings),
         zone_of_database=settings.database_timezone,
         table=into_table,
         source_table=settings.conversation_log_table,
@@ -159,18 +159,11 @@ def _announce(plan: RestorePlan) -> None:
         click.echo(sentence)
 
 
-def _day(text: str, option: str, settings: Settings) -> Day:
-    from saju_ops.archive.window import parse_day
-
-    try:
-        return parse_day(text, settings.timezone)
-    except ValueError:
-        raise OperatorError(f"{option} is {text!r}; it may be a date as YYYY-MM-DD.") from None
-
-
 main.add_command(serve_trigger)
 main.add_command(test_alert)
 main.add_command(reconcile_stale_jobs)
+for command in (dump_command, snapshot_command, archive_command, purge_command):
+    main.add_command(command)
 main.add_command(restore_dump)
 main.add_command(restore_chroma)
 main.add_command(verify_command)

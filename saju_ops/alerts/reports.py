@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from saju_ops.archive.purge import PurgeResult
 
 FILES_NAMED = 3
 
@@ -43,6 +47,14 @@ def archive_report(
         return f"✅ 새로 백업할 로그가 없습니다. (이미 백업됨: {days}일, {unchanged} rows)"
     report = cleanup_report(files, rows, cutoff or at.date(), at)
     return f"{report}\n- 위치: `{files[-1]}`"
+
+
+def purge_report(result: PurgeResult, at: datetime) -> str:
+    """What a purge deleted, or with dry_run would delete."""
+    if result.dry_run:
+        return purge_preview(result.deletable, result.kept, result.cutoff.date, at)
+    files = result.files if result.deleted else []
+    return cleanup_report(files, result.deleted, result.cutoff.date, at, deleted=result.deleted, kept=result.kept)
 
 
 def purge_preview(deletable: int, kept: int, cutoff: date, at: datetime) -> str:

@@ -98,11 +98,8 @@ def snapshot_asset() -> dg.AssetsDefinition:
             raise dg.Failure(str(error), allow_retries=True) from error
         tell(context.log, f"{snapshot.location}: {snapshot.records:,} records, proven.")
         yield dg.MaterializeResult(asset_key=SNAPSHOT, metadata=snapshot_metadata(snapshot))
-        proof = snapshot.manifest.proof
-        numbers = ("records_compared", "neighbours_looked_for", "neighbours_found", "neighbours_share")
-        counts = {name: len(proof[name]) for name in ("searched_in_files", "not_indexed")}
         yield dg.AssetCheckResult(
-            passed=True, check_name=PROOF, asset_key=SNAPSHOT, metadata={**{k: proof[k] for k in numbers}, **counts}
+            passed=True, check_name=PROOF, asset_key=SNAPSHOT, metadata=proof_metadata(snapshot)
         )
         if snapshot.incomplete:
             raise dg.Failure(
@@ -110,6 +107,12 @@ def snapshot_asset() -> dg.AssetsDefinition:
             )
 
     return chroma_snapshot
+
+
+def proof_metadata(snapshot: "Snapshot") -> dict[str, Any]:
+    proof = snapshot.manifest.proof
+    numbers = ("records_compared", "neighbours_looked_for", "neighbours_found", "neighbours_share")
+    return {**{k: proof[k] for k in numbers}, **{k: len(proof[k]) for k in ("searched_in_files", "not_indexed")}}
 
 
 def snapshot_metadata(snapshot: "Snapshot") -> dict[str, Any]:

@@ -11,6 +11,7 @@ import dagster as dg
 
 from saju_ops.alerts.reports_dumps import dump_report
 from saju_ops.assets.conversation_logs import LOGS
+from saju_ops.backup.dump_all import dump_all, mask_all
 from saju_ops.errors import OperatorError
 from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage
@@ -79,7 +80,7 @@ def dump_asset(sources: Sequence[dg.AssetKey] = (LOGS,)) -> dg.AssetsDefinition:
     def database_dump(
         context: dg.AssetExecutionContext, backup_storage: BackupStorage
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        yield from _materialize(context, backup_storage, DUMP, PROOF, "database_dump", _dump_all)
+        yield from _materialize(context, backup_storage, DUMP, PROOF, "database_dump", dump_all)
 
     return database_dump
 
@@ -119,24 +120,9 @@ def masked_dump_asset(sources: Sequence[dg.AssetKey] = (LOGS,)) -> dg.AssetsDefi
     def masked_database_dump(
         context: dg.AssetExecutionContext, backup_storage: BackupStorage
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        yield from _materialize(context, backup_storage, MASKED, MASKED_PROOF, "masked_database_dump", _mask_all)
+        yield from _materialize(context, backup_storage, MASKED, MASKED_PROOF, "masked_database_dump", mask_all)
 
     return masked_database_dump
-
-
-def _mask_all(settings: Settings, storage: "Storage", options: "DumpOptions", say: Callable[[str], None]) -> "DumpRun":
-    from saju_ops.backup.masked_dump import mask_databases
-
-    return mask_databases(
-        settings.dumped_urls, storage, options, log_table=settings.conversation_log_table.rpartition(".")[2],
-        say=say,
-    )
-
-
-def _dump_all(settings: Settings, storage: "Storage", options: "DumpOptions", say: Callable[[str], None]) -> "DumpRun":
-    from saju_ops.backup.dump import dump_databases
-
-    return dump_databases(settings.dumped_urls, storage, options, say=say)
 
 
 def _materialize(

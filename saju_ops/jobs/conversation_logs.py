@@ -10,7 +10,7 @@ import dagster as dg
 from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
 from pydantic import Field
 
-from saju_ops.alerts.reports import cleanup_report, purge_preview
+from saju_ops.alerts.reports import purge_report
 from saju_ops.assets.charts import bar_chart
 from saju_ops.assets.conversation_logs import ARCHIVE, LOGS
 from saju_ops.errors import OperatorError, Refused
@@ -211,17 +211,8 @@ def purge_metadata(result: "PurgeResult") -> dict[str, Any]:
         "freed_bytes": result.freed_bytes,
         "freed_space": result.reclaim_hint,
         "rows_per_day": dg.MetadataValue.md(bar_chart(dict(sorted(result.per_day.items())), "rows per day")),
-        "report": dg.MetadataValue.md(_report(result).replace("\n", "\n\n")),
+        "report": dg.MetadataValue.md(purge_report(result, datetime.now(UTC)).replace("\n", "\n\n")),
     }
-
-
-def _report(result: "PurgeResult") -> str:
-    if result.dry_run:
-        return purge_preview(result.deletable, result.kept, result.cutoff.date, datetime.now(UTC))
-    files = result.files if result.deleted else []
-    return cleanup_report(
-        files, result.deleted, result.cutoff.date, datetime.now(UTC), deleted=result.deleted, kept=result.kept
-    )
 
 
 @dg.job(
