@@ -216,7 +216,10 @@ _ASSIGNED = re.compile(r"(?:@@)?(?:SESSION|LOCAL)?[\s.]*(\w+)\s*:?=", re.IGNOREC
 _SET_AGAIN = {
     "time_zone", "sql_mode", "wait_timeout", "net_write_timeout", "net_read_timeout", "innodb_lock_wait_timeout",
     "max_execution_time", "max_statement_time", "autocommit", "character_set_client", "character_set_results",
-    "character_set_connection", "collation_connection",
+    "character_set_connection", "collation_connection", "sql_select_limit", "max_join_size", "sql_big_selects",
+    "sql_safe_updates", "sql_auto_is_null", "sql_quote_show_create", "completion_type", "foreign_key_checks",
+    "unique_checks",
+    "idle_transaction_timeout", "idle_readonly_transaction_timeout", "idle_write_transaction_timeout",
 }  # fmt: skip
 
 
@@ -374,12 +377,27 @@ POSTGRES_SESSION = {
     "lc_monetary": "C",
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "transaction_timeout": "0",
     "lock_timeout": "10s",
+    # How texts, arrays and XML of statements are read, and names of the catalogue written.
+    "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    "xmloption": "content",
+    "transform_null_equals": "off",
+    "quote_all_identifiers": "off",
     # Whatever a role's own is: what the catalogue says under a lock must be of now, not of the transaction's begin.
     "default_transaction_isolation": "read committed",
     # Rows that a policy would hide make the statement fail instead of being left out silently.
     "row_security": "off",
 }
+# The version, as libpq numbers it, from which on a server has the setting.
+POSTGRES_SINCE = {"idle_session_timeout": 140_000, "transaction_timeout": 170_000}
+# What the server takes when a session begins and not later.
+_AT_START = {
+    "ignore_system_indexes", "jit_debugging_support", "jit_profiling_support", "local_preload_libraries",
+    "log_connections", "log_disconnections", "post_auth_delay", "session_preload_libraries",
+}  # fmt: skip
 _LIBPQ_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcrldir", "passfile")
 POSTGRES_OPTIONS = {
     *_LIBPQ_FILES, "host", "hostaddr", "port", "options", "sslmode", "sslnegotiation", "sslpassword", "sslcertmode",
@@ -492,14 +510,23 @@ def _service_section(path: Path, name: str) -> dict[str, str] | None:
     return found
 
 
-def postgres_options(url: sa.URL) -> str:
-    """The address's own `options` and, behind them, the session that we need: the later one of two holds."""
-    ours = " ".join(f"-c {name}={_escaped(value)}" for name, value in POSTGRES_SESSION.items())
-    return f"{options_of(url).get('options', '')} {ours}".strip()
+def postgres_options(url: sa.URL) -> tuple[str, dict[str, str]]:
+    """The address's own `options`: what can only be said at the start of a session, and the settings that are made
+    after it. PgBouncer takes no `options`, or takes and drops them."""
+    options = options_of(url).get("options", "")
+    given = {_setting(name): re.sub(r"\\(.)", r"\1", value) for name, value in _GIVEN.findall(options)}
+    if _GIVEN.sub("", options).strip() or not _AT_START.isdisjoint(given):
+        return options, {}
+    return "", given
 
 
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+def postgres_session(version: int) -> dict[str, str]:
+    """The settings of our own sessions on a server of that version."""
+    return {name: value for name, value in POSTGRES_SESSION.items() if POSTGRES_SINCE.get(name, 0) <= version}
+
+
+def _setting(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 # --- SQLite -------------------------------------------------------------------------------------------------------
@@ -587,8 +614,7 @@ def overridden(url: sa.URL) -> list[str]:
     """The settings in the address's options that don't hold, because this project sets them itself."""
     options = options_of(url)
     if url.get_backend_name() == "postgresql":
-        given = {n.lower().replace("-", "_"): re.sub(r"\\(.)", r"\1", v) for n, v in _GIVEN.findall(options.get(
-            "options", ""))}  # fmt: skip
+        given = {_setting(n): re.sub(r"\\(.)", r"\1", v) for n, v in _GIVEN.findall(options.get("options", ""))}
         ours = {**POSTGRES_SESSION, "client_encoding": "UTF8"}
         return [name for name, value in given.items() if name in ours and value.casefold() != ours[name].casefold()]
     names = [name for name in ("sql_mode",) if name in options]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,29 +23,49 @@ from saju_ops.address import (
     options_of,
     overridden,
     postgres_options,
+    postgres_session,
     tls_context,
     with_known_options,
 )
 from saju_ops.address import parse_database_url as parse_database_url
 from saju_ops.address import redacted as redacted
-from saju_ops.errors import OperatorError
+from saju_ops.errors import OperatorError, Refused
 from saju_ops.logins import hide_in_error, hide_logins
+from saju_ops.own_session import mysql_session, require_own_mysql_session, require_own_postgres_session
 
 # Strict, so that a restore never truncates; zero and invalid dates allowed, because old tables hold them
 # and they must come back. PAD_CHAR_TO_FULL_LENGTH and ANSI_QUOTES, where a server sets them, are off.
 MYSQL_SQL_MODE = "STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES,NO_ENGINE_SUBSTITUTION"
 # A lock holder may sit idle while a day streams to storage, so the server must not hang up on it (8 hours
 # is MySQL's own default). Ten seconds for a row lock: a purge steps back rather than stand in the way.
-MYSQL_SESSION = (
-    "SET SESSION time_zone = '+00:00', sql_mode = '" + MYSQL_SQL_MODE + "',"
-    " wait_timeout = 28800, net_write_timeout = 600, net_read_timeout = 600, innodb_lock_wait_timeout = 10,"
-    # Set for the whole server these would cut what is read, refuse deletes, or pass over foreign keys and unique keys.
-    " sql_select_limit = 18446744073709551615, sql_safe_updates = 0, foreign_key_checks = 1, unique_checks = 1,"
-    " completion_type = 'NO_CHAIN'"
-)
+MYSQL_SESSION = {
+    "time_zone": "+00:00",
+    "sql_mode": MYSQL_SQL_MODE,
+    "wait_timeout": 28800,
+    "net_write_timeout": 600,
+    "net_read_timeout": 600,
+    "innodb_lock_wait_timeout": 10,
+    # Limits that would cut a result in silence, or refuse to read a day. max_join_size sets sql_big_selects to 0.
+    "sql_select_limit": 18446744073709551615,
+    "max_join_size": 18446744073709551615,
+    "sql_big_selects": 1,
+    "sql_safe_updates": 0,
+    "sql_auto_is_null": 0,
+    "sql_quote_show_create": 1,
+    # A COMMIT ends the transaction, and neither begins another nor ends the session.
+    "completion_type": "NO_CHAIN",
+    # Set for the whole server, foreign keys and unique keys would be passed over.
+    "foreign_key_checks": 1,
+    "unique_checks": 1,
+}
 # Servers may end long statements; an archive of a large day is one.
-MYSQL_NO_TIME_LIMIT = "SET SESSION max_execution_time = 0"
-MARIADB_NO_TIME_LIMIT = "SET SESSION max_statement_time = 0"
+MYSQL_NO_TIME_LIMIT = {"max_execution_time": 0}
+MARIADB_NO_TIME_LIMIT = {
+    "max_statement_time": 0,
+    "idle_transaction_timeout": 0,
+    "idle_readonly_transaction_timeout": 0,
+    "idle_write_transaction_timeout": 0,
+}
 CONNECT_SECONDS = 10
 
 
@@ -110,12 +131,85 @@ def _engine(parsed: sa.URL, bulk_load: bool) -> sa.Engine:
     if backend in ("mysql", "mariadb"):
         return _mysql(parsed, bulk_load)
     if backend == "postgresql":
-        own = options_of(parsed)
-        args: dict[str, Any] = {"options": postgres_options(parsed), "client_encoding": "UTF8"}
-        args["connect_timeout"] = int(own.get("connect_timeout", CONNECT_SECONDS))
-        args["application_name"] = own.get("application_name", "saju_ops")
-        return sa.create_engine(parsed, poolclass=NullPool, connect_args=args, hide_parameters=True)
+        return _postgres(parsed, pinned=True)
     return _sqlite(parsed)
+
+
+def connect_unpinned(url: sa.URL) -> sa.Engine:
+    """PostgreSQL as a dump's own statements want it: with the address's options, and nothing else set."""
+    return _postgres(url, pinned=False)
+
+
+def _postgres(url: sa.URL, *, pinned: bool) -> sa.Engine:
+    own = options_of(url)
+    at_start, settings = postgres_options(url)
+    # Said also where it is empty: else libpq takes PGOPTIONS.
+    args: dict[str, Any] = {"options": at_start, "client_encoding": "UTF8"}
+    args["connect_timeout"] = int(own.get("connect_timeout", CONNECT_SECONDS))
+    args["application_name"] = own.get("application_name", "saju_ops")
+    engine = sa.create_engine(url, poolclass=NullPool, connect_args=args, hide_parameters=True)
+    alone: list[bool] = []
+
+    def another() -> Any:
+        words, named = engine.dialect.create_connect_args(url)
+        return engine.dialect.connect(*words, **{**named, **args})
+
+    # By statements, and not when the session begins: PgBouncer refuses that, or drops it without a word.
+    @event.listens_for(engine, "connect", insert=True)
+    def pin(connection: Any, _record: Any) -> None:
+        wanted = {**settings, **(postgres_session(connection.info.server_version) if pinned else {})}
+        try:
+            connection.autocommit = True
+            if not _pin_postgres(connection, wanted, connection.info.backend_pid):
+                if not alone:
+                    require_own_postgres_session(connection, another, redacted(url))
+                alone.append(True)
+                _pin_postgres(connection, wanted, None)
+                if pinned:
+                    ours = postgres_session(connection.info.server_version)
+                    _require_pinned(redacted(url), ours, _held_by_postgres(connection, ours))
+            connection.autocommit = False
+        except BaseException:
+            connection.close()
+            raise
+
+    return engine
+
+
+def _pin_postgres(connection: Any, wanted: dict[str, str], process: int | None) -> bool:
+    """False, and nothing set, where the session isn't the one of that process, which the server itself named when the
+    connection was made: somebody is between."""
+    calls = ", ".join(["1", *["set_config(%s, %s, false)"] * len(wanted)])
+    values: list[Any] = [part for pair in wanted.items() for part in pair]
+    if process is None:
+        connection.execute(f"SELECT {calls}", values)
+        return True
+    return connection.execute(f"SELECT {calls} WHERE pg_backend_pid() = %s", [*values, process]).fetchone() is not None
+
+
+def _held_by_postgres(connection: Any, wanted: dict[str, str]) -> dict[str, Any]:
+    calls = ", ".join(["current_setting(%s)"] * len(wanted))
+    return dict(zip(wanted, connection.execute(f"SELECT {calls}", list(wanted)).fetchone(), strict=True))
+
+
+def _require_pinned(where: str, wanted: Mapping[str, Any], held: Mapping[str, Any]) -> None:
+    """Raises Refused where a setting that was made isn't there in the next statement."""
+    if lost := [name for name in held if _folded(held[name]) != _folded(wanted[name])]:
+        raise Refused(
+            f"{where} doesn't keep what is set for a session ({', '.join(lost)}), so a value could be read in another"
+            " form than it is stored in. Nothing was done. Somebody between saju_ops and the server, such as a pooler"
+            " or a proxy, must keep one session for one connection; or write the server's own host and port into the"
+            " address."
+        )
+
+
+def _folded(value: Any) -> Any:
+    """A setting's value, fit for comparing: a list without its order, words without their case, numbers by value."""
+    text = value.decode() if isinstance(value, bytes) else str(value)
+    try:
+        return float(text)
+    except ValueError:
+        return {part.strip().casefold() for part in text.split(",")}
 
 
 @functools.cache
@@ -145,16 +239,32 @@ def _mysql(url: sa.URL, bulk_load: bool) -> sa.Engine:
         args["password"] = str(url.password).encode()
     plain = url._replace(query=sa.util.immutabledict())
     engine = sa.create_engine(plain, poolclass=NullPool, connect_args=args, hide_parameters=True)
+    alone: list[bool] = []
+
+    def another() -> Any:
+        words, named = engine.dialect.create_connect_args(plain)
+        return engine.dialect.connect(*words, **{**named, "read_timeout": CONNECT_SECONDS, **args})
 
     # First of all: SQLAlchemy then looks at the session that we have made, not at a server's ANSI_QUOTES.
     @event.listens_for(engine, "connect", insert=True)
     def pin(connection: Any, _record: Any) -> None:
-        with connection.cursor() as cursor:
-            if "init_command" in own:
-                _run_init_command(cursor, own["init_command"])
-            cursor.execute(MYSQL_SESSION)
-            mariadb = "mariadb" in connection.get_server_info().lower()
-            cursor.execute(MARIADB_NO_TIME_LIMIT if mariadb else MYSQL_NO_TIME_LIMIT)
+        try:
+            session = mysql_session(connection)
+            if session[0] % (1 << 32) != connection.thread_id() and not alone:
+                require_own_mysql_session(connection, another, redacted(url))
+                alone.append(True)
+            with connection.cursor() as cursor:
+                if "init_command" in own:
+                    _run_init_command(cursor, own["init_command"])
+                wanted = mysql_session_settings("mariadb" in connection.get_server_info().lower())
+                cursor.execute(_set_session(wanted))
+                cursor.execute(f"SELECT CONNECTION_ID(), {', '.join(f'@@SESSION.{name}' for name in wanted)}")
+                number, *held = cursor.fetchone()
+            _require_pinned(redacted(url), {**wanted, "its number": session[0]},
+                            {**dict(zip(wanted, held, strict=True)), "its number": number})  # fmt: skip
+        except BaseException:
+            connection.close()
+            raise
 
     return engine
 
@@ -168,9 +278,13 @@ def _run_init_command(cursor: Any, command: str) -> None:
     cursor.execute("SET SESSION autocommit = 0")
 
 
-def mysql_session_statements(mariadb: bool) -> list[str]:
-    """The same pins for a client that isn't SQLAlchemy's."""
-    return [MYSQL_SESSION, MARIADB_NO_TIME_LIMIT if mariadb else MYSQL_NO_TIME_LIMIT]
+def mysql_session_settings(mariadb: bool) -> dict[str, Any]:
+    return MYSQL_SESSION | (MARIADB_NO_TIME_LIMIT if mariadb else MYSQL_NO_TIME_LIMIT)
+
+
+def _set_session(settings: Mapping[str, Any]) -> str:
+    written = (f"{name} = {value if isinstance(value, int) else repr(value)}" for name, value in settings.items())
+    return f"SET SESSION {', '.join(written)}"
 
 
 # Errors about the connection, rights, locks and limits, whose text quotes names and never a row; and how each begins:

@@ -12,11 +12,14 @@ import os
 import pwd
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from saju_ops.errors import Busy, OperatorError
+
+POLL_SECONDS = 0.2
 
 
 def state_folder() -> Path:
@@ -67,8 +70,9 @@ def _require_ours(descriptor: int, folder: Path) -> None:
 
 
 @contextmanager
-def one_at_a_time(what: str) -> Iterator[None]:
-    """A lock of this user on this machine, by name; it ends with the process. Raises Busy, OperatorError."""
+def one_at_a_time(what: str, wait: float = 0) -> Iterator[None]:
+    """A lock of this user on this machine, by name; it ends with the process. Raises Busy after `wait` seconds,
+    OperatorError."""
     name = hashlib.sha256(what.encode()).hexdigest()[:24]
     path = state_folder() / f"{name}.lock"
     try:
@@ -76,10 +80,19 @@ def one_at_a_time(what: str) -> Iterator[None]:
     except OSError as error:
         raise OperatorError(f"The lock {path} can't be made ({error.strerror}). Nothing was done.") from None
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(f"Another run works on {what}. Nothing was done; launch again when it has ended.") from None
+        end = time.monotonic() + wait
+        while not _locked(descriptor):
+            if time.monotonic() >= end:
+                raise Busy(f"Another run works on {what}. Nothing was done; launch again when it has ended.")
+            time.sleep(POLL_SECONDS)
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""Real servers for the tests: MySQL 9.7, MariaDB 10.11, PostgreSQL 15 and Redis 7, each on 127.0.0.1.
+"""Real servers for the tests: MySQL 9.7, MariaDB 10.11, PostgreSQL 15, PgBouncer 1.18 and Redis 7, on 127.0.0.1.
 
 Promises: a started server has a free port, a password and a temporary folder of its own; after `stop()`,
 and also after SIGKILL of the process that started it, neither the server nor its folder is left. Data
@@ -48,7 +48,7 @@ PORTS = range(20_000, 32_000)
 START_TIMEOUT = 120.0
 STOP_TIMEOUT = 60.0
 # p7zip-full: what opens an encrypted backup without saju_ops, as the README says.
-PACKAGES = ("mariadb-server", "postgresql", "debootstrap", "percona-toolkit", "redis-server", "p7zip-full")
+PACKAGES = ("mariadb-server", "postgresql", "debootstrap", "percona-toolkit", "redis-server", "p7zip-full", "pgbouncer")
 PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 POLICY = Path("/usr/sbin/policy-rc.d")
 REMEDY = (
@@ -457,7 +457,57 @@ class Redis(Engine):
             return False
 
 
+class PgBouncer(Engine):
+    """PgBouncer 1.18 of Debian 12 in front of a PostgreSQL server, for all of its databases and users.
+
+    `settings` are lines of its [pgbouncer] section; as root it runs as the user `postgres`."""
+
+    name = "PgBouncer"
+    version = "1.18"
+    drivername = "postgresql+psycopg"
+    user = "postgres"
+    admin_database = "postgres"
+
+    def __init__(self, server: Engine, **settings: str) -> None:
+        super().__init__()
+        self.server, self.settings, self.password = server, settings, server.password
+
+    @classmethod
+    def version_command(cls) -> list[str] | None:
+        program = shutil.which("pgbouncer", path=PATH)
+        return [program, "--version"] if program else None
+
+    def plan(self, folder: Path) -> Plan:
+        users, ini = folder / "users.txt", folder / "pgbouncer.ini"
+        for path in (users, ini):
+            path.touch(mode=0o600)
+        users.write_text(f'"{self.user}" "{self.password}"\n')
+        settings = {
+            "listen_addr": HOST, "listen_port": str(self.port), "unix_socket_dir": "", "auth_type": "scram-sha-256",
+            "auth_file": str(users), "auth_user": self.user,
+            "auth_query": "SELECT usename, passwd FROM pg_shadow WHERE usename = $1", **self.settings,
+        }  # fmt: skip
+        lines = [f"{name} = {value}" for name, value in settings.items()]
+        # One line for all databases: each connection goes to the one that it names.
+        databases = ["[databases]", f"* = host={HOST} port={self.server.port}"]
+        ini.write_text("\n".join([*databases, "[pgbouncer]", *lines, ""]))
+        program = shutil.which("pgbouncer", path=PATH) or "pgbouncer"
+        user = "postgres" if os.geteuid() == 0 else None
+        return Plan(folder=str(folder), setup=[], serve=[program, str(ini)], user=user)
+
+    def _answers(self) -> bool:
+        import psycopg
+
+        try:  # statement mode takes no transaction
+            with psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True) as connection:
+                return connection.execute("SELECT 1").fetchone() is not None
+        except psycopg.OperationalError:
+            return False
+
+
 ENGINES: tuple[type[Engine], ...] = (MySQL, MariaDB, PostgreSQL, Redis)
+# What the tests need besides, which none of them starts alone.
+INSTALLED: tuple[type[Engine], ...] = (*ENGINES, PgBouncer)
 
 
 def free_port() -> int:
@@ -473,7 +523,7 @@ def version_shown_by(command: list[str]) -> str | None:
     """The version that a server's `--version` prints; None if it does not run."""
     shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     # Not the first number: the line begins with the program's path, which may hold one too.
-    found = re.search(r"(?: Ver |\(PostgreSQL\) | v=)(\d[\d.]*)", shown)
+    found = re.search(r"(?: Ver |\(PostgreSQL\) |PgBouncer | v=)(\d[\d.]*)", shown)
     return found[1] if found else None
 
 
@@ -594,7 +644,7 @@ def install() -> None:
 
 
 def problems() -> list[str]:
-    return [problem for engine in ENGINES if (problem := engine.problem())]
+    return [problem for engine in INSTALLED if (problem := engine.problem())]
 
 
 def os_release() -> dict[str, str]:
@@ -732,7 +782,7 @@ def services_stay_off() -> Iterator[None]:
 
 def check() -> int:
     """Print one line per engine; 1 if any is missing."""
-    found = {engine: engine.problem() for engine in ENGINES}
+    found = {engine: engine.problem() for engine in INSTALLED}
     for engine, problem in found.items():
         print(problem or f"{engine.name} {engine.version}: usable")
     return 1 if any(found.values()) else 0

@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from saju_ops.address import options_of
+from saju_ops.address import options_of, postgres_options
 from saju_ops.backup.dump_contents import Contents, TableContents
 from saju_ops.backup.dump_engine import SCRATCH, DumpEngine, DumpSpoilt, fingerprint
 from saju_ops.backup.dump_postgres_catalog import (
@@ -35,6 +35,7 @@ from saju_ops.backup.dump_postgres_load import Load
 from saju_ops.backup.dump_postgres_statements import examined
 from saju_ops.backup.dump_process import Output, Program, ProgramFailed, asked, find_program, secret_file
 from saju_ops.database import connect
+from saju_ops.own_session import is_pooled
 
 COMPLETED = re.compile(rb"\n-- PostgreSQL database dump complete\n")
 TAIL = 1024
@@ -123,13 +124,20 @@ class PostgresDumps:
             if SCRATCH.fullmatch(self.url.username or ""):
                 # A masked copy, whose owner is the drill's role and gone when it is restored.
                 arguments += ["--no-owner", "--no-privileges"]
-            program = stack.enter_context(self._program(path, arguments))
+            program = stack.enter_context(self._program(path, arguments, connection))
             output, tool = stack.enter_context(Output(program)), asked([path, "--version"]).stdout.strip()
             yield PostgresTaking(self, connection, output, tool)
 
     @contextmanager
-    def _program(self, path: str, arguments: list[str]) -> Iterator[Program]:
+    def _program(self, path: str, arguments: list[str], beside: sa.Connection) -> Iterator[Program]:
+        """Which connects as `beside` did."""
         options = options_of(self.url)
+        if is_pooled(beside):
+            # PgBouncer refuses them. Of the settings that can be made later, a dump depends on the role alone: the
+            # program sets what decides how it reads.
+            at_start, settings = postgres_options(self.url)
+            options["options"] = at_start
+            arguments = [*arguments, *([f"--role={settings['role']}"] if "role" in settings else [])]
         # What libpq takes from the environment for our own connections, too.
         password = self.url.password or os.environ.get("PGPASSWORD")
         files = {}

@@ -13,12 +13,11 @@ import psycopg
 import sqlalchemy as sa
 from psycopg.copy import LibpqWriter
 
-from saju_ops.address import options_of
 from saju_ops.backup.dump_engine import ForeignToDumps
 from saju_ops.backup.dump_postgres_reader import Statement
 from saju_ops.backup.dump_postgres_statements import statements
 from saju_ops.backup.dump_process import ProgramFailed, words_of
-from saju_ops.database import CONNECT_SECONDS
+from saju_ops.database import connect_unpinned
 
 # As pg_dump's own connection has it. Its other settings are the database's: money is written as that says.
 SESSION = (
@@ -50,10 +49,7 @@ class Load:
         """Raises ProgramFailed with what the server said, ForeignToDumps, or what the chunks raise: then nothing of
         the dump is in the database."""
         # Not `connect` of database.py: what that pins for comparisons would change how money is read.
-        arguments = {"connect_timeout": CONNECT_SECONDS, "application_name": "saju_ops", **options_of(self._url)}
-        arguments["client_encoding"] = "UTF8"
-        engine = sa.create_engine(self._url, poolclass=sa.NullPool, connect_args=arguments, hide_parameters=True)
-        with engine.connect() as connection:
+        with connect_unpinned(self._url).connect() as connection:
             self._driver = connection.connection.driver_connection
             try:
                 self._driver.rollback()

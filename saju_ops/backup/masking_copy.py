@@ -283,7 +283,7 @@ class _Postgres:
             "--format=plain", "--encoding=UTF8", "--no-password", "--no-subscriptions", "--no-blobs",
             f"--section={section}", f"--snapshot={self._snapshot}",
         ]  # fmt: skip
-        with self._source._program(path, arguments) as program, Output(program) as output:
+        with self._source._program(path, arguments, self._reader) as program, Output(program) as output:
             self._scratch.load(_read(output, self._defined), self._source.database, drill=True)
 
     def definitions(self) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +18,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql as mysql_dialect
 
+from saju_ops.address import place
 from saju_ops.ahead import one_ahead
 from saju_ops.archive.digest import LARGE, NULL, SEPARATOR, Digest, constant, offsets_of
 from saju_ops.archive.engines.base import (
@@ -34,8 +37,9 @@ from saju_ops.archive.pieces import NULL as NULL_CELL
 from saju_ops.archive.readable import require_readable
 from saju_ops.archive.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
 from saju_ops.archive.window import Day, date_bound, naive_bound
-from saju_ops.database import connect
+from saju_ops.database import connect, redacted
 from saju_ops.errors import Busy, OperatorError, Refused
+from saju_ops.local_state import one_at_a_time
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -464,7 +468,16 @@ class MySQLLogStore(LogStore):
         # Names of locks are the whole server's and 64 characters at most.
         lock = "saju_ops:" + hashlib.sha256(identity.encode()).hexdigest()[:40]
         execute = self.connection.execute
-        got = execute(sa.text("SELECT GET_LOCK(:lock, :wait)"), {"lock": lock, "wait": wait}).scalar()
+        try:
+            got = execute(sa.text("SELECT GET_LOCK(:lock, :wait)"), {"lock": lock, "wait": wait}).scalar()
+        except sa.exc.DBAPIError as error:
+            if not _forbids_locks(error):
+                raise
+            self.end_read()
+            _say_locked_here(redacted(self.url))
+            with one_at_a_time(f"{name} of {self.table.name} at {'/'.join(map(str, place(self.url)))}", wait):
+                yield lambda: not self.connection.invalidated
+            return
         self.end_read()
         if got != 1:
             holder = execute(sa.text("SELECT IS_USED_LOCK(:lock)"), {"lock": lock}).scalar()
@@ -482,6 +495,12 @@ class MySQLLogStore(LogStore):
                 self.end_read()
             return bool(answer)
 
+        if not held():
+            raise Refused(
+                f"{redacted(self.url)} said that it gave the lock on {name} of {self.table.name}, and then that this"
+                " connection doesn't hold it: somebody between, such as a proxy, gave the connection another session."
+                " Nothing was done. Write the server's own host and port into the address."
+            )
         try:
             yield held
         finally:
@@ -809,6 +828,22 @@ def _foreign_keys(
         if schema == database and child == table:
             parents.append(key)
     return tuple(children), tuple(parents)
+
+
+def _forbids_locks(error: sa.exc.DBAPIError) -> bool:
+    """A Galera cluster: MariaDB's says "doesn't yet support 'GET_LOCK in cluster (WSREP_ON=ON)'" (1235), Percona's in
+    strict mode "prohibits use of GET_LOCK with pxc_strict_mode = …" (1105)."""
+    said: tuple[Any, ...] = getattr(error.orig, "args", ())
+    return said[:1] in ((1235,), (1105,)) and "GET_LOCK" in str(said[1:]).upper()
+
+
+@functools.cache
+def _say_locked_here(where: str) -> None:
+    """Once for each address in a process."""
+    logging.getLogger(__name__).warning(
+        "%s is a Galera cluster and forbids GET_LOCK, so runs are kept apart by a lock of this user on this machine"
+        " alone. Let no other machine or user run saju_ops on this database.", where,
+    )  # fmt: skip
 
 
 def _lag_of(url: sa.URL) -> float:

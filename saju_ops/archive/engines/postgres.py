@@ -238,7 +238,8 @@ class PostgresLogStore(LogStore):
         identity = f"saju_ops:{self.table.database}.{self.table.name}:{name}".encode()
         number = int.from_bytes(hashlib.sha256(identity).digest()[:8], "big", signed=True)
         deadline = time.monotonic() + wait
-        while not self._scalar("SELECT pg_try_advisory_lock(:number)", number):
+        ask = "SELECT CASE WHEN pg_try_advisory_lock(:number) THEN pg_backend_pid() END"
+        while not (session := self._scalar(ask, number)):
             if time.monotonic() >= deadline:
                 raise Busy(
                     f"Another run works on {name} of {self.table.name}. Nothing was done; launch again when it has"
@@ -246,8 +247,8 @@ class PostgresLogStore(LogStore):
                 )
             time.sleep(LOCK_POLL_SECONDS)
         try:
-            # The lock is the session's: it is held as long as this connection answers.
-            yield lambda: bool(self._scalar("SELECT :number IS NOT NULL", number))
+            # The lock is the session's: it is held as long as this connection has the same one.
+            yield lambda: self._scalar("SELECT pg_backend_pid() WHERE :number IS NOT NULL", number) == session
         finally:
             if not self.connection.invalidated and not self.connection.closed:
                 self.end_read()  # in a transaction that failed the server would answer nothing else
