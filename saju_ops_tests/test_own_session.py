@@ -32,8 +32,8 @@ MYSQL_HOSTILE = {
     "net_read_timeout": 1, "net_write_timeout": 1, "time_zone": "'+09:00'", "completion_type": 1,
 }  # fmt: skip
 OWN_HOSTILE: dict[type[Engine], dict[str, Any]] = {
-    MySQL: {"max_execution_time": 1},
-    MariaDB: {"max_statement_time": 0.001, "idle_transaction_timeout": 1, "idle_write_transaction_timeout": 1},
+    MySQL: {},
+    MariaDB: {"idle_transaction_timeout": 1, "idle_write_transaction_timeout": 1},
 }
 
 
