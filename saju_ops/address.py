@@ -51,6 +51,8 @@ def parse_database_url(value: str) -> sa.URL:
     url = _parsed(value.strip())
     if not url.database:
         raise ValueError("it names no database")
+    if "://" in url.database:
+        raise ValueError("it holds more than one address")
     return url
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -28,6 +28,7 @@ from saju_ops.env_file import ENV_FILE, read_env_file, value_of
 from saju_ops.errors import SettingsError as SettingsError
 from saju_ops.logins import hide_logins
 from saju_ops.paths import slip_in, slip_in_path
+from saju_ops.settings_values import listed_addresses, require_cron, require_mail_addresses, require_zone
 
 if TYPE_CHECKING:
     from saju_ops.queue.links import NamedLink
@@ -424,7 +425,7 @@ class Settings(BaseSettings):
     @field_validator("replica_urls_secret")
     @classmethod
     def _replica_urls(cls, value: SecretStr | None) -> SecretStr | None:
-        for each in value.get_secret_value().split() if value else []:
+        for each in listed_addresses(value.get_secret_value() if value else ""):
             if parse_database_url(each).get_backend_name() not in ("mysql", "mariadb"):
                 raise ValueError("only MySQL and MariaDB replicas are asked for their lag")
         return value
@@ -432,7 +433,8 @@ class Settings(BaseSettings):
     @field_validator("restore_drill_urls_secret")
     @classmethod
     def _drill_urls(cls, value: SecretStr | None) -> SecretStr | None:
-        families = [parse_database_url(u).drivername for u in (value.get_secret_value().split() if value else [])]
+        listed = listed_addresses(value.get_secret_value() if value else "")
+        families = [parse_database_url(u).drivername for u in listed]
         families = ["mysql" if "pymysql" in f else f for f in families]
         if "sqlite" in families:
             raise ValueError("a SQLite dump is tried in a temporary file and needs no server")
@@ -445,8 +447,8 @@ class Settings(BaseSettings):
     )
     @classmethod
     def _zone(cls, value: str | None) -> str | None:
-        if value is not None and value not in available_timezones():
-            raise ValueError("no such time zone is known")
+        if value is not None:
+            require_zone(value)
         return value
 
     @field_validator("purge_tables_text", "purge_keep_tables_text", "session_purge_tables_text")
@@ -561,19 +563,7 @@ class Settings(BaseSettings):
     )
     @classmethod
     def _cron(cls, value: str) -> str:
-        from cronsim import CronSim, CronSimError
-
-        # CronSim takes a sixth field for seconds, which Dagster doesn't.
-        if len(value.split()) != 5:
-            raise ValueError("not a cron line: Wrong number of fields")
-        _, _, monthday, _, weekday = value.upper().split()
-        if "LW" in monthday or any(part.endswith("L") for part in weekday.split(",")):
-            # CronSim knows "the last Friday" and "the last weekday", which Dagster doesn't either.
-            raise ValueError("not a cron line: L is for the last day of the month alone")
-        try:
-            CronSim(value, datetime(2026, 1, 1, tzinfo=UTC))
-        except CronSimError as error:
-            raise ValueError(f"not a cron line: {error}") from None
+        require_cron(value)
         return value
 
     @field_validator("backup_uri")
@@ -621,6 +611,31 @@ class Settings(BaseSettings):
             raise PydanticCustomError(
                 "aws_keys", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be set together, or neither of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_hangs_on_itself(self) -> Settings:
+        for setting, names, root, table in (
+            ("SESSION_PURGE_TABLES", self.session_purge_tables, "SESSIONS_TABLE", self.sessions_table),
+            ("PURGE_TABLES", self.purge_tables, "JOBS_TABLE", self.jobs_table),
+        ):
+            if table.casefold() in map(str.casefold, names):
+                raise PydanticCustomError(
+                    "root", "{setting} holds {table}, which is {root}; it may hold the tables whose rows go with a row"
+                    " of that one", {"setting": setting, "table": table, "root": root},
+                )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _drills_have_a_dump(self) -> Settings:
+        dumped = {_engine(url) for url in self.dumped_urls}
+        if others := [_engine(url) for url in self.restore_drill_urls if _engine(url) not in dumped]:
+            raise PydanticCustomError(
+                "drill", "RESTORE_DRILL_URL names a {other} server, and no database of that kind is dumped"
+                " (DATABASE_URL, JOBS_DATABASE_URL and ANALYSIS_DATABASE_URL name {dumped}); it may hold servers of"
+                " their kind",
+                {"other": others[0], "dumped": ", ".join(sorted(dumped))},
+            )  # fmt: skip
         return self
 
     @model_validator(mode="after")
@@ -707,13 +722,9 @@ class Settings(BaseSettings):
 
     @field_validator("alert_email_from", "alert_email_to")
     @classmethod
-    def _email(cls, value: str | None) -> str | None:
-        from email.utils import parseaddr
-
-        for each in (value or "").split(","):
-            user, at, domain = parseaddr(each)[1].rpartition("@")
-            if value is not None and not (user and at and domain and each.isascii() and "\n" not in each):
-                raise ValueError("not an e-mail address")
+    def _email(cls, value: str | None, info: Any) -> str | None:
+        if value is not None:
+            require_mail_addresses(value, one=info.field_name == "alert_email_from")
         return value
 
     @cached_property
@@ -827,6 +838,11 @@ class Settings(BaseSettings):
     @cached_property
     def analysis_database_timezone(self) -> ZoneInfo:
         return ZoneInfo(self.analysis_database_timezone_name or self.database_timezone_name)
+
+
+def _engine(url: sa.URL) -> str:
+    """MariaDB's addresses may say mysql, too."""
+    return url.get_backend_name().replace("mariadb", "mysql")
 
 
 def listed(text: str) -> tuple[str, ...]:
