@@ -83,7 +83,11 @@ def main() -> None:
 def demo(folder: str, ui: bool) -> None:
     """Makes a small realistic service and runs the main job on it. Touches nothing else."""
     from saju_ops.demo.run import open_ui, run_demo
+    from saju_ops.dev import HOST, PORT
+    from saju_ops.processes import require_free
 
+    if ui:
+        require_free(HOST, PORT, "`saju-ops dev --port`")
     run_demo(Path(folder), echo=click.echo)
     if ui:
         open_ui(Path(folder))

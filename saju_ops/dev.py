@@ -7,6 +7,7 @@ settings are read here, the environment first, and Dagster is started in its hom
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
@@ -15,20 +16,26 @@ from typing import NoReturn
 
 import sqlalchemy as sa
 
-from saju_ops.processes import require_free
+from saju_ops.errors import OperatorError
+from saju_ops.processes import daemon_of, require_free
 from saju_ops.settings import env_file_values, load_settings
 
 PROJECT = Path(__file__).resolve().parents[1]
 WORKSPACE = PROJECT / "workspace.yaml"
 DAGSTER_YAML = PROJECT / "deploy" / "dagster.yaml"
 HOST, PORT = "127.0.0.1", 3000
+LOCK = "saju_ops_dev.lock"
+NOT_TWICE = (
+    "Two daemons would start each schedule twice. End that one, or set another folder with its own history. Nothing was"
+    " started."
+)
 
 
 def start_dev(home: Path, port: int = PORT) -> NoReturn:
     """Replaces this process by UI and daemon on the settings of the environment and of `.env`.
 
     Runs of before whose process is gone are ended first. Raises SettingsError, and OperatorError where another program
-    has the port, before anything is started.
+    has the port or another daemon the history, before anything is started.
     """
     pin_settings()
     exec_dagster(home, port)
@@ -78,6 +85,7 @@ def exec_dagster(home: Path, port: int = PORT) -> NoReturn:
     require_free(HOST, port, "--port")
     home = home.absolute()
     prepare_home(home)
+    _be_the_only_one(home)
     binaries = Path(sys.executable).parent
     os.environ["DAGSTER_HOME"] = str(home)
     os.environ["PATH"] = f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -85,9 +93,26 @@ def exec_dagster(home: Path, port: int = PORT) -> NoReturn:
     os.environ["PYTHONWARNINGS"] = "ignore"
     where = ["-w", str(WORKSPACE)] if WORKSPACE.exists() else ["-m", "saju_ops.definitions"]
     _end_dead_runs()
-    arguments = [str(binaries / "dagster"), "dev", *where, "-h", HOST, "-p", str(port)]
+    dagster = [str(binaries / "dagster"), "dev", *where, "-h", HOST, "-p", str(port)]
     os.chdir(home)
-    os.execv(arguments[0], arguments)
+    os.execv(sys.executable, [sys.executable, "-m", "saju_ops.supervise", *dagster])
+
+
+def _be_the_only_one(home: Path) -> None:
+    """Two daemons on one history would start each schedule twice. The lock is held until UI and daemon are gone.
+
+    Raises OperatorError.
+    """
+    descriptor = os.open(home / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise OperatorError(f"Another `saju-ops dev` works on the history in {home}. {NOT_TWICE}") from None
+    if (pid := daemon_of(home)) is not None:
+        os.close(descriptor)
+        raise OperatorError(f"Dagster's daemon works on the history in {home} already, as process {pid}. {NOT_TWICE}")
+    os.set_inheritable(descriptor, True)
 
 
 def _end_dead_runs() -> None:

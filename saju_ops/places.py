@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from saju_ops.settings import Settings
+    from saju_ops.storage import Storage
 
 Kind = Literal["store", "chroma", "database", "dagster"]
 # What may hold, or be held by, what: a database beside Dagster's history harms nobody.
@@ -59,9 +60,21 @@ def require_apart(settings: Settings, option: str, value: str, path: Path) -> No
             raise Refused(f"{_sentence(target, how, place)}. Nothing was touched.")
 
 
-def is_inside(path: Path, folder: Path) -> bool:
-    """By whatever link, mount or letter case."""
-    return _inside(_real(path), _real(folder))
+def require_outside_stores(storage: Storage, url: sa.URL | str, option: str) -> None:
+    """Raises Refused where a restore would go into a SQLite file in a store of backups: there files are deleted, and
+    old copies of it would be among them."""
+    import sqlalchemy as sa
+
+    from saju_ops.database import redacted
+    from saju_ops.storage.local import LocalStorage
+
+    parsed = sa.make_url(url)  # by the address: the database may not be there yet
+    for store in storage.copies() if parsed.get_backend_name() == "sqlite" else ():
+        if isinstance(store, LocalStorage) and _inside(_real(Path(str(parsed.database))), _real(store.root)):
+            raise Refused(
+                f"{redacted(parsed)} is inside the store {store.root}, where backups are. Nothing was touched; name"
+                f" another place with {option}."
+            )
 
 
 def _sentence(one: Place, how: str, other: Place) -> str:

@@ -63,15 +63,38 @@ def _listeners(port: int) -> Iterator[str]:
                     yield fields[9]
 
 
-def _sockets(pid: int) -> Iterator[str]:
-    """The open sockets of a process and of all that descend from it."""
+def descendants(pid: int) -> Iterator[int]:
+    """The living processes that descend from one, without itself."""
     children: dict[int, list[int]] = {}
     for each in (int(p.name) for p in PROC.iterdir() if p.name.isdigit()):
-        if (state := _stat(each)) is not None:
+        if (state := _stat(each)) is not None and state[0] != "Z":
             children.setdefault(int(state[1]), []).append(each)
     family = [pid]
     for each in family:
         family += children.get(each, [])
+    yield from family[1:]
+
+
+def daemon_of(home: Path) -> int | None:
+    """The number of a process of this user that is Dagster's daemon on this history; None where there is none."""
+    if not (PROC / "stat").exists():
+        return None
+    wanted = os.path.realpath(home)
+    for each in (int(p.name) for p in PROC.iterdir() if p.name.isdigit()):
+        with suppress(OSError):
+            command = (PROC / str(each) / "cmdline").read_bytes()
+            if b"dagster._daemon\0" not in command and b"dagster-daemon\0" not in command:
+                continue
+            environment = (PROC / str(each) / "environ").read_bytes().split(b"\0")
+            given = next((e.partition(b"=")[2] for e in environment if e.startswith(b"DAGSTER_HOME=")), b"")
+            if given and os.path.realpath(os.fsdecode(given)) == wanted:
+                return each
+    return None
+
+
+def _sockets(pid: int) -> Iterator[str]:
+    """The open sockets of a process and of all that descend from it."""
+    for each in (pid, *descendants(pid)):
         with suppress(OSError):
             for descriptor in (PROC / str(each) / "fd").iterdir():
                 with suppress(OSError):

@@ -96,6 +96,26 @@ def test_rows_go_into_another_database(sqlite_purged: Scene, tmp_path: Path) -> 
     assert sqlite_purged.ids() == [99]
 
 
+def test_a_sqlite_file_in_a_store_is_no_target_however_it_is_named(
+    sqlite_purged: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "backups")
+    for place in ("backups/other.db", "backups/deeper/other.db", "link/other.db"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        url = f"sqlite:///{tmp_path}/{place}"
+        other = Scene(url, tmp_path / "backups")
+        if not other.run("SELECT 1 FROM sqlite_master WHERE name = 'conversation_logs'"):
+            other.create_table()
+        monkeypatch.setenv("RESTORE_TO", url)
+        for options in (("--into-url", url), ("--into-setting", "RESTORE_TO"), ("--into-url", url, "--dry-run")):
+            assert "is inside the store" in failed(restore_logs(*options))
+        assert other.ids() == []
+        monkeypatch.setenv("DATABASE_URL", url)
+        assert "DATABASE_URL" in failed(restore_logs())
+        monkeypatch.setenv("DATABASE_URL", sqlite_purged.url)
+    assert sqlite_purged.ids() == [99]
+
+
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])
 def test_a_restore_that_lacks_days_ends_with_status_1_and_names_them_last(
     sqlite_purged: Scene, options: tuple[str, ...]

@@ -29,6 +29,7 @@ from saju_ops.archive.verify import Visit, keys_of, part_batches, verify_part
 from saju_ops.archive.window import Day, parse_day
 from saju_ops.database import error_text, redacted
 from saju_ops.errors import OperatorError, ProofFailed, Refused, shown
+from saju_ops.places import require_outside_stores
 from saju_ops.storage import Storage, StorageError
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ def restore(
     started = time.monotonic()
     if last < first:
         raise Refused(f"The last day {last} is before the first {first}. Nothing was written.")
+    require_outside_stores(storage, url, "--into-url or --into-setting")
     files, refused = _files(storage, first, last)
     plan = RestorePlan(storage.uri, f"{redacted(url)}, table {table or source_table}", first, last, dry_run=dry_run)
     plan.refused = {str(day): str(error) for day, error in refused.items()}

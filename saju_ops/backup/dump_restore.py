@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -31,9 +30,8 @@ from saju_ops.backup.times import shown
 from saju_ops.database import SUPPORTED, error_text, parse_database_url, redacted
 from saju_ops.errors import OperatorError, ProofFailed, Refused
 from saju_ops.errors import shown as printable
-from saju_ops.places import is_inside
+from saju_ops.places import require_outside_stores
 from saju_ops.storage import Storage
-from saju_ops.storage.local import LocalStorage
 
 NAMED = 8
 
@@ -120,7 +118,7 @@ def restore_dump(
     manifest = find_dump(storage, request, default)
     target = open_engine(request.into or _home(manifest, (default, *configured)), request.zone)
     _require_same_engine(manifest, target)
-    _require_outside(storage, target)
+    require_outside_stores(storage, target.url, "--into")
     try:
         result = RestoreResult(
             manifest, redacted(target.url), target.database, target.objects(), request.dry_run, zone=request.zone,
@@ -255,17 +253,6 @@ def _require_same_engine(manifest: BackupManifest, target: DumpEngine) -> None:
             f"{manifest.file} is a dump of {manifest.engine} and can't go into {redacted(target.url)}. Nothing was"
             " touched."
         )
-
-
-def _require_outside(storage: Storage, target: DumpEngine) -> None:
-    """A SQLite file in a store of backups would lie where files are deleted, and hold one of them aside."""
-    # By the address: a server can't be asked in the name of a database that is not made yet.
-    for store in storage.copies() if target.url.get_backend_name() == "sqlite" else ():
-        if isinstance(store, LocalStorage) and is_inside(Path(str(target.url.database)), store.root):
-            raise Refused(
-                f"{redacted(target.url)} is inside the store {store.root}, where backups are. Nothing was touched; name"
-                " another place with --into."
-            )
 
 
 def _require_permission(request: RestoreRequest, result: RestoreResult) -> None:

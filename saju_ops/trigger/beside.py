@@ -19,7 +19,7 @@ from saju_ops.errors import Refused
 from saju_ops.processes import is_family_of, require_free
 from saju_ops.settings import Settings
 
-STOP_SECONDS = 25.0
+STOP_SECONDS = 12.0
 LOOK_SECONDS = 2.0
 
 
@@ -55,7 +55,7 @@ class DagsterBeside:
         try:
             yield process
         finally:
-            # A run that is under way ends by itself, or with the machine; each may be killed at any moment.
+            # It ends all that descends from it within some seconds; runs may be killed at any moment.
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
             try:
