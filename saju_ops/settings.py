@@ -278,6 +278,12 @@ class Settings(BaseSettings):
         default="saju_calculations,saju_analyses",
         alias="SESSION_PURGE_TABLES",
     )
+    session_clear_columns_text: str = _allowed(
+        "columns as table.column, separated by commas, that hold a session's id without a foreign key and become NULL"
+        " with it; none means that no column does",
+        default="system_metrics.session_id",
+        alias="SESSION_CLEAR_COLUMNS",
+    )
     expired_session_grace_days_set: int | None = _allowed(
         "a whole number of days from 0 to 36500 that a session stays after it expired; empty means LOG_RETENTION_DAYS",
         default=None,
@@ -466,10 +472,12 @@ class Settings(BaseSettings):
         parse_links(listed(value))
         return value
 
-    @field_validator("purge_file_columns_text")
+    @field_validator("purge_file_columns_text", "session_clear_columns_text")
     @classmethod
-    def _file_columns(cls, value: str) -> str:
+    def _file_columns(cls, value: str, info: Any) -> str:
         shape = r"[^\x00/\\\s,.]+(\.[^\x00/\\\s,.]+){1,2}"
+        if info.field_name == "session_clear_columns_text" and value.strip() == "none":
+            return value
         if not listed(value) or not all(re.fullmatch(shape, name) for name in listed(value)):
             raise ValueError("that can't be a list of columns")
         return value
@@ -792,6 +800,11 @@ class Settings(BaseSettings):
     @property
     def session_purge_tables(self) -> tuple[str, ...]:
         return listed(self.session_purge_tables_text)
+
+    @property
+    def session_clear_columns(self) -> tuple[str, ...]:
+        names = listed(self.session_clear_columns_text)
+        return () if names == ("none",) else names
 
     @property
     def expired_session_grace_days(self) -> int:

@@ -44,6 +44,9 @@ DOUBTS = (
      r"S3 파일 \1개를 남겨 둠: 다른 작업이 알 수 없는 주소로 가리키는 것일 수 있음"),
     (r"The table (\S+) has a column (\S+), but no foreign key leads from it to \S+, and (\S+) doesn't name it: its rows"
      r" stay\.", r"\1 테이블에 \2 열이 있지만 외래 키가 없고 \3에도 없음 (행이 남음)"),
+    (r"The ids of purged sessions stay in (\S+): name it in (\S+), .*",
+     r"삭제된 세션의 ID가 \1에 남음: \2에 적으면 NULL로 바꿈"),
+    (r"The ids of purged sessions stay in (\S+): (.*)\.", r"삭제된 세션의 ID가 \1에 남음: \2"),
     (r"(\d+) files under (\S+) can't be read, or no key of this installation sealed them .*",
      r"\2의 파일 \1개를 남겨 둠: 읽을 수 없거나 이 설치의 키로 봉인되지 않음 (세션의 키가 Redis에 남아 있을 수 있음)"),
     (r"This account may not see every foreign key .*",
@@ -91,6 +94,9 @@ def expired_sessions_report(result: SessionPurgeResult) -> str:
         f"- {verb} 세션: {result.deleted}건 (기준: {past.astimezone(UTC):%Y-%m-%d %H:%M} UTC 이전 만료)",
         f"- {verb} 행: {_tables(result.rows)}",
     ]
+    if result.cleared:
+        verb = "지울" if result.dry_run else "지운"
+        lines.append(f"- 세션 ID를 {verb} 행 (외래 키 없음): {_tables(result.cleared)}")
     if result.cache_used:
         lines.append(f"- Redis: {result.cache_told}건 확인, {result.cache_keys}개 삭제")
     if result.cache_problem:

@@ -118,7 +118,8 @@ def _purge(config: PurgeSessionsConfig, backup: BackupStorage) -> "SessionPurgeR
         batch_sessions=config.batch_sessions, pause_seconds=config.pause_seconds,
     )  # fmt: skip
     tables = expired_sessions.SessionTables(
-        settings.sessions_table, settings.session_purge_tables, settings.conversation_log_table
+        settings.sessions_table, settings.session_purge_tables, settings.conversation_log_table,
+        settings.session_clear_columns, "session_clear_columns_text" in settings.model_fields_set,
     )
     url = settings.redis_url_secret
     grace = settings.expired_session_grace_days if config.grace_days is None else config.grace_days
@@ -150,6 +151,7 @@ def sessions_metadata(result: "SessionPurgeResult") -> dict[str, Any]:
         "sessions_deletable": result.deleted if result.dry_run else 0,
         "sessions_stayed": result.stayed.total(),
         "log_rows": result.log_rows,
+        "rows_cleared": result.cleared.total(),
         "expired_before": (result.past or result.now).isoformat(timespec="seconds"),
         "redis": "not used" if not result.cache_used else result.cache_problem or "used",
         "redis_sessions_told": result.cache_told,

@@ -5,12 +5,14 @@ column, were past by the grace period under a lock that the deleting transaction
 references it is one that may go; and each row of the conversation log that goes with it stands unchanged in a
 proven archive of a day beyond the retention, compared under that lock. Deleting two sessions once deleted nine log
 rows that no archive held: a session with such a row stays. A log table without a foreign key (a partitioned one) is
-looked at by its column's name just the same.
+looked at by its column's name just the same. Where other tables hold the session's id without a key, it becomes NULL
+with the session (`loose.py`).
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -40,6 +42,7 @@ from saju_ops.queue.expiry import Expiry
 from saju_ops.queue.hanging import Hanging, Identity, bindable, check_constraints_now, chunks, one_of
 from saju_ops.queue.links import linked_closure
 from saju_ops.queue.log_guard import LogGuard
+from saju_ops.queue.loose import DEFAULT, LooseColumns, loose_columns
 from saju_ops.queue.orphans import orphan_rows
 from saju_ops.queue.session_cache import FOLDER, CacheDown, SessionCache, forget, remember, remembered
 from saju_ops.storage import Storage, StorageError
@@ -59,6 +62,9 @@ class SessionTables:
     root: str
     may_go: tuple[str, ...]
     log: str
+    # Columns as table.column without a foreign key, in which the id of a session becomes NULL with it.
+    cleared: tuple[str, ...] = (DEFAULT,)
+    cleared_given: bool = False
 
 
 def session_limits(
@@ -75,6 +81,8 @@ class SessionPurgeResult(Outcome):
     # Everything that was past at this instant: now less the grace period.
     past: datetime | None = None
     log_rows: int = 0
+    # Rows whose column held a session's id without a key, and holds NULL now.
+    cleared: Counter[str] = field(default_factory=Counter)
     cache_used: bool = False
     # Sessions whose key Redis was told to remove, how many keys were there, and how many it still has to be told.
     cache_told: int = 0
@@ -180,7 +188,11 @@ class _Purge:
             require_seen_whole(self.closure)
         clock = Clock(self.store, "DATABASE_TIMEZONE", self.now)
         late = [clock.ahead_sentence(at)] if (at := clock.ahead()) is not None else []
-        self.result.doubts = (*self.closure.doubts, *late, *clock.doubts([ZoneInfo("UTC"), self.zone]))
+        self.loose: LooseColumns = loose_columns(
+            self.store, self.closure, self.tables.cleared, given=self.tables.cleared_given
+        )
+        doubts = (*self.closure.doubts, *self.loose.doubts, *late)
+        self.result.doubts = (*doubts, *clock.doubts([ZoneInfo("UTC"), self.zone]))
         self._guard()
         self.batches = Batches(
             self.store, self.closure, self.expiry, self.limits, self.result, self.should_stop, self.sleep, self.clock,
@@ -287,19 +299,23 @@ class _Purge:
                 hanging = self._found(sessions, lock=False)
                 log_rows = self._guarded(hanging)
                 rows, detached = hanging.counts(), hanging.detachable()
+                cleared = self.loose.count(list(hanging.going(self.closure.root)))
         else:
             with self.store.transaction():
                 self.traits.hold(list(self.closure.going))
                 hanging = self._found(sessions, lock=True)
                 log_rows = self._guarded(hanging)
                 detached = hanging.detachable()
+                going = list(hanging.going(self.closure.root))
                 rows = hanging.delete()
+                cleared = self.loose.clear(going)
                 self._require_only(rows, log_rows)
                 check_constraints_now(self.store)
                 self.traits.look_again()
         self._count(sessions, hanging, log_rows)
         self.result.rows += rows
         self.result.detached += detached
+        self.result.cleared += cleared
         self.progress(self.result)
 
     def _found(self, sessions: Sequence[Identity], *, lock: bool) -> Hanging:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import redis
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from saju_ops.alerts.reports_expired import in_korean
+from saju_ops.alerts.reports_expired import expired_sessions_report, in_korean
 from saju_ops.archive.archive import archive_day
 from saju_ops.archive.engines import open_log_store
 from saju_ops.archive.window import day_of
@@ -482,3 +483,119 @@ def test_a_dry_run_leaves_redis_alone(lite: SessionScene, client: Any, cache: An
     lite.purge(dry_run=True, cache=cache)
     assert client.exists("session:s1", "session:s2") == 2
     assert len(pending(lite)) == 1
+
+
+# --- ids of sessions in columns without a key ---------------------------------------------------------------------
+
+
+def metric(scene: SessionScene, number: int, session: str | None) -> None:
+    row = {"metric_id": number, "metric_name": "응답", "metric_value": 1, "metric_unit": "ms", "session_id": session}
+    scene.insert("system_metrics", row | {"endpoint": "/chat", "recorded_at": OLD.replace(tzinfo=None)})
+
+
+def metrics(scene: SessionScene) -> list[Any]:
+    return [tuple(row) for row in scene.run("SELECT metric_id, session_id FROM system_metrics ORDER BY metric_id")]
+
+
+def test_the_id_of_a_purged_session_becomes_null_in_the_metrics_and_nothing_else_changes(scene: SessionScene) -> None:
+    scene.add("s1")
+    scene.add("s2", NOW + DAY)
+    if scene.engine.dialect.name in ("mysql", "mariadb"):  # as an old server makes the first timestamp
+        scene.run("ALTER TABLE system_metrics MODIFY recorded_at timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP"
+                  " ON UPDATE CURRENT_TIMESTAMP")  # fmt: skip
+    for number, session in enumerate(ids := ["s1", "s1", "s2", "elsewhere", None], 1):
+        metric(scene, number, session)
+    rest = "SELECT metric_id, metric_name, metric_value, endpoint, recorded_at FROM system_metrics ORDER BY 1"
+    before = scene.run(rest)
+    dry = scene.purge(dry_run=True)
+    assert (dry.cleared, [s for _, s in metrics(scene)]) == ({"system_metrics": 2}, ids)
+    result = scene.purge()
+    assert (scene.sessions(), result.cleared, result.rows["system_metrics"]) == (["s2"], {"system_metrics": 2}, 0)
+    assert metrics(scene) == [(1, None), (2, None), (3, "s2"), (4, "elsewhere"), (5, None)]
+    assert scene.run(rest) == before
+    assert "- 세션 ID를 지운 행 (외래 키 없음): system_metrics 2" in expired_sessions_report(result)
+
+
+def test_the_rows_go_where_their_table_is_named_as_one_that_may(scene: SessionScene) -> None:
+    scene.add("s1")
+    metric(scene, 1, "s1")
+    metric(scene, 2, "other")
+    result = scene.purge(tables=replace(TABLES, may_go=(*TABLES.may_go, "system_metrics")))
+    assert (metrics(scene), result.rows["system_metrics"], dict(result.cleared)) == ([(2, "other")], 1, {})
+
+
+def test_the_switch_leaves_the_ids_where_they_are(scene: SessionScene) -> None:
+    scene.add("s1")
+    metric(scene, 1, "s1")
+    result = scene.purge(tables=replace(TABLES, cleared=(), cleared_given=True))
+    assert (scene.sessions(), metrics(scene), dict(result.cleared), result.doubts) == ([], [(1, "s1")], {}, ())
+
+
+def test_any_other_table_that_keeps_the_ids_is_named_in_the_report_and_cleared_by_the_setting(
+    scene: SessionScene,
+) -> None:
+    scene.add("s1")
+    scene.add("s2")
+    scene.run("CREATE TABLE feedback (id int PRIMARY KEY, session_id varchar(255))")
+    scene.run("CREATE INDEX feedback_session ON feedback (session_id)")
+    scene.run("INSERT INTO feedback VALUES (1, 's1'), (2, 's2'), (3, 's9')")
+    result = scene.purge(max_sessions=1)
+    (doubt,) = result.doubts
+    assert "The ids of purged sessions stay in feedback.session_id: name it in SESSION_CLEAR_COLUMNS" in doubt
+    assert "삭제된 세션의 ID가 feedback.session_id에 남음" in expired_sessions_report(result)
+    named = replace(TABLES, cleared=("feedback.session_id",), cleared_given=True)
+    result = scene.purge(tables=named)
+    assert dict(result.cleared) == {"feedback": 1}
+    left = [row[0] for row in scene.run("SELECT session_id FROM feedback ORDER BY id")]
+    assert sorted(str(s) for s in left) in (["None", "s1", "s9"], ["None", "s2", "s9"])
+
+
+@pytest.mark.parametrize(
+    ("column", "definition", "why"),
+    [
+        ("nowhere.session_id", None, "the database has no such table"),
+        ("feedback.session", "session_id varchar(255)", "there is no column feedback.session"),
+        ("feedback.session_id", "session_id varchar(255) NOT NULL", "it is NOT NULL"),
+        ("feedback.session_id", "session_id varchar(255)", "no index begins with it"),
+    ],
+)
+def test_a_column_that_cannot_be_cleared_is_refused_where_the_setting_names_it(
+    scene: SessionScene, column: str, definition: str | None, why: str
+) -> None:
+    scene.add("s1")
+    if definition:
+        scene.run(f"CREATE TABLE feedback (id int PRIMARY KEY, {definition})")
+    with pytest.raises(Refused, match=why):
+        scene.purge(tables=replace(TABLES, cleared=(column,), cleared_given=True))
+    assert scene.sessions() == ["s1"]
+
+
+def test_a_default_column_that_cannot_be_cleared_keeps_no_session_and_is_said(scene: SessionScene) -> None:
+    scene.add("s1")
+    scene.run("DROP TABLE system_metrics")
+    assert scene.purge(dry_run=True).doubts == ()  # an installation without metrics
+    scene.run("CREATE TABLE system_metrics (metric_id int PRIMARY KEY, session_id varchar(255) NOT NULL)")
+    scene.run("INSERT INTO system_metrics VALUES (1, 's1')")
+    result = scene.purge()
+    assert (scene.sessions(), metrics(scene)) == ([], [(1, "s1")])
+    (doubt,) = result.doubts
+    assert "The ids of purged sessions stay in system_metrics.session_id: it is NOT NULL" in doubt
+
+
+@pytest.mark.parametrize("server", ["mysql", "mariadb"])
+def test_an_account_that_may_not_change_the_metrics_purges_all_the_same_and_hears_the_grant(
+    server: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    scene = SessionScene(request.getfixturevalue(f"{server}_url"), tmp_path / "backups")
+    scene.add("s1")
+    metric(scene, 1, "s1")
+    database = scene.url.database
+    scene.run("DROP USER IF EXISTS 'clearless'@'%'")
+    scene.run("CREATE USER 'clearless'@'%' IDENTIFIED BY 'pw'")
+    scene.run(f"GRANT SELECT, DELETE, LOCK TABLES ON `{database}`.* TO 'clearless'@'%'")
+    scene.run("GRANT PROCESS ON *.* TO 'clearless'@'%'")
+    owner = scene.url
+    scene.url = owner.set(username="clearless", password="pw")
+    result = scene.purge()
+    assert (scene.sessions(), metrics(scene)) == ([], [(1, "s1")])
+    assert any("the account may not change it; GRANT UPDATE (session_id)" in doubt for doubt in result.doubts)
