@@ -40,6 +40,8 @@ def _lines(result: DumpResult) -> Iterator[str]:
         yield f"- 복원 검증: 성공 ({result.drill.seconds:.1f}초)"
     else:
         yield f"- 복원 검증: 하지 못함: {result.drill.why_not}"
+    for note in [*result.contents.notes, *result.drill.otherwise]:
+        yield f"- 참고: {note}"
     if views := result.contents.broken_views:
         yield (
             f"- ⚠️ 깨진 뷰: {len(views)}개 ({result.contents.broken}). 정의만 덤프 끝에 주석으로 남습니다. 뷰를 고치거나"

@@ -46,6 +46,8 @@ class Drill:
     why_not: str = ""
     # The dump holds what no dump program writes; `why_not` says what.
     foreign: bool = False
+    # A server refused a part of the dump, by what the dump holds.
+    refused: bool = False
     where: str = ""
     seconds: float = 0.0
     tables: int = 0
@@ -56,6 +58,11 @@ class Drill:
     @property
     def proven(self) -> bool:
         return not self.differences and not self.why_not
+
+    @property
+    def otherwise(self) -> list[str]:
+        """What of the database isn't restored as it is, for the operator; what no drill ever restores is not."""
+        return [what for what in self.left_out if "owners and grants were left out" not in what]
 
     def to_json(self, kind: str) -> dict[str, Any]:
         return {
@@ -133,4 +140,8 @@ def _failed(error: ProgramFailed) -> Drill:
             why_not=f"The restore was tried and not possible there: {error} Give the server what it lacks (a right to"
             " the user, room, memory), or name another one in RESTORE_DRILL_URL.",
         )
-    return Drill(differences=[f"it can't be restored: {error}"])
+    return Drill(
+        why_not=f"The restore was tried, and the server takes a part of it from nobody: {error} Mend that in the"
+        " database, or in the server's settings.",
+        refused=True,
+    )

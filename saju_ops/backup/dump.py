@@ -86,6 +86,8 @@ class DumpResult:
                 f" {len(c.broken_views)} broken views are not in it, but for their definitions, as comments at its end:"
                 f" {c.broken}. Mend or drop them."
             )
+        if self.drill.otherwise:
+            text += f" A restore makes some of it otherwise: {'; '.join(self.drill.otherwise)}."
         if self.proven:
             return f"{text} Restored and compared in {self.drill.seconds:.1f} s: nothing differs."
         return f"{text} It is NOT PROVEN: {self.drill.why_not}"

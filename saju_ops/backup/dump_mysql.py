@@ -41,7 +41,7 @@ from saju_ops.backup.dump_mysql_allowed import Statements
 from saju_ops.backup.dump_mysql_clients import Client, dump_client
 from saju_ops.backup.dump_mysql_drill import DrillUser, definer_of, drop_user, left_users, make_user
 from saju_ops.backup.dump_mysql_exact import FloatTable, dumps_history, exact_floats, float_table, rounded
-from saju_ops.backup.dump_mysql_load import Loader
+from saju_ops.backup.dump_mysql_load import GONE, Loader
 from saju_ops.backup.dump_mysql_rights import hidden
 from saju_ops.backup.dump_mysql_views import as_comments, broken_views, ignored
 from saju_ops.backup.dump_mysql_words import quoted, unqualified
@@ -102,8 +102,17 @@ ELSEWHERE = sa.text(
     "SELECT DISTINCT TABLE_NAME FROM information_schema.KEY_COLUMN_USAGE WHERE TABLE_SCHEMA = DATABASE()"
     " AND REFERENCED_TABLE_SCHEMA IS NOT NULL AND REFERENCED_TABLE_SCHEMA <> DATABASE() LIMIT 3"
 )
+RELAX = (
+    " The table was made with {} off: grant SESSION_VARIABLES_ADMIN ON *.* to the user that restores, or to the one"
+    " that tries restores, or switch it off there (SET GLOBAL {} = OFF) as long as the restore takes."
+)
 # What a server said when it refused a dump → what to do about it.
 HINTS = {
+    "ERROR 1118": RELAX.format("innodb_strict_mode", "innodb_strict_mode"),
+    "ERROR 3750": RELAX.format("sql_require_primary_key", "sql_require_primary_key"),
+    "ERROR 6125": RELAX.format("restrict_fk_on_non_standard_key", "restrict_fk_on_non_standard_key"),
+    "ERROR 1173": " That server makes no table without a primary key (innodb_force_primary_key): give the table one, or"
+    " switch it off there.",
     "3105": " MariaDB's mysqldump writes values for generated columns, which MySQL refuses: install MySQL's own"
     " client.",
     "1153": " A row is larger there than the server's max_allowed_packet, binary values being twice as long as hex:"
@@ -148,6 +157,8 @@ class MySQLDumps:
         # may not make.
         self._definers: dict[tuple[str, str], bytes] = {}
         self._untried: list[str] = []
+        # Events that no server makes again.
+        self._gone: list[str] = []
 
     @property
     def database(self) -> str:
@@ -202,8 +213,8 @@ class MySQLDumps:
             tables = {t.name: _measure(connection, t, how.get(t.name)) for t in listed}
             definitions = self._definitions(connection)
             if like:  # what the drill's user may not make is named, not compared
-                views = {f"view {name}" for name in self._untried}
-                definitions |= {key: value for key, value in like.definitions.items() if key in views}
+                named = {*(f"view {name}" for name in self._untried), *(f"event {name}" for name in self._gone)}
+                definitions |= {key: value for key, value in like.definitions.items() if key in named}
             return Contents(tables, definitions, self._dialect)
 
     def hidden(self) -> str:
@@ -350,14 +361,16 @@ class MySQLDumps:
             raise ProgramFailed(f"{error}{hint}", error.said) from None
         self._definers |= loader.definers
         self._untried += loader.views_untried
-        left_out = []
+        self._gone += loader.done.get(GONE, [])
+        left_out = [f"{what}: {', '.join(names)}" for what, names in loader.done.items()]
         if loader.views_untried:
             left_out.append(
                 f"views that use another database were not tried, since the drill's user may not: "
                 f"{', '.join(loader.views_untried)}"
             )
-        if statements.events and not drill:
-            names = ", ".join(f"ALTER EVENT {quoted(name).decode()} ENABLE" for name in statements.events)
+        events = [name for name in statements.events if name not in self._gone]
+        if events and not drill:
+            names = ", ".join(f"ALTER EVENT {quoted(name).decode()} ENABLE" for name in events)
             left_out.append(
                 "events are switched off, since one runs at once, with its definer's rights; look at each and switch it"
                 f" on again: {names}"
@@ -395,7 +408,7 @@ class MySQLDumps:
             ) from None
         try:
             with admin.connect() as connection:
-                connection.exec_driver_sql(f"CREATE TABLE {name}.{MARKER} (made_at datetime NOT NULL)")
+                connection.exec_driver_sql(f"CREATE TABLE {name}.{MARKER} (made_at datetime NOT NULL PRIMARY KEY)")
                 mark = sa.text(f"INSERT INTO {name}.{MARKER} VALUES (:now)")  # noqa: S608
                 connection.execute(mark, {"now": now.replace(tzinfo=None)})
                 connection.commit()

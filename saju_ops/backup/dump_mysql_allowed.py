@@ -161,6 +161,9 @@ class Statements:
         if found := WRAPPED.fullmatch(text) or BARE.fullmatch(text):
             if self._delimiter == b";":
                 raise self._refused(text)
+            # A body may hold the delimiter at a line's end, inside of a text.
+            if not (self._mode_words() & OTHER_MODES or b"$$" in text):
+                words(found[3])  # Unread: it goes on
             return self._object(found[3].rstrip(), found[1] or b"")
         if text.startswith(b"INSERT "):
             return self._rows(text, INSERT)
@@ -231,7 +234,7 @@ class Statements:
         verb = "INSERT" if form is INSERT else "UPDATE"
         if key not in self._tables or (key, verb) in self._triggers or (verb == "INSERT" and self._views_made):
             raise self._refused(text)
-        return Statement("rows", text)
+        return Statement("rows", text, self._shown(found[1]))
 
     def _set(self, match: re.Match[bytes]) -> Statement:
         for target, given in ASSIGNMENT.findall(match[1]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,8 +23,21 @@ from saju_ops.errors import Refused
 AHEAD = 8 << 20
 # What a server with a binary log says to a routine or trigger of a user without SUPER.
 LOGGED = {1418, 1419}
+EVENT_THERE = (
+    "SELECT COUNT(*) FROM information_schema.EVENTS WHERE EVENT_SCHEMA = DATABASE()"
+    " AND EVENT_NAME = %s COLLATE utf8mb4_general_ci"
+)
 # A view or routine of another database, which a drill's user may not use.
 DENIED = {1142, 1143, 1370}
+# What a server says to a table that it holds and would make only with these settings off: rows over 8126 bytes, row
+# formats that don't fit, a foreign key to what isn't unique, no primary key.
+STRICT = {1005, 1031, 1071, 1118, 1478, 1709, 3750, 6125}
+SETTINGS = ("innodb_strict_mode", "restrict_fk_on_non_standard_key", "sql_require_primary_key")
+# MariaDB's, to rows that are older than a CHECK.
+CHECK_FAILED = 4025
+RELAXED = f"made with {', '.join(SETTINGS[:-1])} and {SETTINGS[-1]} off, as the server refuses them else"
+UNCHECKED = "filled without CHECKs, which rows break"
+GONE = "events whose time has passed, which no server makes again"
 
 
 class Session:
@@ -51,15 +64,23 @@ class Session:
         """Raises pymysql.err.MySQLError."""
         self._driver.query(statement)
 
-    def row(self, statement: str) -> tuple[Any, ...]:
+    def row(self, statement: str, *values: str) -> tuple[Any, ...]:
         with self._driver.cursor() as cursor:
-            cursor.execute(statement)
+            cursor.execute(statement, values or None)
             return tuple(cursor.fetchone())
 
-    def settings(self) -> dict[str, Any]:
-        """Those that are kept with a routine or trigger that is made."""
-        names = ("sql_mode", "character_set_client", "collation_connection", "time_zone")
+    def settings(self, *more: str) -> dict[str, Any]:
+        """Those that are kept with a routine or trigger that is made, and more."""
+        names = ("sql_mode", "character_set_client", "collation_connection", "time_zone", *more)
         return dict(zip(names, self.row(f"SELECT {', '.join(f'@@{n}' for n in names)}"), strict=True))
+
+    def relaxed(self, *, off: bool) -> None:
+        """Switches off what keeps a server from making a table that another made, as far as this user may."""
+        from pymysql.err import MySQLError
+
+        for name in SETTINGS:
+            with suppress(MySQLError):  # unknown there, or not allowed: the table's own error says it
+                self.query(f"SET SESSION {name} = {'0' if off else 'DEFAULT'}".encode())
 
     def set(self, settings: dict[str, Any]) -> None:
         with self._driver.cursor() as cursor:
@@ -76,6 +97,8 @@ class Loader:
         self.definers: dict[tuple[str, str], bytes] = {}
         # Views that use another database, which the definer may not; each is what the dump programs make before it.
         self.views_untried: list[str] = []
+        # By what was done otherwise than the dump says: the tables or events.
+        self.done: dict[str, list[str]] = {}
         self._placeholders: dict[str, bytes] = {}
 
     def load(self, statements: Iterable[Statement]) -> None:
@@ -90,13 +113,62 @@ class Loader:
                     raise failed(error) from None
 
     def _execute(self, session: Session, statement: Statement) -> None:
-        from pymysql.err import MySQLError
-
         if statement.kind == "placeholder":
             self._placeholders[statement.name] = statement.sql
         if self._definer is None or not statement.before:
+            self._plainly(session, statement)
+        else:
+            self._without_definer(session, statement)
+        if statement.kind == "event" and not session.row(EVENT_THERE, statement.name)[0]:
+            self._note(GONE, statement.name)
+
+    def _plainly(self, session: Session, statement: Statement) -> None:
+        from pymysql.err import MySQLError
+
+        try:
             session.query(statement.sql)
-            return
+        except MySQLError as error:
+            code = error.args[0] if error.args else 0
+            if statement.kind == "table" and code in STRICT:
+                self._relaxed(session, statement, error)
+            elif statement.kind == "rows" and code == CHECK_FAILED:
+                session.query(b"SET SESSION check_constraint_checks = 0")
+                session.query(statement.sql)
+                session.query(b"SET SESSION check_constraint_checks = 1")
+                self._note(UNCHECKED, statement.name)
+            else:
+                raise
+
+    def _relaxed(self, session: Session, statement: Statement, said: Exception) -> None:
+        """Raises what the server said at first where that is of no use, either."""
+        from pymysql.err import MySQLError
+
+        by: list[Session] = [session]
+        with ExitStack() as stack:
+            if self._admin is not None:
+                admin = stack.enter_context(closing(Session(self._admin.set(database=self._url.database))))
+                admin.set(session.settings("foreign_key_checks"))
+                by.append(admin)
+            for one in by:
+                one.relaxed(off=True)
+                try:
+                    one.query(statement.sql)
+                except MySQLError:
+                    continue
+                finally:
+                    one.relaxed(off=False)
+                self._note(RELAXED, statement.name)
+                return
+        raise said
+
+    def _note(self, what: str, name: str) -> None:
+        names = self.done.setdefault(what, [])
+        if name not in names:
+            names.append(name)
+
+    def _without_definer(self, session: Session, statement: Statement) -> None:
+        from pymysql.err import MySQLError
+
         self.definers[statement.kind, statement.name] = statement.definer
         try:
             session.query(statement.by(b""))

@@ -21,6 +21,9 @@ from saju_ops.backup.dump_contents import Contents, TableContents
 from saju_ops.backup.dump_engine import SCRATCH, DumpEngine, DumpSpoilt, fingerprint
 from saju_ops.backup.dump_postgres_catalog import (
     DEFINITIONS,
+    EVERYWHERE,
+    INHERITING,
+    INVALID_INDEXES,
     LARGE_OBJECTS,
     LARGE_OBJECTS_READ,
     LOCALE,
@@ -29,6 +32,7 @@ from saju_ops.backup.dump_postgres_catalog import (
     SCHEMAS,
     SETTINGS,
     as_restored,
+    restored_order,
 )
 from saju_ops.backup.dump_postgres_drill import DrillLoad, Live, create_like, scratch
 from saju_ops.backup.dump_postgres_load import Load
@@ -72,6 +76,7 @@ class PostgresDumps:
     def __init__(self, url: sa.URL) -> None:
         self.url = url
         self._engine = connect(url)
+        self._loaded: Load | None = None
 
     @property
     def database(self) -> str:
@@ -94,7 +99,8 @@ class PostgresDumps:
 
     def contents(self, like: Contents | None = None) -> Contents:
         with self._engine.connect() as connection:
-            return _contents(connection)
+            found = _contents(connection)
+            return self._loaded.as_compared(connection, found, like) if self._loaded and like else found
 
     def hidden(self) -> str:
         return ""  # the catalogue shows everything to everybody, and pg_dump fails at what it may not read
@@ -209,9 +215,9 @@ class PostgresDumps:
         return examined(chunks)
 
     def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
-        load = Load(self.url, with_rights=self._is_superuser())
-        load.execute(chunks)
-        return load.left_out
+        self._loaded = Load(self.url, with_rights=self._is_superuser())
+        self._loaded.execute(chunks)
+        return self._loaded.left_out
 
     def _is_superuser(self) -> bool:
         """A superuser may give things to any role that is there; whether it is there shows."""
@@ -231,17 +237,11 @@ class _Scratch(PostgresDumps):
     def __init__(self, url: sa.URL, account: sa.URL, live: Live) -> None:
         super().__init__(url)
         self._account, self._live = account, live
-        self._loaded: DrillLoad | None = None
 
     def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
         self._loaded = DrillLoad(self.url, self._account, self._live)
         self._loaded.execute(chunks)
         return self._loaded.left_out
-
-    def contents(self, like: Contents | None = None) -> Contents:
-        with self._engine.connect() as connection:
-            found = _contents(connection)
-            return self._loaded.as_compared(connection, found, like) if self._loaded else found
 
 
 class PostgresTaking:
@@ -269,7 +269,13 @@ class PostgresTaking:
             )
 
     def contents(self) -> Contents:
-        return _contents(self._connection)
+        found = _contents(self._connection)
+        if invalid := [str(row[0]) for row in _rows(self._connection, INVALID_INDEXES)]:
+            found.notes.append(
+                "indexes that are not valid, which a CREATE INDEX CONCURRENTLY left, are not in it:"
+                f" {', '.join(invalid)}. Drop them, or build them again by REINDEX INDEX CONCURRENTLY"
+            )
+        return found
 
 
 # --- the server's answers ----------------------------------------------------------------------------------------
@@ -284,15 +290,11 @@ def _contents(connection: sa.Connection) -> Contents:
     connection.exec_driver_sql("SET search_path = ''")
     tables = {}
     version = str(connection.exec_driver_sql("SHOW server_version").scalar()).split(".")[0]
+    orders = _restored_orders(connection)
     for name, kind, *_ in _rows(connection, RELATIONS):
         # A materialized view's rows are not dumped: a restore computes them anew.
         if kind == "r":
-            # The row as text, settings being pinned; sum, not xor: a row that is there twice counts twice.
-            # As `::text` prints it, but by no cast that somebody made for the table's rows.
-            hashed = "hashtextextended(textin(record_out(saju_row.*)), 0)::numeric"
-            statement = f"SELECT count(*), coalesce(sum({hashed}), 0) FROM ONLY {name} saju_row"  # noqa: S608
-            ((rows, total),) = _rows(connection, statement)
-            tables[name] = TableContents(int(rows), f"{int(total) % 2**64:016x}")
+            tables[name] = _measured(connection, name, orders.get(name))
         elif kind == "S":
             ((value, called),) = _rows(connection, f"SELECT last_value, is_called FROM {name}")  # noqa: S608
             tables[name] = TableContents(1, f"{value} {'t' if called else 'f'}")
@@ -303,14 +305,51 @@ def _contents(connection: sa.Connection) -> Contents:
     return Contents(tables, _definitions(connection), f"postgresql {version}")
 
 
+def _measured(connection: sa.Connection, table: str, order: list[str] | None) -> TableContents:
+    """`order`: in which a restore has the columns, where that is another."""
+    # The row as text, settings being pinned; sum, not xor: a row that is there twice counts twice.
+    # As `::text` prints it, but by no cast that somebody made for the table's rows.
+    row = f"ROW({', '.join(f'saju_row.{_identifier(c)}' for c in order)})" if order else "saju_row.*"
+    hashed = f"pg_catalog.hashtextextended(pg_catalog.textin(pg_catalog.record_out({row})), 0)::pg_catalog.numeric"
+    statement = (
+        f"SELECT pg_catalog.count(*), coalesce(pg_catalog.sum({hashed}), 0) FROM ONLY {table} saju_row"  # noqa: S608
+    )
+    try:
+        with connection.begin_nested():
+            ((rows, total),) = _rows(connection, statement)
+    except DBAPIError as error:
+        if not str(getattr(error.orig, "sqlstate", "")).startswith("42"):
+            raise
+        # A function of one of its indexes, which the planner looks at, names something without a schema.
+        with connection.begin_nested():
+            _rows(connection, EVERYWHERE)
+            ((rows, total),) = _rows(connection, statement)
+            connection.exec_driver_sql("SET LOCAL search_path = ''")
+    return TableContents(int(rows), f"{int(total) % 2**64:016x}")
+
+
+def _restored_orders(connection: sa.Connection) -> dict[str, list[str]]:
+    return restored_order({name: (columns, parents) for name, columns, parents in _rows(connection, INHERITING)})
+
+
 def _definitions(connection: sa.Connection) -> dict[str, str]:
     # Without a search path, every definition is printed with its schemas.
     connection.exec_driver_sql("SET search_path = ''")
+    orders = _restored_orders(connection)
+    columns = {name: list(has) for name, has, _ in _rows(connection, INHERITING)} if orders else {}
     found = {}
     for kind, statement in DEFINITIONS.items():
         for name, *parts in _rows(connection, statement):
+            if kind == "table" and name in orders:
+                parts = [_in_order(p, columns[name], orders[name]) if isinstance(p, list) else p for p in parts]
+            parts = [",".join(p) if isinstance(p, list) else p for p in parts]
             found[f"{kind} {name}"] = fingerprint(*(as_restored(p) if isinstance(p, str) else p for p in parts))
     return found
+
+
+def _in_order(parts: list[str], columns: list[str], order: list[str]) -> list[str]:
+    by_column = dict(zip(columns, parts, strict=True))
+    return [by_column[column] for column in order]
 
 
 def _settings(connection: sa.Connection) -> bytes:

@@ -8,6 +8,7 @@ Extensions' own objects are left out: the extension brings them.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 from saju_ops.backup.dump_engine import MARKER
 
@@ -33,17 +34,23 @@ FROM {_CLASS} WHERE c.relkind IN ('v', 'm') AND {_own("pg_class", "c")}"""
 _TABLE = f"""
 SELECT format('%I.%I', n.nspname, c.relname), c.relkind::text, c.relpersistence::text, c.reloptions::text,
   c.relrowsecurity, c.relforcerowsecurity, pg_get_partkeydef(c.oid), pg_get_expr(c.relpartbound, c.oid),
-  (SELECT string_agg(concat_ws(' ', a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
-      a.attgenerated, a.attcollation::regcollation, pg_get_expr(d.adbin, d.adrelid)), ',' ORDER BY a.attnum)
+  (SELECT array_agg(concat_ws(' ', a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
+      a.attgenerated, a.attcollation::regcollation, pg_get_expr(d.adbin, d.adrelid)) ORDER BY a.attnum)
     FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
   (SELECT string_agg(i.inhparent::regclass::text, ',' ORDER BY i.inhseqno) FROM pg_inherits i
     WHERE i.inhrelid = c.oid)
 FROM {_CLASS} WHERE c.relkind IN ('r', 'p', 'f') AND c.relname <> '{MARKER}' AND {_own("pg_class", "c")}"""
 
+# What pg_dump dumps of them: not what a CREATE INDEX CONCURRENTLY left that failed or was ended.
+_USABLE = """EXISTS (SELECT 1 FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid
+    WHERE i.indexrelid = c.oid AND i.indisready AND (i.indisvalid OR t.relkind = 'p'))"""
 _INDEX = f"""
 SELECT format('%I.%I', n.nspname, c.relname), pg_get_indexdef(c.oid)
-FROM {_CLASS} WHERE c.relkind IN ('i', 'I') AND {_own("pg_class", "c")}"""
+FROM {_CLASS} WHERE c.relkind IN ('i', 'I') AND {_own("pg_class", "c")} AND {_USABLE}"""
+INVALID_INDEXES = f"""
+SELECT format('%I.%I', n.nspname, c.relname)
+FROM {_CLASS} WHERE c.relkind IN ('i', 'I') AND {_own("pg_class", "c")} AND NOT {_USABLE} ORDER BY 1"""
 
 _CONSTRAINT = f"""
 SELECT concat_ws(' on ', format('%I.%I', n.nspname, k.conname), nullif(k.conrelid, 0)::regclass::text,
@@ -74,6 +81,18 @@ FROM pg_policy p"""
 _RULE = """
 SELECT format('%s on %s', r.rulename, r.ev_class::regclass), pg_get_ruledef(r.oid)
 FROM pg_rewrite r WHERE r.rulename <> '_RETURN' AND r.ev_class >= 16384"""
+
+# The columns of each table by which others inherit or that inherits, and its parents in their order; not partitions,
+# which pg_dump makes by themselves.
+INHERITING = """
+SELECT format('%I.%I', n.nspname, c.relname),
+  ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    ORDER BY a.attnum),
+  ARRAY(SELECT format('%I.%I', pn.nspname, pc.relname) FROM pg_inherits i JOIN pg_class pc ON pc.oid = i.inhparent
+    JOIN pg_namespace pn ON pn.oid = pc.relnamespace WHERE i.inhrelid = c.oid AND NOT c.relispartition
+    ORDER BY i.inhseqno)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'f') AND EXISTS (SELECT 1 FROM pg_inherits i WHERE c.oid IN (i.inhparent, i.inhrelid))"""
 
 # Each gives a name and the parts of its definition.
 DEFINITIONS = {
@@ -144,6 +163,34 @@ FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN 
 WHERE d.datname = current_database() ORDER BY 3 NULLS FIRST, 1"""
 
 
+# Names without a schema are looked for where the database's own setting says, and then in every schema, until the
+# transaction ends or says otherwise. pg_dump has nothing looked for, and a function that names a table or another
+# function without its schema can't be executed then.
+EVERYWHERE = r"""
+SELECT pg_catalog.set_config('search_path',
+  coalesce((SELECT substr(c, length('search_path=') + 1) || ', ' FROM pg_catalog.pg_db_role_setting s
+    JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase AND s.setrole = 0, unnest(s.setconfig) c
+    WHERE d.datname = current_database() AND c LIKE 'search\_path=%' AND c <> 'search_path=""'), '')
+  || (SELECT string_agg(quote_ident(n.nspname), ', ' ORDER BY n.nspname <> 'public', n.nspname)
+    FROM pg_catalog.pg_namespace n WHERE n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\_%'), true)"""
+# CHECKs that execute a function which is none of PostgreSQL's or an extension's, and which no other one brings along:
+# the statements that take it away and put it back, its comment, its name as in DEFINITIONS.
+CHECKS = f"""
+SELECT format('ALTER %s DROP CONSTRAINT %I', w.what, k.conname),
+  format('ALTER %s ADD CONSTRAINT %I %s', w.what, k.conname, pg_get_constraintdef(k.oid)),
+  format('COMMENT ON CONSTRAINT %I ON %s IS %L', k.conname, w.owner, obj_description(k.oid, 'pg_constraint')),
+  obj_description(k.oid, 'pg_constraint') IS NOT NULL,
+  'constraint ' || concat_ws(' on ', format('%I.%I', n.nspname, k.conname), nullif(k.conrelid, 0)::regclass::text,
+    nullif(k.contypid, 0)::regtype::text)
+FROM pg_constraint k JOIN pg_namespace n ON n.oid = k.connamespace, LATERAL (
+  SELECT CASE WHEN k.conrelid <> 0 THEN 'TABLE ' || k.conrelid::regclass ELSE 'DOMAIN ' || k.contypid::regtype END,
+    CASE WHEN k.conrelid <> 0 THEN k.conrelid::regclass::text ELSE 'DOMAIN ' || k.contypid::regtype END) w(what, owner)
+WHERE k.contype = 'c' AND k.coninhcount = 0 AND {_own("pg_constraint", "k")} AND EXISTS (
+  SELECT 1 FROM pg_depend f WHERE f.classid = 'pg_constraint'::regclass AND f.objid = k.oid
+    AND f.refclassid = 'pg_proc'::regclass AND f.refobjid >= 16384 AND NOT EXISTS (SELECT 1 FROM pg_depend e
+      WHERE e.classid = f.refclassid AND e.objid = f.refobjid AND e.deptype = 'e'))
+ORDER BY k.oid"""
+
 # --- definitions that a restore prints in another way -----------------------------------------------------------
 
 _CAST_ARRAY = re.compile(r"\(ARRAY\[")
@@ -182,3 +229,19 @@ def _elements(text: str, begin: int) -> tuple[list[str], int]:
         else:
             depth += {"[": 1, "(": 1, "]": -1, ")": -1}.get(token[0], 0)
     return [], len(text)
+
+
+def restored_order(tables: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> dict[str, list[str]]:
+    """The columns of tables that inherit, by name, as a restore orders them: the parents' first, in their order there,
+    whenever they were added. `tables`: each with its columns and its parents. Only those in which that is another order
+    than they have."""
+    found: dict[str, list[str]] = {}
+
+    def order(name: str) -> list[str]:
+        if name not in found and name in tables:
+            columns, parents = tables[name]
+            first = [c for parent in parents for c in order(parent) if c in columns]
+            found[name] = list(dict.fromkeys([*first, *columns]))
+        return found.get(name, [])
+
+    return {name: order(name) for name, (columns, _) in tables.items() if order(name) != list(columns)}

@@ -15,7 +15,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ import psycopg
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from saju_ops.backup.dump_contents import Contents
 from saju_ops.backup.dump_engine import MARKER, DrillNotPossible, is_leftover, scratch_name
 from saju_ops.backup.dump_postgres_load import Load
 from saju_ops.backup.dump_postgres_reader import Statement
@@ -285,7 +284,7 @@ class DrillLoad(Load):
         elif words[0] == "REFRESH":
             self._refresh(statement)
         else:
-            self._send(statement.text)
+            super().run(sort, statement)
 
     def _leave_out(self, kind: str, statement: Statement) -> None:
         if what := _LEFT_OUT[kind]:
@@ -335,23 +334,21 @@ class DrillLoad(Load):
             run(account, statement)
 
     def _refresh(self, statement: Statement) -> None:
+        self._lenient.rows_end()
         self._send(b"SAVEPOINT saju_ops_refresh")
         try:
             self._send(statement.text)
         except psycopg.Error as error:
-            if "has no handler" not in str(error):
-                raise
             self._send(b"ROLLBACK TO SAVEPOINT saju_ops_refresh")
-            self._counts["materialized views of foreign data"] += 1
+            if "has no handler" not in str(error):
+                super().run("run", statement)
+            else:
+                self._counts["materialized views of foreign data"] += 1
         self._send(b"RELEASE SAVEPOINT saju_ops_refresh")
 
-    def as_compared(self, connection: sa.Connection, found: Contents, like: Contents | None) -> Contents:
-        """What was left out is nothing against the dump: it is taken as it should be."""
-        if like is None:
-            return found
+    def _adopted(self, connection: sa.Connection) -> set[str]:
         stubs = connection.execute(sa.text(_STUBS), {"stub": STUB}).scalars()
-        names = {*self.adopted, *map(str, stubs)} & like.definitions.keys()
-        return replace(found, definitions={**found.definitions, **{n: like.definitions[n] for n in names}})
+        return {*super()._adopted(connection), *self.adopted, *map(str, stubs)}
 
 
 # What is left out, and what it is called; without a name it has no meaning by itself.

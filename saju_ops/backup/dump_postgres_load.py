@@ -2,18 +2,23 @@
 
 No program reads the dump, so there is none whose commands it could hold. Each statement is sent by the protocol that
 takes a single one: what we cut and the server would not is an error, never a second statement.
+
+What a server holds and takes from no dump of its own is loaded as an administrator would, and named: see `Lenient`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 from psycopg.copy import LibpqWriter
 
+from saju_ops.backup.dump_contents import Contents
 from saju_ops.backup.dump_engine import ForeignToDumps
+from saju_ops.backup.dump_postgres_lenient import Lenient
 from saju_ops.backup.dump_postgres_reader import Statement
 from saju_ops.backup.dump_postgres_statements import statements
 from saju_ops.backup.dump_process import ProgramFailed, words_of
@@ -39,11 +44,22 @@ class Load:
         self._rights = 0
         self._escapes = b"on"
         self._driver: Any = None
+        self._lenient = Lenient(self._send, self._answer)
 
     @property
     def left_out(self) -> list[str]:
         told = f"{self._rights} owners and grants were left out: everything belongs to {self._url.username}"
-        return [told] if self._rights else []
+        return [*([told] if self._rights else []), *self._lenient.told]
+
+    def as_compared(self, connection: sa.Connection, found: Contents, like: Contents) -> Contents:
+        """What was left out, or is otherwise than in the dump, is named and nothing against it: it is taken as it
+        should be."""
+        names = self._adopted(connection) & like.definitions.keys()
+        return replace(found, definitions={**found.definitions, **{n: like.definitions[n] for n in names}})
+
+    def _adopted(self, connection: sa.Connection) -> set[str]:
+        """The names in `Contents.definitions` of what was left out or changed."""
+        return self._lenient.adopted
 
     def execute(self, chunks: Iterator[bytes]) -> None:
         """Raises ProgramFailed with what the server said, ForeignToDumps, or what the chunks raise: then nothing of
@@ -57,6 +73,8 @@ class Load:
                     self._send(setting.encode())
                 for sort, statement, rows in statements(chunks, self.untrusted):
                     self._one(sort, statement, rows)
+                self._lenient.rows_end()
+                self._require_pinned()
                 self._driver.commit()
             except psycopg.Error as error:
                 raise _failed(error) from None
@@ -73,13 +91,17 @@ class Load:
         self._require_pinned()
 
     def run(self, sort: str, statement: Statement) -> None:
-        self._send(statement.text)
+        self._lenient.run(statement)
+
+    def _answer(self, query: str) -> list[tuple[Any, ...]]:
+        return list(self._driver.execute(query.encode(), prepare=False, binary=True).fetchall())
 
     def _send(self, text: bytes) -> None:
         # binary: by the protocol that takes one statement at a time.
         self._driver.execute(text, prepare=False, binary=True)
 
     def _copy(self, statement: Statement, rows: Iterator[bytes]) -> None:
+        self._lenient.rows_begin(statement)
         with self._driver.cursor() as cursor:
             writer = LibpqWriter(cursor, flush_threshold=FLUSH)
             with cursor.copy(statement.text, writer=writer) as copy:

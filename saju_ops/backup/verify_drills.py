@@ -204,7 +204,7 @@ def _dump_drill(
     if found.differences:
         return Drill(name, False, True, "; ".join(found.differences[:5]), seconds=seconds)
     if not found.proven:
-        return Drill(name, False, found.foreign, found.why_not, seconds=seconds)
+        return Drill(name, False, found.foreign or found.refused, found.why_not, seconds=seconds)
     return Drill(name, True, True, f"{found.tables} tables and {found.rows:,} rows came back.", found.rows, seconds)
 
 
