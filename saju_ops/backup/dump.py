@@ -26,7 +26,7 @@ from sqlalchemy.exc import DBAPIError
 from saju_ops.address import place
 from saju_ops.backup.drill import Drill, drill
 from saju_ops.backup.dump_contents import Contents
-from saju_ops.backup.dump_engine import DumpEngine, DumpSpoilt, Taking, open_engine
+from saju_ops.backup.dump_engine import DumpEngine, DumpSpoilt, Taking, open_engine, what_it_said
 from saju_ops.backup.dump_pack import Packed, Packer
 from saju_ops.backup.ledger import enter
 from saju_ops.backup.manifest import FOLDERS, FORMAT, BackupManifest, Kind, manifest_name, stamp, write_manifest
@@ -221,7 +221,7 @@ def take_dump(
                 say(f"{error} Taking it again ({number + 1} of {options.tries}).")
     except (DBAPIError, sqlite3.Error) as error:
         raise OperatorError(
-            f"The dump of {redacted(url)} ended with what the database said ({error_text(error)}). Nothing was kept."
+            f"The dump of {redacted(url)} ended with what the database said {what_it_said(error)} Nothing was kept."
         ) from None
     raise AssertionError
 

@@ -32,7 +32,8 @@ class TableContents:
     proof: Proof = "exact"
     # Only with proof `range`: the larger number.
     rows_most: int | None = None
-    # What the checksum covers beyond the rest: `floats`, each digit of FLOAT columns; `history`, of a versioned table.
+    # How the checksum is taken, in words: `floats`, with each digit of FLOAT columns; `history`, of a versioned table,
+    # too; `json`, with JSON as its text says it.
     how: str | None = None
 
     @property

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from saju_ops.backup.dump_contents import Contents
+from saju_ops.database import error_text
 from saju_ops.errors import OperatorError, Refused
 
 # Nobody calls a database so by chance: the prefix, the instant it was made (UTC), and a random part.
@@ -22,6 +23,19 @@ SCRATCH = re.compile(rf"{SCRATCH_PREFIX}(\d{{8}}t\d{{6}})_[0-9a-f]{{12}}")
 MARKER = "saju_ops_drill_marker"
 LEFTOVER_AGE = timedelta(days=1)
 UTC_ZONE = ZoneInfo("UTC")
+
+
+LOCKED = (
+    "Another session holds a lock on a table (LOCK TABLES, or a DDL that isn't done). Find it with SHOW FULL"
+    " PROCESSLIST (PostgreSQL: pg_stat_activity), wait for it or end it, and launch the dump again."
+)
+
+
+def what_it_said(error: Exception) -> str:
+    """What a database said, for a sentence's brackets, and behind them what to do about a lock."""
+    cause = getattr(error, "orig", error)
+    locked = getattr(cause, "sqlstate", "") == "55P03" or (getattr(cause, "args", None) or ("",))[0] == 1205
+    return f"({error_text(error)}).{f' {LOCKED}' if locked else ''}"
 
 
 class DrillNotPossible(OperatorError):

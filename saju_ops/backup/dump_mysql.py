@@ -28,6 +28,7 @@ from sqlalchemy.exc import DBAPIError
 
 from saju_ops.backup.dump_contents import Contents, TableContents, merged
 from saju_ops.backup.dump_engine import (
+    LOCKED,
     MARKER,
     SCRATCH_PREFIX,
     DrillNotPossible,
@@ -38,9 +39,18 @@ from saju_ops.backup.dump_engine import (
     scratch_name,
 )
 from saju_ops.backup.dump_mysql_allowed import Statements
-from saju_ops.backup.dump_mysql_clients import Client, dump_client
+from saju_ops.backup.dump_mysql_clients import Client, as_argument, dump_client
 from saju_ops.backup.dump_mysql_drill import DrillUser, definer_of, drop_user, left_users, make_user
-from saju_ops.backup.dump_mysql_exact import FloatTable, dumps_history, exact_floats, float_table, rounded
+from saju_ops.backup.dump_mysql_events import events_that_spin, events_written
+from saju_ops.backup.dump_mysql_exact import (
+    FloatTable,
+    dumps_history,
+    exact_floats,
+    float_table,
+    read_again,
+    retyped,
+    rounded,
+)
 from saju_ops.backup.dump_mysql_load import GONE, Loader
 from saju_ops.backup.dump_mysql_rights import hidden
 from saju_ops.backup.dump_mysql_views import as_comments, broken_views, ignored
@@ -53,6 +63,10 @@ from saju_ops.errors import OperatorError
 LOCK_WAIT_SECONDS = 1
 # Seconds that the lock is held at most: the dump program connects and opens its snapshot in 0.05.
 LOCK_HELD_SECONDS = 3.0
+# Seconds that a dump waits for somebody else's lock, and after which a program that says nothing is looked at.
+LOCK_PATIENCE = 60
+# Seconds after which a program that says nothing is ended, even if the server is at work for it.
+LONGEST_SILENCE = 3600
 # Times that a quiet moment is looked for: at ten commits a second two of three tries find one. The first is wide.
 QUIET_TRIES = 4
 # Dates that a server took in which that is allowed, such as 31 February, would be restored as 0000-00-00.
@@ -121,6 +135,7 @@ HINTS = {
     "ERROR 2006": " If that server didn't stop, a row is larger there than its max_allowed_packet, binary values being"
     " twice as long as hex: set it to 1G on that server.",
 }
+PROCESSES = "SELECT ID, USER, DB, COMMAND, STATE FROM information_schema.PROCESSLIST"
 VERSIONED = "SYSTEM VERSIONED"
 IMPLICIT_PERIOD = (("row_start", "timestamp"), ("row_end", "timestamp"))
 AUTO_INCREMENT = re.compile(r" AUTO_INCREMENT=\d+")
@@ -141,7 +156,14 @@ class _Table:
 
     @property
     def floats(self) -> list[str]:
-        return [name for name, kind in self.columns if kind == "float"]
+        return self._of("float")
+
+    @property
+    def json(self) -> list[str]:
+        return self._of("json")
+
+    def _of(self, wanted: str) -> list[str]:
+        return [name for name, kind in self.columns if kind == wanted]
 
 
 class MySQLDumps:
@@ -289,6 +311,9 @@ class MySQLDumps:
         if any(t.kind == "SEQUENCE" for t in tables):
             # A column's default may be the next value of a sequence, which LOCK TABLES in the dump would lock out.
             more.append("--skip-add-locks")
+        if "--init-command-add" in client.help:
+            limit = "max_statement_time" if self.engine == "mariadb" else "max_execution_time"
+            more.append(f"--init-command-add=SET SESSION {limit} = 0, lock_wait_timeout = {LOCK_PATIENCE}")
         return replace(client, arguments=(*client.arguments, *more))
 
     # --- restoring -----------------------------------------------------------------------------------------
@@ -301,7 +326,7 @@ class MySQLDumps:
     def create(self, defaults: Mapping[str, str]) -> None:
         charset, collation = defaults.get("character_set", ""), defaults.get("collation", "")
         with connect(_of_server(self.url)).connect() as connection:
-            name = connection.dialect.identifier_preparer.quote(self.database).replace("%", "%%")
+            name = connection.dialect.identifier_preparer.quote(self.database)  # a % doubled, as the driver wants it
             if re.fullmatch(r"\w+", charset) and re.fullmatch(r"\w+", collation):
                 with suppress(DBAPIError):  # such as a collation of another version
                     connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET {charset} COLLATE {collation}")
@@ -452,6 +477,8 @@ class MySQLTaking:
         self._notes: list[str] = []
         self._how: dict[str, str] = {}
         self._broken: dict[str, str] = {}
+        self._own: set[int] = set()
+        self._events: list[str] = []
 
     def begin(self, strategy: str, *, wide: bool = False) -> bool:
         """Opens the dump and the snapshots by which it is measured. False: try the next strategy."""
@@ -464,6 +491,11 @@ class MySQLTaking:
         broken = broken_views(look, [t.name for t in tables if t.kind == "VIEW"])
         database = self._dumps.database
         self._broken = {name: unqualified(text.encode(), database).decode() for name, text in broken.items()}
+        self._events = events_that_spin(look)
+        if self._events:
+            self._client = replace(
+                self._client, arguments=tuple(a for a in self._client.arguments if a != "--events")
+            )
         look.commit()
         if strategy == "bracketed":
             self._before = _snapshot(self._connection())
@@ -474,7 +506,7 @@ class MySQLTaking:
         mark = _log_position(look)
         if strategy == "quiet" and mark is None:
             return False
-        arguments = [*ignored(database, [MARKER, *self._broken]), database]
+        arguments = [*ignored(database, [MARKER, *self._broken]), *as_argument(database)]
         program = self._stack.enter_context(self._client.program(self._dumps.url, arguments))
         self._output = self._stack.enter_context(Output(program, wide=wide))
         after = after or self._connection()
@@ -486,7 +518,43 @@ class MySQLTaking:
         return strategy != "quiet" or _log_position(look) == mark
 
     def _connection(self) -> sa.Connection:
-        return self._stack.enter_context(self._dumps._engine.connect())
+        connection = self._stack.enter_context(self._dumps._engine.connect())
+        connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {LOCK_PATIENCE}")
+        self._own.add(int(connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar_one()))
+        return connection
+
+    def _read(self) -> bytes:
+        """What the program writes next. Raises OperatorError where it waits for what doesn't come."""
+        began = time.monotonic()
+        while not self._output.ready(LOCK_PATIENCE):
+            silent = time.monotonic() - began
+            why = self._why_silent()
+            if not why and silent > LONGEST_SILENCE:
+                why = "the server executes a statement of this user's; look at it with SHOW FULL PROCESSLIST."
+            if why:
+                name = self._client.name
+                raise OperatorError(f"{name} has written nothing for {silent:.0f} s: {why} Nothing was kept.")
+        return self._output.read()
+
+    def _why_silent(self) -> str:
+        """Empty while a statement is executed that may be the program's."""
+        with self._dumps._engine.connect() as connection:
+            connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {LOCK_WAIT_SECONDS}")
+            self._own.add(int(connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar_one()))
+            rows = [[_text(cell) for cell in row] for row in connection.exec_driver_sql(PROCESSES)]
+            mine = str(connection.exec_driver_sql("SELECT SUBSTRING_INDEX(USER(), '@', 1)").scalar())
+        working = [
+            str(state).lower() for number, user, database, command, state in rows
+            if number not in self._own and user == mine and database == self._dumps.database and command == "Query"
+        ]  # fmt: skip
+        if any("waiting for" in state and "lock" in state for state in working):
+            return LOCKED
+        if not working:
+            return (
+                "it waits for nothing from the server. It may be stuck at a definition that it can't write, or at one"
+                " of an event, routine or trigger; MySQL's own client, or MariaDB's, may do better."
+            )
+        return ""
 
     def _begun(self, seconds: float | None) -> bool:
         """Waits until the dump's snapshot is open. False when that takes too long, the service's writes waiting."""
@@ -494,7 +562,7 @@ class MySQLTaking:
         while not BEGUN.search(self._head):
             if deadline is not None and not self._output.ready(deadline - time.monotonic()):
                 return False
-            data = self._output.read()
+            data = self._read()
             if not data:
                 return True
             self._head += data
@@ -506,7 +574,7 @@ class MySQLTaking:
         tail = head[-TAIL:]
         if head:
             yield head
-        while data := self._output.read():
+        while data := self._read():
             tail = (tail + data[-TAIL:])[-TAIL:]
             yield data
         try:
@@ -543,8 +611,20 @@ class MySQLTaking:
         if past:
             self._notes.append(f"the history of system-versioned tables is not in it: {', '.join(past)}")
         yield from as_comments(self._broken)
+        yield from events_written(self._after, self._events)
         if wrong:
             yield from exact_floats(self._after, wrong)
+
+    def _look_at_json(self, table: _Table) -> None:
+        otherwise, lost = retyped(self._after, table.name, table.json)
+        if otherwise:
+            self._how[table.name] = f"{self._how.get(table.name, '')} json".strip()
+        if lost:
+            self._notes.append(
+                "JSON text can't say what these columns hold, such as a DECIMAL beyond double precision, a time or"
+                f" binary values; a restore brings back a DOUBLE or a string:"
+                f" {', '.join(f'{table.name}.{column}' for column in lost)}"
+            )
 
     def _stood_still(self, table: _Table) -> bool:
         """Whether our snapshot of the table is the dump's."""
@@ -558,13 +638,23 @@ class MySQLTaking:
         if "references invalid" in error.said:  # a view broke, or its definer lost a right, since it was looked at
             raise DumpSpoilt(f"A view broke while it was dumped. {error}") from None
         hint = ""
-        if self._client.mariadb and self._dumps.engine == "mysql":
+        if "1205" in error.said:
+            hint = f" {LOCKED}"
+        elif "3024" in error.said or "1969" in error.said:
+            hint = (
+                " The server ends long statements (max_execution_time, max_statement_time), and this program can't be"
+                " told to switch that off: install MySQL's own client from version 9 on, or set it to 0 on the server"
+                " while dumps are taken."
+            )
+        elif self._client.mariadb and self._dumps.engine == "mysql":
             hint = " It is MariaDB's client on a MySQL server; MySQL's own mysqldump may do better."
         raise ProgramFailed(f"The dump of {self._dumps.database} was not kept: {error}{hint}", error.said) from None
 
     def contents(self) -> Contents:
         tables = {}
         for table in (t for t in _tables(self._after) if t.kind != "VIEW"):
+            if table.json:
+                self._look_at_json(table)
             how = self._how.get(table.name)
             after = _measure(self._after, table, how)
             if table.kind == "SEQUENCE":
@@ -653,18 +743,20 @@ def _measure(connection: sa.Connection, table: _Table, how: str | None = None) -
         (value,) = connection.exec_driver_sql(f"SELECT next_not_cached_value FROM {quote(table.name)}").one()  # noqa: S608
         return TableContents(1, str(value))
     cells = []
-    for name, kind in [*table.columns, *(table.period if how == "history" else ())]:
+    ways = (how or "").split()
+    for name, kind in [*table.columns, *(table.period if "history" in ways else ())]:
         column = quote(name)
+        column = read_again(column) if kind == "json" and "json" in ways else column
         # Large values are hashed alone: a joined row must not exceed max_allowed_packet, or it becomes NULL.
         text = f"SHA2({column}, 256)" if kind in LONG_TYPES else column
         text = f"CAST({column} AS BINARY)" if kind in TEXTS else text
         text = f"{column}+0" if kind == "bit" else text
-        text = f"{column}+0e0" if kind == "float" and how == "floats" else text
+        text = f"{column}+0e0" if kind == "float" and "floats" in ways else text
         text = f"CAST({column} AS CHAR)" if kind in ("uuid", "inet4", "inet6") else text
         cells.append(f"COALESCE({text}, '\\\\N')")
     joined = f"CONCAT_WS(CAST(x'1f' AS BINARY), {', '.join(cells)})" if cells else "''"
     hashed = f"CAST(CONV(LEFT(SHA2({joined}, 256), 15), 16, 10) AS UNSIGNED)"
-    which = " FOR SYSTEM_TIME ALL" if how == "history" else ""
+    which = " FOR SYSTEM_TIME ALL" if "history" in ways else ""
     statement = f"SELECT COUNT(*), SUM({hashed}) FROM {quote(table.name)}{which}"  # noqa: S608 (quoted by the dialect)
     rows, total = connection.exec_driver_sql(statement).one()
     return TableContents(int(rows), f"{int(total or 0) % 2**64:016x}", how=how)

@@ -66,6 +66,11 @@ class Client:
             yield Program(command, secrets=(secret,))
 
 
+def as_argument(database: str) -> list[str]:
+    """The last of a dump program's arguments. A name that begins like an option would be one."""
+    return [*["--"] * database.startswith("-"), database]
+
+
 def dump_client(server: str) -> Client:
     """The dump program of the server's own kind if there is one, else the other kind's. Raises ProgramMissing."""
     names = ["mariadb-dump", "mysqldump"] if server == "mariadb" else ["mysqldump", "mariadb-dump"]

@@ -4,6 +4,9 @@ FLOAT        is printed as the server shows it, with six digits: 16777216 as 167
              all are appended to the dump as UPDATE statements, row by row, by the table's key.
 history      of a system-versioned MariaDB table: MariaDB's program dumps it when asked to, from version 10.11 on.
 
+JSON         is printed as text, in which a DECIMAL is a DOUBLE once it is read again, and a time or binary value a
+             string. Such a table is measured by what its text says, and a note names the columns that lose by it.
+
 Where neither can be had, the dump holds what it can, and a note says so.
 """
 
@@ -83,6 +86,28 @@ def rounded(connection: sa.Connection, name: str, floats: Sequence[str]) -> str:
     where = " OR ".join(f"CAST(CONCAT('', {quote(f)}) AS FLOAT) <> {quote(f)}" for f in floats)
     found = connection.exec_driver_sql(f"SELECT 1 FROM {quote(name)} WHERE {where} LIMIT 1").first()  # noqa: S608
     return where if found else ""
+
+
+def read_again(column: str) -> str:
+    """A JSON column, quoted, as a restore has it."""
+    return f"CAST(CAST({column} AS CHAR) AS JSON)"
+
+
+def retyped(connection: sa.Connection, name: str, columns: Sequence[str]) -> tuple[bool, list[str]]:
+    """Whether JSON in the table is written otherwise once it was restored, and the columns in which a value isn't even
+    the same then, as the server compares JSON: 1.10 is 1.1, a time is no string."""
+    quote = connection.dialect.identifier_preparer.quote
+    lost = [f"{quote(c)} <> {read_again(quote(c))}" for c in columns]
+    text = [f"CAST({quote(c)} AS CHAR) <> CAST({read_again(quote(c))} AS CHAR) COLLATE utf8mb4_bin" for c in columns]
+    either = " OR ".join(
+        f"({quote(c)} IS NOT NULL AND ({t} OR {x}))" for c, t, x in zip(columns, text, lost, strict=True)
+    )
+    first = connection.exec_driver_sql(f"SELECT 1 FROM {quote(name)} WHERE {either} LIMIT 1").first()  # noqa: S608
+    if first is None:
+        return False, []
+    asked = ", ".join(f"COALESCE(MAX({x}), 0)" for x in [*text, *lost])
+    found = tuple(connection.exec_driver_sql(f"SELECT {asked} FROM {quote(name)}").one())  # noqa: S608
+    return any(found[: len(columns)]), [c for c, is_lost in zip(columns, found[len(columns) :], strict=True) if is_lost]
 
 
 def exact_floats(connection: sa.Connection, tables: Iterable[tuple[FloatTable, str]]) -> Iterator[bytes]:

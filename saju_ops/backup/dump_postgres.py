@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from saju_ops.address import options_of, postgres_options
 from saju_ops.backup.dump_contents import Contents, TableContents
-from saju_ops.backup.dump_engine import SCRATCH, DumpEngine, DumpSpoilt, fingerprint
+from saju_ops.backup.dump_engine import LOCKED, SCRATCH, DumpEngine, DumpSpoilt, fingerprint
 from saju_ops.backup.dump_postgres_catalog import (
     DEFINITIONS,
     EVERYWHERE,
@@ -259,7 +259,9 @@ class PostgresTaking:
         try:
             self._output.finish()
         except ProgramFailed as error:
-            if "could not obtain lock" in error.said or "does not exist" in error.said:
+            if "lock timeout" in error.said or "could not obtain lock" in error.said:
+                raise DumpSpoilt(f"A lock was waited for in vain. {error} {LOCKED}") from None
+            if "does not exist" in error.said:
                 raise DumpSpoilt(f"A table was changed while it was dumped. {error}") from None
             raise ProgramFailed(f"The dump of {self._dumps.database} was not kept: {error}", error.said) from None
         if not COMPLETED.search(tail):

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from saju_ops.backup.dump import DumpOptions, DumpResult, DumpRun, over_databases, take_dump
-from saju_ops.backup.dump_engine import DrillNotPossible, DumpEngine, open_engine
+from saju_ops.backup.dump_engine import DrillNotPossible, DumpEngine, open_engine, what_it_said
 from saju_ops.backup.masking import (
     MaskedColumn,
     Masker,
@@ -115,8 +115,8 @@ def take_masked_dump(
         raise OperatorError(f"A masked dump is made in a scratch database. {error}") from None
     except DBAPIError as error:
         raise OperatorError(
-            f"The masked dump of {redacted(url)} ended with what the database said ({error_text(error)}). Nothing was"
-            " kept."
+            f"The masked dump of {redacted(url)} ended with what the database said {what_it_said(error)} Nothing"
+            " was kept."
         ) from None
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from itertools import chain
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 
 from saju_ops.backup.dump_engine import DumpEngine
-from saju_ops.backup.dump_mysql import MySQLDumps
-from saju_ops.backup.dump_mysql_clients import dump_client
+from saju_ops.backup.dump_mysql import LOCK_PATIENCE, MySQLDumps
+from saju_ops.backup.dump_mysql_clients import as_argument, dump_client
+from saju_ops.backup.dump_mysql_events import events_that_spin, events_written
 from saju_ops.backup.dump_mysql_views import broken_views, ignored
 from saju_ops.backup.dump_postgres import PostgresDumps
 from saju_ops.backup.dump_process import Output, find_program
@@ -108,8 +110,9 @@ _MYSQL_KEYS = sa.text(
     " information_schema.KEY_COLUMN_USAGE WHERE TABLE_SCHEMA = DATABASE() AND REFERENCED_TABLE_SCHEMA = DATABASE()"
 )
 _MYSQL_VIEWS = sa.text("SELECT TABLE_NAME FROM information_schema.VIEWS WHERE TABLE_SCHEMA = DATABASE()")
-_FIRST = ("--no-data", "--skip-triggers", "--skip-routines", "--skip-events")
-_LAST = ("--no-data", "--no-create-info")
+# With routines, which views may call.
+_FIRST = ("--no-data", "--skip-triggers", "--skip-events")
+_LAST = ("--no-data", "--no-create-info", "--skip-routines")
 
 
 class _MySQL:
@@ -121,6 +124,7 @@ class _MySQL:
         self._defined: list[bytes] = []
         reader.exec_driver_sql("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         reader.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+        reader.exec_driver_sql(f"SET SESSION lock_wait_timeout = {LOCK_PATIENCE}")
         self._quote = reader.dialect.identifier_preparer.quote
         # Not even as comments: in a definition may stand what is personal.
         names = [n.decode() if isinstance(n, bytes) else n for (n,) in reader.execute(_MYSQL_VIEWS)]
@@ -160,13 +164,14 @@ class _MySQL:
         self._writer.exec_driver_sql("SET SESSION foreign_key_checks = 0, unique_checks = 0")
 
     def finish(self) -> None:
-        self._schema(_LAST)
+        events = events_that_spin(self._reader)
+        self._schema([*_LAST, *["--skip-events"] * bool(events)], events_written(self._reader, events))
 
-    def _schema(self, more: Sequence[str]) -> None:
+    def _schema(self, more: Sequence[str], written: Iterable[bytes] = ()) -> None:
         client = dump_client(self._source.engine)
-        arguments = [*more, *ignored(self._source.database, self._broken), self._source.database]
+        arguments = [*more, *ignored(self._source.database, self._broken), *as_argument(self._source.database)]
         with client.program(self._source.url, arguments) as program, Output(program) as output:
-            self._scratch.load(_read(output, self._defined), self._source.database, drill=True)
+            self._scratch.load(_read(output, self._defined, written), self._source.database, drill=True)
 
     def definitions(self) -> str:
         return b"".join(self._defined).decode(errors="replace")
@@ -190,11 +195,15 @@ class _MySQL:
         self._writer.rollback()
 
 
-def _read(output: Output, kept: list[bytes]) -> Iterator[bytes]:
-    while data := output.read():
+def _read(output: Output, kept: list[bytes], more: Iterable[bytes] = ()) -> Iterator[bytes]:
+    for data in chain(iter(output.read, b""), _ended(output), more):
         kept.append(data)
         yield data
+
+
+def _ended(output: Output) -> Iterator[bytes]:
     output.finish()
+    yield from ()
 
 
 # The largest number of each type of whole numbers.

@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from itertools import takewhile
 from typing import get_args
 from zoneinfo import ZoneInfo
 
@@ -43,6 +44,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 # `app_20261001_030000.sql.gz`, and nothing that somebody put there.
 OURS = re.compile(r"(?P<label>.+)_(?P<stamp>\d{8}_\d{6})(?P<ending>\.(?:sql|tar|sqlite|db|dump|custom)\S*)?")
 STRAY_AGE = timedelta(days=1)
+# As many newest backups of a database, over that time, that are not proven are no chance.
+UNPROVEN, UNPROVEN_AGE = 3, timedelta(days=2)
 # A clock that is further ahead of the newest archived day than this is not believed: archives are the only copy.
 LONGEST_IDLE = timedelta(days=366)
 
@@ -89,6 +92,8 @@ class Held:
     everywhere: bool
     # Whether that it is proven is this installation's own word: a key of ours sealed it, or the ledger has it.
     ours: bool = True
+    # Of one that isn't proven.
+    why_not: str = ""
 
     @property
     def label(self) -> str:
@@ -224,9 +229,8 @@ def inventory(storage: Storage, kind: Kind, zone: ZoneInfo) -> Inventory:
             continue
         described.add(manifest.file)
         whole = all(_whole(s, n, manifest) for s, n in zip(stores, names, strict=True))
-        told.held.append(
-            Held(kind, manifest.file, manifest.taken, manifest.stored_bytes, manifest.proven, whole, ours)
-        )
+        m, why = manifest, "" if manifest.proven else str(manifest.proof.get("why_not") or "")
+        told.held.append(Held(kind, m.file, m.taken, m.stored_bytes, m.proven, whole, ours, why))
     for name in (n for n in everything if not n.endswith(ENDING) and n not in described):
         at = stamp_in(name, zone)
         if at is None:
@@ -326,6 +330,7 @@ def _prune_kind(
     for label in sorted({h.label for h in told.held}):
         group = [h for h in told.held if h.label == label]
         verdicts = judge(group, policy, now, zone)
+        result.problems += unproven_for_nights(kind, label, group, now, zone)
         if any(v.goes for v in verdicts):
             verdicts = _relied_on(storage, kind, label, [h for h in group if h.taken <= now], verdicts, result)
         result.verdicts += verdicts
@@ -338,6 +343,21 @@ def _prune_kind(
         result.strays.append(verdict)
         if old:
             _delete(storage, [name], verdict, result, say)
+
+
+def unproven_for_nights(kind: Kind, label: str, group: Sequence[Held], now: datetime, zone: ZoneInfo) -> list[str]:
+    """A sentence where the newest backups of a database are not proven, night after night: nothing goes for their sake,
+    so its backups become more and more, and none of the new ones may be relied on."""
+    newest_first = sorted((h for h in group if h.taken <= now), key=lambda h: h.taken, reverse=True)
+    unproven = list(takewhile(lambda h: not h.proven, newest_first))
+    if len(unproven) < UNPROVEN or now - unproven[-1].taken < UNPROVEN_AGE:
+        return []
+    why = f" The newest: {shown(unproven[0].why_not)}" if unproven[0].why_not else ""
+    return [
+        f"{kind} {label}: none of the newest {len(unproven)} backups is proven, since"
+        f" {unproven[-1].taken.astimezone(zone):%Y-%m-%d}."
+        f" No older one is deleted for their sake, and `restore` takes none of them by itself.{why}"
+    ]
 
 
 def _relied_on(
