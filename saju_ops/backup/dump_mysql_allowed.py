@@ -104,7 +104,12 @@ class Statements:
                     if len(buffer) > LONGEST:
                         raise self._refused(bytes(buffer[:200]))
                     break
-                text = bytes(buffer[: end - len(self._delimiter)])
+                with memoryview(buffer) as view:
+                    text = bytes(view[: end - len(self._delimiter)])
+                if text.startswith((b"INSERT ", b"UPDATE ")):
+                    # It is refused or whole, and may be a row of hundreds of megabytes: not here twice.
+                    del buffer[:end]
+                    end = 0
                 try:
                     statement = self._judged(text.strip())
                 except Unread:

@@ -21,6 +21,7 @@ from saju_ops.errors import Refused
 
 # Bytes of statements that wait for the server.
 AHEAD = 8 << 20
+LONG = 1 << 20
 # What a server with a binary log says to a routine or trigger of a user without SUPER.
 LOGGED = {1418, 1419}
 EVENT_THERE = (
@@ -62,7 +63,8 @@ class Session:
 
     def query(self, statement: bytes) -> None:
         """Raises pymysql.err.MySQLError."""
-        self._driver.query(statement)
+        # Else the driver copies what is left of a long one with each packet of 16 MB.
+        self._driver.query(memoryview(statement) if len(statement) > LONG else statement)
 
     def row(self, statement: str, *values: str) -> tuple[Any, ...]:
         with self._driver.cursor() as cursor:

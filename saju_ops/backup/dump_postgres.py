@@ -196,18 +196,16 @@ class PostgresDumps:
 
     def create(self, defaults: Mapping[str, str]) -> None:
         with self._admin().connect() as connection:
-            name = connection.dialect.identifier_preparer.quote_identifier(self.database)
-            create_like(connection, name, dict(defaults))
+            create_like(connection, _identifier(self.database), dict(defaults))
 
     def empty(self) -> None:
         with self._engine.begin() as connection:
-            quote = connection.dialect.identifier_preparer.quote_identifier
             connection.exec_driver_sql("SET LOCAL lock_timeout = '60s'")
             for kind, names in DROPPED_FIRST.items():
                 for row in _rows(connection, names):
-                    connection.exec_driver_sql(f"DROP {kind} {quote(row[0])} CASCADE".replace("%", "%%"))
+                    connection.exec_driver_sql(f"DROP {kind} {_identifier(row[0])} CASCADE".replace("%", "%%"))
             for row in _rows(connection, SCHEMAS):
-                connection.exec_driver_sql(f"DROP SCHEMA {quote(row[0])} CASCADE".replace("%", "%%"))
+                connection.exec_driver_sql(f"DROP SCHEMA {_identifier(row[0])} CASCADE".replace("%", "%%"))
             connection.exec_driver_sql("SELECT lo_unlink(oid) FROM pg_largeobject_metadata")
             _make_public(connection)
 
@@ -259,7 +257,8 @@ class PostgresTaking:
         try:
             self._output.finish()
         except ProgramFailed as error:
-            if "lock timeout" in error.said or "could not obtain lock" in error.said:
+            # By a limit for statements, which it sets itself, it waits for locks; for anything else it has none.
+            if any(words in error.said for words in ("statement timeout", "lock timeout", "could not obtain lock")):
                 raise DumpSpoilt(f"A lock was waited for in vain. {error} {LOCKED}") from None
             if "does not exist" in error.said:
                 raise DumpSpoilt(f"A table was changed while it was dumped. {error}") from None

@@ -17,6 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote as uri_quoted
 from zoneinfo import ZoneInfo
 
@@ -30,6 +31,10 @@ from saju_ops.errors import OperatorError, ProofFailed
 
 HEADER = b"SQLite format 3\x00"
 CHUNK = 1 << 20
+# Bytes of a value, or of a row, from which on it is read by itself.
+LARGE = 4 << 20
+# A query of SQLite's has 2,000 columns at most, and a table may have as many.
+MOST_COLUMNS = 1_000
 MISSING = re.compile(r"no such collation sequence: (.+)|unknown function: (.+)\(\)|unsafe use of .+\(\)")
 # What SQLite itself writes at the beginning of a definition, whatever was typed.
 WRITTEN = {
@@ -268,17 +273,68 @@ def _measure(connection: sqlite3.Connection, table: str, checksums: bool) -> Tab
     name = '"' + table.replace('"', '""') + '"'
     if not checksums:
         return TableContents(int(connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]), None)  # noqa: S608
-    rows = total = 0
     # Storage class and value of each cell: 1 is not '1', and a text is not a blob of the same bytes.
     listed = connection.execute(f"PRAGMA table_xinfo({name})").fetchall()
     # 1 is a hidden column of a virtual table; 2 is computed when it is read, perhaps by the service's own function.
     columns = [c[1].decode(errors="surrogateescape") for c in listed if c[6] not in (1, 2)]
     quoted = ['"' + c.replace('"', '""') + '"' for c in columns]
-    cells = ", ".join(f"typeof({c}), {c}" for c in quoted)
-    for row in connection.execute(f"SELECT {cells} FROM {name}"):  # noqa: S608
-        rows += 1
-        total += int.from_bytes(blake2b(repr(row).encode(), digest_size=8).digest(), "big")
+    if len(quoted) <= MOST_COLUMNS:
+        cells = ", ".join(f"typeof({c}), {c}" for c in quoted)
+        longest = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGE)
+        try:
+            rows = total = 0
+            for row in connection.execute(f"SELECT {cells} FROM {name}"):  # noqa: S608
+                rows += 1
+                total += int.from_bytes(blake2b(repr(row).encode(), digest_size=8).digest(), "big")
+            return TableContents(rows, f"{total % 2**64:016x}")
+        except (sqlite3.DataError, sqlite3.OperationalError) as error:
+            if error.sqlite_errorname != "SQLITE_TOOBIG":
+                raise
+        finally:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, longest)
+    return _measure_large(connection, f"SELECT {', '.join(quoted)} FROM {name}")  # noqa: S608
+
+
+class _Text(bytes):
+    """What SQLite holds as text, as it is stored."""
+
+
+def _measure_large(connection: sqlite3.Connection, select: str) -> TableContents:
+    """The same for more columns than a query has twice, and for values that memory is to hold once."""
+    connection.text_factory = _Text
+    try:
+        cursor, rows, total = connection.execute(select), 0, 0
+        while (row := cursor.fetchone()) is not None:
+            digest = blake2b(b"(", digest_size=8)
+            for number, cell in enumerate(row):
+                digest.update(b", " * bool(number) + repr(_CLASSES[type(cell)]).encode() + b", ")
+                for part in _written(cell):
+                    digest.update(part)
+            digest.update(b")")
+            rows, total = rows + 1, total + int.from_bytes(digest.digest(), "big")
+            # Before the next one is read.
+            del row, cell
+    finally:
+        connection.text_factory = bytes
     return TableContents(rows, f"{total % 2**64:016x}")
+
+
+_CLASSES = {int: b"integer", float: b"real", _Text: b"text", bytes: b"blob", type(None): b"null"}
+
+
+def _written(cell: Any) -> Iterator[bytes]:
+    """What Python writes of a value, in pieces."""
+    if not isinstance(cell, bytes):
+        yield repr(cell).encode()
+        return
+    double = b"'" in cell and b'"' not in cell
+    # In front of each piece, so that Python writes it in the quotes of the whole; what it writes of that is cut off.
+    before = b"'" if double else b"\"'"
+    cut = len(repr(before)) - 1
+    yield b'b"' if double else b"b'"
+    for at in range(0, len(cell), CHUNK):
+        yield repr(before + bytes(memoryview(cell)[at : at + CHUNK])).encode()[cut:-1]
+    yield b'"' if double else b"'"
 
 
 def _require_sound(path: Path) -> None:

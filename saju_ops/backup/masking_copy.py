@@ -20,6 +20,7 @@ from saju_ops.backup.dump_mysql_clients import as_argument, dump_client
 from saju_ops.backup.dump_mysql_events import events_that_spin, events_written
 from saju_ops.backup.dump_mysql_views import broken_views, ignored
 from saju_ops.backup.dump_postgres import PostgresDumps
+from saju_ops.backup.dump_postgres_drill import quoted
 from saju_ops.backup.dump_process import Output, find_program
 from saju_ops.backup.dump_sqlite import SQLiteDumps
 from saju_ops.backup.masking import MaskedColumn
@@ -272,8 +273,7 @@ class _Postgres:
             yield from (row[0] for row in batch)
 
     def _names(self, columns: Sequence[MaskedColumn]) -> str:
-        quote = self._reader.dialect.identifier_preparer.quote_identifier
-        return ", ".join(quote(c.column) for c in columns)
+        return ", ".join(quoted(c.column) for c in columns)
 
     def _read(
         self, connection: sa.Connection, columns: Sequence[MaskedColumn], distinct: str = ""
