@@ -1,4 +1,4 @@
-"""Names of databases that a program, a shell or a driver could take for something else; tables and values of any size."""
+"""Names of databases that a program, a shell or a driver may take for something else; tables and values of any size."""
 
 from __future__ import annotations
 
