@@ -137,7 +137,7 @@ def _log_table(settings: Settings) -> Line:
         f"{redacted(url)}: {table.engine} {table.server_version}, table {table.shown} with {len(table.columns)}"
         f" columns, key {', '.join(table.key)}, {index}, oldest row {oldest or 'none'}, {times.text}"
     )
-    return Line("DATABASE_URL", True, text + _not_held(url))
+    return Line("DATABASE_URL", True, ". ".join([text, *table.notes]) + _not_held(url))
 
 
 def _times(store: LogStore, setting: str, settings: Settings) -> Line:

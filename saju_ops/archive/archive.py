@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import sqlalchemy as sa
 
+from saju_ops.archive.comeback import MARK, TYPED, Comeback, Doubts, marked_offset
 from saju_ops.archive.csvfile import Compression, CsvSink, Packing
 from saju_ops.archive.digest import ALGORITHM, EMPTY, Digest, key_hashes, row_hashes
 from saju_ops.archive.engines import LogStore, Selection
@@ -130,6 +131,7 @@ class _Task:
     # --- a day without an archive --------------------------------------------------------------------------
 
     def first(self, files: DayFiles) -> DayResult:
+        self.store.read_types(())
         for stray in files.strays:
             adopted = self._adopt(stray)
             if adopted:
@@ -140,7 +142,11 @@ class _Task:
             if profile.rows == 0:
                 return self._nothing(files)
             number = files.next_part
-            part = self._in_pieces(number, profile) or self._in_batches(number, profile)
+            try:
+                part = self._in_pieces(number, profile) or self._in_batches(number, profile)
+            except _TypesNeeded as needed:
+                self.store.read_types(needed.columns)
+                part = self._in_pieces(number, profile) or self._in_batches(number, profile)
         return self._archived([part[0]], part, files)
 
     def _nothing(self, files: DayFiles) -> DayResult:
@@ -158,17 +164,20 @@ class _Task:
         if part is None:
             return None
         columns, shape = self.store.table.columns, RowShape(self.day, self.store)
+        doubts = Doubts(self.store.doubtful_columns)
         try:
             found = read_back(
-                lambda: self.storage.open(stray), packing, columns, self.store.table.key, start_visit=shape.begin
-            )
+                lambda: self.storage.open(stray), packing, columns, self.store.table.key,
+                start_visit=lambda: _each(shape.begin(), doubts.visit),
+            )  # fmt: skip
         except (ProofFailed, WrongPassword):
             return None
         with self.store.snapshot():
             expected = self.store.digest(Selection(self.day))
-        if found.digest != expected or not self.held():
-            return None
-        manifest = self._manifest(part, stray, packing, found, expected)
+            if found.digest != expected or not self.held():
+                return None
+            comeback = self._require_comeback(doubts)
+        manifest = self._manifest(part, stray, packing, found, expected, comeback)
         self._write_manifest(manifest)
         # The kill may have come after one of two stores had the file.
         self.storage.complete(base_name(self.day, 1))
@@ -208,10 +217,24 @@ class _Task:
         if profile.rows == 0:
             return self._kept(files, "purged", len(held), "was purged; its archive is kept as it is.")
         with self.store.snapshot():
-            same = None if altered else self._unchanged(latest)
+            asked = marked_offset(latest) is not None or not self._take_types()
+            same = self._unchanged(latest) if asked and not altered else None
             if same is not None:
                 return self._kept(files, "unchanged", len(held), "is archived and unchanged; nothing was done.", same)
-            return self._add_new(files, held, profile, self.store.digest(Selection(self.day)))
+            try:
+                return self._add_new(files, held, profile, self.store.digest(Selection(self.day)))
+            except _TypesNeeded as needed:
+                self.store.read_types(needed.columns)
+                return self._add_new(files, held, profile, self.store.digest(Selection(self.day)))
+
+    def _take_types(self) -> bool:
+        """Whether documents of the day hold more than an archive of an earlier version says, so that their rows are new
+        to it. From now on they are read with their types."""
+        doubtful = self.store.doubtful_columns
+        typed = self.store.comeback(self.day, documents=True).typed if doubtful else ()
+        if typed:
+            self.store.read_types(typed)
+        return bool(typed)
 
     def _unchanged(self, latest: Manifest) -> Digest | Pieces | None:
         """What the database says of the day, if that is what it said when the latest part was made."""
@@ -273,14 +296,15 @@ class _Task:
         columns = self.store.table.columns
         packing = Packing(self.compression, self.storage.password is not None, self.storage.password)
         name = data_name(self.day, part, packing)
-        shape = RowShape(self.day, self.store)
+        shape, doubts = RowShape(self.day, self.store), Doubts(self.store.doubtful_columns)
         with self.storage.create(name) as writer:
             inside = name.rsplit("/", 1)[-1].removesuffix(ENDING)
             sink = CsvSink(writer, packing, [c.name for c in columns], inside)
 
             def begin() -> Visit:
+                visit = _each(shape.begin(), doubts.visit) if self.store.doubtful_columns else shape.begin()
                 # A purge goes through the file by ranges of its key.
-                return shape.begin() if cuts is None else _in_order(shape.begin(), self.store.table.key_columns)
+                return visit if cuts is None else _in_order(visit, self.store.table.key_columns)
 
             def read(again: Callable[[], BinaryIO]) -> ReadBack:
                 return read_back(again, packing, columns, self.store.table.key, start_visit=begin, cuts=cuts)
@@ -293,7 +317,8 @@ class _Task:
                     found = read(writer.read_back)
             expected = expect()
             self._prove(found, expected)
-            manifest = self._manifest(part, name, packing, found, day_state or expected)
+            comeback = self._require_comeback(doubts)
+            manifest = self._manifest(part, name, packing, found, day_state or expected, comeback)
             self._commit(writer)
         self._write_manifest(manifest)
         return manifest, found, shape
@@ -341,6 +366,21 @@ class _Task:
                 " launch the day again."
             )
 
+    def _require_comeback(self, doubts: Doubts) -> Comeback:
+        """Raises Refused where a restore would not give the day's rows back. In the snapshot that they were read in."""
+        if not (doubts.found or self.store.has_doubts):
+            return Comeback()
+        comeback = self.store.comeback(self.day, documents=doubts.found)
+        if comeback.lacking:
+            raise Refused(
+                f"The day {self.day} was not archived: {comeback.refusal(self.day, self.store.table.name)}"
+                " Nothing was deleted."
+            )
+        read = {c.name for c in self.store.doubtful_columns if c.family == TYPED}
+        if not read.issuperset(comeback.typed):
+            raise _TypesNeeded(comeback.typed)
+        return comeback
+
     def _commit(self, writer: Writer) -> None:
         if not self.held():
             raise OperatorError(
@@ -349,7 +389,7 @@ class _Task:
         writer.commit()
 
     def _manifest(
-        self, part: int, name: str, packing: Packing, found: ReadBack, day_state: Digest | Pieces
+        self, part: int, name: str, packing: Packing, found: ReadBack, day_state: Digest | Pieces, comeback: Comeback
     ) -> Manifest:
         table = self.store.table
         pieces = found.digest.described() if isinstance(found.digest, Pieces) else []
@@ -366,7 +406,7 @@ class _Task:
             stored_sha256=found.stored_sha256, stored_bytes=found.stored_bytes, largest_block=found.block,
             tool=f"saju_ops {version('saju-ops')}", run_id=self.run_id, created_at=timestamp(self.now),
             encryption=METHOD if packing.encrypted else "none",
-            extra={"schema": table.found_in} if table.found_in else {},
+            extra={MARK: comeback.offset} | ({"schema": table.found_in} if table.found_in else {}),
         )  # fmt: skip
 
     def _write_manifest(self, manifest: Manifest) -> None:
@@ -415,6 +455,14 @@ def require_same_table(storage: Storage, day: Day, parts: Sequence[Manifest], st
             )
 
 
+def _each(*visits: Visit) -> Visit:
+    def both(batch: pa.RecordBatch, hashes: Callable[[], np.ndarray]) -> None:
+        for visit in visits:
+            visit(batch, hashes)
+
+    return both
+
+
 def _all(pieces: Pieces, profile: Profile) -> Pieces:
     """The pieces, which must be all that the time index counted in the same snapshot."""
     if pieces.rows != profile.rows:
@@ -441,6 +489,14 @@ def _in_order(visit: Visit, key: Sequence[Column]) -> Visit:
         visit(batch, hashes)
 
     return checked
+
+
+class _TypesNeeded(Exception):
+    """Documents hold more than the text that was written says; the file is thrown away and written with their types."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        super().__init__()
+        self.columns = columns
 
 
 class _NewRows:

@@ -24,6 +24,7 @@ import sqlalchemy as sa
 
 from saju_ops.ahead import one_ahead
 from saju_ops.archive.archive import due_days, require_same_table
+from saju_ops.archive.comeback import adopt_part, require_comeback
 from saju_ops.archive.deleting import CHUNK_TRIES, Chunk, Deleter, hashed_rows, may_pass
 from saju_ops.archive.digest import key_hashes, row_hashes
 from saju_ops.archive.engines import LogStore, Selection
@@ -250,13 +251,14 @@ class _Purge:
         # them are read again, and compared, chunk by chunk.
         for part in files.parts:
             self._require_proven(day, part)
+        require_comeback(self.store, day, files.parts)
         self.result.days += 1
         self.result.files += [self.storage.location(part.file) for part in files.parts]
         altered, identity = [], common_key(files.parts)
         for number, part in enumerate(files.parts):
             newer = files.parts[number + 1 :]
             comparable = all(each.has_columns(identity) for each in (part, *newer))
-            if comparable and self.store.adopt(part.table_columns):
+            if comparable and adopt_part(self.store, part):
                 # By the file's own key, in whose order it is, should the table have got another since.
                 self.store.use(self.store.table.columns, part.key)
                 self._part(day, part, self._keys_of_parts(newer, identity), identity)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from saju_ops.ahead import one_ahead
+from saju_ops.archive.comeback import TYPED, TYPES_BEHIND, UTC_OFFSET, marked_offset, zone_offsets
 from saju_ops.archive.digest import EMPTY, Digest, key_hashes, row_hashes, total
 from saju_ops.archive.engines import LogStore, Selection, open_log_store
 from saju_ops.archive.engines.base import Key, broken_off
@@ -304,6 +305,7 @@ class _Restore:
                 " hold them. Nothing was written; restore into a SQLite database."
             )
         self.store.use([self.store.table.column(c.name) for c in part.table_columns])
+        self.store.read_types({c.name for c in part.table_columns if c.family == TYPED})
         self._refuse_shifted_time(part)
 
     def _take_key(self, part: Manifest) -> None:
@@ -325,7 +327,11 @@ class _Restore:
     def _same_family(self, part: Manifest) -> bool:
         mine = self.store.table.engine
         same = FAMILIES.get(mine, mine) == FAMILIES.get(part.engine, part.engine)
-        alike = all(self.store.table.column(c.name).encoding == c.encoding for c in part.table_columns)
+        documents = {c.name for c in self.store.doubtful_columns}
+        alike = all(
+            self.store.table.column(c.name).encoding == c.encoding and (c.family != TYPED or c.name in documents)
+            for c in part.table_columns
+        )
         return same and (alike or mine == "sqlite")
 
     def _compare(self, part: Manifest, later: HeldRows, first: Key, last: Key) -> _PartWork:
@@ -426,12 +432,32 @@ class _Restore:
             # LOAD DATA LOCAL turns errors into warnings and cuts what doesn't fit. Digests would show it, but not
             # where only the number of rows is compared; INSERT is strict.
             self.store.bulk_load = False
+        *others, last = self._offsets(part)
+        for offset in others:
+            try:
+                return self._write_in(offset, work)
+            except ProofFailed:
+                continue  # another session's zone gave the generated columns what they hold
+        self._write_in(last, work)
+
+    def _offsets(self, part: Manifest) -> list[str]:
+        """Of the sessions in which generated columns may come out as they were. An archive of an earlier version
+        doesn't say it."""
+        if not self.store.has_doubts or not self._same_family(part):
+            return [UTC_OFFSET]
+        marked = marked_offset(part)
+        day = parse_day(part.day, self.plan.first.zone)
+        return [marked] if marked is not None else zone_offsets(day, self.store.zone)
+
+    def _write_in(self, offset: str, work: _PartWork) -> None:
+        part = work.manifest
         with self.store.restoring():
             before = self._state(work)
             known = self._known_digest(work, before)
             loaded = _Counted(self._rows_to_write(work), self.store.table.columns, known)
             try:
-                self.store.load(self.store.table.name, iter(loaded), self._writable(part))
+                with self.store.generating(offset):
+                    self.store.load(self.store.table.name, iter(loaded), self._writable(part))
             except sa.exc.DBAPIError as error:
                 raise OperatorError(
                     f"The database refused rows of {part.day} ({error_text(error)}). Nothing of {part.file} was"
@@ -472,7 +498,7 @@ class _Restore:
 
         foreign = not self._same_family(work.manifest)
         for batch in part_batches(self.storage, work.manifest):
-            batch = _without_offsets(batch, work.manifest) if foreign else batch
+            batch = _as_others_have_it(batch, work.manifest) if foreign else batch
             if not len(work.later) and not len(work.there):
                 yield batch
                 continue
@@ -552,14 +578,18 @@ def _is_instant(engine: str, kind: str) -> bool:
     return kind == "timestamptz" or (engine in ("mysql", "mariadb") and kind == "timestamp")
 
 
-def _without_offsets(batch: pa.RecordBatch, part: Manifest) -> pa.RecordBatch:
-    """PostgreSQL writes an instant with +00, always: its session is in UTC. Other engines can't read that."""
+# What other engines than the file's own can't read: PostgreSQL writes an instant with +00, always, its session being in
+# UTC, and MySQL's documents may have types behind their text.
+OWN_ENDINGS = {"timestamptz": r"\+00$", TYPED: rf"{TYPES_BEHIND}.*$"}
+
+
+def _as_others_have_it(batch: pa.RecordBatch, part: Manifest) -> pa.RecordBatch:
     import pyarrow as pa
     import pyarrow.compute as pc
 
     arrays = [
-        pc.replace_substring_regex(batch.column(c.name).cast(pa.string()), r"\+00$", "").cast(pa.binary())
-        if c.family == "timestamptz"
+        pc.replace_substring_regex(batch.column(c.name).cast(pa.string()), OWN_ENDINGS[c.family], "").cast(pa.binary())
+        if c.family in OWN_ENDINGS
         else batch.column(c.name)
         for c in part.table_columns
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 
@@ -64,7 +64,7 @@ def cutoff_day(now: datetime, retention_days: int, zone: ZoneInfo) -> Day:
     return day_of(now - timedelta(days=retention_days), zone)
 
 
-def naive_bound(instant: datetime, zone: ZoneInfo) -> datetime:
+def naive_bound(instant: datetime, zone: tzinfo) -> datetime:
     """The instant as a column without a zone keeps it, in `zone`."""
     return instant.astimezone(zone).replace(tzinfo=None)
 

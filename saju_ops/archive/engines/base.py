@@ -8,7 +8,7 @@ tests there.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
+from saju_ops.archive.comeback import TYPED, UTC_OFFSET, Comeback
 from saju_ops.archive.digest import Digest, row_hashes
 from saju_ops.archive.pieces import Piece, Pieces
 from saju_ops.archive.table import TIME_COLUMN, Column, ForeignKey, Table
@@ -154,6 +155,7 @@ class LogStore(abc.ABC):
         if {c.name: (c.encoding, c.framed) for c in columns} != mine:
             return False
         self.use([self.table.column(c.name) for c in columns])
+        self.read_types({c.name for c in columns if c.family == TYPED})
         return True
 
     def close(self) -> None:
@@ -179,6 +181,32 @@ class LogStore(abc.ABC):
     def untold(self, selection: Selection) -> dict[str, int]:
         """Per column, how many of the rows hold a value of which the database gives no whole text."""
         return {}
+
+    @property
+    def doubtful_columns(self) -> tuple[Column, ...]:
+        """Columns whose values may be more than their text says, which `Doubts` looks at."""
+        return ()
+
+    def read_types(self, names: Collection[str]) -> None:
+        """From now on these columns, and of the doubtful ones no others, are read with the types of what they hold."""
+        return
+
+    @property
+    def has_doubts(self) -> bool:
+        """Whether `comeback` has anything to ask of this table, whatever its text says."""
+        return False
+
+    def comeback(self, day: Day, *, documents: bool) -> Comeback:
+        """What of the day's rows a restore would not give back. `documents`: whether to look into JSON, too. Inside a
+        snapshot, after which the session is as before."""
+        return Comeback()
+
+    @contextmanager
+    def generating(self, offset: str) -> Iterator[None]:
+        """Inside, `load` has generated columns computed in a session so far from UTC."""
+        if offset != UTC_OFFSET:
+            raise Refused(f"{self.table.name} has no column that is computed in {offset}. Nothing was written.")
+        yield
 
     @abc.abstractmethod
     def typed(self, column: Column, cell: bytes) -> Any:

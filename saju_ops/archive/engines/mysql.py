@@ -6,11 +6,12 @@ import functools
 import hashlib
 import logging
 import os
+import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -20,7 +21,9 @@ from sqlalchemy.dialects import mysql as mysql_dialect
 
 from saju_ops.address import place
 from saju_ops.ahead import one_ahead
+from saju_ops.archive.comeback import TYPED, TYPES_BEHIND, UTC_OFFSET, Comeback, offset, zone_offsets
 from saju_ops.archive.digest import LARGE, NULL, SEPARATOR, Digest, constant, offsets_of
+from saju_ops.archive.engines import mysql_json
 from saju_ops.archive.engines.base import (
     LOCK_WAIT_SECONDS,
     LogStore,
@@ -44,6 +47,7 @@ from saju_ops.local_state import one_at_a_time
 if TYPE_CHECKING:
     import pyarrow as pa
 
+JSON = {"json", TYPED}
 INTEGERS = {"tinyint", "smallint", "mediumint", "int", "bigint"}
 FLOATS = {"float", "double"}
 TIMES = {"date", "time", "datetime", "timestamp", "year"}
@@ -58,7 +62,7 @@ BINARIES = {
 PLAIN_TEXTS = {"uuid", "inet4", "inet6"}
 # Types whose values are looked at to know how large a row may be; a VARCHAR is taken for a short one.
 LONG = {
-    "text", "mediumtext", "longtext", "json", "varbinary", "blob", "mediumblob", "longblob", "vector", "geometry",
+    "text", "mediumtext", "longtext", *JSON, "varbinary", "blob", "mediumblob", "longblob", "vector", "geometry",
     "linestring", "polygon", "multipoint", "multilinestring", "multipolygon", "geomcollection",
     "geometrycollection",
 }  # fmt: skip
@@ -88,7 +92,7 @@ UNORDERED = sa.text(
     " AND (PARTITION_METHOD NOT LIKE 'RANGE%' OR SUBPARTITION_METHOD IS NOT NULL)"
 )
 COLUMNS = sa.text(
-    "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME, IS_NULLABLE, GENERATION_EXPRESSION"
+    "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME, IS_NULLABLE, GENERATION_EXPRESSION, EXTRA"
     " FROM information_schema.COLUMNS"
     " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name ORDER BY ORDINAL_POSITION"
 )
@@ -114,6 +118,13 @@ STORAGE_ENGINE = sa.text(
     " LEFT JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE"
     " WHERE t.TABLE_SCHEMA = DATABASE() AND t.TABLE_NAME = :name"
 )
+TABLE_TYPE = sa.text(
+    "SELECT TABLE_TYPE FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
+)
+HISTORY = (
+    "The table is system-versioned: MariaDB keeps deleted rows in its history until DELETE HISTORY FROM {table} removes"
+    " them, and archives hold the current rows alone."
+)
 SIZES = sa.text(
     "SELECT DATA_LENGTH + INDEX_LENGTH, DATA_FREE FROM information_schema.TABLES"
     " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
@@ -127,6 +138,8 @@ class MySQLLogStore(LogStore):
         super().__init__(url, table, zone, bulk_load)
         self._level: str | None = None
         self._longest_piece = self._limit_pieces()
+        # Of the session, in which TIMESTAMP columns are compared and loaded.
+        self._offset = UTC_OFFSET
 
     def _quote(self, name: str) -> str:
         # SQLAlchemy doubles a percent sign for the driver; here statements are put together before that.
@@ -140,6 +153,12 @@ class MySQLLogStore(LogStore):
         rows = self.connection.execute(COLUMNS, name).all()
         require_table(rows, table, self.url)
         columns = tuple(_column(table, row) for row in rows)
+        versioned = self._versioned_columns(rows)
+        self._inserts_history = self._can_insert_history(columns, versioned)
+        if self._inserts_history:
+            columns = tuple(replace(c, generated=c.generated and c.name not in versioned) for c in columns)
+            versioned = ()
+        self._unwritable, self._zoned = versioned, _zoned(rows, columns)
         indexes = self.connection.execute(INDEXES, name).all()
         key = _key(indexes)
         require_key(table, key)
@@ -148,14 +167,26 @@ class MySQLLogStore(LogStore):
         time_type = next((c.family for c in columns if c.name == TIME_COLUMN), "")
         version = str(self.connection.execute(sa.text("SELECT VERSION()")).scalar_one())
         database = str(self.connection.execute(sa.text("SELECT DATABASE()")).scalar_one())
+        versioned_table = self.connection.execute(TABLE_TYPE, name).scalar() == "SYSTEM VERSIONED"
         children, parents = _foreign_keys(self.connection.execute(FOREIGN_KEYS, name).all(), database, table)
         self.end_read()
         return Table(
             engine="mariadb" if "mariadb" in version.lower() else "mysql",
             server_version=version, database=database, name=table, columns=columns, key=key,
             time_type=time_type, time_index=_time_index(indexes), primary=primary, children=children,
-            parents=parents,
+            parents=parents, notes=(HISTORY.format(table=table),) if versioned_table else (),
         )  # fmt: skip
+
+    def _versioned_columns(self, rows: Sequence[Any]) -> tuple[str, ...]:
+        """MariaDB's explicit columns of system versioning."""
+        return tuple(_str(r[0]) for r in rows if str(_str(r[5])).upper() in ("ROW START", "ROW END"))
+
+    def _can_insert_history(self, columns: Sequence[Column], versioned: Sequence[str]) -> bool:
+        """From MariaDB 10.11 a session may write such columns, where they are times and not numbers of transactions."""
+        if not versioned or any(c.family != "timestamp" for c in columns if c.name in versioned):
+            return False
+        found = self.connection.exec_driver_sql("SHOW VARIABLES LIKE 'system_versioning_insert_history'").first()
+        return found is not None
 
     def sizes(self) -> dict[str, int]:
         if self.table.engine == "mysql":
@@ -170,6 +201,7 @@ class MySQLLogStore(LogStore):
         return (
             f"InnoDB keeps the freed pages inside the table's file and uses them for new rows; only"
             f" OPTIMIZE TABLE {self.table.name} gives the space back to the disk (it rebuilds the table)."
+            + "".join(f" {note}" for note in self.table.notes)
         )
 
     # --- text and back -------------------------------------------------------------------------------------
@@ -206,6 +238,8 @@ class MySQLLogStore(LogStore):
             if column.type.endswith("|utf8mb4"):
                 return col
             return sa.func.convert(col.op("USING")(sa.literal_column("utf8mb4")))
+        if family == TYPED:
+            return sa.literal_column(mysql_json.typed_text(self._cell(column)))
         return sa.cast(col, sa.CHAR)
 
     def typed(self, column: Column, cell: bytes) -> Any:
@@ -258,6 +292,100 @@ class MySQLLogStore(LogStore):
         query = sa.select(sa.func.count(), *lacking).select_from(self.from_)
         _, *counts = self.connection.execute(query.where(*self.conditions(selection))).one()
         return {c.name: int(n) for c, n in zip(columns, counts, strict=True) if n}
+
+    @property
+    def doubtful_columns(self) -> tuple[Column, ...]:
+        # MariaDB's JSON is a text.
+        return tuple(c for c in self.table.columns if c.family in JSON)
+
+    def read_types(self, names: Collection[str]) -> None:
+        family = {c.name: TYPED if c.name in names else "json" for c in self.doubtful_columns}
+        self.use([replace(c, family=family.get(c.name, c.family)) for c in self.table.columns])
+
+    @property
+    def has_doubts(self) -> bool:
+        return bool(self._unwritable or self._zoned)
+
+    def comeback(self, day: Day, *, documents: bool) -> Comeback:
+        columns = self.doubtful_columns if documents else ()
+        typed = self._count_of({c.name: self._holds(c, mysql_json.HIDDEN) for c in columns}, day)
+        lost = {c.name: self._holds(c, mysql_json.LOST) for c in columns if c.name in typed}
+        lacking = self._count_of(lost | dict.fromkeys(self._unwritable, sa.true()), day)
+        offset, others = self._computed_in(day)
+        return Comeback(lacking | others, offset, tuple(typed))
+
+    def _holds(self, column: Column, condition: str) -> Any:
+        return sa.literal_column(mysql_json.holds(self._cell(column), condition))
+
+    def _cell(self, column: Column) -> str:
+        return f"{self._quote(self.table.name)}.{self._quote(column.name)}"
+
+    def _count_of(self, conditions: dict[str, Any], day: Day) -> dict[str, int]:
+        if not conditions:
+            return {}
+        counts = (sa.func.coalesce(sa.func.sum(sa.case((so, 1), else_=0)), 0) for so in conditions.values())
+        query = sa.select(*counts).select_from(self.from_).where(*self.day_condition(day))
+        row = self.connection.execute(self._hinted(query, Selection(day))).one()
+        return {name: int(count) for name, count in zip(conditions, row, strict=True) if count}
+
+    def _computed_in(self, day: Day) -> tuple[str, dict[str, int]]:
+        """The offset of a session that computes the day's stored generated columns to what they hold; where there is
+        none, how many rows of each differ."""
+        found: dict[str, dict[str, int]] = {}
+        if not self._zoned:
+            return UTC_OFFSET, {}
+        differ = {name: self._differs(name, expression) for name, expression in self._zoned.items()}
+        for each in [*zone_offsets(day, self.zone), self._servers_offset()]:
+            with self.generating(each):
+                found[each] = self._count_of(differ, day)
+            if not found[each]:
+                return each, {}
+        # The same in all zones: the comparison isn't the server's own, and the zone not the reason.
+        same = all(counts == found[UTC_OFFSET] for counts in found.values())
+        return UTC_OFFSET, {} if same else found[UTC_OFFSET]
+
+    def _differs(self, name: str, expression: str) -> Any:
+        column = self.table.column(name)
+        value: Any = sa.literal_column(f"({expression})")
+        computed: Any = value
+        if column.family in INTEGERS or column.family == "decimal":
+            _, _, scale = column.type.partition(",")
+            computed = sa.func.round(value, int(scale.split(")")[0]) if column.family == "decimal" and scale else 0)
+        elif column.family in TIMES - {"year"}:
+            digits = re.search(r"\((\d)\)", column.type)
+            family = "datetime" if column.family == "timestamp" else column.family
+            target = f"{family}({digits[1]})" if digits else family
+            computed = sa.literal_column(f"CAST(({expression}) AS {target})")
+        elif column.family in TEXTS:
+            computed = sa.cast(value, sa.CHAR)
+        return sa.not_(self.col(name).op("<=>", is_comparison=True)(computed))
+
+    def _servers_offset(self) -> str:
+        """That of sessions which set no zone of their own."""
+        with self._session_in("@@GLOBAL.time_zone"):
+            query = "SELECT TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), NOW())"
+            return offset(timedelta(seconds=int(self.connection.exec_driver_sql(query).scalar() or 0)))
+
+    @contextmanager
+    def _session_in(self, zone: str) -> Iterator[None]:
+        self.connection.exec_driver_sql(f"SET SESSION time_zone = {zone}")
+        try:
+            yield
+        finally:
+            if not self.connection.invalidated:
+                self.connection.exec_driver_sql(f"SET SESSION time_zone = '{UTC_OFFSET}'")
+
+    @contextmanager
+    def generating(self, offset: str) -> Iterator[None]:
+        if not self._zoned or offset == UTC_OFFSET:
+            yield
+            return
+        self._offset = offset
+        try:
+            with self._session_in(f"'{offset}'"):
+                yield
+        finally:
+            self._offset = UTC_OFFSET
 
     def _row_string(self) -> sa.ColumnElement[Any]:
         pieces: list[Any] = []
@@ -337,7 +465,7 @@ class MySQLLogStore(LogStore):
         width: Any = sa.literal_column("0")
         for column in (c for c in self.table.columns if c.family in LONG):
             # The stored size of a JSON document is at hand; its text would have to be made.
-            size = sa.func.json_storage_size if column.family == "json" else sa.func.length
+            size = sa.func.json_storage_size if column.family in JSON else sa.func.length
             width = width + sa.func.ifnull(size(self.col(column.name)), 0)
         return width
 
@@ -424,8 +552,8 @@ class MySQLLogStore(LogStore):
     def time_bound(self, instant: datetime) -> Any:
         if self.table.time_type == "date":
             return date_bound(instant, self.zone).isoformat()
-        zone = self.zone if self.table.time_type != "timestamp" else UTC
-        return naive_bound(instant, zone).strftime("%Y-%m-%d %H:%M:%S")  # type: ignore[arg-type]
+        zone = self.zone if self.table.time_type != "timestamp" else _fixed(self._offset)
+        return naive_bound(instant, zone).strftime("%Y-%m-%d %H:%M:%S")
 
     def _instant(self, text: Any) -> datetime | None:
         try:
@@ -551,7 +679,10 @@ class MySQLLogStore(LogStore):
 
     def load(self, table: str, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> None:
         writable = [c for c in columns if not c.generated]
-        if self.bulk_load and self.connection.execute(sa.text("SELECT @@local_infile")).scalar():
+        if self._inserts_history:
+            self.connection.exec_driver_sql("SET SESSION system_versioning_insert_history = 1")
+        typed = any(c.family == TYPED for c in writable)
+        if self.bulk_load and not typed and self.connection.execute(sa.text("SELECT @@local_infile")).scalar():
             self._load_data(table, batches, writable)
         else:
             self._insert(table, batches, writable)
@@ -573,13 +704,13 @@ class MySQLLogStore(LogStore):
 
     def _load_statement(self, table: str, columns: Sequence[Column], pipe: str) -> str:
         # Straight into the column where it can be: a variable costs the server 0.15 µs a cell.
-        straight = [c.encoding != "hex" and c.family != "bit" for c in columns]
+        straight = [c.encoding != "hex" and c.family != "bit" and not self._shifts(c) for c in columns]
         targets = ", ".join(
             self._quote(c.name) if plain else f"@c{i}"
             for i, (c, plain) in enumerate(zip(columns, straight, strict=True))
         )
         assignments = ", ".join(
-            f"{self._quote(c.name)} = {_converted(c, f'@c{i}')}"
+            f"{self._quote(c.name)} = {self._converted(c, f'@c{i}')}"
             for i, (c, plain) in enumerate(zip(columns, straight, strict=True))
             if not plain
         )
@@ -589,12 +720,31 @@ class MySQLLogStore(LogStore):
             f" ({targets})" + (f" SET {assignments}" if assignments else "")
         ).replace("%", "%%")
 
+    def _shifts(self, column: Column) -> bool:
+        """Whether a text in UTC has to be moved into the session's zone."""
+        return self._offset != UTC_OFFSET and column.family == "timestamp"
+
+    def _mark(self, column: Column, value: Any) -> Any:
+        if column.encoding == "hex":
+            return sa.func.unhex(value)
+        if self._shifts(column):
+            zones: list[Any] = [sa.literal_column(f"'{zone}'") for zone in (UTC_OFFSET, self._offset)]
+            return sa.func.coalesce(sa.func.convert_tz(value, *zones), value)
+        return value
+
+    def _converted(self, column: Column, value: str) -> str:
+        if column.encoding == "hex":
+            return f"UNHEX({value})"
+        if column.family == "bit":
+            return f"CAST({value} AS UNSIGNED)"
+        if self._shifts(column):
+            # CONVERT_TZ gives NULL for what no calendar has.
+            return f"COALESCE(CONVERT_TZ({value}, '{UTC_OFFSET}', '{self._offset}'), {value})"
+        return value
+
     def _insert(self, table: str, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> None:
         target = sa.table(table, *(sa.column(c.name) for c in columns))
-        marks = {
-            c.name: sa.func.unhex(sa.bindparam(f"c{i}")) if c.encoding == "hex" else sa.bindparam(f"c{i}")
-            for i, c in enumerate(columns)
-        }
+        marks = {c.name: self._mark(c, sa.bindparam(f"c{i}")) for i, c in enumerate(columns)}
         statement = sa.insert(target).values(marks)
         for batch in batches:
             cells = [batch.column(c.name).to_pylist() for c in columns]
@@ -602,8 +752,18 @@ class MySQLLogStore(LogStore):
                 {f"c{i}": _insertable(c, v) for i, (c, v) in enumerate(zip(columns, row, strict=True))}
                 for row in zip(*cells, strict=True)
             ]
-            for start in range(0, len(rows), ROWS_PER_INSERT):
-                self.connection.execute(statement, rows[start : start + ROWS_PER_INSERT])
+            typed = [i for i, c in enumerate(columns) if c.family == TYPED]
+            plain = [r for r in rows if not any(TYPES_BEHIND in (r[f"c{i}"] or "") for i in typed)] if typed else rows
+            for start in range(0, len(plain), ROWS_PER_INSERT):
+                self.connection.execute(statement, plain[start : start + ROWS_PER_INSERT])
+            for row in rows if len(plain) < len(rows) else []:
+                self._insert_typed(target, marks, row, {columns[i].name: row[f"c{i}"] for i in typed})
+
+    def _insert_typed(self, target: Any, marks: dict[str, Any], row: dict[str, Any], cells: dict[str, str]) -> None:
+        """One row, if it has a document with types."""
+        documents = {n: mysql_json.document(cell) for n, cell in cells.items() if TYPES_BEHIND in (cell or "")}
+        if documents:
+            self.connection.execute(sa.insert(target).values(marks | documents), row)
 
 
 class _DayInPieces(PieceRows):
@@ -725,14 +885,6 @@ def _literal(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
-def _converted(column: Column, value: str) -> str:
-    if column.encoding == "hex":
-        return f"UNHEX({value})"
-    if column.family == "bit":
-        return f"CAST({value} AS UNSIGNED)"
-    return value
-
-
 def _insertable(column: Column, cell: bytes | None) -> Any:
     if cell is None:
         return None
@@ -740,7 +892,7 @@ def _insertable(column: Column, cell: bytes | None) -> Any:
 
 
 def _column(table: str, row: Any) -> Column:
-    name, data_type, column_type, charset, nullable, generation = (_str(v) for v in row)
+    name, data_type, column_type, charset, nullable, generation = (_str(v) for v in row[:6])
     family = str(data_type).lower()
     framed = False
     encoding: Encoding = "text"
@@ -767,6 +919,37 @@ def _column(table: str, row: Any) -> Column:
         str(name), described, encoding, framed, nullable == "YES", bool(generation),
         family,
     )  # fmt: skip
+
+
+def _zoned(rows: Sequence[Any], columns: Sequence[Column]) -> dict[str, str]:
+    """The stored generated columns that hold what a session's time zone made of a TIMESTAMP, with their expressions."""
+    zoned: dict[str, str] = {}
+    of_zone = {c.name for c in columns if c.family == "timestamp"}
+    stored = [tuple(map(_str, row)) for row in rows if "STORED GENERATED" in _str(row[6]).upper()]
+    for name, *_, expression, _extra in stored:
+        names = {part.replace("``", "`") for part in re.findall(r"`((?:[^`]|``)+)`", expression)}
+        if "from_unixtime" in expression.lower() or names & of_zone:
+            zoned[name] = _expression(expression)
+            of_zone.add(name)
+    return {c.name: zoned[c.name] for c in columns if c.name in zoned and c.generated and c.family != "json"}
+
+
+def _expression(shown: str) -> str:
+    """An expression of the catalogue as SQL: MySQL shows its strings with escapes, in Latin-1."""
+    if "\\'" not in shown:
+        return shown
+    plain = re.sub(r"\\(['\\])", r"\1", shown)
+    try:
+        return plain.encode("latin-1").decode()
+    except UnicodeError:
+        return plain
+
+
+def _fixed(offset: str) -> tzinfo:
+    if offset == UTC_OFFSET:
+        return UTC
+    ahead = timedelta(hours=int(offset[1:3]), minutes=int(offset[4:]))
+    return timezone(-ahead if offset[0] == "-" else ahead)
 
 
 def _charset(column: Column) -> str:

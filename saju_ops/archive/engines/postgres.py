@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from saju_ops.archive.comeback import UTC_OFFSET, Comeback, zone_offsets
 from saju_ops.archive.csvfile import write_rows
 from saju_ops.archive.digest import NULL, SEPARATOR, Digest
 from saju_ops.archive.engines.base import (
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 NUMBERS = {"int2", "int4", "int8", "numeric", "float4", "float8", "oid"}
+# A function of PostgreSQL takes no more arguments.
+MOST_ARGUMENTS = 100
 # Types whose text can't hold the digest's separator.
 PLAIN = NUMBERS | {
     "bool", "date", "time", "timetz", "timestamp", "timestamptz", "interval", "uuid", "bytea", "bit", "varbit",
@@ -49,6 +52,11 @@ COLUMNS = sa.text(
     " COALESCE(b.typname, t.typname), a.attlen"
     " FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type b ON b.oid = t.typbasetype"
     " WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
+)
+# What a restore computes anew.
+GENERATED = sa.text(
+    "SELECT a.attname, pg_get_expr(d.adbin, d.adrelid) FROM pg_attribute a JOIN pg_attrdef d ON d.adrelid = a.attrelid"
+    " AND d.adnum = a.attnum WHERE a.attrelid = :oid AND a.attgenerated = 's' AND NOT a.attisdropped"
 )
 INDEXES = sa.text(
     "SELECT i.indexrelid::regclass::text, i.indisprimary, i.indisunique AND i.indpred IS NULL AND i.indisvalid"
@@ -93,6 +101,7 @@ class PostgresLogStore(LogStore):
         require_readable_by_oid(self.connection, table, found[0])
         oid = {"oid": found[0]}
         columns = tuple(_column(row) for row in self.connection.execute(COLUMNS, oid))
+        self._generated = {str(_str(row[0])): str(row[1]) for row in self.connection.execute(GENERATED, oid)}
         indexes = self.connection.execute(INDEXES, oid).all()
         required = {c.name for c in columns if not c.nullable}
         keys = [tuple(r[3]) for r in indexes if r[2] and r[3] and set(r[3]) <= required]
@@ -140,6 +149,43 @@ class PostgresLogStore(LogStore):
             return sa.literal(Decimal(cell.decode()), sa.Numeric)
         return sa.cast(sa.literal(cell.decode(), sa.Text), _NamedType(column.type))
 
+    @property
+    def has_doubts(self) -> bool:
+        return bool(self._generated)
+
+    def comeback(self, day: Day, *, documents: bool) -> Comeback:
+        """Functions that a generated column calls may be declared IMMUTABLE and yet depend on the session's zone, or
+        may have been replaced since the row was written."""
+        found: dict[str, dict[str, int]] = {}
+        for each in zone_offsets(day, self.zone) if self._generated else []:
+            with self.generating(each):
+                found[each] = self._computed_otherwise(day)
+            if not found[each]:
+                return Comeback(offset=each)
+        return Comeback(found.get(UTC_OFFSET, {}))
+
+    def _computed_otherwise(self, day: Day) -> dict[str, int]:
+        differ = {name: self._differs(name, expression) for name, expression in self._generated.items()}
+        counts = (sa.func.count().filter(so) for so in differ.values())
+        query = sa.select(*counts).select_from(self.from_).where(*self.day_condition(day))
+        row = self.connection.execute(query).one()
+        return {name: int(count) for name, count in zip(differ, row, strict=True) if count}
+
+    def _differs(self, name: str, expression: str) -> Any:
+        value: Any = sa.literal_column(f"({expression})")
+        computed = sa.cast(sa.cast(value, _NamedType(self.table.column(name).type)), sa.Text)
+        return sa.cast(self.col(name), sa.Text).is_distinct_from(computed)
+
+    @contextmanager
+    def generating(self, offset: str) -> Iterator[None]:
+        if not self._generated or offset == UTC_OFFSET:
+            yield
+            return
+        self.connection.exec_driver_sql(f"SET LOCAL TIME ZONE INTERVAL '{offset}' HOUR TO MINUTE")
+        # A server's error ends the transaction, and the setting with it.
+        yield
+        self.connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
+
     def _row_string(self) -> sa.ColumnElement[Any]:
         pieces: list[Any] = []
         null: Any = sa.literal_column(f"'{NULL}'")
@@ -150,7 +196,7 @@ class PostgresLogStore(LogStore):
                 pieces += [sa.func.coalesce(sa.cast(length, sa.Text), null), text]
             else:
                 pieces.append(sa.func.coalesce(text, null))
-        return sa.func.concat_ws(sa.literal_column(f"'{SEPARATOR}'"), *pieces)
+        return _joined(sa.literal_column(f"'{SEPARATOR}'"), pieces)
 
     def _row_hash(self) -> sa.ColumnElement[Any]:
         digest = sa.func.sha256(sa.func.convert_to(self._row_string(), sa.literal_column("'UTF8'")))
@@ -318,6 +364,16 @@ class PostgresLogStore(LogStore):
             with cursor.copy(statement) as copy:
                 write_rows((_for_copy(batch, writable) for batch in batches), _CopySink(copy))
         self._catch_up_sequences(table, writable)
+
+
+def _joined(separator: Any, pieces: Sequence[Any]) -> Any:
+    """CONCAT_WS of any number of pieces. It leaves out NULLs, so a part of it is never NULL itself: the first piece of
+    each column, its text or its length, is none."""
+    if len(pieces) < MOST_ARGUMENTS:
+        return sa.func.concat_ws(separator, *pieces)
+    size = MOST_ARGUMENTS // 2
+    parts = [pieces[start : start + size] for start in range(0, len(pieces), size)]
+    return _joined(separator, [_joined(separator, part) for part in parts])
 
 
 class _CopySink(io.RawIOBase):

@@ -1,0 +1,199 @@
+"""The purge may delete only what a restore would accept: values that their text doesn't say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saju_ops.archive import comeback
+from saju_ops.archive.archive import archive_day
+from saju_ops.archive.window import parse_day
+from saju_ops.errors import Refused
+from saju_ops_tests.archive.scene import DAY, NEXT_DAY, NOW, SEOUL, Scene
+
+THIRD_DAY = parse_day("2026-10-03", SEOUL)
+JSON_TABLE = (
+    "CREATE TABLE {name} (log_id bigint PRIMARY KEY, tool_calls json, bits bit(3), bytes blob,"
+    " created_at timestamp(6) NOT NULL, KEY (created_at))"
+)
+# What JSON text has no form for, at the top, in an object, in an array and deep inside.
+HIDDEN = {
+    "a decimal": """JSON_SET('{"a": 1}', '$.cost', 0.10)""",
+    "a decimal that a double equals": """JSON_SET('{"a": "b"}', '$.cost', 0.5)""",
+    "a whole decimal": "JSON_OBJECT('n', CAST(5 AS DECIMAL(10)))",
+    "a decimal beyond a double": "JSON_ARRAY(JSON_ARRAY(JSON_OBJECT('n', 1.123456789012345678901234567890)))",
+    "a decimal at the top": "CAST(-1.50 AS JSON)",
+    "a date and time": "JSON_OBJECT('at', CAST('2026-10-01 05:00:00' AS DATETIME))",
+    "a date and time that no calendar has": "JSON_OBJECT('at', CAST('2026-02-31 05:00:00.000001' AS DATETIME(6)))",
+    "a time stamp": "JSON_OBJECT('at', created_at, 'n', 1)",
+    "a date": "JSON_ARRAY(1, JSON_OBJECT('at', CAST('2026-10-01' AS DATE)))",
+    "a negative time": "JSON_OBJECT('at', CAST('-05:00:00.5' AS TIME(6)))",
+    "a time at the top": "CAST(CAST('2026-10-01 05:00:00' AS DATETIME) AS JSON)",
+    "a binary string": "JSON_OBJECT('at', CAST('x' AS BINARY), 'none', CAST('' AS BINARY))",
+    "names with signs": """JSON_SET('{"a.b": {"c\\\\"d": [1, {"한글 [0]": []}, [2, "x"]]}, "": 3, "$": 4}',"""
+    """ '$."a.b"."c\\\\"d"[1]."한글 [0]"[0]', 1.0, '$.""', 2.50, '$."a.b"."c\\\\"d"[2][0]', 7.0, '$."$"', CURDATE())""",
+    "many": "JSON_ARRAY(1.5, 1.5e0, JSON_OBJECT('a', 0.1, 'b', JSON_ARRAY(2.5, NULL, 2.5e0, CURTIME(6))), 3.5, NOW())",
+}
+# What no expression makes again.
+LOST = {
+    "a bit": "JSON_ARRAY(1, bits)",
+    "a blob": "JSON_OBJECT('a', JSON_OBJECT('b', bytes))",
+    "a blob at the top": "CAST(bytes AS JSON)",
+}
+PLAIN = [
+    "NULL",
+    "'null'",
+    "'1'",
+    "'-1.5e-7'",
+    '\'{"a": [1, 2.5, 1e300, true, null, "b"], "c": {"d": 18446744073709551615}}\'',
+    '\'["2026-10-01", "2026-10-01 05:00:00.000000", "-05:00:00.000000", "base64:type15:eA==", "1, 2"]\'',
+    "JSON_OBJECT('n', CAST(5 AS UNSIGNED), 'd', 0.1e0, 'z', -0e0, 'b', TRUE)",
+]
+
+
+def made(url: str, tmp_path: Path, *values: str) -> Scene:
+    scene = Scene(url, tmp_path / "backups")
+    scene.run(JSON_TABLE.format(name=scene.name))
+    for number, value in enumerate(values, 1):
+        add(scene, number, value)
+    return scene
+
+
+def add(scene: Scene, number: int, value: str) -> None:
+    with scene.connected() as connection:
+        connection.exec_driver_sql(
+            f"INSERT INTO {scene.name} (log_id, created_at, bits, bytes)"  # noqa: S608
+            f" VALUES ({number}, '2026-10-01 01:00:00', b'101', 'x')"
+        )
+        connection.exec_driver_sql(f"UPDATE {scene.name} SET tool_calls = {value} WHERE log_id = {number}")  # noqa: S608
+
+
+def types_of(scene: Scene) -> list[Any]:
+    """The types of all values in the documents, as the server has them."""
+    inside = (
+        f"(SELECT GROUP_CONCAT(JSON_TYPE(v)) FROM JSON_TABLE(tool_calls, '{path}' COLUMNS (v JSON PATH '$')) AS j)"  # noqa: S608
+        for path in ("$**.*", "$**[*]")
+    )
+    rows = scene.run(f"SELECT JSON_TYPE(tool_calls), {', '.join(inside)} FROM {scene.name} ORDER BY log_id")  # noqa: S608
+    # A small number is the same number, whether its sign has a bit.
+    return [tuple(text and text.replace("UNSIGNED ", "") for text in row) for row in rows]
+
+
+def comes_back(scene: Scene, rows: int) -> None:
+    before, types = scene.state(), types_of(scene)
+    scene.archive()
+    assert scene.purge().deleted == rows
+    assert scene.restore().written == rows
+    assert (scene.state(), types_of(scene)) == (before, types)
+    again = scene.restore()
+    assert (again.written, again.already_there) == (0, rows)
+    assert scene.archive().outcome == "unchanged"
+    # Into a new table too.
+    scene.restore(table="copy_of_logs")
+    assert scene.state("copy_of_logs") == before
+
+
+@pytest.mark.parametrize("what", list(HIDDEN))
+def test_types_inside_json_come_back(mysql_url: str, tmp_path: Path, what: str) -> None:
+    comes_back(made(mysql_url, tmp_path, PLAIN[4], HIDDEN[what], "NULL", HIDDEN[what]), 4)
+
+
+def test_documents_with_and_without_types_of_many_days_come_back(mysql_url: str, tmp_path: Path) -> None:
+    scene = made(mysql_url, tmp_path, *HIDDEN.values(), *PLAIN)
+    scene.run(f"UPDATE {scene.name} SET created_at = '2026-10-02 01:00:00' WHERE log_id % 2 = 0")  # noqa: S608
+    scene.run(
+        f"INSERT INTO {scene.name} (log_id, tool_calls, created_at) VALUES (99, '[1]', '2026-10-03 01:00:00')"  # noqa: S608
+    )
+    before, types = scene.state(), types_of(scene)
+    with scene.store() as store:
+        for day in (DAY, NEXT_DAY, THIRD_DAY):
+            archive_day(store, scene.storage, day, now=NOW)
+    assert scene.purge(chunk_size=3).deleted == len(before)
+    scene.restore(DAY, THIRD_DAY)
+    assert (scene.state(), types_of(scene)) == (before, types)
+
+
+@pytest.mark.parametrize("what", list(LOST))
+def test_a_day_whose_json_holds_what_no_restore_makes_again_is_refused_with_the_number_of_rows(
+    mysql_url: str, tmp_path: Path, what: str
+) -> None:
+    scene = made(mysql_url, tmp_path, HIDDEN["a decimal"], LOST[what], LOST[what])
+    before = scene.state()
+    with pytest.raises(Refused, match=r"2 in tool_calls"):
+        scene.archive()
+    assert scene.files().parts == ()
+    assert scene.purge().unarchived_days == [str(DAY)]
+    assert scene.state() == before
+
+
+def test_json_that_its_text_says_is_archived_as_before(mysql_url: str, tmp_path: Path) -> None:
+    scene = made(mysql_url, tmp_path, *PLAIN)
+    comes_back(scene, len(PLAIN))
+    assert b"\t" not in scene.data_file().read_bytes()
+
+
+def test_no_purge_relies_on_an_archive_of_an_earlier_version_for_json_that_it_would_not_give_back(
+    mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = made(mysql_url, tmp_path, HIDDEN["a date"], "'[1]'", HIDDEN["a decimal that a double equals"])
+    before, types = scene.state(), types_of(scene)
+    archived_by_an_earlier_version(scene, monkeypatch)
+    outcome = scene.purge(dry_run=True)
+    assert (outcome.deletable, outcome.kept_changed) == (1, 2)
+    outcome = scene.purge()
+    assert (outcome.deleted, outcome.kept_changed, scene.ids()) == (1, 2, [1, 3])
+    assert scene.archive().rows_written == 2
+    assert scene.purge().deleted == 2
+    scene.restore()
+    assert (scene.state(), types_of(scene)) == (before, types)
+
+
+def test_a_document_that_got_a_decimal_after_it_was_archived_stays_and_is_archived_anew(
+    mysql_url: str, tmp_path: Path
+) -> None:
+    scene = made(mysql_url, tmp_path, "'[1]'", "'[2]'")
+    scene.archive()
+    scene.update("tool_calls = JSON_ARRAY(1.25)", "log_id = 2")
+    assert (scene.purge().deleted, scene.ids()) == (1, [2])
+    before, types = scene.state(), types_of(scene)
+    scene.archive()
+    assert scene.purge().deleted == 1
+    scene.restore()
+    scene.remove("log_id = 1")
+    assert (scene.state(), types_of(scene)) == (before, types)
+
+
+@pytest.mark.parametrize("other", ["mariadb_url", "postgres_url", "sqlite_url"])
+def test_types_inside_json_are_left_out_where_another_engine_gets_the_rows(
+    mysql_url: str, tmp_path: Path, other: str, request: pytest.FixtureRequest
+) -> None:
+    scene = made(mysql_url, tmp_path, HIDDEN["a decimal"], HIDDEN["a date"], "'[1]'")
+    scene.archive()
+    kind = {"mariadb_url": "JSON", "postgres_url": "jsonb", "sqlite_url": "text"}[other]
+    target = Scene(request.getfixturevalue(other), scene.folder)
+    target.run(
+        f"CREATE TABLE {target.name} (log_id bigint PRIMARY KEY, tool_calls {kind}, bits int, bytes varchar(9),"
+        " created_at timestamp)"
+    )
+    with scene.connected() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {scene.name} DROP COLUMN bits, DROP COLUMN bytes")
+    scene.archive()
+    assert scene.restore(url=target.url).written == 3
+
+
+def archived_by_an_earlier_version(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which asked nothing, and whose manifests say nothing of it."""
+    from saju_ops.archive import archive
+
+    def manifest(self: Any, *args: Any) -> Any:
+        made = told(self, *args)
+        made.extra.pop(comeback.MARK)
+        return made
+
+    told = archive._Task._manifest
+    with monkeypatch.context() as earlier:
+        earlier.setattr(archive._Task, "_require_comeback", lambda *_: comeback.Comeback())
+        earlier.setattr(archive._Task, "_manifest", manifest)
+        scene.archive()
