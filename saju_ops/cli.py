@@ -147,6 +147,8 @@ def restore_logs(
         click.echo("Nothing was written (--dry-run).")
     else:
         click.echo(f"Done: {plan.written:,} rows written and proven in {plan.seconds:.1f} s.")
+    for remark in plan.remarks:
+        click.echo(remark)
     if not dry_run and into_table is None and into is None:
         click.echo(
             "These days are archived and beyond the retention, so the next purge deletes them again;"

@@ -116,6 +116,7 @@ def _why_not_cleaned_up(opened: Callable[..., LogStore], url: sa.URL, table: str
 def _log_table(settings: Settings) -> Line:
     from saju_ops.archive.engines import open_log_store
     from saju_ops.archive.unseen import require_seen
+    from saju_ops.archive.window import Day
 
     url = settings.database_url
     missing = _missing_file("DATABASE_URL", url)
@@ -127,6 +128,7 @@ def _log_table(settings: Settings) -> Line:
             oldest = store.instants("asc")
             require_seen(store, [(None, table.name)], [(child.schema, child.table) for child in table.children])
             times = _times(store, "DATABASE_TIMEZONE", settings)
+            undated = store.undated(Day(settings.archive_start_date, settings.timezone).start)
     except OperatorError as error:
         return Line("DATABASE_URL", False, str(error))
     except Exception as error:
@@ -137,7 +139,10 @@ def _log_table(settings: Settings) -> Line:
         f"{redacted(url)}: {table.engine} {table.server_version}, table {table.shown} with {len(table.columns)}"
         f" columns, key {', '.join(table.key)}, {index}, oldest row {oldest or 'none'}, {times.text}"
     )
-    return Line("DATABASE_URL", True, ". ".join([text, *table.notes]) + _not_held(url))
+    words = {reason: reason.replace("_", " ").replace("created at", "created_at") for reason in undated}
+    lost = ", ".join(f"{words[reason]}: {count}" for reason, count in undated.items() if count)
+    notes = [f"In no day, and so never archived or purged: {lost}", *table.notes] if lost else table.notes
+    return Line("DATABASE_URL", True, ". ".join([text, *notes]) + _not_held(url))
 
 
 def _times(store: LogStore, setting: str, settings: Settings) -> Line:

@@ -179,6 +179,17 @@ def test_a_table_without_an_index_on_created_at_is_usable_and_said_to_be_slow(da
     assert line("DATABASE_URL").startswith("ok ")
 
 
+def test_rows_that_no_day_has_are_counted(database: Scene) -> None:
+    database.create_table()
+    database.add(3)
+    assert "never archived" not in line("DATABASE_URL")
+    database.update("created_at = '0001-01-01 00:00:00'", "log_id = 1")
+    database.update("created_at = '2026/10/01'", "log_id = 2")
+    found = line("DATABASE_URL")
+    assert "rows with unreadable created_at: 1, rows before first partition: 1" in found
+    assert found.startswith("ok ")
+
+
 def test_all_is_well_on_mysql(monkeypatch: pytest.MonkeyPatch, mysql_url: str, tmp_path: Path) -> None:
     scene = Scene(mysql_url, tmp_path / "backups").create_table()
     scene.add(3)

@@ -42,7 +42,7 @@ from saju_ops.archive.pieces import ALGORITHM as PIECES
 from saju_ops.archive.pieces import Pieces
 from saju_ops.archive.shape import RowShape
 from saju_ops.archive.table import Column
-from saju_ops.archive.verify import ReadBack, Visit, read_back, verify_part
+from saju_ops.archive.verify import ReadBack, Visit, each_visit, read_back, verify_part
 from saju_ops.archive.window import Day
 from saju_ops.errors import OperatorError, ProofFailed, Refused
 from saju_ops.storage import FolderError, FollowedWriter, Storage, Writer
@@ -168,7 +168,7 @@ class _Task:
         try:
             found = read_back(
                 lambda: self.storage.open(stray), packing, columns, self.store.table.key,
-                start_visit=lambda: _each(shape.begin(), doubts.visit),
+                start_visit=lambda: each_visit(shape.begin(), doubts.visit),
             )  # fmt: skip
         except (ProofFailed, WrongPassword):
             return None
@@ -302,7 +302,7 @@ class _Task:
             sink = CsvSink(writer, packing, [c.name for c in columns], inside)
 
             def begin() -> Visit:
-                visit = _each(shape.begin(), doubts.visit) if self.store.doubtful_columns else shape.begin()
+                visit = each_visit(shape.begin(), doubts.visit) if self.store.doubtful_columns else shape.begin()
                 # A purge goes through the file by ranges of its key.
                 return visit if cuts is None else _in_order(visit, self.store.table.key_columns)
 
@@ -453,14 +453,6 @@ def require_same_table(storage: Storage, day: Day, parts: Sequence[Manifest], st
                 f" {table.database}.{mine}{table.name}."
                 " Nothing was written or deleted; give each database a BACKUP_URI of its own."
             )
-
-
-def _each(*visits: Visit) -> Visit:
-    def both(batch: pa.RecordBatch, hashes: Callable[[], np.ndarray]) -> None:
-        for visit in visits:
-            visit(batch, hashes)
-
-    return both
 
 
 def _all(pieces: Pieces, profile: Profile) -> Pieces:

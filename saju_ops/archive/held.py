@@ -52,6 +52,12 @@ class HeldRows:
 
         return begin
 
+    def add(self, other: HeldRows) -> None:
+        """All that another has, as a part of its own."""
+        self._keys += other._keys
+        self._rows += other._rows
+        self._sorted = None
+
     def _index(self) -> tuple[np.ndarray, np.ndarray]:
         if self._sorted is None:
             keys = np.concatenate(self._keys) if self._keys else np.empty(0, np.uint64)

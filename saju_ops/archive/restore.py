@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from saju_ops.ahead import one_ahead
-from saju_ops.archive.comeback import TYPED, TYPES_BEHIND, UTC_OFFSET, marked_offset, zone_offsets
+from saju_ops.archive.comeback import DECIMALS, TYPED, TYPES_BEHIND, UTC_OFFSET, Doubts, marked_offset, zone_offsets
 from saju_ops.archive.digest import EMPTY, Digest, key_hashes, row_hashes, total
-from saju_ops.archive.engines import LogStore, Selection, open_log_store
-from saju_ops.archive.engines.base import Key, broken_off
+from saju_ops.archive.engines import LogStore, Selection, open_row_store
+from saju_ops.archive.engines.base import Key, NoPartition, broken_off
 from saju_ops.archive.held import HeldRows
 from saju_ops.archive.manifest import DayFiles, Manifest, archived_days, common_key, data_files, day_files
 from saju_ops.archive.pieces import Pieces
 from saju_ops.archive.table import TIME_COLUMN, Column
-from saju_ops.archive.verify import Visit, keys_of, part_batches, verify_part
+from saju_ops.archive.verify import Visit, each_visit, keys_of, part_batches, verify_part
 from saju_ops.archive.window import Day, parse_day
 from saju_ops.database import error_text, redacted
 from saju_ops.errors import OperatorError, ProofFailed, Refused, shown
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 # Differing keys and missing parents named in a message; the counts are whole.
 NAMED = 20
+# MySQL's and MariaDB's codes for a row that a CHECK refuses.
+CHECKS_REFUSED = (3819, 4025)
 FAMILIES = {"mysql": "mysql", "mariadb": "mysql"}
 
 
@@ -70,6 +72,8 @@ class RestorePlan:
     creates_table: bool = False
     compared_by: str = "row digests"
     written: int = 0
+    # What an operator has to do besides.
+    remarks: list[str] = field(default_factory=list)
     dry_run: bool = True
     seconds: float = 0.0
 
@@ -109,7 +113,7 @@ class RestorePlan:
             lines.append(f"{self.superseded} rows stand in an older part too; the later part counts.")
         if self.compared_by != "row digests":
             lines.append(f"The target is another kind of database: what arrives is compared by {self.compared_by}.")
-        return [shown(line) for line in lines]
+        return [shown(line) for line in [*lines, *self.remarks]]
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,8 @@ class _PartWork:
     first: Key
     last: Key
     to_write: int
+    # Whether JSON of an earlier version's archive shows decimals.
+    decimals: bool = False
 
 
 def restore(
@@ -169,6 +175,7 @@ def restore(
                 for part in parts:
                     if part.to_write:
                         work.write(part)
+                        plan.remarks = list(store.remarks)
                         progress(plan)
     plan.seconds = time.monotonic() - started
     return plan
@@ -219,11 +226,11 @@ def _target(
 ) -> tuple[LogStore, bool]:
     """The table to write to; made like the source table if it isn't there. In a dry run the source stands in."""
     try:
-        return open_log_store(url, table, zone, bulk_load=True), False  # type: ignore[arg-type]
+        return open_row_store(url, table, zone, bulk_load=True), False  # type: ignore[arg-type]
     except Refused:
         if table == source:
             raise
-        store = open_log_store(url, source, zone)  # type: ignore[arg-type]
+        store = open_row_store(url, source, zone)  # type: ignore[arg-type]
         if store.has_table(table):
             store.close()
             raise
@@ -231,7 +238,7 @@ def _target(
         return store, True
     with store:
         store.create_like(table)
-    return open_log_store(url, table, zone, bulk_load=True), True  # type: ignore[arg-type]
+    return open_row_store(url, table, zone, bulk_load=True), True  # type: ignore[arg-type]
 
 
 @dataclass
@@ -257,7 +264,11 @@ class _Restore:
             later, own = HeldRows(), HeldRows()
             for newer in files.parts[number + 1 :]:
                 verify_part(self.storage, newer, later.collect_keys(newer.hashed_by(self.identity)))
-            found = verify_part(self.storage, part, own.collect_keys(part.hashed_by(self.identity)))
+            self._collect_alike(part, files.parts[number + 1 :], later)
+            unasked = [c for c in part.table_columns if c.family == "json" and marked_offset(part) is None]
+            doubts = Doubts(unasked, DECIMALS)
+            collect = own.collect_keys(part.hashed_by(self.identity))
+            found = verify_part(self.storage, part, lambda: each_visit(collect(), doubts.visit))  # noqa: B023
             self.plan.files += 1
             self.plan.rows_archived += part.rows
             if found.first_key is None or found.last_key is None:
@@ -269,9 +280,36 @@ class _Restore:
             self._take_columns(part)
             self._take_key(part)
             self._refuse_second_day(part, own)
-            work.append(self._compare(part, later, found.first_key, found.last_key))
+            compared = self._compare(part, later, found.first_key, found.last_key)
+            work.append(replace(compared, decimals=doubts.found))
         self.store.end_read()
         return work
+
+    def _collect_alike(self, part: Manifest, newer: Sequence[Manifest], later: HeldRows) -> None:
+        """Adds to `later` keys of the part which the table takes for one of a newer part, though they are written
+        otherwise: a key whose letters' case was changed after it was archived."""
+        import pyarrow as pa
+
+        self.store.use(self.columns)
+        if not newer or not {*self.identity} <= {*self.store.table.names}:
+            return
+        self.store.use(self.columns, self.identity)
+        if all(c.encoding in ("number", "hex") for c in self.store.table.key_columns):
+            return
+        known: dict[Key, set[Key]] = {}
+        for each in newer:
+            for batch in part_batches(self.storage, each):
+                for key in keys_of(batch, self.identity):
+                    known.setdefault(_folded(key), set()).add(key)
+        collect = later.collect_keys(part.hashed_by(self.identity))()
+        for batch in part_batches(self.storage, part):
+            alike = [self._is_known(key, known.get(_folded(key), set())) for key in keys_of(batch, self.identity)]
+            if any(alike):
+                collect(batch.filter(pa.array(alike)), dict)  # type: ignore[arg-type]
+        self.store.end_read()
+
+    def _is_known(self, key: Key, others: set[Key]) -> bool:
+        return key not in others and any(self.store.is_one_key(key, other) for other in others)
 
     def _refuse_second_day(self, part: Manifest, own: HeldRows) -> None:
         """A row whose created_at was changed after its day was archived stands in two days' archives."""
@@ -451,21 +489,33 @@ class _Restore:
 
     def _write_in(self, offset: str, work: _PartWork) -> None:
         part = work.manifest
+        self.store.takes_old_rows = self._same_family(part)
         with self.store.restoring():
             before = self._state(work)
             known = self._known_digest(work, before)
             loaded = _Counted(self._rows_to_write(work), self.store.table.columns, known)
             try:
                 with self.store.generating(offset):
-                    self.store.load(self.store.table.name, iter(loaded), self._writable(part))
-            except sa.exc.DBAPIError as error:
+                    self.store.load(self.store.table.name, iter(loaded), self._writable(work))
+            except (sa.exc.DBAPIError, NoPartition) as error:
+                why = str(error) if isinstance(error, NoPartition) else error_text(error)
                 raise OperatorError(
-                    f"The database refused rows of {part.day} ({error_text(error)}). Nothing of {part.file} was"
-                    f" written; {self.plan.written} rows before it were."
+                    f"The database refused rows of {part.day} ({why}). Nothing of {part.file} was"
+                    f" written; {self.plan.written} rows before it were.{self._what_else(error)}"
                 ) from None
             self._prove(work, loaded, before)
             self._refuse_altered(part)
         self.plan.written += loaded.rows
+
+    def _what_else(self, error: Exception) -> str:
+        """For a row that a CHECK refuses, which is older than that."""
+        orig = getattr(error, "orig", None)
+        if getattr(orig, "sqlstate", None) != "23514" and getattr(orig, "args", (0,))[0] not in CHECKS_REFUSED:
+            return ""
+        return (
+            " A CHECK of the table refuses them, which they are older than: restore as the table's owner, or into"
+            f" another table with --into-table {self.store.table.name}_restored."
+        )
 
     def _refuse_altered(self, part: Manifest) -> None:
         """What was compared with the archive are the columns that the table had when it was looked at."""
@@ -489,16 +539,22 @@ class _Restore:
         askable = isinstance(known, Digest) or (self.store.knows_pieces and before.rows == 0)
         return known if askable else None
 
-    def _writable(self, part: Manifest) -> list[Column]:
+    def _writable(self, work: _PartWork) -> list[Column]:
         """The columns as the file writes them; what is generated, the target decides."""
-        return [replace(c, generated=self.store.table.column(c.name).generated) for c in part.table_columns]
+        shown = {c.name for c in self.store.doubtful_columns} if work.decimals else ()
+        return [
+            replace(
+                c, generated=self.store.table.column(c.name).generated, family=TYPED if c.name in shown else c.family
+            )
+            for c in work.manifest.table_columns
+        ]
 
     def _rows_to_write(self, work: _PartWork) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
         foreign = not self._same_family(work.manifest)
         for batch in part_batches(self.storage, work.manifest):
-            batch = _as_others_have_it(batch, work.manifest) if foreign else batch
+            batch = as_others_have_it(batch, work.manifest) if foreign else batch
             if not len(work.later) and not len(work.there):
                 yield batch
                 continue
@@ -574,6 +630,14 @@ class _Counted:
         return Digest(self.rows, self._known.xor) if isinstance(self._known, Digest) else self._passed
 
 
+def _folded(key: Key) -> Key:
+    """The same for keys that a collation may take for one: letters of either case, with or without accents."""
+    from unicodedata import combining, normalize
+
+    texts = (normalize("NFKD", cell.decode("utf-8", "replace").casefold()) for cell in key)
+    return tuple("".join(c for c in text if not combining(c)).rstrip().encode() for text in texts)
+
+
 def _is_instant(engine: str, kind: str) -> bool:
     return kind == "timestamptz" or (engine in ("mysql", "mariadb") and kind == "timestamp")
 
@@ -583,7 +647,7 @@ def _is_instant(engine: str, kind: str) -> bool:
 OWN_ENDINGS = {"timestamptz": r"\+00$", TYPED: rf"{TYPES_BEHIND}.*$"}
 
 
-def _as_others_have_it(batch: pa.RecordBatch, part: Manifest) -> pa.RecordBatch:
+def as_others_have_it(batch: pa.RecordBatch, part: Manifest) -> pa.RecordBatch:
     import pyarrow as pa
     import pyarrow.compute as pc
 

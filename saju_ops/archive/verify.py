@@ -114,6 +114,14 @@ def keys_of(batch: pa.RecordBatch, key: Sequence[str]) -> list[tuple[bytes, ...]
     return list(zip(*(batch.column(name).cast(pa.binary()).to_pylist() for name in key), strict=True))
 
 
+def each_visit(*visits: Visit) -> Visit:
+    def both(batch: pa.RecordBatch, hashes: Callable[[], np.ndarray]) -> None:
+        for visit in visits:
+            visit(batch, hashes)
+
+    return both
+
+
 def verify_part(
     storage: Storage, manifest: Manifest, start_visit: Callable[[], Visit] | None = None
 ) -> ReadBack:

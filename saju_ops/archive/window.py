@@ -64,6 +64,20 @@ def cutoff_day(now: datetime, retention_days: int, zone: ZoneInfo) -> Day:
     return day_of(now - timedelta(days=retention_days), zone)
 
 
+# Between them every moment has a day in every zone. Go writes 0001-01-01 for "no time".
+FIRST_MOMENT, LAST_MOMENT = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
+
+
+def moment(value: datetime, zone: tzinfo) -> datetime:
+    """In UTC, of a time which is in `zone` where it says no offset. What is before or behind all days becomes the first
+    or last moment that has one."""
+    known = value if value.tzinfo else value.replace(tzinfo=zone)
+    try:
+        return max(FIRST_MOMENT, min(known.astimezone(UTC), LAST_MOMENT))
+    except OverflowError:
+        return FIRST_MOMENT if value.year < 5000 else LAST_MOMENT
+
+
 def naive_bound(instant: datetime, zone: tzinfo) -> datetime:
     """The instant as a column without a zone keeps it, in `zone`."""
     return instant.astimezone(zone).replace(tzinfo=None)

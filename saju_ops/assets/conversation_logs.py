@@ -247,6 +247,25 @@ def checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
 
     @dg.asset_check(
         asset=ARCHIVE,
+        description="Every row has a created_at by which it belongs to a day from ARCHIVE_START_DATE on. Rows without"
+        " one, with one that can't be read, or of the year 1, which Go writes for no time, are in no partition: they"
+        " are never archived and never purged. Severity WARN: nothing is lost; correct the rows, or move"
+        " ARCHIVE_START_DATE back.",
+    )
+    def every_row_has_a_day(log_database: LogDatabase) -> dg.AssetCheckResult:
+        from saju_ops.archive.window import Day
+
+        first = Day(settings.archive_start_date, settings.timezone)
+        with log_database.open() as store:
+            counts = store.undated(first.start)
+        return dg.AssetCheckResult(
+            passed=not any(counts.values()),
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"rows_in_no_day": sum(counts.values()), **counts, "first_partition": str(first)},
+        )
+
+    @dg.asset_check(
+        asset=ARCHIVE,
         description="created_at has an index. Severity WARN: without it every day's archive and purge reads the whole"
         " table.",
     )
@@ -264,7 +283,7 @@ def checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
             },
         )
 
-    return [no_rows_before_first_partition, every_due_day_is_archived, created_at_is_indexed]
+    return [no_rows_before_first_partition, every_row_has_a_day, every_due_day_is_archived, created_at_is_indexed]
 
 
 def due_with_rows(settings: Settings, store: "LogStore", now: datetime) -> list["Day"]:

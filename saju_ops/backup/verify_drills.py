@@ -90,6 +90,7 @@ def _day(stamp: str, zone: ZoneInfo) -> Day:
 
 
 def _restore_day(storage: Storage, stamp: str, zone: ZoneInfo) -> tuple[str, int]:
+    from saju_ops.archive.drilled import archived_rows, restored_rows
     from saju_ops.archive.restore import restore
 
     day = _day(stamp, zone)
@@ -102,11 +103,14 @@ def _restore_day(storage: Storage, stamp: str, zone: ZoneInfo) -> tuple[str, int
             storage, sa.URL.create("sqlite", database=str(path)), day, day, zone_of_database=ZoneInfo("UTC"),
             source_table=parts[-1].table, dry_run=False,
         )  # fmt: skip
-        with closing(sqlite3.connect(path)) as connection:
-            (found,) = connection.execute(f"SELECT COUNT(*) FROM {_quoted(parts[-1].table)}").fetchone()  # noqa: S608
-    if found != plan.rows_archived - plan.superseded:
-        raise OperatorError(f"Of {plan.rows_archived - plan.superseded} rows of {day} {found} came back.")
-    return f"{found:,} rows of {len(parts)} files came back, compared by {plan.compared_by}.", found
+        # The engine's own rows are compared by the restore itself.
+        found = restored_rows(path, parts)
+        expected = found if plan.compared_by == "row digests" else archived_rows(storage, parts)
+    if found.rows != plan.rows_archived - plan.superseded:
+        raise OperatorError(f"Of {plan.rows_archived - plan.superseded} rows of {day} {found.rows} came back.")
+    if found != expected:
+        raise OperatorError(f"All {found.rows} rows of {day} came back, and some with other values.")
+    return f"{found.rows:,} rows of {len(parts)} files came back, compared by their values.", found.rows
 
 
 def _make_table(path: Path, part: Manifest) -> None:

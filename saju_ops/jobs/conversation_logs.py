@@ -284,6 +284,8 @@ def restore_conversation_logs(
         "summary": dg.MetadataValue.md("\n".join(f"- {line}" for line in plan.sentences())),
     }
     context.add_output_metadata(metadata)
+    for remark in plan.remarks:
+        context.log.warning(remark)
     if plan.incomplete and not (plan.undescribed or plan.refused):
         # Nobody need have written on those days: the run has done what there was to do.
         context.log.warning(plan.incomplete)

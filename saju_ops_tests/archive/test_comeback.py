@@ -9,7 +9,9 @@ import pytest
 
 from saju_ops.archive import comeback
 from saju_ops.archive.archive import archive_day
+from saju_ops.archive.engines import sqlite
 from saju_ops.archive.window import parse_day
+from saju_ops.backup.verify_drills import archive_drill
 from saju_ops.errors import Refused
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, NOW, SEOUL, Scene
 
@@ -150,6 +152,19 @@ def test_no_purge_relies_on_an_archive_of_an_earlier_version_for_json_that_it_wo
     assert (scene.state(), types_of(scene)) == (before, types)
 
 
+def test_decimals_that_an_earlier_version_archived_and_purged_come_back(
+    mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as their text shows them: 0.10 is no double."""
+    shown = ["a decimal", "a decimal beyond a double", "a decimal at the top"]
+    scene = made(mysql_url, tmp_path, *(HIDDEN[what] for what in shown), *PLAIN)
+    before, types = scene.state(), types_of(scene)
+    archived_by_an_earlier_version(scene, monkeypatch)
+    scene.remove("TRUE")
+    assert scene.restore().written == len(before)
+    assert (scene.state(), types_of(scene)) == (before, types)
+
+
 def test_a_document_that_got_a_decimal_after_it_was_archived_stays_and_is_archived_anew(
     mysql_url: str, tmp_path: Path
 ) -> None:
@@ -197,3 +212,87 @@ def archived_by_an_earlier_version(scene: Scene, monkeypatch: pytest.MonkeyPatch
         earlier.setattr(archive._Task, "_require_comeback", lambda *_: comeback.Comeback())
         earlier.setattr(archive._Task, "_manifest", manifest)
         scene.archive()
+
+
+# --- the drill of verify -----------------------------------------------------------------------------------------
+
+EVERY_KIND = {
+    "mysql": (
+        "n decimal(65,30), f float, d double, b varbinary(9), e bit(9), j json, t time(6), y year,"
+        " g int(8) zerofill, s varchar(9)",
+        "1.100000000000000000000000000001, 0.1, 0.30000000000000004, x'00FF', b'101', '{\"a\": 1.0}', '-01:00:00',"
+        " 2026, 7, '0010'",
+    ),
+    "postgresql": (
+        "n numeric, f float4, d float8, b bytea, j jsonb, t timestamptz, a text[]",
+        "1.10000000000000000000000000000000000010, 0.1, 0.30000000000000004, '\\x00ff', '{\"a\": 1.00}',"
+        " '2026-10-01 00:00:00+09', '{a,NULL}'",
+    ),
+    "sqlite": ("n, d real, b blob", "'1.10', 0.30000000000000004, x'00ff'"),
+}
+
+
+def of_every_kind(url: str, tmp_path: Path, key: str = "bigint") -> Scene:
+    scene = Scene(url, tmp_path / "backups")
+    columns, values = EVERY_KIND[scene.family]
+    with scene.connected() as connection:
+        connection.exec_driver_sql(
+            f"CREATE TABLE {scene.name} (log_id {key} PRIMARY KEY, created_at timestamp NOT NULL, {columns})"
+        )
+        nulls = ", ".join(["NULL"] * (columns.replace("65,", "").count(",") + 1))
+        for number, cells in enumerate((values, nulls, values)):
+            connection.exec_driver_sql(
+                f"INSERT INTO {scene.name} VALUES ({number}.0, '2026-10-01 01:00:00', {cells})"  # noqa: S608
+            )
+    scene.archive()
+    return scene
+
+
+def drilled(scene: Scene) -> Any:
+    return archive_drill(scene.storage, now=NOW, zone=SEOUL)
+
+
+@pytest.mark.parametrize("key", ["bigint", "decimal(20,5)"])
+def test_a_drill_gives_back_every_value_of_every_engine(database_url: str, tmp_path: Path, key: str) -> None:
+    drill = drilled(of_every_kind(database_url, tmp_path, key))
+    assert (drill.passed, drill.records) == (True, 3), drill.text
+
+
+def test_a_drill_compares_values_and_not_only_the_number_of_rows(
+    mysql_url: str, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scratch database that changes one cell."""
+    scenes = [of_every_kind(mysql_url, tmp_path / "1"), of_every_kind(postgres_url, tmp_path / "2")]
+    told = sqlite.decode_cell
+    monkeypatch.setattr(sqlite, "decode_cell", lambda c, v: told(c, v) if c.encoding != "hex" else b"other")
+    for scene in scenes:
+        drill = drilled(scene)
+        assert (drill.passed, drill.tried) == (False, True)
+        assert "other values" in drill.text
+
+
+def test_json_of_postgresql_keeps_its_digits(postgres_url: str, tmp_path: Path) -> None:
+    scene = Scene(postgres_url, tmp_path / "backups")
+    scene.run(
+        f"CREATE TABLE {scene.name} (log_id bigint PRIMARY KEY, created_at timestamptz NOT NULL, j json, b jsonb)"
+    )
+    document = '{"n": 0.10, "m": 1.123456789012345678901234567890, "x": 1e400, "i": 123456789012345678901234567890}'
+    scene.insert([{"log_id": 1, "created_at": DAY.start, "j": f" {document} ", "b": document}])
+    before = scene.state()
+    scene.archive()
+    assert scene.purge().deleted == 1
+    scene.restore()
+    assert scene.state() == before
+
+
+def test_json_of_mariadb_is_a_text_and_comes_back_as_it_is(mariadb_url: str, tmp_path: Path) -> None:
+    scene = Scene(mariadb_url, tmp_path / "backups")
+    scene.run(
+        f"CREATE TABLE {scene.name} (log_id bigint PRIMARY KEY, created_at timestamp NOT NULL, j json)",
+        f"""INSERT INTO {scene.name} VALUES (1, '2026-10-01 01:00:00', JSON_SET('{{ "a" : 1.50 }}', '$.cost', 0.10))""",  # noqa: S608
+    )
+    before = scene.state()
+    scene.archive()
+    assert scene.purge().deleted == 1
+    scene.restore()
+    assert scene.state() == before

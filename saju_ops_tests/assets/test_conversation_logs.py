@@ -279,6 +279,18 @@ def test_due_days_without_an_archive_are_counted_and_named(sqlite: Project) -> N
     assert (metadata["due_days_without_archive"], metadata["first_of_them"]) == (0, "none")
 
 
+def test_rows_that_no_day_has_are_counted(sqlite: Project) -> None:
+    passed, metadata = checked(sqlite.archive(ago(42)), "every_row_has_a_day")
+    assert (passed, metadata["rows_in_no_day"]) == (True, 0)
+    for number, time in enumerate(("0001-01-01 00:00:00", "2026/10/01", "2026-10-01 00:00:00+0900"), 901):
+        sqlite.add(1, ago(42), first=number)
+        sqlite.scene.update("created_at = :time", f"log_id = {number}", time=time)
+    passed, metadata = checked(sqlite.archive(ago(40)), "every_row_has_a_day")
+    assert not passed
+    assert (metadata["rows_in_no_day"], metadata["rows_without_created_at"]) == (3, 0)
+    assert (metadata["rows_with_unreadable_created_at"], metadata["rows_before_first_partition"]) == (2, 1)
+
+
 def test_a_table_without_an_index_on_created_at_is_found(project: Project) -> None:
     passed, metadata = checked(project.archive(ago(42)), "created_at_is_indexed")
     if project.scene.family == "mysql":

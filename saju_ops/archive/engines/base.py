@@ -37,6 +37,19 @@ class NoSuchTable(Refused):
     """The database has no table of that name."""
 
 
+class NoPartition(OperatorError):
+    """The table has no partition for a row."""
+
+    def __init__(self, table: str) -> None:
+        super().__init__(
+            f"{table} has no partition for some of its rows: it was dropped since. Add it again, or restore into"
+            f" another table with --into-table {table}_restored, which is made without partitions"
+        )
+
+
+# Why a row is in no day.
+WITHOUT_TIME, UNREADABLE = "rows_without_created_at", "rows_with_unreadable_created_at"
+TOO_EARLY, ENDLESS = "rows_before_first_partition", "rows_with_infinite_created_at"
 # A batch's text stays under this many bytes, so that memory is the same for rows of 300 bytes and of 30 MB.
 BATCH_BYTES = 32 << 20
 BATCH_ROWS = 2048
@@ -102,6 +115,11 @@ class LogStore(abc.ABC):
         self.url = url
         self.zone = zone
         self.bulk_load = bulk_load
+        # Whether the caller compares what `load` writes with a digest. Only then may a server take what its rules
+        # refuse of a new row: rows older than a CHECK, or an ENUM's error value.
+        self.takes_old_rows = False
+        # What an operator should know of what `load` could not do.
+        self.remarks: list[str] = []
         self._engine = connect(url, bulk_load=bulk_load)
         try:
             self.connection = self._engine.connect()
@@ -256,6 +274,30 @@ class LogStore(abc.ABC):
     def first_instant_from(self, instant: datetime) -> datetime | None:
         """The earliest created_at that is not before `instant`, UTC."""
 
+    def undated(self, first: datetime) -> dict[str, int]:
+        """How many rows no day from `first` on has, and so no archive, by the reason; zeros included. Reads only."""
+        time = self.col(TIME_COLUMN)
+        nullable, unreadable = self.table.column(TIME_COLUMN).nullable, self.unreadable()
+        found = {
+            WITHOUT_TIME: self._count_where(time.is_(None)) if nullable else 0,
+            UNREADABLE: 0 if unreadable is None else self._count_where(unreadable),
+            TOO_EARLY: self._count_where(self.before(first)),
+        }
+        self.end_read()
+        return found
+
+    def unreadable(self) -> sa.ColumnElement[bool] | None:
+        """Whether created_at holds what can't be read as a time; None where it always can."""
+        return None
+
+    def before(self, instant: datetime) -> sa.ColumnElement[bool]:
+        condition: sa.ColumnElement[bool] = self.col(TIME_COLUMN) < self.time_bound(instant)
+        return condition
+
+    def _count_where(self, condition: sa.ColumnElement[bool]) -> int:
+        query = sa.select(sa.func.count()).select_from(self.from_).where(condition)
+        return int(self.connection.execute(query).scalar_one())
+
     @abc.abstractmethod
     def sizes(self) -> dict[str, int]:
         """Bytes that the table takes, by the engine's own estimate: `table_bytes`, `free_bytes`."""
@@ -399,6 +441,17 @@ class LogStore(abc.ABC):
 
     def _delete(self, selection: Selection) -> int:
         return self.connection.execute(sa.delete(self.from_).where(*self.conditions(selection))).rowcount
+
+    def is_one_key(self, one: Key, other: Key) -> bool:
+        """Whether the table takes both for the same key, as by a collation that ignores case."""
+        columns = self.table.key_columns
+        values = [sa.literal(v) if isinstance(v, (str, int, float)) else v for v in map(self.typed, columns, one)]
+        none = sa.select(*(self.col(c.name) for c in columns)).where(sa.false())
+        # Of the two the column decides by what they are compared.
+        given = sa.union_all(none, sa.select(*values)).subquery("saju_given")
+        same = (given.c[c.name] == self.typed(c, v) for c, v in zip(columns, other, strict=True))
+        query = sa.select(sa.exists(sa.select(sa.literal(1)).select_from(given).where(*same)))
+        return bool(self.connection.execute(query).scalar())
 
     def child_rows(self, child: ForeignKey, selection: Selection) -> int:
         """Rows of another table that reference selected rows."""

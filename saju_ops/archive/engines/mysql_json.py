@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
@@ -103,10 +104,29 @@ def hidden_values(text: str, types: str) -> Iterator[Value]:
         yield Value(path, kind, str(value))
 
 
+def types_shown(text: str) -> str:
+    """The types that numbers of a text have, as `typed_text` writes them: DECIMAL where no DOUBLE prints so. For
+    archives of earlier versions, which say no types."""
+    found: Any = json.loads(text, parse_float=_Digits, parse_int=_Digits)
+    values = [(f"{WHOLE} ", found)]
+    for place, kind in ((".", dict), ("[", list)):
+        values += [(f"{place}{n} ", value) for n, (_, value) in enumerate(_places(found, "$", kind), 1)]
+    return ",".join(f"{where}DECIMAL" for where, value in values if isinstance(value, _Digits) and value.is_decimal)
+
+
 class _Digits(str):
     """A number as it is written."""
 
     __slots__ = ()
+
+    @property
+    def is_decimal(self) -> bool:
+        if "e" in self.lower():
+            return False
+        if "." not in self:
+            return not -(1 << 63) <= int(self) < 1 << 64
+        fraction = self.partition(".")[2]
+        return (fraction.endswith("0") and fraction != "0") or Decimal(self) != Decimal(repr(float(self)))
 
 
 def _places(value: Any, path: str, kind: type) -> Iterator[tuple[str, Any]]:

@@ -18,8 +18,10 @@ from saju_ops.archive.comeback import UTC_OFFSET, Comeback, zone_offsets
 from saju_ops.archive.csvfile import write_rows
 from saju_ops.archive.digest import NULL, SEPARATOR, Digest
 from saju_ops.archive.engines.base import (
+    ENDLESS,
     LOCK_WAIT_SECONDS,
     LogStore,
+    NoPartition,
     Profile,
     Selection,
     require_key,
@@ -27,7 +29,7 @@ from saju_ops.archive.engines.base import (
 )
 from saju_ops.archive.readable import require_readable_by_oid
 from saju_ops.archive.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
-from saju_ops.archive.window import Day, naive_bound
+from saju_ops.archive.window import FIRST_MOMENT, Day, moment, naive_bound
 from saju_ops.database import quote_every_name
 from saju_ops.errors import Busy
 
@@ -83,6 +85,11 @@ FOREIGN_KEYS = sa.text(
     " AND NOT EXISTS (SELECT 1 FROM pg_constraint c WHERE c.oid = k.conparentid AND"
     " (c.conrelid = :oid OR c.confrelid IN (SELECT oid FROM own))) ORDER BY 2, 3, 1"
 )
+UNVALIDATED = sa.text(
+    "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint"
+    " WHERE conrelid = CAST(:name AS regclass) AND contype = 'c' AND NOT convalidated AND coninhcount = 0"
+)
+NOT_OWNER = "42501"
 DELETE_RULES = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 SIGN_BIT = 1 << 63
 
@@ -260,8 +267,8 @@ class PostgresLogStore(LogStore):
             parsed = datetime.fromisoformat(value)
         except ValueError:
             # Infinity, or a year that Python doesn't have: before everything, or beyond any day that is due.
-            return datetime(1, 1, 2, tzinfo=UTC) if value.startswith("-") or "BC" in value else None
-        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=self.zone)).astimezone(UTC)
+            return FIRST_MOMENT if value.startswith("-") or "BC" in value else None
+        return moment(parsed, self.zone)
 
     def instants(self, order: str) -> datetime | None:
         pick = sa.func.min if order == "asc" else sa.func.max
@@ -269,6 +276,10 @@ class PostgresLogStore(LogStore):
         value = self.connection.execute(query).scalar()
         self.end_read()
         return self._instant(value)
+
+    def undated(self, first: datetime) -> dict[str, int]:
+        infinite = self._count_where(self.col(TIME_COLUMN) == sa.literal_column("'infinity'"))
+        return super().undated(first) | {ENDLESS: infinite}
 
     def first_instant_from(self, instant: datetime) -> datetime | None:
         col = self.col(TIME_COLUMN)
@@ -335,9 +346,40 @@ class PostgresLogStore(LogStore):
 
     def create_like(self, name: str) -> None:
         quote = self._quote
-        statement = f"CREATE TABLE {quote(name)} (LIKE {quote(self.table.name)} INCLUDING ALL)"
+        statements = [f"CREATE TABLE {quote(name)} (LIKE {quote(self.table.name)} INCLUDING ALL)"]
+        # In the copy they would hold for all rows.
+        statements += [f"ALTER TABLE {quote(name)} DROP CONSTRAINT {quote(each)}" for each in self._unvalidated()]
         with self.transaction():
-            self.connection.exec_driver_sql(statement.replace("%", "%%"))
+            for statement in statements:
+                self.connection.exec_driver_sql(statement.replace("%", "%%"))
+
+    def _unvalidated(self) -> dict[str, str]:
+        """The CHECKs that hold for new rows alone (NOT VALID), and their definitions."""
+        name = {"name": self._quote(self.table.name)}
+        return {_str(row[0]): _str(row[1]) for row in self.connection.execute(UNVALIDATED, name)}
+
+    @contextmanager
+    def _old_rows_taken(self) -> Iterator[None]:
+        """Takes CHECKs that are NOT VALID from the table till the rows are in, and gives them back as they were, in the
+        same transaction: nobody sees the table without them. Where the account doesn't own the table, they stay."""
+        checks = self._unvalidated() if self.takes_old_rows else {}
+        table, taken = self._quote(self.table.name), {}
+        for name, definition in checks.items():
+            try:
+                with self.connection.begin_nested():
+                    self._alter(f"ALTER TABLE {table} DROP CONSTRAINT {self._quote(name)}")
+                taken[name] = definition
+            except sa.exc.DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) != NOT_OWNER:
+                    raise
+        yield
+        if taken:
+            self.connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")  # what waits would forbid the change
+        for name, definition in taken.items():
+            self._alter(f"ALTER TABLE {table} ADD CONSTRAINT {self._quote(name)} {definition}")
+
+    def _alter(self, statement: str) -> None:
+        self.connection.exec_driver_sql(statement.replace("%", "%%"))
 
     def _catch_up_sequences(self, table: str, columns: Sequence[Column]) -> None:
         """Numbers that a sequence gives go on after the highest restored one; a sequence never goes back."""
@@ -348,21 +390,39 @@ class PostgresLogStore(LogStore):
                 sa.text("SELECT pg_get_serial_sequence(:table, :column)"),
                 {"table": self._quote(table), "column": column.name},
             ).scalar()
-            if not sequence:
+            if not sequence or not self._may_set(str(sequence), table, column.name):
                 continue
             highest = sa.select(sa.func.max(sa.column(column.name))).select_from(sa.table(table)).scalar_subquery()
             current = sa.select(sa.literal_column("last_value")).select_from(sa.text(sequence)).scalar_subquery()
             named = sa.cast(sa.literal(sequence, sa.Text), _NamedType("regclass"))
             self.connection.execute(sa.select(sa.func.setval(named, highest)).where(highest > current))
 
+    def _may_set(self, sequence: str, table: str, column: str) -> bool:
+        """Old rows have smaller numbers than the sequence gives by now, unless the table is a new one."""
+        query = "SELECT has_sequence_privilege(:name, 'SELECT') AND has_sequence_privilege(:name, 'UPDATE')"
+        may = bool(self.connection.execute(sa.text(query), {"name": sequence}).scalar())
+        if not may:
+            remark = (
+                f"This account may not set the sequence {sequence}, which numbers {table}.{column}. If the table was"
+                f" new, set it before the service writes, to the greatest {column} that there is (setval)."
+            )
+            self.remarks += [remark] if remark not in self.remarks else []
+        return may
+
     def load(self, table: str, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> None:
         writable = [c for c in columns if not c.generated]
         quote = self._quote
         names = ", ".join(quote(c.name) for c in writable)
-        with self.driver() as raw, raw.cursor() as cursor:
-            statement = f"COPY {quote(table)} ({names}) FROM STDIN (FORMAT csv, ENCODING 'UTF8')"
-            with cursor.copy(statement) as copy:
-                write_rows((_for_copy(batch, writable) for batch in batches), _CopySink(copy))
+        statement = f"COPY {quote(table)} ({names}) FROM STDIN (FORMAT csv, ENCODING 'UTF8')"
+        with self._old_rows_taken(), self.driver() as raw, raw.cursor() as cursor:
+            try:
+                with cursor.copy(statement) as copy:
+                    write_rows((_for_copy(batch, writable) for batch in batches), _CopySink(copy))
+            except self.connection.dialect.loaded_dbapi.Error as error:
+                # The server's code for a row without a partition is that of a CHECK.
+                if str(getattr(error, "diag", None) and error.diag.message_primary).startswith("no partition of"):
+                    raise NoPartition(table) from None
+                raise
         self._catch_up_sequences(table, writable)
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -31,7 +31,7 @@ from saju_ops.archive.engines.base import (
     require_table,
 )
 from saju_ops.archive.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
-from saju_ops.archive.window import Day, naive_bound
+from saju_ops.archive.window import FIRST_MOMENT, Day, moment, naive_bound
 from saju_ops.database import SQLiteText
 from saju_ops.errors import Busy, OperatorError, Refused
 
@@ -243,13 +243,26 @@ class SQLiteLogStore(LogStore):
         )
         return [time >= early, time < late, sa.or_(*inside)]
 
+    def unreadable(self) -> sa.ColumnElement[bool] | None:
+        time = self.col(TIME_COLUMN)
+        other = sa.func.typeof(time).not_in(["text", "null"])
+        return sa.or_(other, sa.and_(time.is_not(None), _seconds(time).is_(None)))
+
+    def before(self, instant: datetime) -> sa.ColumnElement[bool]:
+        time = self.col(TIME_COLUMN)
+        early = (sa.and_(so, _seconds(time) < _bound(instant, zone)) for so, zone in self._spellings())
+        return sa.and_(sa.func.typeof(time) == "text", sa.or_(*early))
+
     def _picked(self, pick: Any, zone: ZoneInfo, *where: Any) -> datetime | None:
         query = sa.select(pick(_seconds(self.col(TIME_COLUMN)))).select_from(self.from_).where(*where)
         value = self.connection.execute(query).scalar()
         self.end_read()
         if value is None:
             return None
-        return datetime.fromisoformat(_text(value)).replace(tzinfo=zone).astimezone(UTC)
+        try:
+            return moment(datetime.fromisoformat(_text(value)), zone)
+        except ValueError:
+            return FIRST_MOMENT  # of the year 0, or before
 
     def instants(self, order: str) -> datetime | None:
         pick, choose = (sa.func.min, min) if order == "asc" else (sa.func.max, max)
@@ -342,12 +355,26 @@ class SQLiteLogStore(LogStore):
                 dialect=self.connection.dialect
             )
         )
+        if self.takes_old_rows:
+            # A row may have been written while CHECKs were ignored.
+            self._all("PRAGMA ignore_check_constraints = ON")
+        texts = self._kept_as_texts(writable)
         for batch in batches:
             cells = [
-                [None if v is None else decode_cell(c, v) for v in batch.column(c.name).to_pylist()] for c in writable
-            ]
+                [None if v is None else v.decode() if c.name in texts else decode_cell(c, v)
+                 for v in batch.column(c.name).to_pylist()]
+                for c in writable
+            ]  # fmt: skip
             with self.driver() as raw:
                 raw.executemany(statement, list(zip(*cells, strict=True)))
+
+
+    def _kept_as_texts(self, columns: Sequence[Column]) -> set[str]:
+        """Numbers of another engine that go into a column of texts, with all their digits: SQLite would print a REAL
+        with fifteen."""
+        kinds = {c.name: c.type.upper() for c in self.table.columns}
+        other = (c.name for c in columns if c.encoding == "number" and c.family not in ("integer", "real"))
+        return {n for n in other if re.search("CHAR|CLOB|TEXT", kinds[n]) and "INT" not in kinds[n]}
 
 
 def _bound(instant: datetime, zone: ZoneInfo) -> str:
@@ -359,8 +386,10 @@ def _seconds(time: sa.ColumnElement[Any]) -> Any:
 
     `datetime` alone rounds: 23:59:59.9996 would be of the next day."""
     piece, zone = sa.func.substr(time, 1, 19), sa.func.ltrim(sa.func.substr(time, 21), "0123456789")
-    whole = sa.func.datetime(piece.op("||")(zone))
-    return sa.case((sa.func.substr(time, 20, 1) == ".", whole), else_=sa.func.datetime(time))
+    # Only what is computed with gets a place in the calendar: 24:00:00 and February 31 else stay what they are.
+    none: Any = sa.literal_column("'+0 seconds'")
+    whole = sa.func.datetime(piece.op("||")(zone), none)
+    return sa.case((sa.func.substr(time, 20, 1) == ".", whole), else_=sa.func.datetime(time, none))
 
 
 def _locked(path: Path) -> int | None:
