@@ -377,11 +377,8 @@ POSTGRES_SESSION = {
     "bytea_output": "hex",
     "extra_float_digits": "1",
     "lc_monetary": "C",
-    # What is written back is read as it was printed.
-    "array_nulls": "on",
-    "xmloption": "content",
     "xmlbinary": "base64",
-    "transform_null_equals": "off",
+    # A limit would leave rows out.
     "gin_fuzzy_search_limit": "0",
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
