@@ -732,9 +732,7 @@ class MySQLLogStore(LogStore):
         try:
             self.connection.exec_driver_sql(self._load_statement(table, columns, f"/dev/fd/{source}"))
             # LOCAL makes errors warnings and leaves the row out.
-            warned = self.connection.exec_driver_sql("SELECT @@warning_count").scalar()
-            codes = {int(row[1]) for row in self.connection.exec_driver_sql("SHOW WARNINGS")} if warned else ()
-            if NO_PARTITION in codes:
+            if NO_PARTITION in {int(row[1]) for row in self.connection.exec_driver_sql("SHOW WARNINGS")}:
                 raise NoPartition(table)
         finally:
             # Ends the feeder too where the statement failed before it had read all.
