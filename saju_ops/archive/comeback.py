@@ -16,10 +16,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+from saju_ops.archive.digest import offsets_of
 from saju_ops.archive.table import Column
 from saju_ops.errors import Refused
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
     from saju_ops.archive.engines import LogStore
@@ -33,14 +35,8 @@ OFFSET = re.compile(r"[+-](0\d|1[0-4]):[0-5]\d")
 MARK = "generated_in"
 # The family of a JSON column whose cells may have the types of hidden values behind their text, and what parts the two.
 TYPED, TYPES_BEHIND = "json with types", "\t"
-# Text of MySQL's JSON in which something may be hidden: a number, a date or time as the server prints one, or a binary
-# string. Any other document is what its text says, and needn't be looked into, which takes the server 4 µs each.
-DOUBTFUL = (
-    r"(^|\[|[:,] )-?[0-9]|"
-    r"\"([0-9]{4}-[0-9]{2}-[0-9]{2}( [0-9:]{8}\.[0-9]{6})?|-?[0-9]{2,3}:[0-9]{2}:[0-9]{2}\.[0-9]{6})\"|\"base64:type"
-)
-# Numbers that may be decimals by their text, since no double prints so: with a last digit of 0, or many digits.
-DECIMALS = r"\.[0-9]+0([,}\]]|$)|[0-9.]{17}"
+# Numbers that are decimals by their text, since no double prints so: with a last digit of 0, or many digits.
+DECIMAL = re.compile(rb"\.[0-9]+0([^0-9.eE]|$)|[0-9.]{17}")
 
 
 @dataclass(frozen=True)
@@ -66,21 +62,54 @@ class Comeback:
 
 
 class Doubts:
-    """Looks at batches for documents in which the server should look for more than their text says."""
+    """Looks at batches for JSON in which MySQL may hold more than the text says: a number, or a string like a date, a
+    time or a binary string. Any other document is what its text says, and the server needn't look into it, which takes
+    4 µs each. This takes 0.03 µs a row, with a document in every tenth."""
 
-    def __init__(self, columns: Collection[Column], pattern: str = DOUBTFUL) -> None:
-        self._names, self._pattern = [column.name for column in columns], pattern
+    def __init__(self, columns: Collection[Column], shown: re.Pattern[bytes] | None = None) -> None:
+        """With `shown`, only what that finds is a doubt."""
+        self._names, self._shown = [column.name for column in columns], shown
         self.found = False
 
     def visit(self, batch: pa.RecordBatch, _hashes: object = None) -> None:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         for name in self._names:
             cells = batch.column(name)
             if not self.found and cells.null_count < len(cells):
-                texts = cells.drop_null().cast(pa.binary())
-                self.found = bool(pc.any(pc.match_substring_regex(texts, self._pattern)).as_py())
+                text, starts = _joined(cells)
+                if self._shown is not None:
+                    self.found = self._shown.search(text) is not None
+                else:
+                    self.found = _may_hide(text, starts)
+
+
+def _joined(cells: pa.Array) -> tuple[memoryview, np.ndarray]:
+    """The cells one behind the other, and where each that isn't empty begins."""
+    import numpy as np
+    import pyarrow as pa
+
+    cells = cells.cast(pa.large_binary() if cells.type in (pa.large_binary(), pa.large_string()) else pa.binary())
+    _, offsets, data = cells.buffers()
+    ends: np.ndarray = np.frombuffer(offsets, offsets_of(cells.type))[cells.offset : cells.offset + len(cells) + 1]
+    first, last = int(ends[0]), int(ends[-1])
+    return memoryview(data if data is not None else b"")[first:last], ends[:-1][ends[1:] > ends[:-1]] - first
+
+
+def _may_hide(text: memoryview, starts: np.ndarray) -> bool:
+    """Whether a number is at a document's begin, in an array or behind a name as MySQL prints them ([1, 2], "a": 3), or
+    a string begins as MySQL prints dates ("2026-10-01" or with a time behind a blank), times and binary strings."""
+    import numpy as np
+
+    signs = np.frombuffer(text, np.uint8)
+    number = ((signs >= ord("0")) & (signs <= ord("9"))) | (signs == ord("-"))
+    before = signs[:-1]
+    named = number[2:] & (before[1:] == ord(" ")) & ((signs[:-2] == ord(":")) | (signs[:-2] == ord(",")))
+    if number[starts].any() or (number[1:] & (before == ord("["))).any() or named.any():
+        return True
+    quoted = np.flatnonzero(number[1:] & (before == ord('"')))
+    ends = np.concatenate([signs, np.zeros(12, np.uint8)])
+    date = (ends[quoted + 5] == ord("-")) & np.isin(ends[quoted + 11], (ord('"'), ord(" ")))
+    time = (ends[quoted + 3] == ord(":")) | (ends[quoted + 4] == ord(":")) | (ends[quoted + 5] == ord(":"))
+    return bool(date.any() or time.any()) or b'"base64:type' in bytes(text)
 
 
 def zone_offsets(day: Day, *zones: ZoneInfo) -> list[str]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from saju_ops.ahead import one_ahead
-from saju_ops.archive.comeback import DECIMALS, TYPED, TYPES_BEHIND, UTC_OFFSET, Doubts, marked_offset, zone_offsets
+from saju_ops.archive.comeback import DECIMAL, TYPED, TYPES_BEHIND, UTC_OFFSET, Doubts, marked_offset, zone_offsets
 from saju_ops.archive.digest import EMPTY, Digest, key_hashes, row_hashes, total
 from saju_ops.archive.engines import LogStore, Selection, open_row_store
 from saju_ops.archive.engines.base import Key, NoPartition, broken_off
@@ -266,7 +266,7 @@ class _Restore:
                 verify_part(self.storage, newer, later.collect_keys(newer.hashed_by(self.identity)))
             self._collect_alike(part, files.parts[number + 1 :], later)
             unasked = [c for c in part.table_columns if c.family == "json" and marked_offset(part) is None]
-            doubts = Doubts(unasked, DECIMALS)
+            doubts = Doubts(unasked, DECIMAL)
             collect = own.collect_keys(part.hashed_by(self.identity))
             found = verify_part(self.storage, part, lambda: each_visit(collect(), doubts.visit))  # noqa: B023
             self.plan.files += 1
@@ -540,14 +540,19 @@ class _Restore:
         return known if askable else None
 
     def _writable(self, work: _PartWork) -> list[Column]:
-        """The columns as the file writes them; what is generated, the target decides."""
-        shown = {c.name for c in self.store.doubtful_columns} if work.decimals else ()
+        """The columns as the file writes them; what is generated, the target decides, and whether documents have types
+        that a text doesn't show."""
+        documents = {c.name for c in self.store.doubtful_columns}
+
+        def family(column: Column) -> str:
+            if column.name in documents:
+                return TYPED if work.decimals else column.family
+            return "json" if column.family == TYPED else column.family
+
+        mine = self.store.table.column
         return [
-            replace(
-                c, generated=self.store.table.column(c.name).generated, family=TYPED if c.name in shown else c.family
-            )
-            for c in work.manifest.table_columns
-        ]
+            replace(c, generated=mine(c.name).generated, family=family(c)) for c in work.manifest.table_columns
+        ]  # fmt: skip
 
     def _rows_to_write(self, work: _PartWork) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa

@@ -10,6 +10,7 @@ import pytest
 from saju_ops.archive import comeback
 from saju_ops.archive.archive import archive_day
 from saju_ops.archive.engines import sqlite
+from saju_ops.archive.table import Column
 from saju_ops.archive.window import parse_day
 from saju_ops.backup.verify_drills import archive_drill
 from saju_ops.errors import Refused
@@ -296,3 +297,26 @@ def test_json_of_mariadb_is_a_text_and_comes_back_as_it_is(mariadb_url: str, tmp
     assert scene.purge().deleted == 1
     scene.restore()
     assert scene.state() == before
+
+
+@pytest.mark.parametrize(
+    ("document", "doubtful"),
+    [
+        ("1", True), ("-1", True), ('"a"', False), ("[1]", True), ('["1"]', False), ('{"a": 1}', True),
+        ('{"a": -1}', True), ('["2026-10-01"]', True), ('"2026-10-01 00:00:00.000000"', True),
+        ('"-05:00:00.500000"', True), ('"105:00:00.500000"', True), ('"-105:00:00.500000"', True),
+        ('"base64:type15:"', True), ("[]", False), ('{"a": [true, 2]}', True), ("null", False), ('""', False),
+        ('{"birth": "1990-05-05T09:30", "n": "call 5, 6"}', False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("before", [[], ['{"x": "y"}'], [None, '"q"']])
+def test_the_server_looks_into_documents_that_may_hide_something_alone(
+    document: str, doubtful: bool, before: list[str | None]
+) -> None:
+    import pyarrow as pa
+
+    column = Column("j", "json", "text", framed=False, family="json")
+    cells = [c and c.encode() for c in ["9", *before, document]]
+    doubts = comeback.Doubts([column])
+    doubts.visit(pa.RecordBatch.from_arrays([pa.array(cells, pa.binary())], ["j"]).slice(1))
+    assert doubts.found == doubtful
