@@ -166,7 +166,9 @@ class MySQLLogStore(LogStore):
         if self._inserts_history:
             columns = tuple(replace(c, generated=c.generated and c.name not in versioned) for c in columns)
             versioned = ()
-        self._unwritable, self._zoned = versioned, _zoned(rows, columns)
+        self._unwritable, self._zoned = versioned, _zoned(
+            rows, columns, mariadb=bool(getattr(self.connection.dialect, "is_mariadb", False))
+        )
         indexes = self.connection.execute(INDEXES, name).all()
         key = _key(indexes)
         require_key(table, key)
@@ -347,8 +349,12 @@ class MySQLLogStore(LogStore):
             return UTC_OFFSET, {}
         differ = {name: self._differs(name, expression) for name, expression in self._zoned.items()}
         for each in [*zone_offsets(day, self.zone), self._servers_offset()]:
-            with self.generating(each):
-                found[each] = self._count_of(differ, day)
+            try:
+                with self.generating(each):
+                    found[each] = self._count_of(differ, day)
+            except sa.exc.ProgrammingError:
+                # The catalogue doesn't show the expression as SQL. What comes back is compared all the same.
+                return UTC_OFFSET, {}
             if not found[each]:
                 return each, {}
         # The same in all zones: the comparison isn't the server's own, and the zone not the reason.
@@ -978,7 +984,7 @@ def _column(table: str, row: Any) -> Column:
     )  # fmt: skip
 
 
-def _zoned(rows: Sequence[Any], columns: Sequence[Column]) -> dict[str, str]:
+def _zoned(rows: Sequence[Any], columns: Sequence[Column], *, mariadb: bool) -> dict[str, str]:
     """The stored generated columns that hold what a session's time zone made of a TIMESTAMP, with their expressions."""
     zoned: dict[str, str] = {}
     of_zone = {c.name for c in columns if c.family == "timestamp"}
@@ -986,15 +992,13 @@ def _zoned(rows: Sequence[Any], columns: Sequence[Column]) -> dict[str, str]:
     for name, *_, expression, _extra in stored:
         names = {part.replace("``", "`") for part in re.findall(r"`((?:[^`]|``)+)`", expression)}
         if "from_unixtime" in expression.lower() or names & of_zone:
-            zoned[name] = _expression(expression)
+            zoned[name] = expression if mariadb else _expression(expression)
             of_zone.add(name)
     return {c.name: zoned[c.name] for c in columns if c.name in zoned and c.generated and c.family != "json"}
 
 
 def _expression(shown: str) -> str:
-    """An expression of the catalogue as SQL: MySQL shows its strings with escapes, in Latin-1."""
-    if "\\'" not in shown:
-        return shown
+    """An expression of MySQL's catalogue as SQL: its strings are shown with escapes, in Latin-1."""
     plain = re.sub(r"\\(['\\])", r"\1", shown)
     try:
         return plain.encode("latin-1").decode()
