@@ -38,6 +38,7 @@ from saju_ops.backup.chroma_files import (
     characters_of,
     contents,
     described,
+    in_force,
     record_digest,
     refuse_other,
     vector_digest,
@@ -59,15 +60,16 @@ IDS = 5_000
 RECORDS = ["documents", "uris", "metadatas"]
 INCLUDE = [*RECORDS, "embeddings"]
 SAMPLE, PLACES, NEAREST = 20, 5, 10
-# How many of the nearest Chroma keeps while it searches, where a collection doesn't say it: its default.
-WIDTH = 100
+# How many of the nearest are kept on the way in a second and a third search, where an index whose parameters are small
+# finds too few by its own (100 by default). Chroma can't answer with more than some 30,000.
+WIDER = (1_000, 20_000)
 # Bytes that this process takes beside an index (100 MB for 5,000 vectors as for 40,000), and what Chroma takes for one:
 # the elements and links as they are, and for each id sixteen times what it takes in the file, for it stands in two
 # tables of Chroma's (76 MB for 20,000 vectors, of which 64 MB elements and 0.7 MB ids).
 BESIDE_AN_INDEX, FOR_IDS = 110 << 20, 16
 # What Chroma takes for a vector that waits in its queue, when it makes an index of them: the element, the vector itself
 # and an id in a pickle (6.9 kB for one of 768 dimensions, with 5,000 to 40,000 of them).
-USUAL_ID, USUAL_NEIGHBOURS = 24, 16
+USUAL_ID = 24
 # A sound index found 94 to 100 of 100 vectors when asked for themselves. How many of the ten nearest it finds hangs
 # on the data and, for the worst of it, on how many there are: all of texts' vectors; of random ones in 768 dimensions
 # 68 of 100 where there are 12,000, 58 of 20,000, 25 of 100,000. So the first is looked at strictly, at any size, and
@@ -202,7 +204,7 @@ def memory_of(files: ChromaFiles, collection: Collection, vectors: Vectors) -> i
 
 def _memory_of_one(collection: Collection) -> int:
     """Bytes for a vector that waits, when Chroma makes an index of it."""
-    links = 8 * int(collection.configuration["hnsw"].get("max_neighbors") or USUAL_NEIGHBOURS)
+    links = 8 * int(collection.index["max_neighbors"])
     return 8 * (collection.dimension or 0) + links + FOR_IDS * USUAL_ID
 
 
@@ -234,16 +236,15 @@ def _without_index(twin: Path, collection: Collection, last_write: int, but: lis
 def _same_settings(model: Any, collection: Collection) -> None:
     if (model.metadata or {}) != collection.metadata or model.dimension != collection.dimension:
         raise TornCopy(f"Chroma shows other metadata or dimensions of {collection.label} than its files hold")
-    shown = shown_configuration(model)
-    wanted = collection.configuration
-    same = shown["space"] == collection.space
-    same = same and all(shown["hnsw"].get(k) == v for k, v in wanted["hnsw"].items())
-    name = (wanted["embedding_function"] or {}).get("name")
+    # Chroma shows what is written of the index, and goes by the segment's metadata where that is as usual.
+    shown, name = shown_configuration(model), (collection.embedding_function or {}).get("name")
+    same = in_force(shown["hnsw"], collection.legacy) == collection.index
     if not same or (name and (shown["embedding_function"] or {}).get("name") != name):
         raise TornCopy(f"Chroma shows another configuration of {collection.label} than its files hold")
 
 
 def shown_configuration(model: Any) -> dict[str, Any]:
+    """What a Chroma shows of a collection's index; nothing where it is older than 1.0."""
     config = model.configuration_json or {}
     hnsw = config.get("hnsw") or {}
     return {"space": hnsw.get("space"), "hnsw": hnsw, "embedding_function": config.get("embedding_function")}
@@ -413,7 +414,7 @@ class _Comparison:
                 self._compare(page, of_vectors)
         if records.count != self._count:
             raise TornCopy(f"Chroma counts {self._count} records in {c.label} and gives {records.count}")
-        looked_for, neighbours = self._neighbours(found)
+        looked_for, neighbours = self._judged(found)
         content = described(c, records, of_vectors)
         return _Told(c.label, content, looked_for, neighbours, self._in_files, self._vectors.indexed)
 
@@ -435,22 +436,45 @@ class _Comparison:
             both = np.concatenate([self._near, far])
             self._near = np.partition(both, self._number - 1, axis=0)[: self._number]
 
-    def _found(self) -> list[np.ndarray]:
-        """Of each of the sample, the vectors that the index finds nearest to it: by Chroma, or in its files."""
+    def _found(self, width: int | None = None) -> list[np.ndarray]:
+        """Of each of the sample, the vectors that the index finds nearest to it: by Chroma, or in its files. `width`:
+        how many are kept on the way; else as many as the collection says."""
         if not len(self._asked):
             return []
         if self._in_files and self._last is None:
-            width = int(self._collection.configuration["hnsw"].get("ef_search") or WIDTH)
-            return self._vectors.nearest(self._asked, self._number, width)
-        answer = self._server._query(
-            self._model.id, query_embeddings=self._asked.tolist(), n_results=self._number, include=["distances"],
-            **self._where,
-        )  # fmt: skip
-        return [self._vectors.of(ids) for ids in answer["ids"]]
+            return self._vectors.nearest(self._asked, self._number, width or int(self._collection.index["ef_search"]))
+        return [
+            self._vectors.of(answer[: self._number])
+            # As many as are asked for are kept on the way, so one at a time.
+            for some in ([self._asked] if width is None else self._asked[:, None])
+            for answer in self._server._query(
+                self._model.id, query_embeddings=some.tolist(), n_results=min(width or self._number, self._searched),
+                include=["distances"], **self._where,
+            )["ids"]
+        ]  # fmt: skip
 
-    def _neighbours(self, found: list[np.ndarray]) -> tuple[int, int]:
-        """How many of the nearest neighbours of the sample were looked for and how many the index found. By distance,
-        not by id: several records may be as near. Raises TornCopy where they are too few."""
+    def _judged(self, found: list[np.ndarray]) -> tuple[int, int]:
+        """How many of the nearest neighbours of the sample were looked for and how many the index found. Raises
+        TornCopy where they are too few, in a wide search too: an index of few links that keeps few on the way finds
+        few, and is sound; one whose links lead nowhere finds few however many it keeps."""
+        looked_for, neighbours, selves = self._neighbours(found)
+        told = f"finds {neighbours} of {looked_for} nearest neighbours and {selves} of {len(found)} vectors themselves"
+        enough = self._enough(looked_for, neighbours, selves)
+        for width in WIDER:
+            if enough:
+                break
+            enough = self._enough(*self._neighbours(self._found(width)))
+        if not enough:
+            raise TornCopy(f"the index of {self._collection.label} {told} only")
+        return looked_for, neighbours
+
+    def _enough(self, looked_for: int, neighbours: int, selves: int) -> bool:
+        least = NEIGHBOURS_AT_LEAST if self._searched <= FEW else 0
+        return neighbours >= least * looked_for and selves >= THEMSELVES_AT_LEAST * len(self._asked)
+
+    def _neighbours(self, found: list[np.ndarray]) -> tuple[int, int, int]:
+        """How many of the nearest neighbours of the sample were looked for, how many of them and how many of the sample
+        themselves were found. By distance, not by id: several records may be as near."""
         import numpy as np
 
         looked_for = neighbours = selves = 0
@@ -465,10 +489,4 @@ class _Comparison:
             neighbours += int((near <= limit).sum())
             # By inner product something else may be nearer; then being among the nearest is all there is to ask for.
             selves += bool((near <= own).any())
-        too_few = neighbours < (NEIGHBOURS_AT_LEAST if self._searched <= FEW else 0) * looked_for
-        if too_few or selves < THEMSELVES_AT_LEAST * len(found):
-            raise TornCopy(
-                f"the index of {self._collection.label} finds {neighbours} of {looked_for} nearest neighbours and"
-                f" {selves} of {len(found)} vectors themselves only"
-            )
-        return looked_for, neighbours
+        return looked_for, neighbours, selves

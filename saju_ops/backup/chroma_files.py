@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 DATABASE = "chroma.sqlite3"
 DOCUMENT, URI = "chroma:document", "chroma:uri"
+# Where a collection is. Before Chroma 0.4.15 there was one place only.
+DATABASES = "databases d ON d.id = c.database_id"
+BEFORE_DATABASES = "(SELECT 'default_database' AS name, 'default_tenant' AS tenant_id) d"
 # Records read at once, and characters of their texts.
 BATCH, BATCH_CHARACTERS = 1_000, 1 << 20
 _ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
@@ -51,13 +54,22 @@ class Collection:
     name: str
     dimension: int | None
     metadata: dict[str, Any]
-    configuration: dict[str, Any]
+    # What Chroma goes by when it makes and searches the index, and what the vector's segment says of that by itself.
+    index: dict[str, Any]
+    legacy: dict[str, Any]
+    embedding_function: dict[str, Any] | None
     metadata_segment: str
     vector_segment: str
 
     @property
     def space(self) -> str:
-        return str(self.configuration.get("space") or self.metadata.get("hnsw:space") or "l2")
+        return str(self.index["space"])
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """As it stands in manifests."""
+        hnsw = {name: self.index[name] for name in ("ef_construction", "ef_search", "max_neighbors")}
+        return {"space": self.space, "hnsw": hnsw, "embedding_function": self.embedding_function}
 
     @property
     def label(self) -> str:
@@ -127,18 +139,19 @@ class ChromaFiles:
     def _rows(self, sql: str, *values: Any) -> sqlite3.Cursor:
         return self._connection.execute(sql, values)
 
-    def _columns(self, table: str) -> set[str]:
-        return {row[0] for row in self._rows("SELECT name FROM pragma_table_info(?)", table)}
+    def _column(self, table: str, name: str) -> str:
+        """What to select: NULL where an older Chroma made the table, without that column."""
+        found = self._rows("SELECT 1 FROM pragma_table_info(?) WHERE name = ?", table, name).fetchone()
+        return name if found else "NULL"
 
     # --- collections ---------------------------------------------------------------------------------------
 
     def collections(self) -> list[Collection]:
-        columns = self._columns("collections")
-        config = "c.config_json_str" if "config_json_str" in columns else "NULL"
-        schema = "c.schema_str" if "schema_str" in columns else "NULL"
+        config, schema = (self._column("collections", name) for name in ("config_json_str", "schema_str"))
+        databases = DATABASES if "databases" in self._tables else BEFORE_DATABASES
         found = self._rows(
             f"SELECT c.id, c.name, c.dimension, {config}, {schema}, d.name, d.tenant_id FROM collections c"  # noqa: S608
-            " JOIN databases d ON d.id = c.database_id ORDER BY d.tenant_id, d.name, c.name"
+            f" JOIN {databases} ORDER BY d.tenant_id, d.name, c.name"
         ).fetchall()
         return [self._collection(*row) for row in found]
 
@@ -148,18 +161,24 @@ class ChromaFiles:
         segments = dict(self._rows("SELECT scope, id FROM segments WHERE collection = ?", id).fetchall())
         if set(segments) < {"VECTOR", "METADATA"}:
             raise TornCopy(f"the collection {name} has no segments")
-        metadata = {
+        index, embedding_function = _written(config, schema)
+        legacy = self._described("segment", segments["VECTOR"])
+        return Collection(
+            tenant, database, id, name, dimension, self._described("collection", id), in_force(index, legacy), legacy,
+            embedding_function, segments["METADATA"], segments["VECTOR"],
+        )  # fmt: skip
+
+    def _described(self, what: str, id: str) -> dict[str, Any]:
+        """The metadata of a collection or of a segment."""
+        table = f"{what}_metadata"
+        return {
             key: _value(*values)
             for key, *values in self._rows(
-                "SELECT key, str_value, int_value, float_value, bool_value FROM collection_metadata"
-                " WHERE collection_id = ?",
+                f"SELECT key, str_value, int_value, float_value, {self._column(table, 'bool_value')} FROM {table}"  # noqa: S608
+                f" WHERE {what}_id = ?",
                 id,
             )
         }
-        return Collection(
-            tenant, database, id, name, dimension, metadata, _configuration(config, schema), segments["METADATA"],
-            segments["VECTOR"],
-        )  # fmt: skip
 
     # --- records -------------------------------------------------------------------------------------------
 
@@ -194,7 +213,7 @@ class ChromaFiles:
         if table not in self._tables:
             return _Merged(iter(()))
         rows = self._rows(
-            "SELECT m.id, m.key, m.string_value, m.int_value, m.float_value, m.bool_value"  # noqa: S608
+            f"SELECT m.id, m.key, m.string_value, m.int_value, m.float_value, {self._column(table, 'bool_value')}"  # noqa: S608
             f" FROM embeddings e JOIN {table} m ON m.id = e.id WHERE e.segment_id = ? ORDER BY e.id, m.rowid",
             segment,
         )
@@ -290,20 +309,35 @@ def _changed(record: Record | None, operations: list[tuple[int, dict[str, Any]]]
     return record
 
 
-def _configuration(config: str | None, schema: str | None) -> dict[str, Any]:
-    """Distance, index parameters and embedding function, wherever this version of Chroma keeps them."""
+def _written(config: str | None, schema: str | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What the database file says of an index, and the embedding function, wherever this version of Chroma keeps them.
+    What Chroma 0.5.5 to 0.6 wrote there (`hnsw_configuration`) no version goes by, nor did those."""
     if schema:
         index = json.loads(schema)["keys"]["#embedding"]["float_list"]["vector_index"]["config"]
-    else:
-        loaded = json.loads(config or "{}")
-        hnsw = loaded.get("hnsw") or loaded.get("hnsw_configuration") or {}
-        index = {"space": hnsw.get("space"), "hnsw": hnsw, "embedding_function": loaded.get("embedding_function")}
-    hnsw = index.get("hnsw") or {}
-    return {
-        "space": index.get("space"),
-        "hnsw": {k: hnsw[k] for k in ("ef_construction", "ef_search", "max_neighbors") if k in hnsw},
-        "embedding_function": index.get("embedding_function"),
-    }
+        return {**(index.get("hnsw") or {}), "space": index.get("space")}, index.get("embedding_function")
+    loaded = json.loads(config or "{}")
+    return (loaded.get("vector_index") or {}).get("hnsw") or {}, loaded.get("embedding_function")
+
+
+# What Chroma takes where nothing is said.
+USUAL_INDEX = {
+    "space": "l2", "ef_construction": 100, "ef_search": 100, "max_neighbors": 16, "resize_factor": 1.2,
+    "sync_threshold": 1000,
+}  # fmt: skip
+# How a segment's metadata call these. Before Chroma 1.0 there was no other place for them.
+LEGACY_INDEX = {
+    "hnsw:space": "space", "hnsw:construction_ef": "ef_construction", "hnsw:search_ef": "ef_search",
+    "hnsw:M": "max_neighbors", "hnsw:resize_factor": "resize_factor", "hnsw:sync_threshold": "sync_threshold",
+}  # fmt: skip
+
+
+def in_force(written: dict[str, Any], legacy: dict[str, Any]) -> dict[str, Any]:
+    """What Chroma goes by when it makes and searches an index: what is written or shown of it, or, where that is
+    nothing or as usual, what the metadata of the vector's segment say."""
+    index = {name: usual if written.get(name) is None else written[name] for name, usual in USUAL_INDEX.items()}
+    if index == USUAL_INDEX:
+        index.update({name: legacy[key] for key, name in LEGACY_INDEX.items() if legacy.get(key) is not None})
+    return index
 
 
 # --- what it holds, as it stands in manifests ------------------------------------------------------------------
@@ -383,9 +417,17 @@ def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
         elif key not in want:
             said.append(f"the collection {key[2]} is there and should not be")
         else:
-            wrong = [k for k in want[key] if want[key][k] != have[key].get(k)]
+            wrong = [k for k in want[key] if not _same(k, want[key][k], have[key].get(k))]
             said += [f"{_words(k)} of {key[2]} differs{_counts(k, want[key], have[key])}" for k in wrong]
     return said
+
+
+def _same(name: str, wanted: Any, found: Any) -> bool:
+    if name == "configuration" and isinstance(found, dict):
+        # Manifests of earlier versions leave out what was not written in the folder.
+        space, hnsw = wanted["space"] or found["space"], {**found["hnsw"], **wanted["hnsw"]}
+        wanted = {**wanted, "space": space, "hnsw": hnsw}
+    return bool(wanted == found)
 
 
 def refuse_other(expected: dict[str, Any], found: dict[str, Any]) -> None:

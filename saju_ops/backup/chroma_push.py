@@ -3,14 +3,16 @@
 A collection is filled under another name, read back and compared record by record, and only then gets its own name. One
 that is there already is refused, or renamed where the operator named it: nothing is deleted.
 
-Records are read from the folder's files, some at a time, and not through Chroma, which would load or make each index
-whole to give them: 150 MB at any size.
+The folder is read from its files, some records at a time, and not through Chroma, which would load or make each index
+whole to give them: 150 MB at any size. So what a store may hold is opened by no code of Chroma's in a process that has
+a server's token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from saju_ops.backup.chroma_check import (
@@ -20,16 +22,13 @@ from saju_ops.backup.chroma_check import (
     models,
     rows_of,
     same_vectors,
-    shown_configuration,
 )
-from saju_ops.backup.chroma_engine import opened
 from saju_ops.backup.chroma_files import ChromaFiles, Collection, Record, batched, record_digest
 from saju_ops.backup.chroma_floats import rounded as floats_rounded
 from saju_ops.backup.chroma_floats import write_exactly
 from saju_ops.backup.chroma_server import (
     REMOTE_BYTES,
     REMOTE_PAGE,
-    TENANT,
     connect,
     create,
     drop_answers,
@@ -50,14 +49,10 @@ READ_AT_ONCE = 50
 def push_server(
     host: str, port: int, folder: Path, *, replace: list[str], stamp: str, dry_run: bool
 ) -> dict[str, Any]:
-    """Chroma opens the folder, to tell its collections' settings, so give it a copy.
-
-    Raises Refused, before the first write, where a collection is there that `replace` doesn't name.
-    """
+    """Raises Refused, before the first write, where a collection is there that `replace` doesn't name."""
     server = connect(host, port)
-    settings = _models(folder)
     with ChromaFiles(folder) as files:
-        source = [_Source(files, c, settings[c.tenant, c.database, c.name]) for c in files.collections()]
+        source = [_Source(files, c) for c in files.collections()]
         _refuse_taken(f"{host}:{port}", _taken(server, source), source, replace)
         told = {"collections": [s.collection.name for s in source], "records": sum(s.count() for s in source)}
         if dry_run:
@@ -74,19 +69,16 @@ def push_server(
 Place = tuple[str, str, str]
 
 
-def _models(folder: Path) -> dict[Place, Any]:
-    """What Chroma tells of the collections; it loads no index for that."""
-    with ChromaFiles(folder) as files:
-        tenants = sorted({c.tenant for c in files.collections()} | {TENANT})
-    with opened(folder) as local:
-        return {(t, d, model.name): model for t, d in databases(local, tenants) for model in models(local, t, d)}
-
-
 class _Source:
     """One collection of the folder."""
 
-    def __init__(self, files: ChromaFiles, collection: Collection, model: Any) -> None:
-        self._files, self.collection, self.model = files, collection, model
+    def __init__(self, files: ChromaFiles, collection: Collection) -> None:
+        self._files, self.collection = files, collection
+        # As Chroma would show it.
+        configuration = {"hnsw": collection.index, "embedding_function": collection.embedding_function}
+        self.model = SimpleNamespace(
+            name=collection.name, metadata=collection.metadata, configuration_json=configuration
+        )  # fmt: skip
 
     @property
     def place(self) -> Place:
@@ -167,8 +159,8 @@ def _prove(server: Any, name: str, source: _Source, written: int) -> int:
     """Returns how many floats of metadata are rounded there."""
     tenant, database, _ = source.place
     made, model = server.get_collection(name, tenant=tenant, database=database), source.model
+    space = source.collection.space
     wrong = settings_of(made) != settings_of(model) or (made.metadata or {}) != (model.metadata or {})
-    space = str(shown_configuration(model)["space"])
     count = rounded = 0
     for portion in source.portions():
         ids = [row[0] for row in portion]

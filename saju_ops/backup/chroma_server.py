@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from saju_ops.backup.chroma_check import Row, databases, models, shown_configuration
-from saju_ops.backup.chroma_files import characters_of
+from saju_ops.backup.chroma_files import characters_of, in_force
 from saju_ops.errors import OperatorError
 
 # The usual tenant: the API can't list tenants.
@@ -56,22 +56,30 @@ def make_database(server: Any, tenant: str, database: str) -> None:
 
 
 def settings_of(model: Any) -> dict[str, Any]:
-    shown = shown_configuration(model)
-    hnsw = {k: shown["hnsw"].get(k) for k in ("space", "ef_construction", "ef_search", "max_neighbors")}
-    return {**hnsw, "embedding_function": shown["embedding_function"]}
+    """What a server goes by: what it shows of an index, or, where that is as usual, the metadata."""
+    index = in_force(shown_configuration(model)["hnsw"], model.metadata or {})
+    names = ("space", "ef_construction", "ef_search", "max_neighbors")
+    return {**{name: index[name] for name in names}, "embedding_function": _embedding_function(model)}
+
+
+def _embedding_function(model: Any) -> Any:
+    return shown_configuration(model)["embedding_function"]
 
 
 def create(server: Any, model: Any, name: str, tenant: str, database: str) -> Any:
     """A collection like `model`, whichever kind of server either is. Its embedding function is written down as it was,
     and never made: Chroma's own call would import it."""
-    configuration = dict(model.configuration_json or {})
+    index = in_force(shown_configuration(model)["hnsw"], model.metadata or {})
+    configuration = {"hnsw": index, "embedding_function": _embedding_function(model)}
+    if (model.configuration_json or {}).get("spann"):
+        configuration = dict(model.configuration_json)
     body = {
         "name": name,
         "metadata": model.metadata or None,
-        "configuration": {k: v for k, v in configuration.items() if v is not None} or None,
+        "configuration": {k: v for k, v in configuration.items() if v is not None},
     }
     if hasattr(server, "bindings"):
-        text = json.dumps(body["configuration"]) if body["configuration"] else None
+        text = json.dumps(body["configuration"])
         server.bindings.create_collection(name, text, None, body["metadata"], False, tenant, database)
     else:
         path = f"/tenants/{tenant}/databases/{database}/collections"
