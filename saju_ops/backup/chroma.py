@@ -25,12 +25,13 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from saju_ops.backup.chroma_copy import settle
-from saju_ops.backup.chroma_files import refuse_other
+from saju_ops.backup.chroma_copy import damaged, settle
+from saju_ops.backup.chroma_files import DATABASE, refuse_other
 from saju_ops.backup.chroma_pack import Hashes, Listing, listed, look_through, pack, unpack
 from saju_ops.backup.chroma_process import Worker, ask, scratch_folder
 from saju_ops.backup.ledger import enter
 from saju_ops.backup.manifest import FORMAT, BackupManifest, manifest_name, stamp, write_manifest
+from saju_ops.backup.sparse import copy_file
 from saju_ops.errors import OperatorError, ProofFailed, TornCopy
 from saju_ops.local_state import one_at_a_time
 from saju_ops.settings import PROOF_MEMORY_MB, Settings
@@ -116,6 +117,7 @@ def take_snapshot(
             try:
                 taken = _attempt(storage, source, work, clock, zone, run_id, torn, memory_mb, progress)
             except TornCopy as error:
+                _refuse_damaged(source, work)
                 torn.append(str(error))
                 progress(f"Attempt {attempt} was torn: {error}. It is thrown away.")
                 shutil.rmtree(work, ignore_errors=True)
@@ -134,6 +136,16 @@ def take_snapshot(
         f"None of {attempts} copies of {source} could be proven; nothing was stored, and older snapshots are untouched."
         f" The last: {torn[-1]}. Where this goes on, the directory itself may be damaged: try the chatbot."
     )
+
+
+def _refuse_damaged(source: Source, work: Path) -> None:
+    """SQLite copies its file under a lock, so what is wrong with the copy's is wrong with the chatbot's: no other copy
+    would be better. Raises ProofFailed."""
+    copy = work / "copy"
+    if source.folder is None or not (copy / DATABASE).is_file():
+        return
+    if found := ask("damage", work, folder=str(copy))["found"]:
+        raise damaged(source.folder / DATABASE, found)
 
 
 def _completed(storage: Storage) -> tuple[list[str], str]:
@@ -183,7 +195,7 @@ def _start(judge: Worker, reader: Worker, work: Path, memory_mb: int) -> Listing
 
 def _cloned(work: Path) -> Listing:
     """Hashed from the clone and not from the copy: what Chroma will open is what counts."""
-    shutil.copytree(work / "copy", work / "opened", copy_function=shutil.copyfile)
+    shutil.copytree(work / "copy", work / "opened", copy_function=copy_file)
     return listed(work / "opened")
 
 
@@ -278,7 +290,7 @@ def extract_snapshot(storage: Storage, manifest: BackupManifest, target: Path) -
         with storage.open(manifest.file) as stream:
             found = unpack(
                 stream, target, password=storage.password, encrypted=manifest.encryption != "none",
-                content_bytes=manifest.content_bytes,
+                content_bytes=manifest.content_bytes, disk_bytes=manifest.extra.get("disk_bytes"),
             )  # fmt: skip
     except FileNotFoundError:
         raise ProofFailed(f"The snapshot {where} is missing, though its manifest is there.") from None

@@ -43,7 +43,9 @@ from saju_ops.backup.chroma_files import (
     refuse_other,
     vector_digest,
 )
+from saju_ops.backup.chroma_index import LONGEST, SHORTEST, measurable
 from saju_ops.backup.chroma_vectors import UPSERT, Vectors, distances
+from saju_ops.backup.sparse import copy_file
 from saju_ops.errors import TornCopy
 
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ def check_folder(
             expected = contents(files)
     if twin is None:
         twin = folder.with_name(f"{folder.name}.opened")
-        shutil.copytree(folder, twin, copy_function=shutil.copyfile)
+        shutil.copytree(folder, twin, copy_function=copy_file)
     told = judged(folder, twin, memory_mb=memory_mb)
     refuse_other(expected, told["contents"])
     looked_for, neighbours = told["neighbours_looked_for"], told["neighbours_found"]
@@ -198,7 +200,7 @@ def memory_of(files: ChromaFiles, collection: Collection, vectors: Vectors) -> i
         path = index / name
         return path.stat().st_size if path.is_file() else 0
 
-    elements, ids = size("data_level0.bin") + size("link_lists.bin"), size("index_metadata.pickle")
+    elements, ids = size("data_level0.bin") + vectors.upper_bytes, size("index_metadata.pickle")
     return BESIDE_AN_INDEX + elements + FOR_IDS * ids + vectors.waiting * _memory_of_one(collection)
 
 
@@ -331,7 +333,7 @@ def _matrix(vectors: Any) -> np.ndarray:
 
 def same_vectors(stored: np.ndarray, given: np.ndarray, space: str) -> bool:
     """Row by row: exactly, but for the cosine distance, where both were normalized and multiplied by their length
-    again in 32-bit floats."""
+    again in 32-bit floats. Of what is too short or too long for that, Chroma gives back that it is so at best."""
     import numpy as np
 
     if stored.shape != given.shape:
@@ -340,7 +342,11 @@ def same_vectors(stored: np.ndarray, given: np.ndarray, space: str) -> bool:
         return bool(np.array_equal(stored, given, equal_nan=True))
     scale = np.abs(stored).max(axis=1, keepdims=True)
     close = np.abs(stored - given) <= 1e-5 * np.abs(stored) + 1e-6 * scale
-    return bool((close | (np.isnan(stored) & np.isnan(given))).all())
+    close = (close | (np.isnan(stored) & np.isnan(given))).all(axis=1)
+    if close.all():
+        return True
+    lost, still = (np.linalg.norm(each[~close].astype("<f8"), axis=1) for each in (stored, given))
+    return not (measurable(lost) | measurable(still, 10 * SHORTEST, LONGEST / 10)).any()
 
 
 # --- one collection --------------------------------------------------------------------------------------------
@@ -365,7 +371,8 @@ class _Comparison:
         self._number = min(NEAREST, self._searched)
         spread = some[:: max(1, len(some) // SAMPLE)][:SAMPLE]
         sample = vectors.queue.named(spread) if some else self._sample() if self._number else []
-        self._asked = vectors.of(sample if collection.dimension else [])
+        asked = vectors.of(sample if collection.dimension else [])
+        self._asked = asked[measurable(np.linalg.norm(asked.astype("<f8"), axis=1))]
         self._largest = max(1, min(PAGE, PAGE_NUMBERS // (collection.dimension or 1)))
         self._page = min(FIRST_PAGES, self._largest)
         # Of each of the sample: how far the nearest are, of all vectors, and how far the farthest is.

@@ -12,7 +12,6 @@ the database file would drop them, and Chroma brings an SQLite of its own that w
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 import time
 from contextlib import suppress
@@ -21,7 +20,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from saju_ops.backup.chroma_files import DATABASE
-from saju_ops.errors import Busy, Refused, TornCopy
+from saju_ops.backup.sparse import copy_file, disk_bytes
+from saju_ops.errors import Busy, ProofFailed, Refused
 
 # A chatbot's own writes take milliseconds. Chroma waits for a lock without end (40 s tried), we don't.
 LOCK_SECONDS = 60.0
@@ -34,6 +34,8 @@ class Copied:
     """What was copied, and how long the chatbot's writes had to wait at most, in seconds."""
 
     bytes: int = 0
+    # What they take of the disk: less, where a file has holes.
+    disk_bytes: int = 0
     files: int = 0
     locked_seconds: float = 0.0
     waited_for_lock_seconds: float = 0.0
@@ -44,7 +46,7 @@ class Copied:
 
 def copy_live(source: Path, target: Path) -> Copied:
     """Copies into `target`, a new folder. Raises Refused for what is no Chroma directory or can't be read, Busy where
-    the lock can't be had, TornCopy for a database file that is damaged."""
+    the lock can't be had, ProofFailed for a database file that is damaged."""
     if not (source / DATABASE).is_file():
         raise Refused(
             f"CHROMA_DB_PATH names {source}, where there is no {DATABASE}; it may name the folder that the chatbot"
@@ -67,11 +69,20 @@ def copy_live(source: Path, target: Path) -> Copied:
             f"{source / DATABASE} can't be read ({error}); the folder must be writable for its lock."
         ) from None
     except sqlite3.DatabaseError as error:
-        raise TornCopy(f"{DATABASE} is damaged ({error})") from None
+        raise damaged(source / DATABASE, str(error)) from None
     ours = {DATABASE, *known}
     leave = {f"{DATABASE}-journal", f"{DATABASE}-wal", f"{DATABASE}-shm"}
     copied.left_out = sorted({p.name for p in source.iterdir()} - ours - leave)
     return copied
+
+
+def damaged(database: Path, found: str) -> ProofFailed:
+    """What SQLite found wrong with the database file that the chatbot uses."""
+    return ProofFailed(
+        f"{database}, which the chatbot uses, is damaged itself ({found}): no copy of it can be proven. Nothing was"
+        f' stored, and older snapshots are untouched. With the chatbot stopped, `sqlite3 {database} "REINDEX"` makes'
+        " damaged indexes anew; if more is damaged, restore the newest snapshot."
+    )
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -127,6 +138,7 @@ def _copy_under_lock(source: Path, target: Path, known: dict[str, State], copied
     (target / DATABASE).chmod(0o600)
     files = [p for p in target.rglob("*") if p.is_file()]
     copied.files, copied.bytes = len(files), sum(p.stat().st_size for p in files)
+    copied.disk_bytes = sum(disk_bytes(p) for p in files)
 
 
 def settle(folder: Path) -> None:
@@ -179,7 +191,7 @@ def _copy_folder(source: Path, target: Path, state: State) -> None:
     target.mkdir(mode=0o700)
     for name in state:
         with suppress(FileNotFoundError):
-            shutil.copyfile(source / name, target / name)  # in the kernel: 2 GB/s here
+            copy_file(source / name, target / name)  # in the kernel: 2 GB/s here
 
 
 def _remove(folder: Path) -> None:

@@ -39,6 +39,14 @@ _DAMAGE = (
 WHOLE_PICKLE = 2 << 20
 # Bytes of an index read at once, labels read at once, and ids asked for at once.
 AT_ONCE, NAMES_AT_ONCE, ASKED_AT_ONCE = 16 << 20, 10_000, 250
+# Bytes of the links above read at once, mostly four for an element.
+UPPER_AT_ONCE = 1 << 20
+# Of so few vectors, where more than this share of the elements are deleted, Chroma looks at each: what few links are
+# left lead nowhere.
+LOOKED_AT_EACH, DELETED_SHARE = 100, 0.2
+# The lengths of vectors that 32-bit floats can be squared and divided by. Chroma's arithmetic makes nothing, rubbish or
+# no number at all of the direction of shorter and longer ones, which a collection may hold nevertheless.
+SHORTEST, LONGEST = 1e-18, 1e18
 
 
 class Described(Protocol):
@@ -59,7 +67,7 @@ class Index:
         self._what = f"the index of the collection {collection.name}"
         self._space = collection.space
         try:
-            header = _HEADER.unpack((folder / "header.bin").read_bytes())
+            header = _HEADER.unpack(_start_of(folder / "header.bin", _HEADER.size + 1))
             self.names = Names(folder / "index_metadata.pickle")
             self._read(folder, header)
         except FileNotFoundError as error:
@@ -73,6 +81,7 @@ class Index:
         version, offset, capacity, count, stride, label_at, data_at, level, entry, m, m0, *_ = header
         data_bytes = label_at - data_at
         whole = version == 1 and offset == 0 and count <= capacity and label_at + 8 == stride and data_at == 4 + 4 * m0
+        whole = whole and max(stride, 4 + 4 * m) <= AT_ONCE
         if not whole or data_bytes <= 0 or data_bytes % 4 or (count and (entry >= count or level < 0)):
             raise TornCopy(f"{self._what} has a header that can't be")
         self.dimension = data_bytes // 4
@@ -86,14 +95,15 @@ class Index:
         self._lengths = self._read_lengths(folder, count)
         self._place_labels(count, m0)
         self._entry, self._level, self._upper_size = entry, max(level, 0), 4 + 4 * m
-        self._upper = (folder / "link_lists.bin").read_bytes()
-        self._check_upper_links(count)
+        self._upper = (folder / "link_lists.bin").open("rb", buffering=0)
+        with (folder / "link_lists.bin").open("rb", buffering=UPPER_AT_ONCE) as stream:
+            self._check_upper_links(stream, count)
 
     def _read_lengths(self, folder: Path, count: int) -> np.ndarray:
         """The lengths that vectors had before they were normalized, for the cosine distance; noise for others."""
         import numpy as np
 
-        lengths = np.fromfile(folder / "length.bin", "<f4")
+        lengths = np.fromfile(folder / "length.bin", "<f4", count)
         if len(lengths) < count:
             raise TornCopy(f"{self._what} is cut: length.bin is shorter than its header says")
         return lengths
@@ -113,7 +123,7 @@ class Index:
                 self._lost_links()
             deleted[start : start + step] = (words[:, 0] & _DELETED) != 0
             labels[start : start + step] = part[:, self._label_at : self._label_at + 8].copy().view("<u8")[:, 0]
-            self._check_norms(part)
+            self._check_norms(part, self._lengths[start : start + step])
         # Elements by label: a 32-bit number each, as everywhere in the format.
         self._order = np.argsort(labels).astype("<u4")
         self._sorted = labels[self._order]
@@ -146,40 +156,49 @@ class Index:
 
         return np.minimum(np.searchsorted(self._sorted, labels), max(len(self._sorted) - 1, 0))
 
-    def _check_norms(self, part: Any) -> None:
+    def _check_norms(self, part: Any, lengths: np.ndarray) -> None:
         import numpy as np
 
         if self._space == "cosine":
             norms = np.linalg.norm(part[:, self._data].copy().view("<f4"), axis=1)
-            if not (np.isclose(norms, 1, atol=1e-3) | (norms < 1e-6)).all():
+            if not (np.isclose(norms, 1, atol=1e-3) | (norms < 1e-6) | ~measurable(lengths[: len(norms)])).all():
                 raise TornCopy(f"{self._what} has vectors that were cut while they were written")
 
-    def _check_upper_links(self, count: int) -> None:
-        """And notes where those of an element begin, and on how many levels it is; one in sixteen is on any."""
+    def _check_upper_links(self, stream: Any, count: int) -> None:
+        """And notes where those of an element begin, and on how many levels it is; one in sixteen is on any. Reads no
+        further than the last element's: what comes then, Chroma doesn't read either, and it may be GB of holes."""
         at, size = 0, self._upper_size
         self._upper_at: dict[int, tuple[int, int]] = {}
         for element in range(count):
-            (length,) = struct.unpack_from("<I", self._upper, at)
+            (length,) = struct.unpack("<I", stream.read(4))
             at += 4
-            if length % size or length // size > self._level or at + length > len(self._upper):
-                raise TornCopy(f"{self._what} is cut: link_lists.bin doesn't fit its header")
             if length:
-                self._upper_at[element] = (at, length // size)
-                for level in range(1, length // size + 1):
-                    if any(other >= count for other in self._linked_above(element, level)):
+                levels = length // size
+                data = stream.read(length) if length <= min(levels * size, AT_ONCE) and levels <= self._level else b""
+                if len(data) != length:
+                    raise TornCopy(f"{self._what} is cut: link_lists.bin doesn't fit its header")
+                self._upper_at[element] = (at, levels)
+                for level in range(levels):
+                    if any(other >= count for other in self._linked_in(data[level * size : (level + 1) * size])):
                         self._lost_links()
             at += length
+        self.upper_bytes = at
+
+    def _linked_in(self, data: bytes) -> tuple[int, ...]:
+        """The links of an element on one upper level."""
+        degree = int.from_bytes(data[:2], "little")
+        if 4 + 4 * degree > self._upper_size:
+            self._lost_links()
+        return struct.unpack_from(f"<{degree}I", data, 4)
 
     def _linked_above(self, element: int, level: int) -> tuple[int, ...]:
         """Its links on an upper level, from 1. Raises TornCopy where it isn't on that level."""
         at, levels = self._upper_at.get(element, (0, 0))
         if level > levels:
             self._lost_links()
-        at += (level - 1) * self._upper_size
-        degree = int.from_bytes(self._upper[at : at + 2], "little")
-        if 4 + 4 * degree > self._upper_size:
-            self._lost_links()
-        return struct.unpack_from(f"<{degree}I", self._upper, at + 4)
+        return self._linked_in(
+            os.pread(self._upper.fileno(), self._upper_size, at + (level - 1) * self._upper_size)
+        )  # fmt: skip
 
     # --- vectors -------------------------------------------------------------------------------------------
 
@@ -232,8 +251,20 @@ class Index:
         passed = self._deleted
         if besides is not None:
             passed = besides if passed is None else passed | besides
+        if self._is_looked_through():
+            return self._vectors_of(self._living(besides))
         found = self._search(asked, max(number, width), passed)[:number]
         return self._vectors_of(np.array([element for _, element in found], "<i8"))
+
+    def _is_looked_through(self) -> bool:
+        deleted = 0 if self._deleted is None else int(self._deleted.sum())
+        return self._count - deleted < LOOKED_AT_EACH and deleted > DELETED_SHARE * self._count
+
+    def _living(self, besides: np.ndarray | None) -> np.ndarray:
+        import numpy as np
+
+        passed = np.zeros(self._count, bool) if besides is None else besides
+        return np.flatnonzero(~(passed if self._deleted is None else passed | self._deleted))
 
     def _far(self, elements: list[int], asked: np.ndarray) -> list[float]:
         if not elements:
@@ -290,6 +321,16 @@ class Index:
             heapq.heappush(best, (-distance, element))
             if len(best) > width:
                 heapq.heappop(best)
+
+
+def measurable(lengths: np.ndarray, shortest: float = SHORTEST, longest: float = LONGEST) -> np.ndarray:
+    """Of each length, whether Chroma keeps the direction of a vector of that length."""
+    return (lengths > shortest) & (lengths < longest)
+
+
+def _start_of(path: Path, size: int) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(size)
 
 
 # --- names -------------------------------------------------------------------------------------------------------

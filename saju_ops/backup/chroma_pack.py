@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from saju_ops.backup.chroma_tar import ROOT, LimitedTar, members
+from saju_ops.backup.sparse import write_file
 from saju_ops.errors import OperatorError, ProofFailed
 from saju_ops.storage import Writer
 from saju_ops.storage.encryption import decrypting, encrypting
@@ -124,13 +125,17 @@ class _HashingSource(io.RawIOBase):
         return self._hash.hexdigest()
 
 
-def unpack(stream: BinaryIO, target: Path, *, password: str | None, encrypted: bool, content_bytes: int) -> Hashes:
-    """Extracts into `target`, a new folder, at most `content_bytes` of a tar.
+def unpack(
+    stream: BinaryIO, target: Path, *, password: str | None, encrypted: bool, content_bytes: int,
+    disk_bytes: int | None = None,
+) -> Hashes:  # fmt: skip
+    """Extracts into `target`, a new folder, at most `content_bytes` of a tar. `disk_bytes`: what that takes of the
+    disk, where it has holes.
 
     Raises ProofFailed for a file that is cut, altered or holds anything unexpected, WrongPassword, OperatorError where
     there is no room. The caller compares the hashes before it uses what was extracted.
     """
-    _require_room(target.parent, content_bytes)
+    _require_room(target.parent, content_bytes if disk_bytes is None else min(disk_bytes, content_bytes))
     return _read_through(stream, lambda tar: _extract(tar, target), password, encrypted, content_bytes)
 
 
@@ -143,11 +148,11 @@ def look_through(
     return hashes, found
 
 
-def _require_room(folder: Path, content_bytes: int) -> None:
+def _require_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
-    if free < content_bytes:
+    if free < needed:
         raise OperatorError(
-            f"{folder} has {free:,} bytes free, and the snapshot takes {content_bytes:,}. Nothing was extracted; make"
+            f"{folder} has {free:,} bytes free, and the snapshot takes {needed:,}. Nothing was extracted; make"
             " room, or name another folder in TMPDIR."
         )
 
@@ -215,4 +220,4 @@ def _hashed(source: Any) -> str:
 def _write(source: Any, path: Path) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        shutil.copyfileobj(source, file, PIECE)
+        write_file(source, file, PIECE)

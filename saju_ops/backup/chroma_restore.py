@@ -26,6 +26,7 @@ from saju_ops.backup.chroma_copy import settle
 from saju_ops.backup.chroma_files import DATABASE
 from saju_ops.backup.chroma_process import PREFIX, ask, scratch_folder
 from saju_ops.backup.manifest import BackupManifest, held, latest_time, passed_over, stamp
+from saju_ops.backup.sparse import copy_file
 from saju_ops.backup.times import instant_of, shown
 from saju_ops.errors import OperatorError, ProofFailed, Refused, TornCopy
 from saju_ops.paths import slip_in_path
@@ -226,7 +227,7 @@ def _indexed(plan: ChromaRestore, folder: Path, scratch: Path) -> Path:
         return folder
     whole = scratch / "indexed"
     try:
-        shutil.copytree(folder, whole, copy_function=shutil.copy)
+        shutil.copytree(folder, whole, copy_function=_copy)
         whole.chmod(0o700)
         ask("complete", scratch, folder=str(folder), twin=str(whole))
         settle(whole)
@@ -234,6 +235,10 @@ def _indexed(plan: ChromaRestore, folder: Path, scratch: Path) -> Path:
         plan.index_failed = True
         return folder
     return whole
+
+
+def _copy(source: str, target: str) -> None:
+    shutil.copymode(source, copy_file(source, target))
 
 
 def _into_server(

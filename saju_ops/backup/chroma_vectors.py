@@ -151,6 +151,11 @@ class Vectors:
     def waiting(self) -> int:
         return self.queue.count
 
+    @property
+    def upper_bytes(self) -> int:
+        """What the index has of links above the lowest level."""
+        return self._index.upper_bytes if self._index else 0
+
     def __len__(self) -> int:
         return (len(self._index.names) if self._index else 0) + self.queue.more_than_the_index()
 

@@ -40,6 +40,13 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
         return {"contents": contents(files)}
 
 
+def damage(request: dict[str, Any]) -> dict[str, Any]:
+    """What SQLite finds wrong with a folder's database file."""
+    from saju_ops.backup import chroma_files
+
+    return {"found": chroma_files.damage(Path(request["folder"]))}
+
+
 def check(request: dict[str, Any]) -> dict[str, Any]:
     from saju_ops.backup.chroma_check import check_folder
 
@@ -104,7 +111,7 @@ def usage_folder(request: dict[str, Any]) -> dict[str, Any]:
 
 
 TASKS: dict[str, Task] = {
-    t.__name__: t for t in (copy, read, check, judge, complete, index, fetch, push, usage, usage_folder)
+    t.__name__: t for t in (copy, read, damage, check, judge, complete, index, fetch, push, usage, usage_folder)
 }
 
 # They go through records in pages, which hold no cycles; looking for some took 0.15 s of 1.7 s for 20,000 vectors.

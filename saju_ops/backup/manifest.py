@@ -159,6 +159,7 @@ class _Extra(TypedDict):
     dumped_as: NotRequired[str | None]
     defaults: NotRequired[dict[str, str]]
     masking: NotRequired[dict[str, Any]]
+    disk_bytes: NotRequired[int]
 
 
 def latest_time(at: datetime | None, now: datetime) -> datetime:
