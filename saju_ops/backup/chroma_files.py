@@ -227,7 +227,7 @@ class ChromaFiles:
         for table in ("embeddings", "embedding_metadata"):
             indexes = self._rows("SELECT name FROM pragma_index_list(?) WHERE partial = 0", table).fetchall()
             for (index,) in indexes:
-                by_index = f"""INDEXED BY "{index.replace('"', '""')}\""""
+                by_index = 'INDEXED BY "' + index.replace('"', '""') + '"'
                 whole, found = (
                     self._rows(f"SELECT COUNT(*) FROM {table} {how}").fetchone()[0]  # noqa: S608
                     for how in ("NOT INDEXED", by_index)

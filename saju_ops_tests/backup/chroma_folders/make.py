@@ -20,13 +20,14 @@ DIMENSION = 8
 VERSION = tuple(int(part) for part in chromadb.__version__.split(".")[:3])
 # So few, that there are index files.
 SOON = {"hnsw:batch_size": 10, "hnsw:sync_threshold": 20}
+POOR = {"hnsw:search_ef": 12, "hnsw:construction_ef": 40, "hnsw:M": 4}
 COLLECTIONS: dict[str, tuple[dict[str, Any] | None, int]] = {
     "usual": (None, 9),
     "usual_indexed": ({**SOON}, 27),
     "cosine": ({"hnsw:space": "cosine", **SOON}, 27),
     "cosine_waiting": ({"hnsw:space": "cosine"}, 9),
     "inner": ({"hnsw:space": "ip", "language": "ko", **SOON}, 27),
-    "poor_search": ({"hnsw:space": "cosine", "hnsw:search_ef": 12, "hnsw:construction_ef": 40, "hnsw:M": 4, **SOON}, 27),
+    "poor_search": ({**POOR, "hnsw:space": "cosine", **SOON}, 27),
     # Its metadata are replaced, so that only the index's own say what its distance is.
     "renamed_metadata": ({"hnsw:space": "cosine", **SOON}, 24),
     "emptied": ({**SOON}, 21),
@@ -35,7 +36,7 @@ COLLECTIONS: dict[str, tuple[dict[str, Any] | None, int]] = {
 
 
 def vectors(count: int, seed: int) -> list[list[float]]:
-    made = random.Random(seed)  # noqa: S311
+    made = random.Random(seed)
     return [[made.gauss(0, 1) for _ in range(DIMENSION)] for _ in range(count)]
 
 
