@@ -186,6 +186,15 @@ class Settings(BaseSettings):
         alias="CHROMA_HOST",
     )
     chroma_port: int = _allowed("a port from 1 to 65535", default=8000, alias="CHROMA_PORT")
+    chroma_ssl: bool = _allowed(
+        "true or false; true: the server CHROMA_HOST is reached by TLS (https)", default=False, alias="CHROMA_SSL"
+    )
+    chroma_auth_token: SecretStr | None = _allowed(
+        "the token that the server CHROMA_HOST asks for, of visible ASCII characters without blanks; it is sent as"
+        " `Authorization: Bearer` and `X-Chroma-Token`",
+        default=None,
+        alias="CHROMA_AUTH_TOKEN",
+    )
     chroma_proof_memory_mb: int = _allowed(
         "a whole number of MB from 128 to 1000000 that the process may take in which Chroma opens a snapshot; a"
         " collection whose index needs more is opened without it, and its index searched in its files",
@@ -661,6 +670,13 @@ class Settings(BaseSettings):
         if token is not None and len(token) < 32:
             raise ValueError(f"it has {len(token)} characters")
         if token is not None and not re.fullmatch("[!-~]+", token):
+            raise ValueError("it has blanks or other characters than ASCII")
+        return value
+
+    @field_validator("chroma_auth_token")
+    @classmethod
+    def _chroma_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch("[!-~]+", value.get_secret_value()):
             raise ValueError("it has blanks or other characters than ASCII")
         return value
 

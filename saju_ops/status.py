@@ -248,7 +248,7 @@ def _sealed_by(seals: Seals, by_key: bool) -> Line:
 
 def _chroma(settings: Settings) -> Line:
     if settings.chroma_host:
-        return _chroma_server(settings.chroma_host, settings.chroma_port)
+        return _chroma_server(settings)
     path = Path(settings.chroma_db_path)
     if not path.is_dir():
         return Line("CHROMA_DB_PATH", None, f"there is no folder {path.absolute()}; no snapshot can be taken")
@@ -260,14 +260,16 @@ def _chroma(settings: Settings) -> Line:
     return Line("CHROMA_DB_PATH", True, str(path.absolute()))
 
 
-def _chroma_server(host: str, port: int) -> Line:
-    import socket
+def _chroma_server(settings: Settings) -> Line:
+    from saju_ops.backup.chroma import source_of
+    from saju_ops.backup.chroma_probe import Server, probe
 
+    server = Server(**source_of(settings).server)
     try:
-        socket.create_connection((host, port), timeout=5).close()
-    except OSError as error:
-        return Line("CHROMA_HOST", False, f"{host}:{port} doesn't answer ({error.strerror or type(error).__name__})")
-    return Line("CHROMA_HOST", True, f"{host}:{port}")
+        version = probe(server, 5.0)
+    except OperatorError as error:
+        return Line("CHROMA_HOST", False, str(error).removesuffix(" Nothing was read or written."))
+    return Line("CHROMA_HOST", True, f"{server}, Chroma {version}{' by TLS' if server.tls else ''}")
 
 
 def _rest(settings: Settings) -> Iterator[Line]:

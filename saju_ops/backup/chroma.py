@@ -52,6 +52,13 @@ class Source:
     folder: Path | None = None
     host: str | None = None
     port: int = 8000
+    tls: bool = False
+    token: str | None = field(default=None, repr=False)
+
+    @property
+    def server(self) -> dict[str, Any]:
+        """For the worker."""
+        return {"host": self.host, "port": self.port, "tls": self.tls, "token": self.token}
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}" if self.host else str(self.folder)
@@ -60,8 +67,16 @@ class Source:
 def source_of(settings: Settings) -> Source:
     """CHROMA_HOST if it is set, else CHROMA_DB_PATH."""
     if settings.chroma_host:
-        return Source(host=settings.chroma_host, port=settings.chroma_port)
+        return server_at(settings, settings.chroma_host, settings.chroma_port)
     return Source(folder=Path(settings.chroma_db_path).expanduser().absolute())
+
+
+def server_at(settings: Settings, host: str, port: int) -> Source:
+    """CHROMA_SSL and CHROMA_AUTH_TOKEN are of the server CHROMA_HOST, where that is set: a token goes nowhere else."""
+    if settings.chroma_host not in (None, host):
+        return Source(host=host, port=port)
+    token = settings.chroma_auth_token.get_secret_value() if settings.chroma_auth_token else None
+    return Source(host=host, port=port, tls=settings.chroma_ssl, token=token)
 
 
 @dataclass
@@ -128,6 +143,11 @@ def take_snapshot(
                     f"The snapshot of {source} broke off ({error.strerror or type(error).__name__}, {scratch});"
                     " nothing was stored. Scratch files lie under TMPDIR and need twice the space of the collections."
                 ) from None
+            if not taken.copied.get("lists_databases", True):
+                progress(
+                    f"The server {source} is older than 0.6 and can't list its databases: only default_database is in"
+                    " the snapshot."
+                )
             taken.completed = completed
             taken.incomplete = incomplete
             storage.require_all()
@@ -221,7 +241,7 @@ def _free_name(storage: Storage, taken_at: datetime, zone: ZoneInfo) -> str:
 def _copy(source: Source, work: Path, memory_mb: int) -> dict[str, Any]:
     target = str(work / "copy")
     if source.host:
-        fetched = ask("fetch", work, host=source.host, port=source.port, target=target)
+        fetched = ask("fetch", work, **source.server, target=target)
         ask("index", work, folder=target, memory_mb=memory_mb)
         settle(Path(target))
         return fetched

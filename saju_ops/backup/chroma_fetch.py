@@ -23,7 +23,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from saju_ops.backup.chroma_check import INCLUDE, Row, databases, memory_of, models, rows_of
+from saju_ops.backup.chroma_check import INCLUDE, Row, memory_of, models, rows_of
 from saju_ops.backup.chroma_engine import opened, writable
 from saju_ops.backup.chroma_files import DATABASE, ChromaFiles, batched, record_digest
 from saju_ops.backup.chroma_floats import ExactFloats
@@ -35,6 +35,7 @@ from saju_ops.backup.chroma_server import (
     create,
     drop_answers,
     make_database,
+    server_databases,
     settings_of,
     weight,
     write,
@@ -52,9 +53,9 @@ AHEAD = 1 << 62
 Key = tuple[str, str]
 
 
-def fetch_server(host: str, port: int, target: Path) -> dict[str, Any]:
-    """Everything of the tenant into a new folder, in Chroma's own format."""
-    server = connect(host, port)
+def fetch_server(host: str, port: int, target: Path, **login: Any) -> dict[str, Any]:
+    """Everything of the tenant into a new folder, in Chroma's own format. `login`: what `connect` takes besides."""
+    server = connect(host, port, **login)
     target.mkdir(mode=0o700)
     held = _Held()
     moving, passes = 0, 0
@@ -69,6 +70,7 @@ def fetch_server(host: str, port: int, target: Path) -> dict[str, Any]:
         "records_moving": moving,
         "server_version": server.get_version(),
         "databases": sorted({database for database, _ in held.collections}),
+        "lists_databases": server_databases(server)[1],
     }
 
 
@@ -172,6 +174,8 @@ class _Held:
     def __init__(self) -> None:
         # By database and name, the collection in the folder.
         self.collections: dict[Key, Any] = {}
+        # Ids of collections in the folder that something was written to.
+        self.begun: set[str] = set()
         self._records = ScratchDatabase(
             "CREATE TABLE held (collection TEXT, id TEXT, digest BLOB, seen INTEGER, PRIMARY KEY (collection, id))"
             " WITHOUT ROWID",
@@ -223,7 +227,7 @@ class _Pass:
     def changed(self) -> int:
         """How many records and collections differed."""
         changed, there = 0, set[Key]()
-        for tenant, database in databases(self._server, [TENANT]):
+        for tenant, database in server_databases(self._server)[0]:
             make_database(self._local, tenant, database)
             for model in models(self._server, tenant, database):
                 there.add((database, model.name))
@@ -270,10 +274,20 @@ class _Pass:
         again = [row[0] for row in fresh if row[0] in held]
         if again:
             self._local._delete(mine.id, ids=again, tenant=TENANT, database=database)
-        write(self._local, mine.id, TENANT, database, fresh)
+        self._write(mine, database, fresh)
         self._held.floats.keep(str(mine.id), fresh)
         self._held.keep(str(mine.id), self._number, digests)
         return len(fresh)
+
+
+    def _write(self, mine: Any, database: str, rows: list[Row]) -> None:
+        """Chroma heeds what the folder says of an index from the second write on. So the first is of one record, for
+        which none is written: `sync_threshold` is 2 or more."""
+        if rows and str(mine.id) not in self._held.begun:
+            self._held.begun.add(str(mine.id))
+            write(self._local, mine.id, TENANT, database, rows[:1])
+            rows = rows[1:]
+        write(self._local, mine.id, TENANT, database, rows)
 
 
 def _same_collection(mine: Any, theirs: Any) -> bool:

@@ -47,10 +47,12 @@ READ_AT_ONCE = 50
 
 
 def push_server(
-    host: str, port: int, folder: Path, *, replace: list[str], stamp: str, dry_run: bool
-) -> dict[str, Any]:
-    """Raises Refused, before the first write, where a collection is there that `replace` doesn't name."""
-    server = connect(host, port)
+    host: str, port: int, folder: Path, *, replace: list[str], stamp: str, dry_run: bool, **login: Any
+) -> dict[str, Any]:  # fmt: skip
+    """Raises Refused, before the first write, where a collection is there that `replace` doesn't name. `login`: what
+    `connect` takes besides."""
+    server = connect(host, port, **login)
+    _refuse_old(f"{host}:{port}", str(server.get_version()))
     with ChromaFiles(folder) as files:
         source = [_Source(files, c) for c in files.collections()]
         _refuse_taken(f"{host}:{port}", _taken(server, source), source, replace)
@@ -106,6 +108,14 @@ class _Source:
 def _rows(vectors: Vectors, some: list[tuple[str, Record]]) -> list[Row]:
     found = vectors.of([id for id, _ in some])
     return [(id, record, vector) for (id, record), vector in zip(some, found, strict=True)]
+
+
+def _refuse_old(where: str, version: str) -> None:
+    if version.partition(".")[0] == "0":
+        raise Refused(
+            f"The server at {where} runs Chroma {version}, and a snapshot can be put into a server of 1.0 or newer."
+            " Nothing was written. Restore it into a folder (--into PATH) instead."
+        )
 
 
 def _refuse_taken(where: str, taken: set[str], source: list[_Source], replace: list[str]) -> None:

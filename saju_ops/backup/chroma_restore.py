@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
-from saju_ops.backup.chroma import Source, expectation, extract_snapshot, source_of
+from saju_ops.backup.chroma import Source, expectation, extract_snapshot, server_at, source_of
 from saju_ops.backup.chroma_copy import settle
 from saju_ops.backup.chroma_files import DATABASE
 from saju_ops.backup.chroma_process import PREFIX, ask, scratch_folder
@@ -114,7 +114,7 @@ def restore_target(settings: Settings, into_path: str | None, host: str | None, 
     if not 1 <= port <= 65535:
         raise Refused(f"The port is {port}; it may be from 1 to 65535. Nothing was touched.")
     if host:
-        return Source(host=host, port=port)
+        return server_at(settings, host, port)
     if not into_path:
         return source_of(settings)
     if slip := slip_in_path(into_path):
@@ -248,7 +248,7 @@ def _into_server(
     with scratch_folder() as scratch:
         folder = str(_extracted(storage, plan, scratch))
         plan.not_indexed = []  # the server makes its own
-        request = {"host": target.host, "port": target.port, "folder": folder, "replace": replace, "stamp": mark}
+        request = {**target.server, "folder": folder, "replace": replace, "stamp": mark}
         if plan.dry_run:
             ask("push", scratch, **request, dry_run=True)
             announce(plan)

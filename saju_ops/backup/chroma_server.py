@@ -12,32 +12,57 @@ from typing import Any
 
 from saju_ops.backup.chroma_check import Row, databases, models, shown_configuration
 from saju_ops.backup.chroma_files import characters_of, in_force
-from saju_ops.errors import OperatorError
+from saju_ops.backup.chroma_probe import Server, probe, unreachable_later
 
 # The usual tenant: the API can't list tenants.
 TENANT = "default_tenant"
+# The usual database, and how a server that can't list databases answers.
+DATABASE, NO_SUCH_METHOD = "default_database", 405
+Place = tuple[str, str]
 # Records per request: some 8 MB of JSON at 768 dimensions.
 REMOTE_PAGE = 500
 # Bytes of documents, metadata and vectors in a request; as JSON and as Python's objects they take some ten times that.
 REMOTE_BYTES = 1 << 20
 
 
-def connect(host: str, port: int) -> Any:
-    """Raises OperatorError where nothing answers."""
+def connect(host: str, port: int, *, tls: bool = False, token: str | None = None) -> Any:
+    """Raises OperatorError where nothing answers, or what answers refuses us."""
     import chromadb
     from chromadb.config import Settings
 
+    server = Server(host, port, tls, token)
+    probe(server)
     try:
-        client: Any = chromadb.HttpClient(host=host, port=port, settings=Settings(anonymized_telemetry=False))
+        client: Any = chromadb.HttpClient(
+            host=server.name, port=port, ssl=tls, headers=server.headers, settings=Settings(anonymized_telemetry=False)
+        )
         client._server.heartbeat()
     except Exception as error:
-        raise OperatorError(
-            f"No Chroma server answers at {host}:{port} ({type(error).__name__}); look at CHROMA_HOST and CHROMA_PORT,"
-            " and whether it runs. Nothing was read or written."
-        ) from None
+        raise unreachable_later(server, error) from None
     # What is here now stays: looking for garbage need not go through it.
     gc.freeze()
     return client._server
+
+
+def http_status(error: BaseException | None) -> tuple[int, str] | None:
+    """The status of the answer that an error of Chroma's client comes from, and what was asked for: method and path."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if response is not None:
+            return int(response.status_code), f"{response.request.method} {response.request.url.path}"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def server_databases(server: Any) -> tuple[list[Place], bool]:
+    """Tenant and name of every database of the usual tenant, and whether these are all: before 0.6 a server can't list
+    them, and the usual one is all that is known."""
+    try:
+        return list(databases(server, [TENANT])), True
+    except Exception as error:
+        if (status := http_status(error)) is None or status[0] != NO_SUCH_METHOD:
+            raise
+        return [(TENANT, DATABASE)], False
 
 
 def drop_answers() -> None:
@@ -112,15 +137,15 @@ def weight(row: Row) -> int:
 # --- looking ---------------------------------------------------------------------------------------------------
 
 
-def server_usage(host: str, port: int) -> dict[str, Any]:
-    """Records per collection, by the server's own count."""
-    server = connect(host, port)
+def server_usage(host: str, port: int, **login: Any) -> dict[str, Any]:
+    """Records per collection, by the server's own count. `login`: what `connect` takes besides."""
+    server = connect(host, port, **login)
     found = [
         {
             "tenant": tenant, "database": database, "name": model.name, "dimension": model.dimension,
             "count": server._count(model.id, tenant=tenant, database=database),
         }
-        for tenant, database in databases(server, [TENANT])
+        for tenant, database in server_databases(server)[0]
         for model in models(server, tenant, database)
     ]  # fmt: skip
     return {"collections": found, "server_version": server.get_version(), "chroma_version": version("chromadb")}

@@ -57,7 +57,7 @@ def usage(source: Source, storage: Storage, *, now: datetime) -> Usage:
     told = Usage(str(source))
     with scratch_folder() as scratch:
         if source.host:
-            told.collections = ask("usage", scratch, host=source.host, port=source.port)["collections"]
+            told.collections = ask("usage", scratch, **source.server)["collections"]
         else:
             for key, value in ask("usage_folder", scratch, folder=str(source.folder)).items():
                 setattr(told, key, value)

@@ -4,7 +4,8 @@
 
 One request as JSON on standard input, one answer as JSON on standard output. Chroma's Rust code may crash on a torn
 index or a damaged file: then this process dies, and not the run. It ends at once when its parent does, by the end of
-standard input. Nothing secret is ever handed to it.
+standard input. Nothing secret is ever handed to it but a Chroma server's token, for a task that opens no stored file by
+Chroma.
 """
 
 from __future__ import annotations
@@ -83,25 +84,30 @@ def index(request: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def _server(request: dict[str, Any]) -> dict[str, Any]:
+    """The token among it goes no further than this process, which opens no folder by Chroma but its own."""
+    return {name: request[name] for name in ("host", "port", "tls", "token") if request.get(name)}
+
+
 def fetch(request: dict[str, Any]) -> dict[str, Any]:
     from saju_ops.backup.chroma_fetch import fetch_server
 
-    return fetch_server(request["host"], request["port"], Path(request["target"]))
+    return fetch_server(target=Path(request["target"]), **_server(request))
 
 
 def push(request: dict[str, Any]) -> dict[str, Any]:
     from saju_ops.backup.chroma_push import push_server
 
     return push_server(
-        request["host"], request["port"], Path(request["folder"]), replace=request["replace"], stamp=request["stamp"],
-        dry_run=request["dry_run"],
+        folder=Path(request["folder"]), replace=request["replace"], stamp=request["stamp"],
+        dry_run=request["dry_run"], **_server(request),
     )  # fmt: skip
 
 
 def usage(request: dict[str, Any]) -> dict[str, Any]:
     from saju_ops.backup.chroma_server import server_usage
 
-    return server_usage(request["host"], request["port"])
+    return server_usage(**_server(request))
 
 
 def usage_folder(request: dict[str, Any]) -> dict[str, Any]:
@@ -155,6 +161,10 @@ def _die_with_the_parent() -> None:
 
 def _safe(error: Exception) -> str:
     """What Chroma said about a folder or a server; its words about values may quote a document, so they go."""
+    from saju_ops.backup.chroma_server import http_status
+
+    if status := http_status(error):
+        return f"the server answered {status[1]} with HTTP {status[0]}"
     module = type(error).__module__
     if module.startswith(("chromadb", "httpx", "sqlite3")) or isinstance(error, OSError):
         text = str(error).splitlines()[0] if str(error) else ""
