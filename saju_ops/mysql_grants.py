@@ -61,6 +61,15 @@ def rights_on(grants: Sequence[str], database: str, *, literal: bool = False) ->
     return rights.union(*of_database.values()) - revoked
 
 
+def database_in_grant(grants: Sequence[str], database: str, *, literal: bool = False) -> list[str]:
+    """How a GRANT on the database must write it, so that it adds to what the account has there: a server uses one grant
+    alone of those whose patterns fit. As those write it that are there, else with its wildcards escaped."""
+    there = {of for verb, _, of, what, _ in parsed(grants)
+             if verb == "GRANT" and what == "*" != of and _is_like(of, database, literal)}  # fmt: skip
+    names = sorted(there) or [database if literal else re.sub(r"([_%\\])", r"\\\1", database)]
+    return ["`" + name.replace("`", "``") + "`" for name in names]
+
+
 def sees_all_databases(grants: Sequence[str]) -> bool:
     """Whether SELECT is granted on everything, and revoked on nothing."""
     found = parsed(grants)

@@ -1,5 +1,5 @@
-"""What `saju-ops status` says: each setting, and whether what it names can be used. Changes nothing; it writes a small
-file to each store and takes it away again."""
+"""What `saju-ops status` says: each setting, and whether what it names can be used. It changes nothing, but for a small
+file in each store and a scratch database on each server of a drill, which it takes away again."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from saju_ops.errors import OperatorError, Refused
 from saju_ops.logins import hide_logins
 from saju_ops.sealed import Seals
 from saju_ops.settings import Settings, SettingsError, load_settings
+from saju_ops.status_beside import tried
 
 if TYPE_CHECKING:
     from saju_ops.archive.engines import LogStore
@@ -53,6 +54,7 @@ def report() -> tuple[list[str], bool]:
         *_drivers(settings),
         *_stores(settings),
         _chroma(settings),
+        *(Line(*each) for each in tried(settings)),
         *_rest(settings),
     ]
     return [hide_logins(str(line)) for line in lines], all(line.usable is not False for line in lines)
@@ -251,7 +253,9 @@ def _chroma(settings: Settings) -> Line:
         return _chroma_server(settings)
     path = Path(settings.chroma_db_path)
     if not path.is_dir():
-        return Line("CHROMA_DB_PATH", None, f"there is no folder {path.absolute()}; no snapshot can be taken")
+        # A default that isn't there is no mistake: not every service keeps vectors.
+        usable = False if "chroma_db_path" in settings.model_fields_set else None
+        return Line("CHROMA_DB_PATH", usable, f"there is no folder {path.absolute()}; no snapshot can be taken")
     database = path / "chroma.sqlite3"
     if not database.is_file():
         return Line("CHROMA_DB_PATH", False, f"{path.absolute()} holds no chroma.sqlite3")

@@ -71,6 +71,11 @@ class Email:
         self.close()
         return f"E-mail: {', '.join(self._recipients)} ({self._server.host}:{self._server.port})"
 
+    def reach(self) -> None:
+        """Connects and logs in, as for a message, and sends none. Raises ChannelFailed."""
+        self._connected()
+        self.close()
+
     def close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:

@@ -148,6 +148,11 @@ class Slack:
             title=title,
         )  # fmt: skip
 
+    def who(self) -> str:
+        """Asks Slack whose token it is; posts nothing."""
+        answer = self._call(self._client.auth_test)
+        return f"#{self._wanted}, {answer.get('team', '?')}, @{answer.get('user', '?')}"
+
     def check(self) -> str:
         answer = self._call(self._client.auth_test)
         text = "🔔 saju_ops 테스트 메시지입니다. (test message)"

@@ -166,6 +166,8 @@ def restore(
         store, created = _target(url, table or source_table, source_table, zone_of_database, dry_run)
     plan.creates_table = created
     with broken_off(plan.broken_off), store:
+        if not (created and dry_run):
+            store.require_writable(store.table.columns)
         work = _Restore(storage, store, plan, created and dry_run, common_key([p for f in files for p in f.parts]))
         parts = [w for f in files for w in work.examine(f)]
         work.refuse_if_unsafe()
@@ -232,6 +234,11 @@ def _target(
             raise
         store = open_row_store(url, source, zone)  # type: ignore[arg-type]
         if store.has_table(table):
+            store.close()
+            raise
+        try:
+            store.require_creatable(table)
+        except BaseException:
             store.close()
             raise
     if dry_run:

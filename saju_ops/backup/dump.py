@@ -27,7 +27,9 @@ from saju_ops.address import place
 from saju_ops.backup.drill import Drill, drill
 from saju_ops.backup.dump_contents import Contents
 from saju_ops.backup.dump_engine import DumpEngine, DumpSpoilt, Taking, open_engine, what_it_said
+from saju_ops.backup.dump_grants import to_dump, where_denied
 from saju_ops.backup.dump_pack import Packed, Packer
+from saju_ops.backup.dump_process import ProgramFailed
 from saju_ops.backup.ledger import enter
 from saju_ops.backup.manifest import FOLDERS, FORMAT, BackupManifest, Kind, manifest_name, stamp, write_manifest
 from saju_ops.database import error_text, redacted
@@ -219,9 +221,12 @@ def take_dump(
                 if number == options.tries:
                     raise
                 say(f"{error} Taking it again ({number + 1} of {options.tries}).")
+    except ProgramFailed as error:
+        raise ProgramFailed(f"{error}{where_denied(url, error.said)}", error.said) from None
     except (DBAPIError, sqlite3.Error) as error:
         raise OperatorError(
             f"The dump of {redacted(url)} ended with what the database said {what_it_said(error)} Nothing was kept."
+            f"{where_denied(url, error_text(error))}"
         ) from None
     raise AssertionError
 
@@ -312,7 +317,7 @@ class _Dump:
             # It is what the user sees, which needn't be all that there is.
             return replace(result, why_not=(
                 f"It was restored and compared, but {self._shown} may hold more than its user sees: {hidden}. Grant it"
-                " what stands in brackets, on the whole database."
+                f" what stands in brackets, on the whole database. {to_dump(self._source.url)}".rstrip()
             ))  # fmt: skip
         return result
 

@@ -646,7 +646,7 @@ class MySQLTaking:
                 " told to switch that off: install MySQL's own client from version 9 on, or set it to 0 on the server"
                 " while dumps are taken."
             )
-        elif self._client.mariadb and self._dumps.engine == "mysql":
+        elif self._client.mariadb and self._dumps.engine == "mysql" and "denied" not in error.said:
             hint = " It is MariaDB's client on a MySQL server; MySQL's own mysqldump may do better."
         raise ProgramFailed(f"The dump of {self._dumps.database} was not kept: {error}{hint}", error.said) from None
 

@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from saju_ops.address import place, same_place
 from saju_ops.backup.dump_contents import Contents, differences
 from saju_ops.backup.dump_engine import UTC_ZONE, DrillNotPossible, DumpEngine, ForeignToDumps, open_engine
+from saju_ops.backup.dump_grants import about_definers, to_restore
 from saju_ops.backup.dump_pack import Packed, unpacked
 from saju_ops.backup.dump_process import ProgramFailed
 from saju_ops.backup.manifest import BackupManifest, Kind, held, latest_time, passed_over, stamp
@@ -128,6 +129,15 @@ def restore_dump(
         )  # fmt: skip
         announce(result)
         _require_permission(request, result)
+        definitions = Contents.from_json(manifest.contents).definitions
+        if needed := to_restore(target.url, definitions):
+            raise Refused(
+                f"The restore into {redacted(target.url)} broke off: its user lacks a right that a restore needs."
+                f" Nothing was touched; an administrator may say: {needed} Then start again with --replace"
+                f" {target.database} where that isn't empty."
+            )
+        if note := about_definers(target.url, definitions):
+            say(note)
         began = time.monotonic()
         say(f"Reading {manifest.file} and comparing it with its manifest; nothing is touched yet.")
         try:

@@ -249,6 +249,14 @@ class LogStore(abc.ABC):
     ) -> None:
         """Adds rows. The caller's transaction decides whether they stay."""
 
+    def require_writable(self, columns: Sequence[Column]) -> None:
+        """Raises Refused, with the GRANT, where the account may not add rows with these columns to the table."""
+        return
+
+    def require_creatable(self, name: str) -> None:
+        """Raises Refused, with the GRANT, where the account may not make a table of that name."""
+        return
+
     @abc.abstractmethod
     def create_like(self, name: str) -> None:
         """Makes an empty table with the same columns and key and without foreign keys."""

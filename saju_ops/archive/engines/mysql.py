@@ -44,7 +44,15 @@ from saju_ops.archive.window import Day, date_bound, moment, naive_bound
 from saju_ops.database import MYSQL_SQL_MODE, connect, redacted
 from saju_ops.errors import Busy, OperatorError, Refused
 from saju_ops.local_state import one_at_a_time
-from saju_ops.mysql_grants import error_number
+from saju_ops.mysql_grants import (
+    DENIED,
+    account,
+    error_number,
+    grants_of,
+    parsed,
+    rights_on,
+    takes_names_literally,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -683,10 +691,43 @@ class MySQLLogStore(LogStore):
             yield
 
     def replica_lag(self, replicas: Sequence[sa.URL]) -> float | None:
-        lags = [_lag_of(url) for url in replicas]
+        lags = [lag_of(url) for url in replicas]
         return max(lags) if lags else None
 
     # --- restore -------------------------------------------------------------------------------------------
+
+    def require_writable(self, columns: Sequence[Column]) -> None:
+        name, names = self._quote(self.table.name), ", ".join(self._quote(c.name) for c in columns if not c.generated)
+        # A server looks at the rights for what it only explains.
+        explained = f"EXPLAIN INSERT INTO {name} ({names}) SELECT {names} FROM {name} WHERE 1 = 0"  # noqa: S608
+        try:
+            self.connection.exec_driver_sql(explained.replace("%", "%%")).close()
+        except sa.exc.DBAPIError as error:
+            if error_number(error) not in DENIED:
+                raise
+            self.end_read()
+            raise Refused(
+                f"{self.table.database}.{self.table.name} can't be written to by this account. Nothing was written; GRANT"
+                f" INSERT ON `{self.table.database}`.`{self.table.name}` TO {account(self.connection)}."
+            ) from None
+        finally:
+            self.end_read()
+
+    def require_creatable(self, name: str) -> None:
+        grants, database = grants_of(self.connection), self.table.database
+        literal = takes_names_literally(self.connection)
+        needed = {"CREATE", "INSERT", "SELECT"}
+        rights = rights_on(grants, database, literal=literal)
+        for verb, more, of, what, _ in parsed(grants):
+            rights |= more if verb == "GRANT" and (of.casefold(), what) == (database.casefold(), name) else set()
+        missing = set() if "ALL PRIVILEGES" in rights else needed - rights
+        if missing:
+            listed = ", ".join(sorted(missing))
+            raise Refused(
+                f"{database}.{name} can't be written to by this account, which may not make it. Nothing was written;"
+                f" GRANT {listed} ON `{database}`.`{name}` TO {account(self.connection)}."
+            )
+        self.end_read()
 
     def create_like(self, name: str) -> None:
         # LIKE takes columns and indexes and leaves out foreign keys, which is what is wanted here.
@@ -1101,11 +1142,14 @@ def _say_locked_here(where: str) -> None:
     )  # fmt: skip
 
 
-def _lag_of(url: sa.URL) -> float:
+def lag_of(url: sa.URL) -> float:
+    """Seconds that a replica is behind; infinity where its replication isn't running."""
     with connect(url).connect() as connection:
         try:
             row = connection.execute(sa.text("SHOW REPLICA STATUS")).mappings().first()
-        except sa.exc.DBAPIError:
+        except sa.exc.DBAPIError as error:
+            if error_number(error) != 1064:  # a server that doesn't know the words
+                raise
             connection.rollback()
             row = connection.execute(sa.text("SHOW SLAVE STATUS")).mappings().first()
     value = None if row is None else row.get("Seconds_Behind_Source", row.get("Seconds_Behind_Master"))

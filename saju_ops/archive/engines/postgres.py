@@ -31,7 +31,7 @@ from saju_ops.archive.readable import require_readable_by_oid
 from saju_ops.archive.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
 from saju_ops.archive.window import FIRST_MOMENT, Day, moment, naive_bound
 from saju_ops.database import quote_every_name
-from saju_ops.errors import Busy
+from saju_ops.errors import Busy, Refused
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -343,6 +343,30 @@ class PostgresLogStore(LogStore):
         return float(lag or 0) if count and not hidden else None
 
     # --- restore -------------------------------------------------------------------------------------------
+
+    def require_writable(self, columns: Sequence[Column]) -> None:
+        query = sa.text(
+            "SELECT has_any_column_privilege(:table, 'INSERT'), current_user")
+        table = self._quote(self.table.name)
+        may, user = self.connection.execute(query, {"table": table}).one()
+        self.end_read()
+        if not may:
+            raise Refused(
+                f"{self.table.name} can't be written to by this account. Nothing was written; GRANT INSERT ON {table} TO"
+                f" {self._quote(str(user))}."
+            )
+
+    def require_creatable(self, name: str) -> None:
+        query = sa.text(
+            "SELECT current_schema(), current_user, has_schema_privilege(current_schema(), 'CREATE')"
+        )
+        schema, user, may = self.connection.execute(query).one()
+        self.end_read()
+        if not may:
+            raise Refused(
+                f"{name} can't be written to by this account, which may not make it. Nothing was written; GRANT CREATE ON"
+                f" SCHEMA {self._quote(str(schema))} TO {self._quote(str(user))}."
+            )
 
     def create_like(self, name: str) -> None:
         quote = self._quote
