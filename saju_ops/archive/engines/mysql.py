@@ -707,8 +707,8 @@ class MySQLLogStore(LogStore):
                 raise
             self.end_read()
             raise Refused(
-                f"{self.table.database}.{self.table.name} can't be written to by this account. Nothing was written; GRANT"
-                f" INSERT ON `{self.table.database}`.`{self.table.name}` TO {account(self.connection)}."
+                f"{self.table.database}.{self.table.name} can't be written to by this account. Nothing was written;"
+                f" GRANT INSERT ON `{self.table.database}`.`{self.table.name}` TO {account(self.connection)}."
             ) from None
         finally:
             self.end_read()

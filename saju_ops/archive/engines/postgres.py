@@ -352,8 +352,8 @@ class PostgresLogStore(LogStore):
         self.end_read()
         if not may:
             raise Refused(
-                f"{self.table.name} can't be written to by this account. Nothing was written; GRANT INSERT ON {table} TO"
-                f" {self._quote(str(user))}."
+                f"{self.table.name} can't be written to by this account. Nothing was written; GRANT INSERT ON"
+                f" {table} TO {self._quote(str(user))}."
             )
 
     def require_creatable(self, name: str) -> None:
@@ -364,8 +364,8 @@ class PostgresLogStore(LogStore):
         self.end_read()
         if not may:
             raise Refused(
-                f"{name} can't be written to by this account, which may not make it. Nothing was written; GRANT CREATE ON"
-                f" SCHEMA {self._quote(str(schema))} TO {self._quote(str(user))}."
+                f"{name} can't be written to by this account, which may not make it. Nothing was written; GRANT CREATE"
+                f" ON SCHEMA {self._quote(str(schema))} TO {self._quote(str(user))}."
             )
 
     def create_like(self, name: str) -> None:
