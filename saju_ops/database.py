@@ -292,8 +292,9 @@ def _set_session(settings: Mapping[str, Any]) -> str:
 MYSQL_PLAIN_ERRORS = {
     1040: "Too many connections", 1044: "Access denied for user", 1045: "Access denied for user",
     1049: "Unknown database", 1053: "Server shutdown", 1142: "", 1146: "Table '", 1203: "User ",
-    1197: "Multi-statement transaction", 1205: "Lock wait timeout exceeded", 1213: "Deadlock found", 1226: "User '", 1290: "The ", 1317: "Query execution",
-    1836: "Running in read-only mode", 1927: "Connection was killed", 3024: "Query execution",
+    1197: "Multi-statement transaction", 1205: "Lock wait timeout exceeded", 1213: "Deadlock found", 1226: "User '",
+    1290: "The ", 1317: "Query execution", 1836: "Running in read-only mode", 1927: "Connection was killed",
+    3024: "Query execution",
 }  # fmt: skip
 # SIGNAL and RESIGNAL without a code of their own: warning, not found, exception. Above them no server has codes.
 MYSQL_SIGNALS = (1642, 1643, 1644)

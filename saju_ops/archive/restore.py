@@ -44,6 +44,13 @@ CHECKS_REFUSED = (3819, 4025)
 FAMILIES = {"mysql": "mysql", "mariadb": "mysql"}
 
 
+# Where the server's binary log takes no transaction of that size.
+TOO_LARGE = (
+    " A file is one transaction: first set max_binlog_cache_size on the server above the size of the largest file, which"
+    " its manifest says (SET GLOBAL works at once, for connections that are made later)."
+)
+
+
 @dataclass
 class RestorePlan:
     """What a restore would do, or did."""
@@ -80,7 +87,7 @@ class RestorePlan:
     def broken_off(self, text: str) -> str:
         return (
             f"The database broke off the restore ({text}). {self.written} rows were written, each file as a whole or"
-            " not at all; launch again: what is there is skipped."
+            f" not at all; launch again: what is there is skipped.{TOO_LARGE if 'max_binlog_cache_size' in text else ''}"
         )
 
     @property
