@@ -46,8 +46,8 @@ FAMILIES = {"mysql": "mysql", "mariadb": "mysql"}
 
 # Where the server's binary log takes no transaction of that size.
 TOO_LARGE = (
-    " A file is one transaction: first set max_binlog_cache_size on the server above the size of the largest file, which"
-    " its manifest says (SET GLOBAL works at once, for connections that are made later)."
+    " A file is one transaction: first set max_binlog_cache_size on the server above the size of the largest file,"
+    " which its manifest says (SET GLOBAL works at once, for connections that are made later)."
 )
 
 
@@ -85,9 +85,10 @@ class RestorePlan:
     seconds: float = 0.0
 
     def broken_off(self, text: str) -> str:
+        why = TOO_LARGE if "max_binlog_cache_size" in text else ""
         return (
             f"The database broke off the restore ({text}). {self.written} rows were written, each file as a whole or"
-            f" not at all; launch again: what is there is skipped.{TOO_LARGE if 'max_binlog_cache_size' in text else ''}"
+            f" not at all; launch again: what is there is skipped.{why}"
         )
 
     @property
