@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import sqlalchemy as sa
 
 from saju_ops.paths import slip_in_path
+from saju_ops.words import counted
 
 SUPPORTED = "a mysql+pymysql://, mariadb+pymysql://, postgresql+psycopg:// or sqlite:/// address"
 DRIVERS = {
@@ -139,7 +140,7 @@ def _shown(name: str) -> str:
 def _single(query: Mapping[str, list[str]]) -> dict[str, str]:
     for name, values in query.items():
         if len(values) > 1:
-            raise ValueError(f"its option {_shown(name)} is given {len(values)} times")
+            raise ValueError(f"its option {_shown(name)} is given {counted(len(values), 'time')}")
     return {name: values[0] for name, values in query.items()}
 
 

@@ -28,6 +28,7 @@ from saju_ops.database import error_text
 from saju_ops.errors import OperatorError
 from saju_ops.logins import hide_logins
 from saju_ops.settings import SettingsError, load_settings
+from saju_ops.words import counted
 
 if TYPE_CHECKING:
     from saju_ops.archive.restore import RestorePlan
@@ -141,12 +142,12 @@ def restore_logs(
         source_table=settings.conversation_log_table,
         dry_run=dry_run,
         announce=_announce,
-        progress=lambda plan: click.echo(f"  {plan.written:,} of {plan.to_write:,} rows written"),
+        progress=lambda plan: click.echo(f"  {plan.written:,} of {counted(plan.to_write, 'row')} written"),
     )
     if dry_run:
         click.echo("Nothing was written (--dry-run).")
     else:
-        click.echo(f"Done: {plan.written:,} rows written and proven in {plan.seconds:.1f} s.")
+        click.echo(f"Done: {counted(plan.written, 'row')} written and proven in {plan.seconds:.1f} s.")
     for remark in plan.remarks:
         click.echo(remark)
     if not dry_run and into_table is None and into is None:

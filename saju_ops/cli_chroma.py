@@ -8,6 +8,7 @@ import click
 
 from saju_ops.cli_seals import accept_unsealed
 from saju_ops.settings import load_settings
+from saju_ops.words import counted
 
 if TYPE_CHECKING:
     from saju_ops.backup.chroma_restore import ChromaRestore
@@ -50,7 +51,8 @@ def restore_chroma(
         click.echo(f"The server's old collection {name} is now called {aside}.")
     for sentence in plan.about_indexes() if plan.index_failed else []:
         click.echo(sentence)
-    click.echo(f"Done: {plan.records:,} records in {len(plan.collections)} collections, {plan.seconds:.1f} s.")
+    held = f"{counted(plan.records, 'record')} in {counted(len(plan.collections), 'collection')}"
+    click.echo(f"Done: {held}, {plan.seconds:.1f} s.")
 
 
 def _announce(plan: ChromaRestore) -> None:

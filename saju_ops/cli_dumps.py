@@ -9,6 +9,7 @@ import click
 from saju_ops.cli_address import INTO_SETTING, chosen_address
 from saju_ops.cli_seals import accept_unsealed
 from saju_ops.settings import load_settings
+from saju_ops.words import counted
 
 if TYPE_CHECKING:
     from saju_ops.backup.dump_restore import RestoreResult
@@ -54,8 +55,8 @@ def restore_dump(
         click.echo("Nothing was touched (--dry-run).")
         return
     click.echo(
-        f"Done: {result.tables:,} tables with {result.rows:,} rows restored and compared with the manifest in"
-        f" {result.seconds:.1f} s."
+        f"Done: {counted(result.tables, 'table')} with {counted(result.rows, 'row')} restored and compared with the"
+        f" manifest in {result.seconds:.1f} s."
     )
     for sentence in result.left_out:
         click.echo(f"Note: {sentence}.")

@@ -54,10 +54,10 @@ def prune_command(apply: bool) -> None:
         open_backups(settings), policy_of(settings), now=datetime.now(UTC), zone=settings.timezone, dry_run=not apply,
     )  # fmt: skip
     for verdict in result.staying:
-        click.echo(shown(f"stays  {verdict.file}: {verdict.why}"))
+        click.echo(shown(f"{verdict.file} stays ({verdict.why})"))
     for verdict in result.going:
-        verb = "gone " if verdict.file in result.deleted else "goes "
-        click.echo(shown(f"{verb}  {verdict.file}: {verdict.why}"))
+        verb = "is deleted" if verdict.file in result.deleted else "goes"
+        click.echo(shown(f"{verdict.file} {verb} ({verdict.why})"))
     for name in result.strangers:
         click.echo(shown(f"not ours, left alone: {name}"))
     for problem in result.problems:

@@ -29,6 +29,7 @@ from saju_ops.errors import SettingsError as SettingsError
 from saju_ops.logins import hide_logins
 from saju_ops.paths import slip_in, slip_in_path
 from saju_ops.settings_values import listed_addresses, require_cron, require_mail_addresses, require_zone
+from saju_ops.words import counted
 
 if TYPE_CHECKING:
     from saju_ops.queue.links import NamedLink
@@ -611,7 +612,7 @@ class Settings(BaseSettings):
     def _seal_keys(cls, value: SecretStr | None) -> SecretStr | None:
         for number, key in enumerate(_keys(value), 1):
             if len(key) < SHORTEST_KEY:
-                raise ValueError(f"key {number} has {len(key)} characters")
+                raise ValueError(f"key {number} has {counted(len(key), 'character')}")
             if not re.fullmatch("[!-~]+", key):
                 raise ValueError(f"key {number} has blanks or other characters than ASCII")
             if len(set(key)) < FEWEST_DIFFERENT:
@@ -668,7 +669,7 @@ class Settings(BaseSettings):
     def _trigger_token(cls, value: SecretStr | None) -> SecretStr | None:
         token = value.get_secret_value() if value else None
         if token is not None and len(token) < 32:
-            raise ValueError(f"it has {len(token)} characters")
+            raise ValueError(f"it has {counted(len(token), 'character')}")
         if token is not None and not re.fullmatch("[!-~]+", token):
             raise ValueError("it has blanks or other characters than ASCII")
         return value
@@ -902,7 +903,7 @@ def _sentence(item: Any) -> str:
     variable = str(item["loc"][0])
     field = next((f for f in Settings.model_fields.values() if f.validation_alias == variable), None)
     allowed = field.description if field else "another value"
-    why = str(item["msg"]).removeprefix("Value error, ").rstrip(".")
+    why = _why(item)
     if variable in _URL_FIELDS or (field is not None and "SecretStr" in str(field.annotation)):
         holds = "a value that is not shown because it may hold a secret"
     else:
@@ -910,6 +911,20 @@ def _sentence(item: Any) -> str:
         if (re.search(r"[^\s'\"]@", holds) and "EMAIL" not in variable) or hide_logins(holds) != holds:
             holds = "an address that is not shown because it may hold a login"
     return f"{variable} holds {holds} ({why}); it may hold {allowed}."
+
+
+# What pydantic says in its own words, by the beginning of its error's type.
+_IN_WORDS = {
+    "int": "not a whole number", "date": "not a date", "bool": "neither true nor false", "literal": "none of these",
+    "string": "not readable text", "float": "not a number",
+}  # fmt: skip
+
+
+def _why(item: Any) -> str:
+    kind = str(item["type"])
+    if kind == "value_error":  # our own
+        return str(item["msg"]).removeprefix("Value error, ").rstrip(".")
+    return next((words for name, words in _IN_WORDS.items() if kind.startswith(name)), "it can't be read")
 
 
 def setting_names() -> frozenset[str]:

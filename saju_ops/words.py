@@ -1,4 +1,4 @@
-"""Numbers with their nouns, in English sentences."""
+"""Numbers with their nouns, and verbs that agree with them, in English sentences."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def agreeing(number: int, one: str, many: str) -> str:
-    """The form of a verb that fits the number: `is`, `are`."""
-    return one if number == 1 else many
+def are(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
+def were(number: int) -> str:
+    return "was" if number == 1 else "were"
+
+
+def have(number: int) -> str:
+    return "has" if number == 1 else "have"
+
+
+def its(number: int) -> str:
+    return "its" if number == 1 else "their"
+
+
+def them(number: int) -> str:
+    return "it" if number == 1 else "them"

@@ -162,7 +162,7 @@ def test_a_row_that_differs_stops_it_and_is_named_by_its_key(sqlite_purged: Scen
     sqlite_purged.update("tokens = 7", "log_id = 5")
     sqlite_purged.remove("log_id > 60")
     sentence = failed(restore_logs())
-    assert "1 rows are in" in sentence
+    assert "1 row is in" in sentence
     assert "their keys: 5. Nothing was written" in sentence
     assert sqlite_purged.count() == 60
 

@@ -32,22 +32,22 @@ REASONS = (
     (r"max_(?:jobs|sessions) \((.*)\) reached", r"한 번에 처리할 수 있는 수에 도달 (\1)"),
     (r"max_runtime_seconds \((.*)\) reached", r"최대 실행 시간에 도달 (\1초)"),
     (r"the first (\d+) expired ones were looked at", r"한 번에 살펴보는 수에 도달 (\1)"),
-    (r"the server deleted (\d+) rows of (\S+) where (\d+) were found and locked",
+    (r"the server deleted ([\d,]+) rows? of (\S+) where (\d+) (?:was|were) found and locked",
      r"\2 행 \3개를 찾아 잠갔는데 \1개가 삭제되려 함 (트리거나 규칙을 확인)"),
-    (r"the server kept (\d+) rows of (\S+) in a DELETE; a trigger or rule may do so",
+    (r"the server kept ([\d,]+) rows? of (\S+) in a DELETE; a trigger or rule may do so",
      r"\2 행 \1개가 DELETE에서 남음 (트리거나 규칙을 확인)"),
     (r"cancelled by the operator", "운영자가 중단함"),
 )  # fmt: skip
 # What a run doubts, in the same way.
 DOUBTS = (
-    (r"(\d+) files were left: rows that stay name them perhaps, .*",
+    (r"([\d,]+) files? (?:was|were) left: rows that stay name .*",
      r"S3 파일 \1개를 남겨 둠: 다른 작업이 알 수 없는 주소로 가리키는 것일 수 있음"),
     (r"The table (\S+) has a column (\S+), but no foreign key leads from it to \S+, and (\S+) doesn't name it: its rows"
      r" stay\.", r"\1 테이블에 \2 열이 있지만 외래 키가 없고 \3에도 없음 (행이 남음)"),
     (r"The ids of purged sessions stay in (\S+): name it in (\S+), .*",
      r"삭제된 세션의 ID가 \1에 남음: \2에 적으면 NULL로 바꿈"),
     (r"The ids of purged sessions stay in (\S+): (.*)\.", r"삭제된 세션의 ID가 \1에 남음: \2"),
-    (r"(\d+) files under (\S+) can't be read, or no key of this installation sealed them .*",
+    (r"([\d,]+) files? under (\S+) can't be read, or no key of this installation .*",
      r"\2의 파일 \1개를 남겨 둠: 읽을 수 없거나 이 설치의 키로 봉인되지 않음 (세션의 키가 Redis에 남아 있을 수 있음)"),
     (r"This account may not see every foreign key .*",
      "이 계정은 모든 외래 키를 볼 수 없음 (PROCESS 권한 없음): 볼 수 없는 테이블이 연결되어 있을 수 있음"),

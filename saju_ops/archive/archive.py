@@ -47,6 +47,7 @@ from saju_ops.archive.window import Day
 from saju_ops.errors import OperatorError, ProofFailed, Refused
 from saju_ops.storage import FolderError, FollowedWriter, Storage, Writer
 from saju_ops.storage.encryption import ENDING, METHOD, WrongPassword
+from saju_ops.words import are, counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -247,7 +248,8 @@ class _Task:
         """Rows that came late or changed since, as a further part. Runs inside a snapshot."""
         new = _NewRows(self._batches(profile), self.store, held)
         if new.first is None:
-            message = f"is archived; {profile.rows} of its rows are still in the table, all of them archived."
+            left = f"{profile.rows} of its rows {are(profile.rows)} still in the table"
+            message = f"is archived; {left}, all of them archived."
             return self._kept(files, "unchanged", len(held), message, state)
         # The database's digest of the whole day, less the rows that were left out because older parts hold
         # them, is what it says of the new part: XOR takes away as it adds.
@@ -361,7 +363,8 @@ class _Task:
     def _prove(self, found: ReadBack, expected: Digest | Pieces) -> None:
         if found.digest != expected:
             raise ProofFailed(
-                f"The day {self.day} was not archived: the file read back holds {found.digest.rows} rows with digest"
+                f"The day {self.day} was not archived: the file read back holds {counted(found.digest.rows, 'row')}"
+                " with digest"
                 f" {found.digest.hex}, the database says {expected.rows} with {expected.hex}. Nothing was deleted;"
                 " launch the day again."
             )
@@ -418,7 +421,8 @@ class _Task:
         self, parts: list[Manifest], written: tuple[Manifest, ReadBack, RowShape], files: DayFiles
     ) -> DayResult:
         manifest, found, shape = written
-        kind = "archived" if len(parts) == 1 else f"given a further part ({manifest.rows} late or changed rows)"
+        late = counted(manifest.rows, "late or changed row")
+        kind = "archived" if len(parts) == 1 else f"given a further part ({late})"
         return DayResult(
             self.day, "archived", f"The day {self.day} was {kind} and proven.", sum(p.rows for p in parts),
             manifest.rows, manifest.stored_bytes, manifest.content_bytes, 0.0,
@@ -458,7 +462,7 @@ def require_same_table(storage: Storage, day: Day, parts: Sequence[Manifest], st
 def _all(pieces: Pieces, profile: Profile) -> Pieces:
     """The pieces, which must be all that the time index counted in the same snapshot."""
     if pieces.rows != profile.rows:
-        raise PiecesFailed(f"The pieces have {pieces.rows} rows of {profile.rows}.")
+        raise PiecesFailed(f"The pieces have {pieces.rows} of {counted(profile.rows, 'row')}.")
     return pieces
 
 

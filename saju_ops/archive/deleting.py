@@ -21,6 +21,7 @@ from saju_ops.archive.pieces import Piece
 from saju_ops.archive.verify import keys_of
 from saju_ops.archive.window import Day
 from saju_ops.errors import OperatorError
+from saju_ops.words import counted, were
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -114,8 +115,8 @@ class Deleter:
             deleted = self.store.delete(Selection(chunk.day, keys=doomed)) if doomed else 0
             if deleted != len(doomed):
                 raise OperatorError(
-                    f"The server deleted {deleted} rows where {len(doomed)} were locked and compared; this chunk was"
-                    " rolled back. Nothing of it was deleted."
+                    f"The server deleted {counted(deleted, 'row')} where {len(doomed)} {were(len(doomed))} locked and"
+                    " compared; this chunk was rolled back. Nothing of it was deleted."
                 )
             self.store.traits.look_again()
         return deleted

@@ -40,6 +40,7 @@ from saju_ops.database import error_text
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
 from saju_ops.sealed import has_seal, read_bounded, require_seal
 from saju_ops.storage import Storage, StorageError
+from saju_ops.words import counted, were
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -188,8 +189,8 @@ class _Purge:
 
     def broken_off(self, text: str) -> str:
         return (
-            f"The database broke off the purge ({text}). {self.result.deleted} rows were deleted before, all of them"
-            " archived; launch again to go on."
+            f"The database broke off the purge ({text}). {counted(self.result.deleted, 'row')}"
+            f" {were(self.result.deleted)} deleted before, all of them archived; launch again to go on."
         )
 
     def require_lag_can_be_told(self) -> None:
@@ -356,8 +357,9 @@ class _Purge:
 
     def _altered(self, what: str) -> NoReturn:
         sentence = (
-            f"{self.store.table.name} was altered since the purge began: {what}. {self.result.deleted} rows were"
-            " deleted before, all of them archived as they were; all others are untouched. Archive the days again,"
+            f"{self.store.table.name} was altered since the purge began: {what}. {counted(self.result.deleted, 'row')}"
+            f" {were(self.result.deleted)} deleted before, all of them archived as they were; all others are"
+            " untouched. Archive the days again,"
             " which writes a part in the table's new shape, then launch the purge again"
         )
         self.result.problems.append(f"{sentence}.")
@@ -373,7 +375,8 @@ class _Purge:
             ) from None
         raise OperatorError(
             # Where the connection broke in the commit itself, nobody here knows whether it took effect.
-            f"The database ended a chunk ({error_text(error)}). {self.result.deleted} rows were deleted before it;"
+            f"The database ended a chunk ({error_text(error)}). {counted(self.result.deleted, 'row')}"
+            f" {were(self.result.deleted)} deleted before it;"
             " the chunk itself is there as a whole or gone as a whole, and all of it is archived. Launch again to"
             " go on."
         ) from None

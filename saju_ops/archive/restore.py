@@ -32,6 +32,7 @@ from saju_ops.database import error_text, redacted
 from saju_ops.errors import OperatorError, ProofFailed, Refused, shown
 from saju_ops.places import require_outside_stores
 from saju_ops.storage import Storage, StorageError
+from saju_ops.words import are, counted, its, were
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,8 +88,8 @@ class RestorePlan:
     def broken_off(self, text: str) -> str:
         why = TOO_LARGE if "max_binlog_cache_size" in text else ""
         return (
-            f"The database broke off the restore ({text}). {self.written} rows were written, each file as a whole or"
-            f" not at all; launch again: what is there is skipped.{why}"
+            f"The database broke off the restore ({text}). {counted(self.written, 'row')} {were(self.written)}"
+            f" written, each file as a whole or not at all; launch again: what is there is skipped.{why}"
         )
 
     @property
@@ -99,26 +100,30 @@ class RestorePlan:
             parts.append(_without_manifest(self.undescribed))
         if self.not_archived:
             days = _spans(self.not_archived)
-            more = f" and {len(days) - NAMED} more spans of days" if len(days) > NAMED else ""
-            parts.append(f"there is no archive of {', '.join(days[:NAMED])}{more}")
+            rest = f" and {counted(len(days) - NAMED, 'more span')} of days" if len(days) > NAMED else ""
+            parts.append(f"there is no archive of {', '.join(days[:NAMED])}{rest}")
         parts += [f"{day}: {why.rstrip('.')}" for day, why in list(self.refused.items())[:NAMED]]
         if len(self.refused) > NAMED:
-            parts.append(f"and {len(self.refused) - NAMED} more days whose manifests can't be believed")
+            more = len(self.refused) - NAMED
+            whose = "whose manifest" if more == 1 else "whose manifests"
+            parts.append(f"and {counted(more, 'more day')} {whose} can't be believed")
         return shown(f"NOT RESTORED: {'; '.join(parts)}.") if parts else ""
 
     def sentences(self) -> list[str]:
         """For the operator, before and after."""
         lines = [
-            f"From {self.source}: {len(self.days)} archived days from {self.first} to {self.last},"
-            f" {self.files} files, all read back and proven; {self.rows_archived} rows.",
+            f"From {self.source}: {counted(len(self.days), 'archived day')} from {self.first} to {self.last},"
+            f" {counted(self.files, 'file')}, all read back and proven; {counted(self.rows_archived, 'row')}.",
             f"Into {self.target}{' (a new table without foreign keys)' if self.creates_table else ''}.",
-            f"{self.already_there} rows are there already and equal; they are skipped.",
-            f"{self.to_write} rows {'would be' if self.dry_run else 'are to be'} written.",
+            f"{counted(self.already_there, 'row')} {are(self.already_there)} there already and equal;"
+            f" {'it is' if self.already_there == 1 else 'they are'} skipped.",
+            f"{counted(self.to_write, 'row')} {'would be' if self.dry_run else are(self.to_write) + ' to be'} written.",
         ]
         if self.incomplete:
             lines.append(self.incomplete)
         if self.superseded:
-            lines.append(f"{self.superseded} rows stand in an older part too; the later part counts.")
+            older = f"{counted(self.superseded, 'row')} {are(self.superseded)} in an older part too"
+            lines.append(f"{older}; the later part counts.")
         if self.compared_by != "row digests":
             lines.append(f"The target is another kind of database: what arrives is compared by {self.compared_by}.")
         return [shown(line) for line in [*lines, *self.remarks]]
@@ -332,7 +337,8 @@ class _Restore:
             again = int(keys.has_keys(own.keys()).sum()) if day != part.day else 0
             if again:
                 raise Refused(
-                    f"{again} rows are in the archives of both {day} and {part.day}: their created_at was changed"
+                    f"{counted(again, 'row')} {are(again)} in the archives of both {day} and {part.day}:"
+                    f" {its(again)} created_at was changed"
                     " in between. Nothing was written; restore the two days one by one, the right one first, the"
                     " other into another table with --into-table."
                 )
@@ -462,13 +468,14 @@ class _Restore:
     def refuse_if_unsafe(self) -> None:
         if self.plan.conflicts:
             raise Refused(
-                f"{self.plan.conflicts} rows are in {self.plan.target} and differ from the archive; their keys:"
-                f" {_listed(self.plan.conflict_keys, self.plan.conflicts)}. Nothing was written; look at them, or"
+                f"{counted(self.plan.conflicts, 'row')} {are(self.plan.conflicts)} in {self.plan.target} and"
+                f" {'differs' if self.plan.conflicts == 1 else 'differ'} from the archive; {its(self.plan.conflicts)}"
+                f" keys: {_listed(self.plan.conflict_keys, self.plan.conflicts)}. Nothing was written; look at them, or"
                 " restore into another table with --into-table."
             )
         if self.plan.missing_parents:
             raise Refused(
-                f"{self.plan.missing_parents} parent rows are missing:"
+                f"{counted(self.plan.missing_parents, 'parent row')} {are(self.plan.missing_parents)} missing:"
                 f" {_listed(self.plan.missing_parent_keys, self.plan.missing_parents)}. Nothing was written; restore"
                 f" into a table without the foreign key with --into-table {self.store.table.name}_restored."
             )
@@ -516,7 +523,7 @@ class _Restore:
                 why = str(error) if isinstance(error, NoPartition) else error_text(error)
                 raise OperatorError(
                     f"The database refused rows of {part.day} ({why}). Nothing of {part.file} was"
-                    f" written; {self.plan.written} rows before it were.{self._what_else(error)}"
+                    f" written; {counted(self.plan.written, 'row')} before it {were(self.plan.written)}.{self._what_else(error)}"
                 ) from None
             self._prove(work, loaded, before)
             self._refuse_altered(part)
@@ -537,8 +544,8 @@ class _Restore:
         if what := self.store.traits.changed(("engine", "column", "trigger", "rule")):
             raise OperatorError(
                 f"{self.store.table.name} was altered since the restore began: {what}. {part.file} was rolled back;"
-                f" {self.plan.written} rows before it are written. Launch again when nobody alters the table: what is"
-                " there is skipped."
+                f" {counted(self.plan.written, 'row')} before it {are(self.plan.written)} written. Launch again when"
+                " nobody alters the table: what is there is skipped."
             )
 
     def _known_digest(self, work: _PartWork, before: Digest) -> Digest | Pieces | None:
@@ -615,10 +622,10 @@ class _Restore:
         expected = before + (arrived if self._same_family(work.manifest) else Digest(arrived.rows, 0))
         if found != expected or loaded.rows != work.to_write:
             raise ProofFailed(
-                f"After writing {work.manifest.file} the database has {found.rows} rows in its range where"
-                f" {expected.rows} were expected, or their contents differ; this file was rolled back."
-                f" {self.plan.written} rows before it are written. Look for triggers, generated columns or a writer on"
-                " the target."
+                f"After writing {work.manifest.file} the database has {counted(found.rows, 'row')} in its range where"
+                f" {expected.rows} {were(expected.rows)} expected, or their contents differ; this file was rolled back."
+                f" {counted(self.plan.written, 'row')} before it {are(self.plan.written)} written. Look for triggers,"
+                " generated columns or a writer on the target."
             )
 
 

@@ -28,6 +28,7 @@ from saju_ops.mysql_grants import (
     may_read_database,
     sees_all_databases,
 )
+from saju_ops.words import counted
 
 # A table by its schema and name; no schema in the store's own database.
 Ref = tuple[str | None, str]
@@ -117,7 +118,8 @@ def _require_none_opened(store: LogStore, going: Collection[Ref], keys: Sequence
         if count != expected[path]:
             _refuse(
                 store,
-                f"a DELETE of {path.replace('/', '.')} opens {count} other tables, and the foreign keys that it sees"
+                f"a DELETE of {path.replace('/', '.')} opens {counted(count or 0, 'other table')}, and the foreign keys"
+                " that it sees"
                 f" lead to {expected[path]}: there is one in a database that it has no right on, or a trigger that"
                 " uses a table",
             )

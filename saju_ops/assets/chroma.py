@@ -16,6 +16,7 @@ from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage
 from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings, load_settings
+from saju_ops.words import counted
 
 if TYPE_CHECKING:
     from saju_ops.backup.chroma import Snapshot
@@ -96,7 +97,7 @@ def snapshot_asset() -> dg.AssetsDefinition:
             raise dg.Failure(str(error), allow_retries=True) from error
         except OperatorError as error:
             raise dg.Failure(str(error), allow_retries=True) from error
-        tell(context.log, f"{snapshot.location}: {snapshot.records:,} records, proven.")
+        tell(context.log, f"{snapshot.location}: {counted(snapshot.records, 'record')}, proven.")
         yield dg.MaterializeResult(asset_key=SNAPSHOT, metadata=snapshot_metadata(snapshot))
         yield dg.AssetCheckResult(
             passed=True, check_name=PROOF, asset_key=SNAPSHOT, metadata=proof_metadata(snapshot)

@@ -17,6 +17,7 @@ from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage, LogDatabase
 from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings
+from saju_ops.words import counted
 
 if TYPE_CHECKING:
     from saju_ops.archive.archive import DayResult
@@ -132,7 +133,7 @@ def _archive_days(
                 compression=settings.archive_compression, run_id=context.run.run_id,
             )  # fmt: skip
             rows_per_day[key] = result.rows
-            tell(context.log, f"[{number}/{len(keys)}] {result.message} {result.rows_written:,} rows written.")
+            tell(context.log, f"[{number}/{len(keys)}] {result.message} {counted(result.rows_written, 'row')} written.")
             yield result, day_metadata(result, store.table, schema, rows_per_day)
 
 

@@ -38,6 +38,7 @@ from saju_ops.settings import PROOF_MEMORY_MB, Settings
 from saju_ops.storage import Storage, StorageError, Writer
 from saju_ops.storage.encryption import ENDING as ENCRYPTED
 from saju_ops.storage.encryption import METHOD
+from saju_ops.words import counted
 
 FOLDER = "chroma/"
 # One copy in fifteen was torn with a writer adding hundreds of records a second: five in a row, one in a million.
@@ -153,7 +154,8 @@ def take_snapshot(
             storage.require_all()
             return taken
     raise ProofFailed(
-        f"None of {attempts} copies of {source} could be proven; nothing was stored, and older snapshots are untouched."
+        f"None of {counted(attempts, 'copy', 'copies')} of {source} could be proven; nothing was stored, and older"
+        " snapshots are untouched."
         f" The last: {torn[-1]}. Where this goes on, the directory itself may be damaged: try the chatbot."
     )
 

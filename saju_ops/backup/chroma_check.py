@@ -47,6 +47,7 @@ from saju_ops.backup.chroma_index import LONGEST, SHORTEST, measurable
 from saju_ops.backup.chroma_vectors import UPSERT, Vectors, distances
 from saju_ops.backup.sparse import copy_file
 from saju_ops.errors import TornCopy
+from saju_ops.words import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -420,7 +421,7 @@ class _Comparison:
                     records.add(record_digest(id, record))
                 self._compare(page, of_vectors)
         if records.count != self._count:
-            raise TornCopy(f"Chroma counts {self._count} records in {c.label} and gives {records.count}")
+            raise TornCopy(f"Chroma counts {counted(self._count, 'record')} in {c.label} and gives {records.count}")
         looked_for, neighbours = self._judged(found)
         content = described(c, records, of_vectors)
         return _Told(c.label, content, looked_for, neighbours, self._in_files, self._vectors.indexed)

@@ -42,6 +42,7 @@ from saju_ops.backup.chroma_server import (
 )
 from saju_ops.backup.scratch_database import ScratchDatabase
 from saju_ops.errors import TornCopy
+from saju_ops.words import counted
 
 # Reads of everything: the first fetches, the second confirms, the others follow what moves.
 PASSES = 5
@@ -160,8 +161,8 @@ def _compare(folder: Path, held: _Held) -> None:
                 count += len(rows)
             if differ or count != held.count(collection.id):
                 raise TornCopy(
-                    f"Chroma keeps {differ} records of {collection.label} in its own folder otherwise than the server"
-                    f" shows them, and {abs(count - held.count(collection.id))} are missing or too many"
+                    f"Chroma keeps {counted(differ, 'record')} of {collection.label} in its own folder otherwise than"
+                    f" the server shows them, missing or too many: {abs(count - held.count(collection.id))}"
                 )
 
 

@@ -33,6 +33,7 @@ from saju_ops.paths import slip_in_path
 from saju_ops.places import require_apart
 from saju_ops.settings import PROOF_MEMORY_MB, Settings
 from saju_ops.storage import Storage
+from saju_ops.words import are, counted
 
 # Processes named in a message.
 NAMED = 5
@@ -74,7 +75,7 @@ class ChromaRestore:
         lines = [
             f"From {self.location}, taken {shown(self.manifest.taken, self.zone)} from {self.manifest.source};"
             " read back, opened and proven.",
-            f"{len(self.collections)} collections, {self.records:,} records: {held}.",
+            f"{counted(len(self.collections), 'collection')}, {counted(self.records, 'record')}: {held}.",
             f"Into {self.target}.",
         ]
         if self.passed_over:
@@ -86,14 +87,14 @@ class ChromaRestore:
             lines.append(f"The server's old collection {name} is now called {aside}.")
         if self.floats_rounded:
             lines.append(
-                f"{self.floats_rounded:,} floats of metadata are rounded by this Chroma server, by up to four units in"
-                " the last place; everything else reads as in the snapshot."
+                f"{counted(self.floats_rounded, 'float')} of metadata {are(self.floats_rounded)} rounded by this"
+                " Chroma server, by up to four units in the last place; everything else reads as in the snapshot."
             )
         lines += self.about_indexes()
         if self.unseen_processes:
             lines.append(
-                f"{self.unseen_processes} processes of other users could not be looked at; make sure yourself that none"
-                " uses the folder, or run this as root."
+                f"{counted(self.unseen_processes, 'process', 'processes')} of other users could not be looked at;"
+                " make sure yourself that none uses the folder, or run this as root."
             )
         return lines
 

@@ -37,6 +37,7 @@ from saju_ops.errors import OperatorError, ProofFailed
 from saju_ops.local_state import one_at_a_time
 from saju_ops.storage import Storage, StorageError, Writer
 from saju_ops.storage.encryption import ENDING, METHOD
+from saju_ops.words import are, counted, its
 
 # Times a dump is taken again when a DDL or a lost connection spoilt it.
 TRIES = 3
@@ -78,15 +79,15 @@ class DumpResult:
     def message(self) -> str:
         m, c = self.manifest, self.contents
         text = (
-            f"{m.source} is dumped to {m.file}: {len(c.tables)} tables, {c.rows:,} rows, {m.content_bytes:,} bytes,"
-            f" {m.stored_bytes:,} stored, in {self.seconds:.1f} s."
+            f"{m.source} is dumped to {m.file}: {counted(len(c.tables), 'table')}, {counted(c.rows, 'row')},"
+            f" {m.content_bytes:,} bytes, {m.stored_bytes:,} stored, in {self.seconds:.1f} s."
         )
         if c.notes:
             text += f" Note: {'; '.join(c.notes)}."
-        if c.broken_views:
+        if broken := len(c.broken_views):
             text += (
-                f" {len(c.broken_views)} broken views are not in it, but for their definitions, as comments at its end:"
-                f" {c.broken}. Mend or drop them."
+                f" {counted(broken, 'broken view')} {are(broken)} not in it, but for {its(broken)} definitions, as"
+                f" comments at its end: {c.broken}. Mend or drop them."
             )
         if self.drill.otherwise:
             text += f" A restore makes some of it otherwise: {'; '.join(self.drill.otherwise)}."

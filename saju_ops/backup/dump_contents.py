@@ -19,6 +19,7 @@ from pydantic import with_config
 from typing_extensions import TypedDict
 
 from saju_ops.manifest_fields import STRICT, Size, validated
+from saju_ops.words import are, counted
 
 Proof = Literal["exact", "bracketed", "range"]
 NAMED = 8
@@ -132,7 +133,7 @@ def differences(expected: Contents, found: Contents) -> list[str]:
             told.append(f"table {name} is {'missing' if got is None else 'not one of the dumped ones'}")
         elif not want.rows <= got.rows <= want.most:
             rows = f"{want.rows:,}" if want.rows_most is None else f"{want.rows:,} to {want.most:,}"
-            told.append(f"table {name} has {got.rows:,} rows, {rows} are right")
+            told.append(f"table {name} has {counted(got.rows, 'row')}, {rows} {are(want.most)} right")
         elif want.checksum is not None and want.checksum != got.checksum:
             told.append(f"table {name} has the right number of rows and another checksum")
     same_dialect = expected.dialect == found.dialect

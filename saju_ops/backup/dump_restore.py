@@ -33,6 +33,7 @@ from saju_ops.errors import OperatorError, ProofFailed, Refused
 from saju_ops.errors import shown as printable
 from saju_ops.places import require_outside_stores
 from saju_ops.storage import Storage
+from saju_ops.words import are, counted
 
 NAMED = 8
 
@@ -80,13 +81,13 @@ class RestoreResult:
         contents = Contents.from_json(m.contents)
         state = {0: "It is empty.", -1: "It is not there and will be made."}.get(
             self.target_objects,
-            f"It is NOT EMPTY: with --replace {self.target_database} its {self.target_objects} tables, views and so on"
-            " are dropped first.",
+            f"It is NOT EMPTY: with --replace {self.target_database} its {_objects(self.target_objects)}"
+            f" {are(self.target_objects)} dropped first.",
         )
         lines = [
             f"The dump {m.file} of {m.source}, taken at {shown(m.taken, self.zone)}, holds"
-            f" {len(contents.tables)} tables with {contents.rows:,} rows ({m.content_bytes:,} bytes,"
-            f" {m.stored_bytes:,} stored).",
+            f" {counted(len(contents.tables), 'table')} with {counted(contents.rows, 'row')} ({m.content_bytes:,}"
+            f" bytes, {m.stored_bytes:,} stored).",
             "It was restored and compared when it was taken."
             if m.proven
             else f"It was NEVER PROVEN: {m.proof.get('why_not') or 'no restore of it was tried'}",
@@ -209,8 +210,8 @@ def find_dump(storage: Storage, request: RestoreRequest, default: sa.URL) -> Bac
         return proven[-1]
     if in_time:
         raise Refused(
-            f"Of {len(in_time)} dumps none was ever proven; the newest is {in_time[-1].file}. Say --unproven to restore"
-            f" it all the same. Nothing was touched.{there_is.about_refused()}"
+            f"Of {counted(len(in_time), 'dump')} none was ever proven; the newest is {in_time[-1].file}. Say"
+            f" --unproven to restore it all the same. Nothing was touched.{there_is.about_refused()}"
         )
     if request.at is None:
         raise Refused(
@@ -265,12 +266,16 @@ def _require_same_engine(manifest: BackupManifest, target: DumpEngine) -> None:
         )
 
 
+def _objects(number: int) -> str:
+    return "1 table, view or the like" if number == 1 else f"{number:,} tables, views and so on"
+
+
 def _require_permission(request: RestoreRequest, result: RestoreResult) -> None:
     if request.dry_run or result.target_objects <= 0 or request.replace == result.target_database:
         return
     named = f", not {request.replace!r}" if request.replace else ""
     raise Refused(
-        f"{result.target} is not empty ({result.target_objects} tables, views and so on). To drop all of that and"
+        f"{result.target} is not empty ({_objects(result.target_objects)}). To drop all of that and"
         f" restore, say --replace {result.target_database}{named}; to restore beside it, name an empty database with"
         " --into. Nothing was touched."
     )

@@ -20,6 +20,7 @@ from saju_ops.errors import OperatorError, ProofFailed, shown
 from saju_ops.manifest_fields import STRICT, Instant, Name, Sha256, Size, Text, dataclass_of, validated
 from saju_ops.sealed import Unsealed, read_sealed, sealed, write_sealed
 from saju_ops.storage import Storage, StorageError
+from saju_ops.words import counted
 
 FORMAT = 1
 # A clock may be off by some minutes. A backup that is dated further ahead was taken by a wrong clock, so nobody knows
@@ -219,7 +220,8 @@ class Held:
             return ""
         first = next(iter(self.refused.values()))
         others = len(self.refused) - 1
-        return f" {first}" + (f" ({others} more manifests there count for nothing either.)" if others else "")
+        more = f"{counted(others, 'more manifest')} there {'counts' if others == 1 else 'count'} for nothing either."
+        return f" {first}" + (f" ({more})" if others else "")
 
 
 def held(storage: Storage, kind: Kind) -> Held:

@@ -44,6 +44,7 @@ from saju_ops.backup.masking_rules import Mask
 from saju_ops.database import error_text, redacted
 from saju_ops.errors import OperatorError
 from saju_ops.storage import Storage
+from saju_ops.words import counted
 
 # Masks with so few possible values that a false one could be a true one by chance.
 SMALL: tuple[Mask, ...] = ("birth", "number", "category")
@@ -104,7 +105,8 @@ def take_masked_dump(
             with copier(source, scratch) as work:
                 report = _copy_masked(work, aliases, say)
             report.notes += [f"its user may not see these, so they may be missing: {unseen}"] if unseen else []
-            say(f"{source.database}: {report.values_masked:,} values masked, none of {report.values_checked:,} true.")
+            masked = counted(report.values_masked, "value")
+            say(f"{source.database}: {masked} masked, none of {report.values_checked:,} true.")
             # The copy is entered by a user that can make no other one.
             tried_on = (options.drill_server(url) or url,) if source.engine == "postgresql" else options.drill_servers
             return take_dump(
@@ -172,8 +174,9 @@ def _masked_and_checked(
             ) from None
         report.values_masked += change.masked
         unnamed += change.of_many_values()
-        say(f"{table[0].table}: copied, {change.masked:,} values masked.")
-    _refuse([*(f"{where} holds what looks like {what} ({n:,} times)" for (where, what), n in _pairs(seen)), *unnamed])
+        say(f"{table[0].table}: copied, {counted(change.masked, 'value')} masked.")
+    looks = [f"{where} holds what looks like {what} ({counted(n, 'time')})" for (where, what), n in _pairs(seen)]
+    _refuse([*looks, *unnamed])
     work.finish()
     _refuse_definitions(personal_definitions(work.definitions(), work.counters(), truth.originals, truth.people))
     report.values_checked = _require_nothing_true(work, tables, truth)
@@ -258,7 +261,8 @@ class _Different:
         if count <= FEW or (count <= MOST_DIFFERENT and count * REPEATED <= self._times):
             return None
         more = "more than " if count > MOST_DIFFERENT else ""
-        return f"{self._where} holds {more}{min(count, MOST_DIFFERENT):,} different values in {self._times:,} rows"
+        different = counted(min(count, MOST_DIFFERENT), "different value")
+        return f"{self._where} holds {more}{different} in {counted(self._times, 'row')}"
 
 
 def _different(cells: list[Any]) -> Counter[tuple[type, Any]]:
@@ -292,7 +296,8 @@ def _require_nothing_true(work: Copier, tables: list[list[MaskedColumn]], truth:
         # The larger of the two counts: both look for what is written as it was.
         hits |= people.found(table[0].table)
         where = shown(table[0].table, people)
-        found += [f"{where}.{shown(name, people)} holds {n:,} true values" for name, n in sorted(hits.items()) if n]
+        true = {name: counted(n, "true value") for name, n in sorted(hits.items()) if n}
+        found += [f"{where}.{shown(name, people)} holds {values}" for name, values in true.items()]
         found += [
             f"{where}.{shown(name, people)} holds times before {SYSTEM_SINCE.year}, which are none of the service's own"
             for name in people.early(table[0].table)

@@ -39,6 +39,7 @@ from saju_ops.sealed import Unsealed, look, read_bounded, require_seal
 from saju_ops.settings import Settings
 from saju_ops.storage import Storage
 from saju_ops.storage.base import is_name
+from saju_ops.words import counted, were
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # `app_20261001_030000.sql.gz`, and nothing that somebody put there.
@@ -162,17 +163,18 @@ def _verdict(h: Held, good: Sequence[Held], reason: str | None, policy: Policy, 
     if h.taken > now:
         why = "its time is in the future"
     elif policy.days and age < timedelta(days=policy.days):
-        why = f"younger than {policy.days} days"
+        why = f"younger than {counted(policy.days, 'day')}"
     elif not reason:
         newer = _newer(h, good)
         if not newer:
             why = "no newer proven backup is there"
         elif h.proven and not h.ours and newer < policy.minimum:
             # Taken before there was a ledger, or by somebody else: its word alone makes it none of the newest.
-            why = f"this installation has no record of its proof, and has proven only {newer} newer ones itself"
+            proven = counted(newer, "newer one")
+            why = f"this installation has no record of its proof, and has proven only {proven} itself"
         else:
             goes = True
-            why = f"{age.days} days old" + _weakness(h)
+            why = f"{counted(age.days, 'day')} old" + _weakness(h)
     return Verdict(h.file, h.bytes, h.taken, goes, why)
 
 
@@ -430,7 +432,8 @@ def _prune_archives(
     newest = max(days, key=lambda d: d.end, default=None)
     if due and newest is not None and now - newest.end > LONGEST_IDLE:
         result.problems.append(
-            f"{len(due)} archived days older than {years} years were left: it is {now:%Y-%m-%d} by this machine's"
+            f"{counted(len(due), 'archived day')} older than {counted(years, 'year')} {were(len(due))} left: it is"
+            f" {now:%Y-%m-%d} by this machine's"
             f" clock, and the newest archived day is {newest}. Either the clock is wrong, or nothing was archived for a"
             " year."
         )
@@ -444,7 +447,7 @@ def _prune_archives(
             continue
         # The oldest part first: left alone by a kill, it would bring back rows as they were before they changed.
         for part in sorted(parts, key=lambda p: p.part):
-            verdict = Verdict(part.file, part.stored_bytes, day.start, True, f"older than {years} years")
+            verdict = Verdict(part.file, part.stored_bytes, day.start, True, f"older than {counted(years, 'year')}")
             result.archives.append(verdict)
             _delete(storage, [day_manifest(day, part.part), part.file], verdict, result, say)
 

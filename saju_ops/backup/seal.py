@@ -21,6 +21,7 @@ from saju_ops.backup.verify import any_manifest_of, manifests_in, read_back
 from saju_ops.errors import OperatorError, ProofFailed, Refused, shown
 from saju_ops.sealed import LISTS, Checked, Unsealed, look, read_bounded, require_seal, write_sealed
 from saju_ops.storage import AlreadyThere, Storage
+from saju_ops.words import counted, were
 
 # Manifests in one list: some 15 MB.
 MOST_IN_A_LIST = 100_000
@@ -43,8 +44,8 @@ class SealResult:
         lines = [f"{verb}: {name}{remark}" for name, remark in self.sealed.items()]
         lines += [f"NOT SEALED: {problem}" for problem in self.problems]
         lines.append(
-            f"{len(self.sealed)} manifests {verb} by the key {self.key}; {self.before} had its seal already;"
-            f" {len(self.problems)} were left."
+            f"{counted(len(self.sealed), 'manifest')} {verb} by the key {self.key}; {self.before} had its seal already;"
+            f" {len(self.problems)} {were(len(self.problems))} left."
         )
         lines += [f"The list is {name}." for name in self.lists]
         return [shown(line) for line in lines]

@@ -28,6 +28,7 @@ from saju_ops.errors import OperatorError, Refused, shown
 from saju_ops.sealed import LIST_NAME, Unsealed, read_bounded, read_list, read_sealed, require_seal
 from saju_ops.storage import Storage
 from saju_ops.storage.local import LocalStorage
+from saju_ops.words import are, counted, its, them
 
 # Folders whose manifests are those of archives, and those that hold something else of saju_ops's.
 ROW_ARCHIVES = (f"{ARCHIVES}/", "purged_jobs/")
@@ -104,21 +105,25 @@ class VerifyResult:
         a mistyped BACKUP_URI or a disk that isn't mounted. Files that need another password are the other: nobody but
         who changed it knows whether the old one was kept."""
         told = [f"{self.uri} holds no backup. Look at BACKUP_URI."] if self.empty else []
-        if self.other_password:
+        if number := len(self.other_password):
             now = "than ARCHIVE_PASSWORD holds now" if self.has_password else "and ARCHIVE_PASSWORD is not set"
             told.append(
-                f"{len(self.other_password)} files are intact, but encrypted with another password {now}. Keep the old"
-                " password: without it they can't be restored. ARCHIVE_PASSWORD=<old> saju-ops verify reads them."
+                f"{counted(number, 'file')} {are(number)} intact, but encrypted with another password {now}. Keep the"
+                f" old password: without it {'it' if number == 1 else 'they'} can't be restored. ARCHIVE_PASSWORD=<old>"
+                f" saju-ops verify reads {them(number)}."
             )
-        if self.future:
+        if number := len(self.future):
             told.append(
-                f"{len(self.future)} backups are dated in the future: this machine's clock is wrong, or that one's was."
-                " No restore takes them unless it names their time, and nothing is deleted for their sake."
+                f"{counted(number, 'backup')} {are(number)} dated in the future: this machine's"
+                " clock is wrong, or that one's was."
+                f" No restore takes {them(number)} unless it names {its(number)} time, and nothing is deleted for"
+                f" {its(number)} sake."
             )
-        if self.links:
+        if number := len(self.links):
             told.append(
-                f"{len(self.links)} links inside the store are not followed, so no run sees what is behind them, and"
-                " nothing of that was read. Put the files themselves there, or mount their disk there (mount --bind)."
+                f"{counted(number, 'link')} inside the store {are(number)} not followed, so no run sees what is behind"
+                f" {them(number)}, and nothing of that was read. Put the files themselves there, or mount their disk"
+                " there (mount --bind)."
             )
         if self.untried_drills:
             names = ", ".join(d.name for d in self.untried_drills)
@@ -127,7 +132,7 @@ class VerifyResult:
 
     def sentences(self) -> list[str]:
         share = "" if self.in_days == 1 else f" (a share of 1 in {self.in_days} of {self.files})"
-        lines = [f"{self.files_checked} stored files read and compared{share}, {self.bytes_read:,} bytes."]
+        lines = [f"{counted(self.files_checked, 'stored file')} read and compared{share}, {self.bytes_read:,} bytes."]
         lines += [f"ROT: {text}" for text in self.rot] + [f"MISSING: {text}" for text in self.missing]
         lines += [f"Not one of ours, or without a manifest: {text}" for text in self.strangers]
         lines += [f"OTHER PASSWORD: {text}" for text in self.other_password[:NAMED]]
@@ -155,7 +160,8 @@ def verify(
     """Raises Refused for an impossible share, StorageError for a store that can't be listed. Everything else that it
     finds is in the result."""
     if not 1 <= in_days <= 366:
-        raise Refused(f"The backups can't be read in {in_days} days; it may be from 1 to 366. Nothing was read.")
+        days = counted(in_days, "day")
+        raise Refused(f"The backups can't be read in {days}; it may be from 1 to 366. Nothing was read.")
     began, result = time.monotonic(), VerifyResult(in_days, uri=storage.uri, has_password=bool(storage.password))
     today = now.astimezone(zone).toordinal() % in_days
     stores = list(storage.copies())

@@ -30,6 +30,7 @@ from saju_ops.errors import OperatorError
 from saju_ops.sealed import Unsealed
 from saju_ops.settings import PROOF_MEMORY_MB
 from saju_ops.storage import Storage
+from saju_ops.words import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,7 +72,8 @@ def archive_drill(storage: Storage, *, now: datetime, zone: ZoneInfo) -> Drill:
     stamp = next((s for s in shuffled if not _day_needs_another(storage, s, zone)), None)
     if stamp is None:
         why = f"{ANOTHER}, or no key of this installation sealed them"
-        return Drill("archive day", False, False, f"None of {len(stamps)} archived days can be tried: {why}.")
+        days = counted(len(stamps), "archived day")
+        return Drill("archive day", False, False, f"None of {days} can be tried: {why}.")
     return _timed(f"archive day {stamp}", lambda: _restore_day(storage, stamp, zone))
 
 
@@ -107,10 +109,10 @@ def _restore_day(storage: Storage, stamp: str, zone: ZoneInfo) -> tuple[str, int
         found = restored_rows(path, parts)
         expected = found if plan.compared_by == "row digests" else archived_rows(storage, parts)
     if found.rows != plan.rows_archived - plan.superseded:
-        raise OperatorError(f"Of {plan.rows_archived - plan.superseded} rows of {day} {found.rows} came back.")
+        raise OperatorError(f"Of {counted(plan.rows_archived - plan.superseded, 'row')} of {day} {found.rows} came back.")
     if found != expected:
-        raise OperatorError(f"All {found.rows} rows of {day} came back, and some with other values.")
-    return f"{found.rows:,} rows of {len(parts)} files came back, compared by their values.", found.rows
+        raise OperatorError(f"{counted(found.rows, 'row')} of {day} came back, and some with other values.")
+    return f"{counted(found.rows, 'row')} of {counted(len(parts), 'file')} came back, compared by their values.", found.rows
 
 
 def _make_table(path: Path, part: Manifest) -> None:
@@ -209,7 +211,8 @@ def _dump_drill(
         return Drill(name, False, True, "; ".join(found.differences[:5]), seconds=seconds)
     if not found.proven:
         return Drill(name, False, found.foreign or found.refused, found.why_not, seconds=seconds)
-    return Drill(name, True, True, f"{found.tables} tables and {found.rows:,} rows came back.", found.rows, seconds)
+    back = f"{counted(found.tables, 'table')} and {counted(found.rows, 'row')} came back."
+    return Drill(name, True, True, back, found.rows, seconds)
 
 
 # --- snapshots ---------------------------------------------------------------------------------------------------
@@ -228,7 +231,7 @@ def snapshot_drill(storage: Storage, memory_mb: int = PROOF_MEMORY_MB, now: date
     def restore(manifest: BackupManifest) -> tuple[str, int]:
         told = drill_snapshot(storage, manifest, memory_mb=memory_mb)
         count = int(told["records_compared"])
-        return f"{count:,} records came back, with their vectors and neighbours.", count
+        return f"{counted(count, 'record')} came back, with their vectors and neighbours.", count
 
     def one(manifest: BackupManifest) -> Drill:
         return _timed(f"snapshot {manifest.file.rpartition('/')[2]}", lambda: restore(manifest))

@@ -18,6 +18,7 @@ from saju_ops.dev import exec_dagster, prepare_home
 from saju_ops.errors import OperatorError
 from saju_ops.progress import LISTENERS
 from saju_ops.settings import Settings, load_settings
+from saju_ops.words import are, counted
 
 Echo = Callable[[str], None]
 HOME = "dagster_home"
@@ -46,8 +47,9 @@ def _make(folder: Path, now: datetime, echo: Echo) -> DemoService:
     service = make_service(folder, now=now, progress=progress)
     rows = service.rows
     echo(
-        f"  {rows['conversation_logs']:,} log rows of {rows['users']:,} users, {rows['jobs']:,} paid jobs,"
-        f" {rows['analysis_jobs']:,} analysis jobs, {sum(service.collections.values()):,} vectors."
+        f"  {counted(rows['conversation_logs'], 'log row')} of {counted(rows['users'], 'user')},"
+        f" {counted(rows['jobs'], 'paid job')}, {counted(rows['analysis_jobs'], 'analysis job')},"
+        f" {counted(sum(service.collections.values()), 'vector')}."
     )
     return service
 
@@ -103,10 +105,11 @@ def _archive_and_purge(folder: Path, settings: Settings, echo: Echo) -> None:
         store.end_read()
     if not due:
         echo(cleanup_report([], 0, cutoff.date, now))
-        echo(f"There is nothing to do: no day with rows is older than {settings.log_retention_days} days.")
-        echo(f"{before:,} rows are in the database. To begin anew, delete {folder} and run it again.")
+        echo(f"There is nothing to do: no day with rows is older than {counted(settings.log_retention_days, 'day')}.")
+        there = f"{counted(before, 'row')} {are(before)} in the database"
+        echo(f"{there}. To begin anew, delete {folder} and run it again.")
         return
-    echo(f"Archiving {len(due)} days, {due[0]} to {due[-1]}, and purging what is proven …")
+    echo(f"Archiving {counted(len(due), 'day')}, {due[0]} to {due[-1]}, and purging what is proven …")
     archived, deleted = _run_jobs(str(due[0]), str(due[-1]), echo)
     with open_store() as store:
         left = store.count(Selection())
@@ -119,7 +122,7 @@ def _archive_and_purge(folder: Path, settings: Settings, echo: Echo) -> None:
         size = f"  {Path(file).stat().st_size:>9,} bytes" if file != "…" else ""
         echo(f"  {file}{size}")
     total = sum(Path(f).stat().st_size for f in files)
-    echo(f"{len(files)} files, {total:,} bytes. Rows left in the database: {left:,} of {before:,}.")
+    echo(f"{counted(len(files), 'file')}, {total:,} bytes. Rows left in the database: {left:,} of {before:,}.")
 
 
 def _run_jobs(first: str, last: str, echo: Echo) -> tuple[list[Any], int]:

@@ -22,6 +22,7 @@ from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage
 from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings, load_settings
+from saju_ops.words import counted, were
 
 if TYPE_CHECKING:
     from saju_ops.backup.retention import PruneResult
@@ -88,9 +89,10 @@ def prune_backups(context: dg.OpExecutionContext, config: PruneConfig, backup_st
     context.add_output_metadata(metadata)
     context.log_event(dg.AssetObservation(STORED, metadata=metadata))
     if result.problems:
+        gone = len(result.deleted)
         raise dg.Failure(
-            f"{len(result.problems)} problems; {len(result.deleted)} backups were deleted, all others are as they were."
-            f" First: {result.problems[0]}",
+            f"{counted(len(result.problems), 'problem')}; {counted(gone, 'backup')} {were(gone)} deleted, all"
+            f" others are as they were. First: {result.problems[0]}",
             metadata=metadata,
             allow_retries=False,
         )
@@ -218,7 +220,7 @@ def verify_backups(context: dg.OpExecutionContext, config: VerifyConfig, backup_
         raise dg.Failure(
             f"Not all backups can be relied on: {len(result.rot)} damaged, {len(result.missing)} missing,"
             f" {len(result.unsealed)} not sealed by a key of this installation,"
-            f" {len(result.failed_drills)} restore drills failed. First: {wrong[0]}",
+            f" {counted(len(result.failed_drills), 'restore drill')} failed. First: {wrong[0]}",
             metadata=metadata, allow_retries=False,
         )  # fmt: skip
 

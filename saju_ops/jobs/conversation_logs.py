@@ -18,6 +18,7 @@ from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage, LogDatabase
 from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings, load_settings
+from saju_ops.words import counted, its, were
 
 if TYPE_CHECKING:
     from saju_ops.archive.purge import PurgePlan, PurgeResult
@@ -118,11 +119,12 @@ def purge_conversation_logs(
     _tell(context, result)
     if result.stopped == CANCELLED:
         raise dg.DagsterExecutionInterruptedError
-    if result.problems:
+    if left := len(result.problems):
         altered = ", or because the table was altered" if "was altered since" in result.stopped else ""
         raise dg.Failure(
-            f"{len(result.problems)} days were left because their archive could not be proven or they are in use"
-            f"{altered}; {result.deleted} rows of other days were deleted. First: {result.problems[0]}",
+            f"{counted(left, 'day')} {were(left)} left because {its(left)} archive could not be proven or"
+            f" {'it is' if left == 1 else 'they are'} in use{altered}; {counted(result.deleted, 'row')} of other days"
+            f" {were(result.deleted)} deleted. First: {result.problems[0]}",
             allow_retries=False,
         )
 
@@ -166,7 +168,7 @@ class _Progress:
             return
         self._told, self._days = time.monotonic(), result.days
         verb, rows = ("would delete", result.deletable) if result.dry_run else ("deleted", result.deleted)
-        tell(self._log, f"{day}: {verb} {rows:,} rows so far, in {result.chunks:,} chunks.")
+        tell(self._log, f"{day}: {verb} {counted(rows, 'row')} so far, in {counted(result.chunks, 'chunk')}.")
 
 
 def _tell(context: dg.OpExecutionContext, result: "PurgeResult") -> None:
@@ -178,8 +180,8 @@ def _tell(context: dg.OpExecutionContext, result: "PurgeResult") -> None:
     verb = "would be deleted" if result.dry_run else "deleted"
     tell(
         context.log,
-        f"{rows:,} rows {verb} from {result.days} days before {result.cutoff} in {result.seconds:.1f} s;"
-        f" {result.kept:,} kept; stopped: {result.stopped}.",
+        f"{counted(rows, 'row')} {verb} from {counted(result.days, 'day')} before {result.cutoff} in"
+        f" {result.seconds:.1f} s; {result.kept:,} kept; stopped: {result.stopped}.",
     )
     if result.doubt:
         context.log.warning(result.doubt)
@@ -263,7 +265,7 @@ def restore_conversation_logs(
             source_table=settings.conversation_log_table,
             dry_run=config.dry_run,
             announce=lambda plan: tell(context.log, " ".join(plan.sentences())),
-            progress=lambda plan: tell(context.log, f"{plan.written:,} of {plan.to_write:,} rows written."),
+            progress=lambda plan: tell(context.log, f"{plan.written:,} of {counted(plan.to_write, 'row')} written."),
         )
     except OperatorError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
@@ -290,7 +292,8 @@ def restore_conversation_logs(
         # Nobody need have written on those days: the run has done what there was to do.
         context.log.warning(plan.incomplete)
     elif plan.incomplete:
-        done = "Nothing was written (dry_run)" if plan.dry_run else f"{plan.written:,} rows were written and proven"
+        written = f"{counted(plan.written, 'row')} {were(plan.written)} written and proven"
+        done = "Nothing was written (dry_run)" if plan.dry_run else written
         raise dg.Failure(f"{done}. {plan.incomplete}", metadata=metadata, allow_retries=False)
 
 

@@ -16,6 +16,7 @@ from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage
 from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings, load_settings
+from saju_ops.words import counted
 
 if TYPE_CHECKING:
     from saju_ops.queue.batches import Outcome
@@ -194,9 +195,9 @@ def purge_expired_jobs(
     verb = "would be deleted" if result.dry_run else "deleted"
     tell(
         context.log,
-        f"{result.deleted:,} of {result.expired:,} expired jobs {verb}, {result.rows.total():,} rows and"
-        f" {result.files:,} files; {result.stayed.total():,} stay; in {result.seconds:.1f} s; stopped:"
-        f" {result.stopped}.",
+        f"{result.deleted:,} of {counted(result.expired, 'expired job')} {verb}, {counted(result.rows.total(), 'row')}"
+        f" and {counted(result.files, 'file')}; {counted(result.stayed.total(), 'job')} kept; in {result.seconds:.1f}"
+        f" s; stopped: {result.stopped}.",
     )
     for sentence in (*result.doubts, *result.problems):
         context.log.warning(sentence)
@@ -228,7 +229,7 @@ def _purge(context: dg.OpExecutionContext, config: PurgeJobsConfig, backup: Back
                 compression=settings.archive_compression,
                 run_id=context.run.run_id,
                 should_stop=lambda: CANCELLED if check_captured_interrupt() else None,
-                progress=lambda result: context.log.debug(f"{result.deleted:,} of {result.expired:,} jobs so far."),
+                progress=lambda r: context.log.debug(f"{r.deleted:,} of {counted(r.expired, 'job')} so far."),
             )
 
 

@@ -17,6 +17,7 @@ from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage
 from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings, load_settings
+from saju_ops.words import counted
 
 if TYPE_CHECKING:
     from saju_ops.queue.expired_sessions import SessionPurgeResult
@@ -98,9 +99,9 @@ def purge_expired_sessions(
     verb = "would be deleted" if result.dry_run else "deleted"
     tell(
         context.log,
-        f"{result.deleted:,} of {result.expired:,} expired sessions {verb}, {result.rows.total():,} rows, of them"
-        f" {result.log_rows:,} archived log rows; {result.stayed.total():,} stay; in {result.seconds:.1f} s; stopped:"
-        f" {result.stopped}.",
+        f"{result.deleted:,} of {counted(result.expired, 'expired session')} {verb},"
+        f" {counted(result.rows.total(), 'row')}, of them {counted(result.log_rows, 'archived log row')};"
+        f" {counted(result.stayed.total(), 'session')} kept; in {result.seconds:.1f} s; stopped: {result.stopped}.",
     )
     for sentence in (*result.doubts, *result.problems, *filter(None, [result.cache_problem])):
         context.log.warning(sentence)

@@ -17,6 +17,7 @@ from saju_ops.progress import tell
 from saju_ops.resources import BackupStorage
 from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings, load_settings
+from saju_ops.words import counted
 
 if TYPE_CHECKING:
     from saju_ops.queue.stale import StalePlan, StaleResult
@@ -35,7 +36,8 @@ def source_asset(settings: Settings) -> dg.AssetSpec:
         description=(
             "The live table `analysis_jobs` of the speech analysis, written by the service itself, at"
             " ANALYSIS_DATABASE_URL (or DATABASE_URL). The job `reconcile_stale_jobs` reports here how many jobs are in"
-            f" which status, how many haven't moved for {settings.stale_job_hours} hours, and what became of them.\n\n"
+            f" which status, how many haven't moved for {counted(settings.stale_job_hours, 'hour')}, and what became"
+            " of them.\n\n"
             "**Restore:** a status that the job set is put back with `saju-ops reconcile-stale-jobs --undo RUN_ID`;"
             " results are never touched."
         ),
@@ -142,7 +144,7 @@ def reconcile_stale_jobs(
     verb = f"{result.settled:,} settled" if result.mode == "apply" and not result.dry_run else "nothing changed"
     tell(
         context.log,
-        f"{result.stale:,} of {result.total:,} jobs didn't move for {result.hours} hours; {verb},"
+        f"{result.stale:,} of {counted(result.total, 'job')} didn't move for {counted(result.hours, 'hour')}; {verb},"
         f" {result.left_moved:,} left alone because they moved, {result.odd_count:,} not judged; in"
         f" {result.seconds:.1f} s; stopped: {result.stopped}.",
     )
@@ -246,7 +248,7 @@ def _undo(context: dg.OpExecutionContext, config: ReconcileConfig, backup: Backu
     context.add_output_metadata(metadata)
     context.log_event(dg.AssetObservation(ANALYSIS_JOBS, metadata=metadata))
     verb = "would be put back" if result.dry_run else "put back"
-    tell(context.log, f"{result.put_back:,} of {result.changed_then:,} jobs of run {result.run_id} {verb}.")
+    tell(context.log, f"{result.put_back:,} of {counted(result.changed_then, 'job')} of run {result.run_id} {verb}.")
     if result.stopped:
         raise dg.DagsterExecutionInterruptedError
 

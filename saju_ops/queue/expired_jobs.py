@@ -61,6 +61,7 @@ from saju_ops.queue.orphans import orphan_rows
 from saju_ops.queue.row_archive import FOLDER, RowArchive, require_archivable
 from saju_ops.queue.shared_files import SharedFiles
 from saju_ops.storage import Storage, StorageError
+from saju_ops.words import counted, were
 
 if TYPE_CHECKING:
     from saju_ops.settings import Settings
@@ -210,9 +211,9 @@ class _Purge:
 
     def broken_off(self, text: str) -> str:
         return (
-            f"The database broke off the purge of expired jobs ({text}). {self.result.deleted} jobs were deleted"
-            " before; those at work then are there with all their rows, or gone with all of them. Launch again to go"
-            " on."
+            f"The database broke off the purge of expired jobs ({text}). {counted(self.result.deleted, 'job')}"
+            f" {were(self.result.deleted)} deleted before; those at work then are there with all their rows, or gone"
+            " with all of them. Launch again to go on."
         )
 
     # --- before anything is touched ------------------------------------------------------------------------
@@ -336,7 +337,8 @@ class _Purge:
         why = getattr(error, "strerror", None) or str(error)
         return OperatorError(
             f"The rows of {', '.join(shown(r) for r in self.archives)} can't be archived: {self.storage.uri} can't be"
-            f" written or read ({why}). {self.result.deleted} jobs were deleted before that; no other was touched."
+            f" written or read ({why}). {counted(self.result.deleted, 'job')} {were(self.result.deleted)}"
+            " deleted before that; no other was touched."
         )
 
     def _hanging(self, *, lock: bool, only: frozenset[Ref] | None = None) -> Hanging:

@@ -46,6 +46,7 @@ from saju_ops.queue.loose import DEFAULT, LooseColumns, loose_columns
 from saju_ops.queue.orphans import orphan_rows
 from saju_ops.queue.session_cache import FOLDER, CacheDown, SessionCache, forget, remember, remembered
 from saju_ops.storage import Storage, StorageError
+from saju_ops.words import counted, them, were
 
 DEFAULT_BATCH = 250
 # The setting's own values, which an installation without such tables needn't change.
@@ -166,9 +167,9 @@ class _Purge:
 
     def broken_off(self, text: str) -> str:
         return (
-            f"The database broke off the purge of expired sessions ({text}). {self.result.deleted} sessions were"
-            " deleted before; those at work then are there with all their rows, or gone with all of them. Launch again"
-            " to go on."
+            f"The database broke off the purge of expired sessions ({text}). {counted(self.result.deleted, 'session')}"
+            f" {were(self.result.deleted)} deleted before; those at work then are there with all their rows, or gone"
+            " with all of them. Launch again to go on."
         )
 
     # --- before anything is touched ------------------------------------------------------------------------
@@ -274,8 +275,9 @@ class _Purge:
     def _storage_failed(self, error: Exception) -> OperatorError:
         why = getattr(error, "strerror", None) or str(error)
         return OperatorError(
-            f"{self.storage.uri} can't be written or read ({why}). {self.result.deleted} sessions were deleted before"
-            " that; no other was touched."
+            f"{self.storage.uri} can't be written or read ({why})."
+            f" {counted(self.result.deleted, 'session')} {were(self.result.deleted)} deleted before that; no other"
+            " was touched."
         )
 
     def _chunk(self, sessions: Sequence[Identity]) -> None:
@@ -356,7 +358,8 @@ class _Purge:
         log = shown(child_of(self.log_key))
         if rows.get(log, 0) != log_rows:
             raise OperatorError(
-                f"{rows.get(log, 0)} rows of {log} would have gone where {log_rows} were compared with the archive"
+                f"{counted(rows.get(log, 0), 'row')} of {log} would have gone where {log_rows} {were(log_rows)}"
+                " compared with the archive"
             )
 
     def _count(self, sessions: Sequence[Identity], hanging: Hanging, log_rows: int) -> None:
@@ -378,8 +381,9 @@ class _Purge:
             self._leave_cache(name, session_ids)
         if left:
             self.result.doubts += (
-                f"{len(left)} files under {FOLDER} can't be read, or no key of this installation sealed them (those of"
-                f" before the key are such), and were left: {shown_name(left[0])}. The keys of the sessions that they"
+                f"{counted(len(left), 'file')} under {FOLDER} can't be read, or no key of this installation"
+                f" sealed {them(len(left))} (those of before the key are such), and {were(len(left))} left:"
+                f" {shown_name(left[0])}. The keys of the sessions that they"
                 " name may still be in Redis. A file that an earlier version wrote may be deleted once Redis has let"
                 " those keys expire, or they were deleted there by hand.",
             )

@@ -27,6 +27,7 @@ from saju_ops.errors import OperatorError, Refused
 from saju_ops.queue.closure import Closure, Link, Ref, child_of, parent_of, shown
 from saju_ops.queue.expiry import Expiry
 from saju_ops.queue.link_values import Meanings, kind_of, spelled
+from saju_ops.words import counted, were
 
 Identity = tuple[Any, ...]
 Node = tuple[Ref, Identity]
@@ -375,7 +376,8 @@ class Hanging:
         """A trigger or rule may keep a row of a DELETE and say nothing; PostgreSQL's own cascade then leaves it without
         its job. MySQL knows no such trigger."""
         if self.store.table.engine in ("postgresql", "sqlite") and (left := self._count(condition)):
-            raise OperatorError(f"the server kept {left} rows of {shown(ref)} in a DELETE; a trigger or rule may do so")
+            kept = counted(left, "row")
+            raise OperatorError(f"the server kept {kept} of {shown(ref)} in a DELETE; a trigger or rule may do so")
 
     def _delete_rows(self, ref: Ref, identities: Sequence[Identity], *, exactly: bool = True) -> int:
         table, count = self._table(ref, self._identity(ref)), 0
@@ -384,7 +386,8 @@ class Hanging:
             count += self.store.connection.execute(sa.delete(table).where(where)).rowcount
         if exactly and count != len(identities):
             raise OperatorError(
-                f"the server deleted {count} rows of {shown(ref)} where {len(identities)} were found and locked"
+                f"the server deleted {counted(count, 'row')} of {shown(ref)} where {len(identities)}"
+                f" {were(len(identities))} found and locked"
             )
         return count
 

@@ -29,6 +29,7 @@ from saju_ops.queue.closure import Ref, catalogue_of, named
 from saju_ops.queue.expired_jobs import JobTables
 from saju_ops.queue.job_files import BadKey, FilePlace, JobFiles, error_name
 from saju_ops.queue.s3_names import Named, nfc
+from saju_ops.words import counted, were
 
 # A list of 1,000 takes some 0.1 s: five minutes and 2,000 requests.
 MOST = 2_000_000
@@ -210,7 +211,8 @@ def _shown(key: str, within: str) -> str:
 
 def _not_listed(code: str, place: FilePlace, result: OrphanFiles) -> str:
     right = "s3:ListBucketVersions" if place.all_versions else "s3:ListBucket"
+    seen = result.files + result.young
     return (
-        f"The bucket of JOBS_S3_BUCKET could not be listed ({code}); {result.files + result.young:,} files were looked"
-        f" at before. Listing it needs the right {right}."
+        f"The bucket of JOBS_S3_BUCKET could not be listed ({code}); {counted(seen, 'file')} {were(seen)} looked at"
+        f" before. Listing it needs the right {right}."
     )

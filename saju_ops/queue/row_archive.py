@@ -31,6 +31,7 @@ from saju_ops.queue.hanging import Identity, chunks, one_of
 from saju_ops.sealed import Unsealed, read_sealed
 from saju_ops.storage import AlreadyThere, Storage, StorageError
 from saju_ops.storage.encryption import ENDING, METHOD
+from saju_ops.words import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -200,8 +201,8 @@ class RowArchive:
         if found.digest != expected:
             raise ProofFailed(
                 f"The rows of {self.store.table.name} were not archived: the file read back holds"
-                f" {found.digest.rows} rows with digest {found.digest.hex}, the database says {expected.rows} with"
-                f" {expected.hex}. Nothing was deleted."
+                f" {counted(found.digest.rows, 'row')} with digest {found.digest.hex}, the database says"
+                f" {expected.rows} with {expected.hex}. Nothing was deleted."
             )
 
     def _write_manifest(self, manifest: Manifest) -> None:

@@ -17,6 +17,7 @@ from saju_ops.queue.closure import Closure, Ref
 from saju_ops.queue.hanging import Hanging, Identity, bindable, chunks, one_of
 from saju_ops.queue.job_files import FilePlace
 from saju_ops.queue.s3_names import Named, nfc
+from saju_ops.words import counted, them, were
 
 # Spellings of file names in one statement.
 SPELLINGS = 3_000
@@ -68,10 +69,10 @@ class SharedFiles:
         return {key for key in keys if nfc(key) in named.sure | named.unsure}
 
     def doubts(self) -> Iterator[str]:
-        if self._unsure:
+        if number := len(self._unsure):
             yield (
-                f"{len(self._unsure)} files were left: rows that stay name them perhaps, by an address that isn't known"
-                " to be the bucket's."
+                f"{counted(number, 'file')} {were(number)} left: rows that stay name {them(number)} perhaps, by an"
+                " address that isn't known to be the bucket's."
             )
 
     def _cells(self, ref: Ref, column: str, where: Any) -> Iterator[tuple[Identity, Any]]:

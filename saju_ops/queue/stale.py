@@ -41,6 +41,7 @@ from saju_ops.queue.stale_connect import NoTables, Undecodable, data_version, er
 from saju_ops.queue.stale_tables import COMPLETED, OPEN, Files, OpenJob, Tables, normal, same_case
 from saju_ops.queue.stale_times import fate
 from saju_ops.storage import Storage
+from saju_ops.words import counted, were
 
 T = TypeVar("T")
 Mode = Literal["check", "apply", "stats"]
@@ -375,7 +376,8 @@ class _Settling:
         except OperatorError as error:
             if failed is None:
                 raise OperatorError(
-                    f"{self.result.settled} jobs were settled, but what was changed could not be written down:"
+                    f"{counted(self.result.settled, 'job')} {were(self.result.settled)} settled, but what was changed"
+                    " could not be written down:"
                     f" {error} What was meant is in {self.audit.files[-1]}; undo works from that."
                 ) from error
 
@@ -387,8 +389,8 @@ class _Settling:
             for (seen, becomes), keys in _grouped(changed, wanted).items():
                 if self.tables.set_status(keys, seen, becomes) != len(keys):
                     raise OperatorError(
-                        f"An update of {len(keys)} jobs changed another number of rows. It was rolled back; a trigger"
-                        " or rule on analysis_jobs may be the cause."
+                        f"An update of {counted(len(keys), 'job')} changed another number of rows. It was rolled"
+                        " back; a trigger or rule on analysis_jobs may be the cause."
                     )
             self.tables.commit()
         except BaseException:

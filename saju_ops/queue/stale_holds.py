@@ -18,6 +18,7 @@ from saju_ops.errors import Refused
 from saju_ops.queue.stale_audit import StaleJob, key_from_json
 from saju_ops.queue.stale_connect import is_locked
 from saju_ops.queue.stale_tables import JOBS, Tables
+from saju_ops.words import counted
 
 # Storage engines that can take a change back.
 TRANSACTIONAL = {"innodb", "rocksdb", "ndbcluster", "tokudb"}
@@ -35,7 +36,7 @@ def foreseen(tables: Tables, sample: StaleJob) -> str | None:
     elif isinstance(kind, sa.Enum) and not _in_enum(kind.enums, value, tables.mysql):
         why = f"it is an ENUM of {', '.join(kind.enums)}"
     elif isinstance(kind, sa.String) and kind.length is not None and len(value) > kind.length:
-        why = f"it holds {kind.length} characters"
+        why = f"it holds {counted(kind.length, 'character')}"
     else:
         why = None
     return None if why is None else sentence(value, why)

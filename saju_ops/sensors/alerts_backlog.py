@@ -13,6 +13,7 @@ from saju_ops.assets.conversation_logs import LOGS
 from saju_ops.resources import LogDatabase
 from saju_ops.run_errors import without_secrets
 from saju_ops.settings import Settings
+from saju_ops.words import are, counted
 
 INTERVAL_SECONDS = 3600
 FACT = "backlog"
@@ -56,7 +57,7 @@ def measure(instance: dg.DagsterInstance, database: LogDatabase, settings: Setti
     settle(
         outbox, seen, channel_names(settings), now, zone=zone, reminder=timedelta(hours=settings.alert_reminder_hours)
     )
-    return f"{overdue:,} rows before {cutoff} are overdue: {verdict}"
+    return f"{counted(overdue, 'row')} before {cutoff} {are(overdue)} overdue: {verdict}"
 
 
 def _purged(instance: dg.DagsterInstance, after: datetime) -> int:

@@ -13,6 +13,7 @@ import dagster as dg
 from saju_ops.jobs.conversation_logs import PurgeConfig
 from saju_ops.run_errors import without_secrets
 from saju_ops.tags import CLEANUP, CLEANUP_RUNS, RANGE_END, RANGE_START
+from saju_ops.words import counted, were
 
 # A clean-up whose archive is mended within this time is still followed by its purge.
 LOOK_BACK = timedelta(days=8)
@@ -60,7 +61,7 @@ def why_not_yet(latest: Sequence[dg.DagsterRun]) -> str | None:
     """None when the purge may start."""
     expected = max((int(r.tags.get(CLEANUP_RUNS, "1")) for r in latest), default=1)
     if len(latest) < expected:
-        return f"{len(latest)} of {expected} archive runs were started"
+        return f"{len(latest)} of {counted(expected, 'archive run')} {were(expected)} started"
     return next(_unfinished(latest), None)
 
 

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import ClientDisconnect, Request
 
 from saju_ops.trigger.limits import Bucket
+from saju_ops.words import counted
 
 # Nothing is read from a body; schedulers send small ones.
 BODY_BYTES = 16 * 1024
@@ -45,7 +46,8 @@ class Guard:
         try:
             self._check_token(request)
             if seconds := self._calls.take():
-                raise Refusal(429, f"Too many calls; try again in {seconds} seconds.", retry_after=str(seconds))
+                wait = counted(seconds, "second")
+                raise Refusal(429, f"Too many calls; try again in {wait}.", retry_after=str(seconds))
         except Refusal:
             await _drain(request, DRAIN_BYTES, DRAIN_SECONDS)
             raise
@@ -56,7 +58,8 @@ class Guard:
         if given is not None and hmac.compare_digest(given, self._token):
             return
         if seconds := self._wrong.take():
-            raise Refusal(429, f"Too many wrong tokens; try again in {seconds} seconds.", retry_after=str(seconds))
+            wait = counted(seconds, "second")
+            raise Refusal(429, f"Too many wrong tokens; try again in {wait}.", retry_after=str(seconds))
         sentence = "The header Authorization: Bearer <CLEANUP_TRIGGER_TOKEN> is missing or wrong."
         if given is None and not self._token_in_url and b"token=" in request.scope["query_string"]:
             sentence = "The token in the address is not looked at, because TRIGGER_TOKEN_IN_URL is off. " + sentence

@@ -17,6 +17,7 @@ from saju_ops.tags import CLEANUP, CLEANUP_RUNS, TRIGGER, TRIGGER_PART
 from saju_ops.trigger.limits import Bucket
 from saju_ops.trigger.state import ARCHIVE_JOB, PURGE_JOB, PURGE_PATIENCE, State, cleanup_state, job_state
 from saju_ops.trigger.webserver import ACTIVE, CannotStart, Location, Request, Run, Webserver
+from saju_ops.words import counted
 
 CLEANUP_SCHEDULE = "log_cleanup"
 STARTS_PER_MINUTE = 10
@@ -28,7 +29,8 @@ class TooMany(Exception):
     """`seconds` until another start is allowed."""
 
     def __init__(self, seconds: int) -> None:
-        super().__init__(f"{STARTS_PER_MINUTE} starts were tried within a minute; try again in {seconds} seconds.")
+        wait = counted(seconds, "second")
+        super().__init__(f"{STARTS_PER_MINUTE} starts were tried within a minute; try again in {wait}.")
         self.seconds = seconds
 
 

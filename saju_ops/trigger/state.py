@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from saju_ops.tags import CLEANUP_RUNS, RANGE_END, RANGE_START, TRIGGER, TRIGGER_PART
 from saju_ops.trigger.webserver import Run
+from saju_ops.words import counted, have, were
 
 ARCHIVE_JOB = "archive_conversation_logs"
 PURGE_JOB = "purge_conversation_logs"
@@ -65,10 +66,8 @@ def _of_purge(purge: Run) -> State:
 
 
 def _incomplete(archives: Sequence[Run], expected: int, *, done: bool) -> State:
-    return State(
-        "incomplete", going=False, done=done,
-        message=f"Only {len(archives)} of {expected} archive runs were started; nothing is purged. Call again.",
-    )  # fmt: skip
+    started = f"Only {len(archives)} of {counted(expected, 'archive run')} {were(expected)} started"
+    return State("incomplete", going=False, done=done, message=f"{started}; nothing is purged. Call again.")
 
 
 def _under_way(runs: Sequence[Run]) -> State:
@@ -82,7 +81,8 @@ def job_state(runs: Sequence[Run]) -> State:
     latest = list({_part(r): r for r in reversed(runs)}.values())
     if active := [r for r in latest if r.active]:
         queued = all(r.status in ("QUEUED", "NOT_STARTED") for r in latest)
-        text = "Waiting in Dagster's queue." if queued else f"{len(active)} of {len(latest)} runs have not ended."
+        left = f"{len(active)} of {counted(len(latest), 'run')} {have(len(latest))} not ended."
+        text = "Waiting in Dagster's queue." if queued else left
         return State("queued" if queued else "running", going=True, done=False, message=text)
     for status in ("FAILURE", "CANCELED"):
         if found := [r for r in latest if r.status == status]:

@@ -200,7 +200,7 @@ def test_a_day_whose_archive_is_damaged_is_left_whole_fails_the_run_and_the_othe
     file.write_bytes(file.read_bytes()[:-30])
     run = project.purge(dry_run=False)
     assert run.run.status is dg.DagsterRunStatus.FAILURE
-    assert run.failure.startswith("1 days were left because their archive could not be proven or they are in use;")
+    assert run.failure.startswith("1 day was left because its archive could not be proven or it is in use;")
     assert "20 rows of other days were deleted" in run.failure
     ((_, metadata),) = run.observed()
     assert (metadata["days_not_proven"], metadata["rows_deleted"]) == (1, 20)

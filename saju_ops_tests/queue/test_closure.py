@@ -270,7 +270,7 @@ def test_a_row_that_a_trigger_silently_keeps_keeps_its_job(postgres_url: str, tm
     )
     result = purge(scene, "notes")
     assert (ids(scene, "jobs"), ids(scene, "notes")) == ([1], [1])
-    assert list(result.stayed) == ["the server kept 1 rows of notes in a DELETE; a trigger or rule may do so"]
+    assert list(result.stayed) == ["the server kept 1 row of notes in a DELETE; a trigger or rule may do so"]
 
 
 def test_jobs_that_share_a_row_go_together_or_not_at_all(scene: JobScene) -> None:

@@ -234,7 +234,7 @@ def test_a_file_that_a_living_job_names_by_an_address_that_nobody_knows_stays_an
     result = purge(lite, files)
     assert files.names() == {KEY}
     assert result.doubts == (
-        "1 files were left: rows that stay name them perhaps, by an address that isn't known to be the bucket's.",
+        "1 file was left: rows that stay name it perhaps, by an address that isn't known to be the bucket's.",
     )
 
 

@@ -277,7 +277,7 @@ def test_a_payment_that_changes_on_its_way_into_the_archive_keeps_its_job(
         result = scene.purge()
     assert scene.whole(1) is True
     (reason,) = result.stayed
-    assert "The rows of payments were not archived: the file read back holds 1 rows" in reason
+    assert "The rows of payments were not archived: the file read back holds 1 row" in reason
     assert list(scene.folder.rglob("payments_*")) == []
     assert scene.purge().deleted == 1
 

@@ -53,6 +53,7 @@ from saju_ops.mysql_grants import (
     rights_on,
     takes_names_literally,
 )
+from saju_ops.words import are, counted, its
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -460,8 +461,9 @@ class MySQLLogStore(LogStore):
         query = sa.select(hashed).select_from(self.from_).where(*self.conditions(selection))
         if missing := self.connection.execute(query).scalar():
             raise OperatorError(
-                f"{missing} rows of {self.table.name} are larger than the server's max_allowed_packet, so it can't"
-                " compute their digest. Nothing was done; raise max_allowed_packet and launch again."
+                f"{counted(missing, 'row')} of {self.table.name} {are(missing)} larger than the server's"
+                f" max_allowed_packet, so it can't compute {its(missing)} digest. Nothing was done; raise"
+                " max_allowed_packet and launch again."
             )
 
     def profile(self, day: Day) -> Profile:
