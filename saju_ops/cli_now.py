@@ -252,7 +252,7 @@ def chosen_day(text: str, option: str, settings: Settings) -> Day:
     try:
         return parse_day(text, settings.timezone)
     except ValueError:
-        raise OperatorError(f"{option} is {text!r}; it may be a date as YYYY-MM-DD. Nothing was touched.") from None
+        raise OperatorError(f"{option} is {text!r}; it may be a date as YYYY-MM-DD.") from None
 
 
 def run_id_by_hand(now: datetime) -> str:

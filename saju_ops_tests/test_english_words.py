@@ -18,13 +18,15 @@ NOUNS = (
     "|key|character|column|value|view|chunk|time|part|reference|run|user|trigger|message|call|object|document|vector"
     "|line|month|year|other|place|statement|name|replica|problem|float|link|copie|processe"
 )
-SMALL = "of|its|in|and|with|on|from|to|for|has|have|had|was|were|is|are|that|which"
+SMALL = "unless|of|its|in|and|with|on|from|to|for|has|have|had|was|were|is|are|that|which"
 # A number, perhaps some adjectives, and a noun that is right for two or more only.
 PLURAL = re.compile(rf"^ (?:(?!(?:{SMALL}) )[a-z-]+ ){{0,2}}(?:{NOUNS})s\b")
 # Numbers of our own that are never one, and what is a person's own count: a setting's bounds.
 CONSTANT = re.compile(r"[A-Z][A-Z_]+(?:\.\w+)?$|.*(?:SECONDS|TRIES)\b|NAMED$|most$")
 # Where what stands before the noun is no number.
-NO_NUMBER = re.compile(r"name|setting|where|what|why|path|join|\.key|label|shown|table|verb|text|kind|parent", re.I)
+NO_NUMBER = re.compile(
+    r"name|setting|where|what|why|path|join|\.key|label|shown|table|verb|text|kind|parent|^its\(|^them\(", re.IGNORECASE
+)
 
 
 def formatted() -> Iterator[tuple[Path, int, str, str]]:

@@ -469,7 +469,7 @@ class _Restore:
         if self.plan.conflicts:
             raise Refused(
                 f"{counted(self.plan.conflicts, 'row')} {are(self.plan.conflicts)} in {self.plan.target} and"
-                f" {'differs' if self.plan.conflicts == 1 else 'differ'} from the archive; {its(self.plan.conflicts)}"
+                f" {'differs' if self.plan.conflicts == 1 else 'differ'} from the archive; their"
                 f" keys: {_listed(self.plan.conflict_keys, self.plan.conflicts)}. Nothing was written; look at them, or"
                 " restore into another table with --into-table."
             )
@@ -523,7 +523,8 @@ class _Restore:
                 why = str(error) if isinstance(error, NoPartition) else error_text(error)
                 raise OperatorError(
                     f"The database refused rows of {part.day} ({why}). Nothing of {part.file} was"
-                    f" written; {counted(self.plan.written, 'row')} before it {were(self.plan.written)}.{self._what_else(error)}"
+                    f" written; {counted(self.plan.written, 'row')} before it {were(self.plan.written)}."
+                    f"{self._what_else(error)}"
                 ) from None
             self._prove(work, loaded, before)
             self._refuse_altered(part)

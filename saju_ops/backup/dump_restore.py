@@ -267,7 +267,7 @@ def _require_same_engine(manifest: BackupManifest, target: DumpEngine) -> None:
 
 
 def _objects(number: int) -> str:
-    return "1 table, view or the like" if number == 1 else f"{number:,} tables, views and so on"
+    return f"{counted(number, 'table')}, views and so on" if number != 1 else "1 table, view or the like"
 
 
 def _require_permission(request: RestoreRequest, result: RestoreResult) -> None:

@@ -109,10 +109,12 @@ def _restore_day(storage: Storage, stamp: str, zone: ZoneInfo) -> tuple[str, int
         found = restored_rows(path, parts)
         expected = found if plan.compared_by == "row digests" else archived_rows(storage, parts)
     if found.rows != plan.rows_archived - plan.superseded:
-        raise OperatorError(f"Of {counted(plan.rows_archived - plan.superseded, 'row')} of {day} {found.rows} came back.")
+        wanted = counted(plan.rows_archived - plan.superseded, "row")
+        raise OperatorError(f"Of {wanted} of {day} {found.rows} came back.")
     if found != expected:
         raise OperatorError(f"{counted(found.rows, 'row')} of {day} came back, and some with other values.")
-    return f"{counted(found.rows, 'row')} of {counted(len(parts), 'file')} came back, compared by their values.", found.rows
+    back = f"{counted(found.rows, 'row')} of {counted(len(parts), 'file')} came back"
+    return f"{back}, compared by their values.", found.rows
 
 
 def _make_table(path: Path, part: Manifest) -> None:
