@@ -466,7 +466,8 @@ class _Comparison:
         TornCopy where they are too few, in a wide search too: an index of few links that keeps few on the way finds
         few, and is sound; one whose links lead nowhere finds few however many it keeps."""
         looked_for, neighbours, selves = self._neighbours(found)
-        told = f"finds {neighbours} of {looked_for} nearest neighbours and {selves} of {len(found)} vectors themselves"
+        vectors = counted(len(found), "vector")
+        told = f"finds {neighbours} of {looked_for} nearest neighbours and {selves} of {vectors} themselves"
         enough = self._enough(looked_for, neighbours, selves)
         for width in WIDER:
             if enough:

@@ -25,6 +25,7 @@ from urllib.parse import quote
 from saju_ops.backup.chroma_index import Index
 from saju_ops.backup.chroma_vectors import ADD, DELETE, UPDATE, Vectors, Waiting
 from saju_ops.errors import TornCopy
+from saju_ops.words import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -233,7 +234,7 @@ class ChromaFiles:
                     for how in ("NOT INDEXED", by_index)
                 )
                 if whole != found:
-                    raise TornCopy(f"an index of its {DATABASE} has {found} of {whole} rows of {table}")
+                    raise TornCopy(f"an index of its {DATABASE} has {found} of {counted(whole, 'row')} of {table}")
 
     def has_an_id_twice(self, collection: Collection) -> bool:
         """In the tables: a table without its index can hold that. What the queue holds counts once for each id."""

@@ -356,7 +356,7 @@ def unproven_for_nights(kind: Kind, label: str, group: Sequence[Held], now: date
         return []
     why = f" The newest: {shown(unproven[0].why_not)}" if unproven[0].why_not else ""
     return [
-        f"{kind} {label}: none of the newest {len(unproven)} backups is proven, since"
+        f"{kind} {label}: none of the newest {counted(len(unproven), 'backup')} is proven, since"
         f" {unproven[-1].taken.astimezone(zone):%Y-%m-%d}."
         f" No older one is deleted for their sake, and `restore` takes none of them by itself.{why}"
     ]
