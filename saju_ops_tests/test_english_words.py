@@ -25,7 +25,8 @@ PLURAL = re.compile(rf"^ (?:(?!(?:{SMALL}) )[a-z-]+ ){{0,2}}(?:{NOUNS})s\b")
 CONSTANT = re.compile(r"[A-Z][A-Z_]+(?:\.\w+)?$|.*(?:SECONDS|TRIES)\b|NAMED$|most$")
 # Where what stands before the noun is no number.
 NO_NUMBER = re.compile(
-    r"name|server|setting|where|what|why|path|join|\.key|label|shown|table|verb|text|kind|parent|^its\(|^them\(", re.IGNORECASE
+    r"name|server|setting|where|what|why|path|join|\.key|label|shown|table|verb|text|kind|parent|^its\(|^them\(",
+    re.IGNORECASE,
 )
 
 
