@@ -28,8 +28,8 @@ ROUNDS = 2
 def is_shared(one: Ask, other: Ask) -> bool:
     """Each asks on a connection of its own which session it has; `other` says None where it gets none in time.
 
-    Where the two are told apart all the time, each has a session of its own. A connection that gets none while the
-    first is answered at once stands in a queue for sessions of which the first holds one."""
+    Where the two differ all the time, each has a session of its own. A connection that gets none while the
+    first is answered at once waits in a queue for sessions of which the first holds one."""
     first, second = one(), other()
     if second is None:
         return one() != first

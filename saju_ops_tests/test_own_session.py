@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from saju_ops.database import connect
-from saju_ops.errors import Busy, Refused
+from saju_ops.errors import Busy, OperatorError, Refused
 from saju_ops.queue.stale_connect import read_write
 from saju_ops_tests.archive.scene import Scene
 from saju_ops_tests.backup.dump_scene import Dumps, everything, fill
@@ -283,3 +283,24 @@ def test_a_setting_that_is_dropped_on_the_way_stops_the_work(served: tuple[Engin
         proxy.replaced["SET SESSION time_zone"] = "SET SESSION sql_select_limit = 5"
         with pytest.raises(Refused, match=r"doesn't keep what is set for a session \(.*sql_select_limit"):
             one(through(url, port), "SELECT 1")
+
+
+# --- the binary log ----------------------------------------------------------------------------------------------
+
+
+def test_a_restore_that_the_binary_logs_cache_is_too_small_for_says_what_to_raise_and_leaves_nothing_half_done(
+    tmp_path: Path,
+) -> None:
+    arguments = ["--log-bin=log", "--server-id=1", "--binlog-format=ROW", "--max-binlog-cache-size=8192"]
+    with MariaDB([*arguments, "--binlog-cache-size=4096"]) as server, server.database() as url:
+        scene = Scene(url, tmp_path / "backups").create_table()
+        for first in range(1, 200, 10):
+            scene.add(10, first=first, content="글" * 100)
+        scene.archive()
+        assert scene.purge(chunk_size=10).deleted == 200
+        with pytest.raises(OperatorError, match=r"Multi-statement .* was written.* first set max_binlog_cache_"):
+            scene.restore()
+        assert scene.count() == 0
+        server.execute("SET GLOBAL max_binlog_cache_size = 16777216")
+        assert scene.restore().to_write == 200
+        assert scene.count() == 200

@@ -531,6 +531,11 @@ class _Restore:
         self.plan.written += loaded.rows
 
     def _what_else(self, error: Exception) -> str:
+        if "max_binlog_cache_size" in str(error):
+            return TOO_LARGE
+        return self._for_a_check(error)
+
+    def _for_a_check(self, error: Exception) -> str:
         """For a row that a CHECK refuses, which is older than that."""
         orig = getattr(error, "orig", None)
         if getattr(orig, "sqlstate", None) != "23514" and getattr(orig, "args", (0,))[0] not in CHECKS_REFUSED:
