@@ -177,7 +177,10 @@ class _Task:
             expected = self.store.digest(Selection(self.day))
             if found.digest != expected or not self.held():
                 return None
-            comeback = self._require_comeback(doubts)
+            try:
+                comeback = self._require_comeback(doubts)
+            except _TypesNeeded:
+                return None
         manifest = self._manifest(part, stray, packing, found, expected, comeback)
         self._write_manifest(manifest)
         # The kill may have come after one of two stores had the file.

@@ -17,6 +17,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from saju_ops.archive.archive import require_same_table
+from saju_ops.archive.comeback import require_comeback
 from saju_ops.archive.digest import key_hashes, row_hashes
 from saju_ops.archive.engines import LogStore, Selection
 from saju_ops.archive.held import HeldRows
@@ -42,6 +43,8 @@ class LogGuard:
         self.store, self.storage, self.key, self.zone, self.cutoff = store, storage, key, zone, cutoff
         self.problems: dict[str, str] = {}
         self._days: OrderedDict[str, HeldRows] = OrderedDict()
+        # A document without hidden types reads the same. One with them is held only where the archive has them too.
+        store.read_types({column.name for column in store.doubtful_columns})
 
     def prepare(self, sessions: Sequence[Identity]) -> None:
         """Reads, before anything is locked, the archives of the days from which these sessions have rows."""
@@ -123,6 +126,7 @@ class LogGuard:
         if not parts:
             return None
         require_same_table(self.storage, day, parts, self.store)
+        require_comeback(self.store, day, parts)
         held = HeldRows()
         own = [(c.name, c.encoding, c.framed) for c in self.store.table.columns]
         for part in parts:

@@ -16,6 +16,7 @@ from sqlalchemy.pool import NullPool
 
 from saju_ops.alerts.reports_expired import expired_sessions_report, in_korean
 from saju_ops.archive.archive import archive_day
+from saju_ops.archive.comeback import Doubts
 from saju_ops.archive.engines import open_log_store
 from saju_ops.archive.window import day_of
 from saju_ops.errors import Refused
@@ -247,6 +248,26 @@ def test_a_session_with_a_log_row_that_somebody_holds_stays_and_the_reason_is_to
     assert scene.sessions() == ["s1"]
     ((reason, number),) = result.stayed.items()
     assert (number, "the database refused (" in reason, "lock" in reason.lower()) == (1, True, True)
+
+
+def test_a_log_row_whose_json_the_archive_would_not_give_back_keeps_its_session(
+    mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An archive of an earlier version has no types of JSON; one of this version has."""
+    scene = SessionScene(mysql_url, tmp_path / "backups")
+    for session in ("s1", "s2"):
+        scene.add(session, logs=[OLD])
+    scene.run("UPDATE conversation_logs SET tool_calls = JSON_OBJECT('cost', 0.5) WHERE session_id = 's1'")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(Doubts, "visit", lambda *_: None)
+        scene.archive(OLD)
+    scene.purge()
+    assert scene.sessions() == ["s1"]
+    for name in list(scene.storage.names("conversation_logs/")):
+        scene.storage.delete(name)
+    scene.archive(OLD)
+    scene.purge()
+    assert (scene.sessions(), scene.count("conversation_logs")) == ([], 0)
 
 
 def test_a_damaged_archive_holds_nothing(lite: SessionScene) -> None:

@@ -322,7 +322,8 @@ class MySQLLogStore(LogStore):
 
     def read_types(self, names: Collection[str]) -> None:
         family = {c.name: TYPED if c.name in names else "json" for c in self.doubtful_columns}
-        self.use([replace(c, family=family.get(c.name, c.family)) for c in self.table.columns])
+        if any(family[c.name] != c.family for c in self.doubtful_columns):
+            self.use([replace(c, family=family.get(c.name, c.family)) for c in self.table.columns])
 
     @property
     def has_doubts(self) -> bool:

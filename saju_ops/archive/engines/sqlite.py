@@ -355,9 +355,8 @@ class SQLiteLogStore(LogStore):
                 dialect=self.connection.dialect
             )
         )
-        if self.takes_old_rows:
-            # A row may have been written while CHECKs were ignored.
-            self._all("PRAGMA ignore_check_constraints = ON")
+        # A row may have been written while CHECKs were ignored.
+        self._all(f"PRAGMA ignore_check_constraints = {'ON' if self.takes_old_rows else 'OFF'}")
         texts = self._kept_as_texts(writable)
         for batch in batches:
             cells = [
