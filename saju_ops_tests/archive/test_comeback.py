@@ -9,11 +9,11 @@ import pytest
 
 from saju_ops.archive import comeback
 from saju_ops.archive.archive import archive_day
-from saju_ops.archive.engines import sqlite
+from saju_ops.archive.engines import mysql_json, sqlite
 from saju_ops.archive.table import Column
 from saju_ops.archive.window import parse_day
 from saju_ops.backup.verify_drills import archive_drill
-from saju_ops.errors import Refused
+from saju_ops.errors import ProofFailed, Refused
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, NOW, SEOUL, Scene
 
 THIRD_DAY = parse_day("2026-10-03", SEOUL)
@@ -320,3 +320,11 @@ def test_the_server_looks_into_documents_that_may_hide_something_alone(
     doubts = comeback.Doubts([column])
     doubts.visit(pa.RecordBatch.from_arrays([pa.array(cells, pa.binary())], ["j"]).slice(1))
     assert doubts.found == doubtful
+
+
+@pytest.mark.parametrize(
+    "types", [".2 DECIMAL", ".1 SLEEP", ".1", "x DECIMAL", ".1 DECIMAL,", "$ DATE)", ".1 DECIMAL DATE"]
+)
+def test_types_that_saju_ops_did_not_write_are_refused(types: str) -> None:
+    with pytest.raises(ProofFailed, match="didn't write"):
+        mysql_json.document(f'{{"a": 1.5}}\t{types}')

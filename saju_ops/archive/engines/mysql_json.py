@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 from saju_ops.archive.comeback import TYPES_BEHIND
+from saju_ops.errors import ProofFailed
 
 # What JSON_TYPE says of values that JSON text has a form for.
 PLAIN = "'OBJECT', 'ARRAY', 'NULL', 'BOOLEAN', 'INTEGER', 'UNSIGNED INTEGER', 'DOUBLE', 'STRING'"
@@ -85,12 +86,18 @@ class Value:
 
 
 def document(cell: str) -> Any:
-    """An expression for a cell with types behind its text. Raises KeyError, ValueError for what `typed_text` didn't
-    make."""
+    """An expression for a cell with types behind its text, in which the cell's own words are values alone. Raises
+    ProofFailed for what `typed_text` didn't make."""
     text, _, types = cell.partition(TYPES_BEHIND)
     steps: list[Any] = [sa.cast(sa.literal(text, sa.Text()), sa.JSON())]
-    for value in hidden_values(text, types):
-        steps += [sa.literal(value.path), value.expression()]
+    try:
+        for value in hidden_values(text, types):
+            steps += [sa.literal(value.path), value.expression()]
+    except (KeyError, ValueError, IndexError, RecursionError):
+        raise ProofFailed(
+            "A JSON document of the archive has types behind its text that saju_ops didn't write. The file that holds it"
+            " was rolled back; compare it with its copy in another store."
+        ) from None
     return sa.func.json_replace(*steps)
 
 
