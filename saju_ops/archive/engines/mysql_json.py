@@ -95,7 +95,7 @@ def document(cell: str) -> Any:
             steps += [sa.literal(value.path), value.expression()]
     except (KeyError, ValueError, IndexError, RecursionError):
         raise ProofFailed(
-            "A JSON document of the archive has types behind its text that saju_ops didn't write. The file that holds it"
+            "A JSON document of the archive has types behind its text that saju_ops didn't write. The file with it"
             " was rolled back; compare it with its copy in another store."
         ) from None
     return sa.func.json_replace(*steps)
