@@ -22,6 +22,7 @@ from saju_ops.backup.dump_pack import Packed, unpacked
 from saju_ops.backup.dump_process import ProgramFailed, ProgramMissing
 from saju_ops.backup.manifest import BackupManifest
 from saju_ops.database import error_text, redacted
+from saju_ops.errors import ProofFailed
 from saju_ops.storage import Storage
 
 # What a server says for want of a right, of room, of something that the other server has, or of life: nothing against
@@ -36,6 +37,9 @@ NOT_POSSIBLE = re.compile(
     r"|is (?:shutting down|starting up|in recovery mode)|server shutdown in progress|connection refused",
     re.IGNORECASE,
 )
+
+# What of `left_out` is so in every drill of a server.
+ALWAYS = ("owners and grants were left out", "binary log")
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Drill:
     @property
     def otherwise(self) -> list[str]:
         """What of the database isn't restored as it is, for the operator; what no drill ever restores is not."""
-        return [what for what in self.left_out if "owners and grants were left out" not in what]
+        return [what for what in self.left_out if not any(always in what for always in ALWAYS)]
 
     def to_json(self, kind: str) -> dict[str, Any]:
         return {
@@ -122,6 +126,15 @@ def _restored(
         return Drill(why_not=str(error), foreign=True)
     except (DrillNotPossible, ProgramMissing) as error:
         return Drill(why_not=str(error))
+    except ProofFailed:
+        if damage := _damage(source):
+            return Drill(
+                why_not="The live database itself is damaged, and so is every copy of it: SQLite says"
+                f" \"{' '.join(damage.split())}\". If that is of an index, REINDEX mends it; else restore an older"
+                " dump.",
+                refused=True,
+            )
+        raise
     except ProgramFailed as error:
         return _failed(error)
     except (DBAPIError, sqlite3.Error) as error:
@@ -130,6 +143,12 @@ def _restored(
         differences=differences(contents, found), where=redacted(scratch.url), tables=len(found.tables),
         rows=found.rows, definitions_compared=contents.dialect == found.dialect, left_out=left_out,
     )  # fmt: skip
+
+
+def _damage(source: DumpEngine) -> str:
+    from saju_ops.backup.dump_sqlite import SQLiteDumps
+
+    return source.damage() if isinstance(source, SQLiteDumps) else ""
 
 
 def _failed(error: ProgramFailed) -> Drill:

@@ -388,6 +388,11 @@ class MySQLDumps:
         self._untried += loader.views_untried
         self._gone += loader.done.get(GONE, [])
         left_out = [f"{what}: {', '.join(names)}" for what, names in loader.done.items()]
+        if drill and self._logged():
+            left_out.append(
+                "the copy for the drill went into the server's binary log, and so to its replicas; RESTORE_DRILL_URL"
+                " may name a server without one"
+            )
         if loader.views_untried:
             left_out.append(
                 f"views that use another database were not tried, since the drill's user may not: "
@@ -447,6 +452,10 @@ class MySQLDumps:
                 connection.exec_driver_sql(f"DROP DATABASE {name}")
                 # MySQL drops nobody of whose objects any are left.
                 drop_user(connection, name)
+
+    def _logged(self) -> bool:
+        with self._engine.connect() as connection:
+            return bool(int(connection.exec_driver_sql("SELECT @@log_bin").scalar_one()))
 
     def _name_cases(self) -> int:
         with self._engine.connect() as connection:

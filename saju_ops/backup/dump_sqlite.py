@@ -92,6 +92,16 @@ class SQLiteDumps:
     def hidden(self) -> str:
         return ""
 
+    def damage(self) -> str:
+        """What SQLite finds wrong with the database itself; empty if nothing. Reads all of it."""
+        with closing(self._connect("ro")) as connection:
+            _only_read(connection)
+            try:
+                said = _integrity(connection)
+            except sqlite3.DatabaseError as error:
+                said = str(error)
+        return "" if said == "ok" else said
+
     def objects(self) -> int:
         if not self.path.exists() or self.path.stat().st_size == 0:
             return -1 if not self.path.exists() else 0

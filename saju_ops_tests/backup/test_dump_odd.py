@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -457,3 +458,27 @@ def test_a_mariadb_server_that_forces_primary_keys_proves_dumps(
         assert "innodb_force_primary_key" in again.message
     finally:
         mariadb_server.execute("SET GLOBAL innodb_force_primary_key = OFF")
+
+
+# --- SQLite ------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_index_is_said_to_be_the_live_databases_and_the_dump_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "live.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as live:
+        live.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)")
+        live.execute("CREATE INDEX by_v ON t (v)")
+        live.execute("INSERT INTO t (v) VALUES ('a'), ('b')")
+        # The index forgets its rows: it is made to begin where an empty one does.
+        live.execute("CREATE TABLE empty (v TEXT)")
+        live.execute("CREATE INDEX vacant ON empty (v)")
+        live.execute("PRAGMA writable_schema = ON")
+        page = live.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'vacant'").fetchone()[0]
+        live.execute("DELETE FROM sqlite_schema WHERE name = 'vacant'")
+        live.execute("UPDATE sqlite_schema SET rootpage = ? WHERE name = 'by_v'", (page,))
+    dumps = Dumps(f"sqlite:///{path}", tmp_path)
+    result = dumps.take()
+    assert not result.proven
+    assert "The live database itself is damaged" in result.message
+    assert "REINDEX" in result.message
+    assert result.manifest.file in dumps.names()

@@ -523,3 +523,20 @@ def test_the_report_is_korean_and_says_when_there_was_nothing_to_do(storage: Loc
     report = prune_report(run(storage), NOW)
     assert report.startswith("🧹 *오래된 백업 정리*\n- 삭제: 1개")
     assert "- 보관: 3개" in report
+
+
+def test_backups_that_stay_unproven_for_nights_are_a_problem_that_prune_names(storage: LocalStorage) -> None:
+    put(storage, 40)
+    for age in (12, 8, 5, 3, 1):
+        put(storage, age, proven=False)
+    put(storage, 1, label="speech")
+    (problem,) = run(storage).problems
+    assert "database_dump app: none of the newest 5 backups is proven, since 2026-11-09" in problem
+    assert 40 in kept_days(storage)
+
+
+def test_a_night_or_two_without_a_proof_are_no_problem(storage: LocalStorage) -> None:
+    put(storage, 9)
+    for age in (2, 1):
+        put(storage, age, proven=False)
+    assert run(storage).problems == []
