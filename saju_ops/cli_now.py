@@ -210,6 +210,8 @@ def _said_how_it_ended(result: PurgeResult) -> int:
         _warn(problem)
     for table, number in result.kept_referenced.items():
         click.echo(f"{counted(number, 'row')} kept: rows of {table} reference them.")
+    for reason, number in result.kept_refused.items():
+        click.echo(f"{counted(number, 'row')} kept: the database refused to delete them ({reason}).")
     if result.unarchived_days:
         named = ", ".join(map(str, result.unarchived_days[:10]))
         more = f" and {len(result.unarchived_days) - 10} more" if len(result.unarchived_days) > 10 else ""

@@ -14,9 +14,10 @@ FILES_NAMED = 3
 
 
 def cleanup_report(
-    files: Sequence[str], rows: int, cutoff: date, at: datetime, deleted: int | None = None, kept: int = 0
-) -> str:
-    """The report of a clean-up: archived files, rows, cutoff date and time (UTC)."""
+    files: Sequence[str], rows: int, cutoff: date, at: datetime, deleted: int | None = None, kept: int = 0,
+    why: str = "",
+) -> str:  # fmt: skip
+    """The report of a clean-up: archived files, rows, cutoff date and time (UTC); `why` rows were kept."""
     if not files and not rows and not deleted and not kept:
         return f"✅ 백업할 오래된 로그가 없습니다. (기준: {cutoff:%Y-%m-%d})"
     names = [PurePosixPath(f).name for f in files]
@@ -33,8 +34,19 @@ def cleanup_report(
     if deleted is not None:
         lines.insert(3, f"- 삭제 수: {deleted} rows")
     if kept:
-        lines.append(f"- 남겨 둔 수: {kept} rows (늦게 들어왔거나 변경된 행; 다음 실행에서 백업)")
+        lines.append(f"- 남겨 둔 수: {kept} rows ({why or '늦게 들어왔거나 변경된 행; 다음 실행에서 백업'})")
     return "\n".join(lines)
+
+
+def kept_reasons(late: int, changed: int, referenced: int, refused: int, unexplained: int) -> str:
+    """Why rows were kept; empty where all of them came late or changed, which the report says by itself."""
+    if not (referenced or refused or unexplained):
+        return ""
+    counted = (
+        ("늦게 들어온 행", late), ("변경된 행", changed), ("다른 행이 참조하는 행", referenced),
+        ("데이터베이스가 삭제를 거부한 행", refused), ("이유를 알 수 없는 행", unexplained),
+    )  # fmt: skip
+    return ", ".join(f"{kind} {count}" for kind, count in counted if count)
 
 
 def archive_report(
@@ -51,19 +63,21 @@ def archive_report(
 
 def purge_report(result: PurgeResult, at: datetime) -> str:
     """What a purge deleted, or with dry_run would delete."""
+    referenced, refused = sum(result.kept_referenced.values()), sum(result.kept_refused.values())
+    why = kept_reasons(result.kept_late, result.kept_changed, referenced, refused, result.kept_unexplained)
     if result.dry_run:
-        return purge_preview(result.deletable, result.kept, result.cutoff.date, at)
-    files = result.files if result.deleted else []
-    return cleanup_report(files, result.deleted, result.cutoff.date, at, deleted=result.deleted, kept=result.kept)
+        return purge_preview(result.deletable, result.kept, result.cutoff.date, at, why)
+    files, deleted = result.files if result.deleted else [], result.deleted
+    return cleanup_report(files, deleted, result.cutoff.date, at, deleted=deleted, kept=result.kept, why=why)
 
 
-def purge_preview(deletable: int, kept: int, cutoff: date, at: datetime) -> str:
+def purge_preview(deletable: int, kept: int, cutoff: date, at: datetime, why: str = "") -> str:
     """What a purge with dry_run would delete."""
     return "\n".join(
         [
             "💾 *DB Cleanup (dry run)*",
             f"- 삭제 예정 수: {deletable} rows",
-            f"- 남겨 둘 수: {kept} rows",
+            f"- 남겨 둘 수: {kept} rows{f' ({why})' if why else ''}",
             f"- 삭제 기준일: {cutoff:%Y-%m-%d}",
             f"- 실행 시간: {at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
             "- 아무것도 삭제하지 않았습니다.",

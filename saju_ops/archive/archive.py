@@ -25,7 +25,7 @@ from saju_ops.archive.csvfile import Compression, CsvSink, Packing
 from saju_ops.archive.digest import ALGORITHM, EMPTY, Digest, key_hashes, row_hashes
 from saju_ops.archive.engines import LogStore, Selection
 from saju_ops.archive.engines.base import PiecesFailed, Profile, as_bytes, broken_off
-from saju_ops.archive.held import HeldRows
+from saju_ops.archive.held import HeldRows, held_rows
 from saju_ops.archive.manifest import (
     FORMAT,
     DayFiles,
@@ -42,7 +42,7 @@ from saju_ops.archive.pieces import ALGORITHM as PIECES
 from saju_ops.archive.pieces import Pieces
 from saju_ops.archive.shape import RowShape
 from saju_ops.archive.table import Column
-from saju_ops.archive.verify import ReadBack, Visit, each_visit, read_back, verify_part
+from saju_ops.archive.verify import ReadBack, Visit, each_visit, read_back
 from saju_ops.archive.window import Day
 from saju_ops.errors import OperatorError, ProofFailed, Refused
 from saju_ops.storage import FolderError, FollowedWriter, Storage, Writer
@@ -209,10 +209,9 @@ class _Task:
 
     def again(self, files: DayFiles) -> DayResult:
         require_same_table(self.storage, self.day, files.parts, self.store)
-        held, own = HeldRows(), self.store.table.columns
-        for part in files.parts:
-            altered = not self.store.adopt(part.table_columns)
-            verify_part(self.storage, part, held.collect(part.hashed_by(self.store.table.key), altered=altered))
+        own = self.store.table.columns
+        others = [part.part for part in files.parts if not self.store.adopt(part.table_columns)]
+        held = held_rows(self.storage, self.store, files.parts, self.store.table.key, others)
         latest = files.parts[-1]
         self.store.use(own)
         altered = not self.store.adopt(latest.table_columns, writing=self.day)

@@ -46,6 +46,9 @@ class Digest:
     def __add__(self, other: Digest) -> Digest:
         return Digest(self.rows + other.rows, self.xor ^ other.xor)
 
+    def __sub__(self, other: Digest) -> Digest:
+        return Digest(self.rows - other.rows, self.xor ^ other.xor)
+
     @property
     def hex(self) -> str:
         return f"{self.xor:016x}"

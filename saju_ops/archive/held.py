@@ -6,17 +6,65 @@ with it, and a restore writes it. Sixteen bytes a row are kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from saju_ops.archive.digest import key_hashes
+from saju_ops.archive.manifest import Manifest
 from saju_ops.archive.table import Column
-from saju_ops.archive.verify import Visit
+from saju_ops.archive.verify import Visit, keys_of, verify_part
+from saju_ops.storage import Storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from saju_ops.archive.engines import LogStore
+
+Hashing = Callable[["pa.RecordBatch", Sequence[Column]], np.ndarray]
+
+
+def hashing_of(store: LogStore, key: Sequence[str], parts: int) -> Hashing:
+    """How the keys of a day's parts are told apart: as the database does. To a collation without regard to letter case
+    `A1` of a later part is the row that was `a1` before; of one part alone the bytes say enough."""
+    there = {*store.table.names}
+    if parts < 2 or not {*key} <= there or not store.folds([store.table.column(name) for name in key]):
+        return key_hashes
+
+    def hashed(batch: pa.RecordBatch, columns: Sequence[Column]) -> np.ndarray:
+        import pyarrow as pa
+
+        names = [column.name for column in columns]
+        if not {*names} <= there:
+            return key_hashes(batch, columns)
+        folded = store.folded([store.table.column(name) for name in names], keys_of(batch, names))
+        cells = zip(*folded, strict=True) if folded else ([] for _ in names)
+        arrays = [pa.array(values, pa.binary()) for values in cells]
+        return key_hashes(pa.RecordBatch.from_arrays(arrays, names=names), columns)
+
+    return hashed
+
+
+def held_rows(
+    storage: Storage, store: LogStore, parts: Sequence[Manifest], key: Sequence[str], altered: Collection[int]
+) -> HeldRows:
+    """What the parts of a day hold, by this key of the table, every file read back. Of the `altered` parts only the
+    keys count. Raises ProofFailed."""
+    held, hashing = HeldRows(), hashing_of(store, key, len(parts))
+    for number, part in enumerate(parts):
+        columns, is_old = part.hashed_by(key), None
+        if hashing is not key_hashes:
+            later = HeldRows()
+            for newer in parts[number + 1 :]:
+                verify_part(storage, newer, later.collect_keys(newer.hashed_by(key), hashing))
+            is_old = _found_in(later, hashing, columns)
+        verify_part(storage, part, held.collect(columns, altered=part.part in altered, is_old=is_old))
+    return held
+
+
+def _found_in(later: HeldRows, hashing: Hashing, columns: Sequence[Column]) -> Callable[[pa.RecordBatch], np.ndarray]:
+    return lambda batch: later.has_keys(hashing(batch, columns))
 
 
 class HeldRows:
@@ -25,9 +73,12 @@ class HeldRows:
         self._rows: list[np.ndarray] = []
         self._sorted: tuple[np.ndarray, np.ndarray] | None = None
 
-    def collect(self, key_columns: Sequence[Column], *, altered: bool = False) -> Callable[[], Visit]:
+    def collect(
+        self, key_columns: Sequence[Column], *, altered: bool = False, hashing: Hashing = key_hashes,
+        is_old: Callable[[pa.RecordBatch], np.ndarray] | None = None,
+    ) -> Callable[[], Visit]:  # fmt: skip
         """A visitor that adds a part. Parts are added in their order. Of a part with other columns than the
-        table has now, only the keys count: no row of the table is what it holds."""
+        table has now, and of rows that are old, only the keys count: no row of the table is what it holds."""
         keys, rows = self._keys, self._rows
         start = len(keys)
 
@@ -36,15 +87,18 @@ class HeldRows:
             return visit
 
         def visit(batch: pa.RecordBatch, hashes: Callable[[], np.ndarray]) -> None:
-            keys.append(key_hashes(batch, key_columns))
-            rows.append(~hashes() if altered else hashes())
+            keys.append(hashing(batch, key_columns))
+            hashed = ~hashes() if altered else hashes()
+            rows.append(hashed if is_old is None else np.where(is_old(batch), ~hashed, hashed))
 
         self._sorted = None
         return begin
 
-    def collect_keys(self, key_columns: Sequence[Column]) -> Callable[[], Visit]:
+    def collect_keys(
+        self, key_columns: Sequence[Column], hashing: Hashing = key_hashes
+    ) -> Callable[[], Visit]:
         """A visitor that adds a part's keys alone, for who doesn't ask what the rows are: `holds` then says no."""
-        collecting = self.collect(key_columns)
+        collecting = self.collect(key_columns, hashing=hashing)
 
         def begin() -> Visit:
             visit = collecting()

@@ -3,8 +3,8 @@
 `saju_ops.archive.deleting` alone removes rows. What both promise of every row that it deletes: the row's day lies
 wholly beyond the retention; a part of that day, whose stored bytes were read back in this very run and agree with its
 manifest, holds the row; and the row was compared with what was read back under a lock that the deleting transaction
-still held. Rows that came late, changed since, or have rows of other tables hanging on them stay and are counted. A
-table that somebody alters meanwhile stops it.
+still held. Rows that came late, changed since, that other rows hang on or that the database refuses to delete stay and
+are counted, each kind with its reason. A table that somebody alters meanwhile stops it.
 
 It works in chunks of the archive's own order, each one short transaction, and may be killed at any
 instruction: what was committed is gone and archived, what was not is still there.
@@ -28,19 +28,19 @@ from saju_ops.archive.comeback import adopt_part, require_comeback
 from saju_ops.archive.deleting import CHUNK_TRIES, Chunk, Deleter, hashed_rows, may_pass
 from saju_ops.archive.digest import key_hashes, row_hashes
 from saju_ops.archive.engines import LogStore, Selection
-from saju_ops.archive.engines.base import broken_off
-from saju_ops.archive.held import HeldRows
+from saju_ops.archive.engines.base import WRONG_KEYS, Key, broken_off
+from saju_ops.archive.held import Hashing, HeldRows, hashing_of, held_rows
 from saju_ops.archive.manifest import Manifest, common_key, day_files, day_manifest_of, manifest_name
 from saju_ops.archive.pieces import key_at
 from saju_ops.archive.traits import Altered
 from saju_ops.archive.unseen import Unsure, require_seen
-from saju_ops.archive.verify import part_batches, verify_part, verify_stored_bytes
+from saju_ops.archive.verify import keys_of, part_batches, verify_part, verify_stored_bytes
 from saju_ops.archive.window import Day, cutoff_day, day_of
 from saju_ops.database import error_text
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
 from saju_ops.sealed import has_seal, read_bounded, require_seal
 from saju_ops.storage import Storage, StorageError
-from saju_ops.words import counted, were
+from saju_ops.words import are, counted, were
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -101,6 +101,10 @@ class PurgeResult:
     kept_late: int = 0
     kept_changed: int = 0
     kept_referenced: Counter[str] = field(default_factory=Counter)
+    # Rows that a trigger or a foreign key of the database refused to let go, by the reason.
+    kept_refused: Counter[str] = field(default_factory=Counter)
+    # Rows that the archive holds unchanged and that are there all the same; `problems` names their days.
+    kept_unexplained: int = 0
     unarchived_days: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     # That tables which the account may not see could hang on the rows; empty where none do.
@@ -123,7 +127,24 @@ class PurgeResult:
 
     @property
     def kept(self) -> int:
-        return self.kept_late + self.kept_changed + sum(self.kept_referenced.values())
+        referenced, refused = sum(self.kept_referenced.values()), sum(self.kept_refused.values())
+        return self.kept_late + self.kept_changed + referenced + refused + self.kept_unexplained
+
+    @property
+    def kept_because(self) -> str:
+        """How many rows of the purged days are still there, and why; empty where none are."""
+        why = [
+            f"{count} {reason}"
+            for count, reason in (
+                (self.kept_late, "came after their day was archived"),
+                (self.kept_changed, "changed after their day was archived"),
+                *((n, f"referenced by {table}") for table, n in self.kept_referenced.items()),
+                *((n, f"refused by the database: {reason}") for reason, n in self.kept_refused.items()),
+                (self.kept_unexplained, "still there for no known reason"),
+            )
+            if count
+        ]
+        return "; ".join(why)
 
 
 class _Stop(Exception):
@@ -161,6 +182,8 @@ def purge(
             if not plan.dry_run:
                 raise
             work.result.doubt = str(refusal)
+        if not store.enforces_keys:
+            work.result.doubt = f"{work.result.doubt} {WRONG_KEYS}".strip()
         store.wait_briefly()
         with store.lock("purge", wait):
             return work.run(first_day)
@@ -186,6 +209,14 @@ class _Purge:
         self.started = self.clock()
         self.locked_days = 0
         self.deleter = Deleter(self.store, self.sleep)
+        # Per day: rows that are still there, and why; of the day at work, those that the database refused.
+        self.kept: dict[Day, _Kept] = {}
+        self.refused: dict[Key, str] = {}
+        # How keys of the parts at work are told apart.
+        self.hashing: Hashing = key_hashes
+        # Days with rows that wait for rows of the same table to go; of the day at work, those rows by part.
+        self.waiting_days: set[Day] = set()
+        self.waiting: dict[int, set[Key]] = {}
 
     def broken_off(self, text: str) -> str:
         return (
@@ -208,6 +239,7 @@ class _Purge:
             self._work_off(first_day)
         except _Stop as stop:
             self.result.stopped = str(stop)
+        self._name_unexplained()
         self.result.seconds = self.clock() - self.started
         if self.result.finished or self.store.has_table(self.store.table.name):
             self._tell_space(before)
@@ -218,9 +250,20 @@ class _Purge:
             for day in list(self._days(first_day)):
                 self._check_limits()
                 self._day(day)
+            self._go_back()
         except sa.exc.DBAPIError as error:
             self._stop_if_altered(error)
             raise
+
+    def _go_back(self) -> None:
+        """A message that was answered on a later day, which is purged by now: from the last day to the first, as long
+        as rows go."""
+        before = -1
+        while self.waiting_days and self.result.deleted != before:
+            before = self.result.deleted
+            for day in sorted(self.waiting_days, reverse=True):
+                self._check_limits()
+                self._day(day)
 
     def _days(self, first_day: Day) -> Iterator[Day]:
         first = max(self.plan.from_day or first_day, _earliest(self.store, first_day))
@@ -253,20 +296,45 @@ class _Purge:
         for part in files.parts:
             self._require_proven(day, part)
         require_comeback(self.store, day, files.parts)
-        self.result.days += 1
-        self.result.files += [self.storage.location(part.file) for part in files.parts]
-        altered, identity = [], common_key(files.parts)
-        for number, part in enumerate(files.parts):
-            newer = files.parts[number + 1 :]
+        if day not in self.kept:
+            self.result.days += 1
+            self.result.files += [self.storage.location(part.file) for part in files.parts]
+        self.refused, self.waiting = {}, {}
+        altered = self._parts(day, files.parts)
+        # Rows that reference each other may be far from each other in the file; in a ring they must go together.
+        size = self.plan.chunk_size
+        while any(self.waiting.values()):
+            before = self.result.deleted
+            only = {number: keys for number, keys in self.waiting.items() if keys}
+            self._parts(day, files.parts, only, size)
+            if self.result.deleted == before and size == LARGEST_CHUNK:
+                break
+            size = size if self.result.deleted > before else LARGEST_CHUNK
+        self.waiting_days.discard(day)
+        if any(self.waiting.values()):
+            self.waiting_days.add(day)
+        self._count_kept(day, files.parts, altered)
+        self.progress(self.result, day)
+
+    def _parts(
+        self, day: Day, parts: Sequence[Manifest], only: dict[int, set[Key]] | None = None, size: int | None = None
+    ) -> list[int]:
+        """Works off the parts, or `only` these rows of them; gives the parts that the table can't be compared with."""
+        altered, identity = [], common_key(parts)
+        for number, part in enumerate(parts):
+            newer = parts[number + 1 :]
             comparable = all(each.has_columns(identity) for each in (part, *newer))
             if comparable and adopt_part(self.store, part):
                 # By the file's own key, in whose order it is, should the table have got another since.
                 self.store.use(self.store.table.columns, part.key)
-                self._part(day, part, self._keys_of_parts(newer, identity), identity)
+                self.hashing = hashing_of(self.store, identity, len(parts))
+                if only is None or part.part in only:
+                    later = self._keys_of_parts(newer, identity)
+                    picked = None if only is None else only[part.part]
+                    self._part(day, part, later, identity, picked, size or self.plan.chunk_size)
             else:
                 altered.append(part.part)
-        self._count_kept(day, files.parts, altered)
-        self.progress(self.result, day)
+        return altered
 
     def _require_proven(self, day: Day, part: Manifest) -> None:
         """Raises ProofFailed where a copy of a part, or of its manifest, isn't what was written: a restore relies on
@@ -284,13 +352,20 @@ class _Purge:
         """Rows that a later part has in a newer form: the older form is no reason to delete anything."""
         later = HeldRows()
         for part in parts:
-            verify_part(self.storage, part, later.collect_keys(part.hashed_by(key)))
+            verify_part(self.storage, part, later.collect_keys(part.hashed_by(key), self.hashing))
         return later
 
     # --- chunks --------------------------------------------------------------------------------------------
 
-    def _part(self, day: Day, part: Manifest, later: HeldRows, identity: Sequence[str]) -> None:
-        rows = rechunk(part_batches(self.storage, part), self.plan.chunk_size)
+    def _part(
+        self, day: Day, part: Manifest, later: HeldRows, identity: Sequence[str], only: set[Key] | None,
+        size: int,
+    ) -> None:  # fmt: skip
+        self.deleter.scattered = False
+        self.waiting[part.part] = set()
+        in_order = all(column.ordered for column in (*part.key_columns, *self.store.table.key_columns))
+        batches = part_batches(self.storage, part)
+        rows = rechunk(batches if only is None else _of_keys(batches, part.key, only), size)
         hashed = ((chunk, self.store.state_of(chunk)) for chunk in rows)
         # Reading and hashing a chunk (1.2 µs a row) costs no time beside the server's work on the one before.
         for chunk, state in one_ahead(hashed):
@@ -301,7 +376,9 @@ class _Purge:
                 state = self.store.state_of(chunk)
             keys = (key_at(chunk, part.key, 0), key_at(chunk, part.key, chunk.num_rows - 1))
             old = self._superseded(chunk, later, identity)
-            self._chunk(Chunk(day, Selection(day, *keys), part.key, chunk, state, old))
+            picked = only is not None
+            whole = Chunk(day, Selection(day, *keys), part.key, chunk, state, old, in_order, picked)
+            self.waiting[part.part] |= self._chunk(whole)
             self.progress(self.result, day)
             if self.plan.pause_seconds and not self.plan.dry_run:
                 self.sleep(self.plan.pause_seconds)
@@ -311,10 +388,11 @@ class _Purge:
             return None
         return self.plan.max_rows - (self.result.deletable if self.plan.dry_run else self.result.deleted)
 
-    def _chunk(self, chunk: Chunk) -> None:
+    def _chunk(self, chunk: Chunk) -> set[Key]:
+        """Gives the rows that wait for others of their table to go."""
         if self.plan.dry_run:
             self._compare_only(chunk)
-            return
+            return set()
         try:
             deleted = self.deleter.delete(chunk)
         except Altered as altered:
@@ -326,25 +404,41 @@ class _Purge:
         self.result.per_day[str(chunk.day)] += deleted.rows
         self.result.chunks += 1
         self.result.row_by_row_chunks += deleted.row_by_row
+        if deleted.refused:
+            own = dict(zip(keys_of(chunk.rows, chunk.key), keys_of(chunk.rows, self.key), strict=True))
+            self.refused |= {own[key]: reason for key, reason in deleted.refused.items()}
+        return deleted.waiting
 
     def _superseded(self, chunk: pa.RecordBatch, later: HeldRows, identity: Sequence[str]) -> np.ndarray:
         if not len(later):
             return np.zeros(chunk.num_rows, bool)
-        return later.has_keys(key_hashes(chunk, [self.store.table.column(name) for name in identity]))
+        return later.has_keys(self.hashing(chunk, [self.store.table.column(name) for name in identity]))
 
     def _compare_only(self, chunk: Chunk) -> None:
         with self.store.snapshot():
             if not chunk.superseded.any() and self.store.state(chunk.selection, chunk.state) == chunk.state:
-                found = chunk.rows.num_rows
+                held = set().union(*self._referenced(chunk.selection).values())
+                found = chunk.rows.num_rows - len(held)
             else:
-                archived = chunk.by_key(self.store)
-                rows = hashed_rows(self.store, chunk.selection, chunk.key, lock=False)
-                found = sum(1 for key, row in rows if archived.get(key) == row)
-            referenced = self.store.referenced_keys(chunk.selection)
-        found -= len(set().union(*referenced.values()) if referenced else set())
+                archived, same = chunk.by_key(self.store), set[Key]()
+                for each in chunk.selections():
+                    rows = hashed_rows(self.store, each, chunk.key, lock=False)
+                    same |= {key for key, row in rows if archived.get(key) == row}
+                    same -= set().union(*self._referenced(each).values())
+                found = len(same)
         self.result.deletable += found
         self.result.per_day[str(chunk.day)] += found
         self.result.chunks += 1
+
+    def _referenced(self, selection: Selection) -> dict[str, set[Key]]:
+        """Per table the selected rows that its rows hold. In a dry run a row of the same table holds what it answers
+        only where it is not beyond the retention itself: else it would have gone before."""
+        table = self.store.table
+        if not self.plan.dry_run or not table.answers:
+            return self.store.referenced_keys(selection)
+        held = {parent for parent, _ in self.store.answered(selection, since=self.cutoff.start)}
+        others = self.store.referenced_keys(selection, [c for c in table.children if c not in table.answers])
+        return others | ({table.name: held} if held else {})
 
     def _stop_if_altered(self, error: sa.exc.DBAPIError) -> None:
         """For an error such as that of a column that is there no more. Raises _Stop."""
@@ -416,28 +510,78 @@ class _Purge:
         """Why rows of a worked-off day are still there. Reads only; and only where some are."""
         remaining = self.store.count(Selection(day))
         self.store.end_read()
-        if not remaining or (self.plan.dry_run and remaining == self.result.per_day[str(day)]):
-            return
-        held = HeldRows()
+        would_go = self.result.per_day[str(day)] if self.plan.dry_run else 0
+        kept = self._why_kept(day, parts, altered) if remaining > would_go else _Kept()
+        kept.take_from(self.result, self.kept.get(day))
+        self.kept[day] = kept
+
+    def _why_kept(self, day: Day, parts: Sequence[Manifest], altered: Sequence[int]) -> _Kept:
         self.store.use(self.store.table.columns, self.key)
-        for part in parts:
-            verify_part(self.storage, part, held.collect(part.hashed_by(self.key), altered=part.part in altered))
+        held, kept = held_rows(self.storage, self.store, parts, self.key, altered), _Kept()
+        self.store.end_read()
+        known_reasons: set[Key] = set()
         with self.store.snapshot():
+            for table, referenced in self._referenced(Selection(day)).items():
+                kept.referenced[table] += len(referenced)
+                known_reasons |= referenced
+            known_reasons |= self.refused.keys()
             profile = self.store.profile(day)
             for batch in self.store.batches(Selection(day), self.store.batch_rows(day, profile)):
                 keys = key_hashes(batch, self.store.table.key_columns)
                 same = held.holds(keys, row_hashes(batch, self.store.table.columns))
                 known = held.has_keys(keys)
-                self.result.kept_late += int((~known).sum())
-                self.result.kept_changed += int((known & ~same).sum())
-            for table, referenced in self.store.referenced_keys(Selection(day)).items():
-                self.result.kept_referenced[table] += len(referenced)
+                kept.late += int((~known).sum())
+                kept.changed += int((known & ~same).sum())
+                if same.any():
+                    unchanged = [key for key, is_same in zip(keys_of(batch, self.key), same, strict=True) if is_same]
+                    kept.refused.update(self.refused[key] for key in unchanged if key in self.refused)
+                    kept.unexplained += 0 if self.plan.dry_run else len({*unchanged} - known_reasons)
+        return kept
+
+    def _name_unexplained(self) -> None:
+        for day, kept in self.kept.items():
+            if kept.unexplained:
+                self.result.problems.append(
+                    f"{counted(kept.unexplained, 'row')} of {day} {are(kept.unexplained)} archived unchanged and still"
+                    f" in {self.store.table.name}, for no known reason. The table's key is"
+                    f" {self.store.table.shown_key}. Launch the purge again; if that changes nothing, look for a"
+                    " program that writes such rows again."
+                )
 
     def _tell_space(self, before: dict[str, int]) -> None:
         self.result.table_bytes = before["table_bytes"]
         after = self.store.sizes()
         self.result.freed_bytes = max(0, after["free_bytes"] - before["free_bytes"])
         self.result.reclaim_hint = self.store.reclaim_hint
+
+
+@dataclass
+class _Kept:
+    """Rows of one day that are still there."""
+
+    late: int = 0
+    changed: int = 0
+    unexplained: int = 0
+    referenced: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+
+    def take_from(self, result: PurgeResult, before: _Kept | None) -> None:
+        """Counts them in the result, instead of what was counted of the same day before."""
+        before = before or _Kept()
+        result.kept_late += self.late - before.late
+        result.kept_changed += self.changed - before.changed
+        result.kept_unexplained += self.unexplained - before.unexplained
+        result.kept_referenced = result.kept_referenced - before.referenced + self.referenced
+        result.kept_refused = result.kept_refused - before.refused + self.refused
+
+
+def _of_keys(batches: Iterator[pa.RecordBatch], key: Sequence[str], wanted: set[Key]) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    for batch in batches:
+        mask = [each in wanted for each in keys_of(batch, key)]
+        if any(mask):
+            yield batch.filter(pa.array(mask))
 
 
 def _earliest(store: LogStore, first_day: Day) -> Day:

@@ -4,16 +4,22 @@ It reads every file back and compares every row before it writes the first one. 
 are left alone; one row that is there and differs stops it, with nothing written. Each part goes in by one
 transaction, which is committed only after the database itself computed the digest of what arrived. Started
 again after a kill, it skips what is there.
+
+Rows that reference others of their table, such as answers in a thread, may come in any order, also over several days:
+what a file references goes in before it, and files that reference each other go in by one transaction.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
@@ -21,11 +27,11 @@ from saju_ops.ahead import one_ahead
 from saju_ops.archive.comeback import DECIMAL, TYPED, TYPES_BEHIND, UTC_OFFSET, Doubts, marked_offset, zone_offsets
 from saju_ops.archive.digest import EMPTY, Digest, key_hashes, row_hashes, total
 from saju_ops.archive.engines import LogStore, Selection, open_row_store
-from saju_ops.archive.engines.base import Key, NoPartition, broken_off
+from saju_ops.archive.engines.base import Key, NoPartition, broken_off, of_keys
 from saju_ops.archive.held import HeldRows
 from saju_ops.archive.manifest import DayFiles, Manifest, archived_days, common_key, data_files, day_files
 from saju_ops.archive.pieces import Pieces
-from saju_ops.archive.table import TIME_COLUMN, Column
+from saju_ops.archive.table import TIME_COLUMN, Column, ForeignKey
 from saju_ops.archive.verify import Visit, each_visit, keys_of, part_batches, verify_part
 from saju_ops.archive.window import Day, parse_day
 from saju_ops.database import error_text, redacted
@@ -137,8 +143,17 @@ class _PartWork:
     first: Key
     last: Key
     to_write: int
+    # Of the rows that reference others of their table: keys that are there to be referenced, and values of which the
+    # file itself has none, by foreign key.
+    offers: dict[ForeignKey, HeldRows]
+    asks: dict[ForeignKey, set[Key]]
     # Whether JSON of an earlier version's archive shows decimals.
     decimals: bool = False
+
+    @property
+    def in_order(self) -> bool:
+        """Whether a range of its key is the same rows in the file and in every database."""
+        return all(column.ordered for column in self.manifest.key_columns)
 
 
 def restore(
@@ -183,13 +198,14 @@ def restore(
             store.require_writable(store.table.columns)
         work = _Restore(storage, store, plan, created and dry_run, common_key([p for f in files for p in f.parts]))
         parts = [w for f in files for w in work.examine(f)]
+        groups = work.ordered(parts)
         work.refuse_if_unsafe()
         announce(plan)
         if not dry_run:
             with store.lock("purge", 10.0):
-                for part in parts:
-                    if part.to_write:
-                        work.write(part)
+                for group in groups:
+                    if any(part.to_write for part in group):
+                        work.write([part for part in group if part.to_write])
                         plan.remarks = list(store.remarks)
                         progress(plan)
     plan.seconds = time.monotonic() - started
@@ -287,8 +303,10 @@ class _Restore:
             self._collect_alike(part, files.parts[number + 1 :], later)
             unasked = [c for c in part.table_columns if c.family == "json" and marked_offset(part) is None]
             doubts = Doubts(unasked, DECIMAL)
-            collect = own.collect_keys(part.hashed_by(self.identity))
-            found = verify_part(self.storage, part, lambda: each_visit(collect(), doubts.visit))  # noqa: B023
+            offers = self._offers(part)
+            collects = [own.collect_keys(part.hashed_by(self.identity))]
+            collects += [held.collect_keys(self._columns_named(key.parent_columns)) for key, held in offers.items()]
+            found = verify_part(self.storage, part, lambda: each_visit(*(c() for c in collects), doubts.visit))  # noqa: B023
             self.plan.files += 1
             self.plan.rows_archived += part.rows
             if found.first_key is None or found.last_key is None:
@@ -300,7 +318,7 @@ class _Restore:
             self._take_columns(part)
             self._take_key(part)
             self._refuse_second_day(part, own)
-            compared = self._compare(part, later, found.first_key, found.last_key)
+            compared = self._compare(part, later, found.first_key, found.last_key, offers)
             work.append(replace(compared, decimals=doubts.found))
         self.store.end_read()
         return work
@@ -393,48 +411,145 @@ class _Restore:
         )
         return same and (alike or mine == "sqlite")
 
-    def _compare(self, part: Manifest, later: HeldRows, first: Key, last: Key) -> _PartWork:
-        selection = Selection(first=first, last=last)
-        there = HeldRows()
+    def _offers(self, part: Manifest) -> dict[ForeignKey, HeldRows]:
+        """For the keys that others of the table reference."""
+        return {key: HeldRows() for key in self.store.own_parents if part.has_columns(key.parent_columns)}
+
+    def _columns_named(self, names: Sequence[str]) -> list[Column]:
+        return [next(c for c in self.columns if c.name == name) for name in names]
+
+    def _compare(
+        self, part: Manifest, later: HeldRows, first: Key, last: Key, offers: dict[ForeignKey, HeldRows]
+    ) -> _PartWork:
+        work = _PartWork(part, later, HeldRows(), first, last, 0, offers, {key: set() for key in offers})
+        selection, there = Selection(first=first, last=last), work.there
         if not self._same_family(part):
             self.plan.compared_by = "number of rows"
-        if not self.nothing_there and self.store.count(selection):
+        if self.nothing_there:
+            pass
+        elif not work.in_order or not self._in_order_here():
+            # A range of texts is other rows to another collation: they are looked for key by key.
+            if self.store.count(Selection()):
+                self._find(part, later, there)
+        elif self.store.count(selection):
             visit = there.collect(self.store.table.key_columns)()
             for batch in self.store.batches(selection):
                 visit(batch, partial(row_hashes, batch, self.store.table.columns))
         parents: list[set[Key]] = [set() for _ in self.store.table.parents]
         # With nothing to compare them with, the rows needn't be read once more.
         compared = len(later) or len(there) or parents
-        to_write = self._look_at_rows(part, later, there, parents) if compared else part.rows
+        to_write = self._look_at_rows(work, parents) if compared else part.rows
         self.plan.to_write += to_write
         if not self.nothing_there:
             self._look_for_parents(parents)
         self.store.end_read()
-        return _PartWork(part, later, there, first, last, to_write)
+        return replace(work, to_write=to_write)
 
-    def _look_at_rows(
-        self, part: Manifest, later: HeldRows, there: HeldRows, parents: Sequence[set[Key]]
-    ) -> int:
-        """Compares a part's rows with those that are there and collects their parents; how many are to be written."""
-        to_write, comparable = 0, self._same_family(part)
+    def _in_order_here(self) -> bool:
+        return all(column.ordered for column in self.store.table.key_columns)
+
+    def _find(self, part: Manifest, later: HeldRows, there: HeldRows) -> None:
+        """Which rows of the part the target has. One under a key that it takes for the same, such as `A1` for `a1`,
+        stops the restore."""
+        import pyarrow as pa
+
+        visit = there.collect(self.store.table.key_columns)()
         for batch in part_batches(self.storage, part):
-            new = self._new_rows(batch, later, there, part, comparable)
+            old = later.has_keys(self._archived_keys(batch, part)) if len(later) else None
+            wanted = batch if old is None else batch.filter(pa.array(~old))
+            asked = keys_of(wanted, part.key)
+            known = {*asked}
+            for selection in of_keys(None, asked):
+                for found in self.store.batches(selection):
+                    visit(found, partial(row_hashes, found, self.store.table.columns))
+                    for key in (k for k in keys_of(found, part.key) if k not in known):
+                        self.plan.conflicts += 1
+                        if len(self.plan.conflict_keys) < NAMED:
+                            self.plan.conflict_keys.append(_text_of(key))
+
+    def _look_at_rows(self, work: _PartWork, parents: Sequence[set[Key]]) -> int:
+        """Compares a part's rows with those that are there and collects their parents; how many are to be written."""
+        part, to_write = work.manifest, 0
+        comparable = self._same_family(part)
+        for batch in part_batches(self.storage, part):
+            new = self._new_rows(batch, work.later, work.there, part, comparable)
             to_write += new.num_rows
             for values, parent in zip(parents, self.store.table.parents, strict=True):
-                values.update(k for k in keys_of(new, parent.columns) if None not in k)
+                if not part.has_columns(parent.columns):
+                    continue
+                if parent in work.offers:
+                    work.asks[parent].update(self._not_offered(new, parent, work.offers[parent]))
+                else:
+                    values.update(k for k in keys_of(new, parent.columns) if None not in k)
         return to_write
+
+    def _not_offered(self, batch: pa.RecordBatch, parent: ForeignKey, offered: HeldRows) -> set[Key]:
+        """What these rows reference and their own file doesn't have."""
+        if not batch.num_rows:
+            return set()
+        known = offered.has_keys(self._hashes_of(batch, parent))
+        values = keys_of(batch, parent.columns)
+        return {key for key, is_known in zip(values, known, strict=True) if not is_known and None not in key}
+
+    def _hashes_of(self, batch: pa.RecordBatch, parent: ForeignKey) -> np.ndarray:
+        """The hashes of what the rows reference, made as those of the keys that they reference."""
+        import pyarrow as pa
+
+        cells = [batch.column(name) for name in parent.columns]
+        named = pa.RecordBatch.from_arrays(cells, names=list(parent.parent_columns))
+        return key_hashes(named, self._columns_named(parent.parent_columns))
+
+    def ordered(self, works: Sequence[_PartWork]) -> list[list[_PartWork]]:
+        """The parts in the order in which they are written; those that reference each other in one group. Counts the
+        parents that neither they nor the target have."""
+        needs: list[set[int]] = [set() for _ in works]
+        for number, work in enumerate(works):
+            for parent, asked in work.asks.items():
+                missing = asked
+                for other, offering in enumerate(works):
+                    if missing and other != number and parent in offering.offers:
+                        found = self._offered(offering.offers[parent], parent, missing)
+                        needs[number] |= {other} if found else set()
+                        missing = missing - found
+                if missing and self.store.folds(self._columns_named(parent.parent_columns)):
+                    missing = self._unlike(works, parent, missing)
+                self._name_missing(parent, missing)
+        self.store.end_read()
+        return [[works[number] for number in group] for group in in_order(needs)]
+
+    def _unlike(self, works: Sequence[_PartWork], parent: ForeignKey, values: set[Key]) -> set[Key]:
+        """Those that no key of the files is to the target either, whose collation may take `A1` for `a1`."""
+        columns, listed = self._columns_named(parent.parent_columns), sorted(values)
+        wanted = dict(zip(self.store.folded(columns, listed), listed, strict=True))
+        for work in works:
+            if parent in work.offers and wanted:
+                for batch in part_batches(self.storage, work.manifest):
+                    for key in self.store.folded(columns, keys_of(batch, parent.parent_columns)):
+                        wanted.pop(key, None)
+        return {*wanted.values()}
+
+    def _offered(self, offered: HeldRows, parent: ForeignKey, values: set[Key]) -> set[Key]:
+        import pyarrow as pa
+
+        listed = sorted(values)
+        arrays = [pa.array(cells, pa.binary()) for cells in zip(*listed, strict=True)]
+        batch = pa.RecordBatch.from_arrays(arrays, names=list(parent.columns))
+        known = offered.has_keys(self._hashes_of(batch, parent))
+        return {key for key, is_known in zip(listed, known, strict=True) if is_known}
 
     def _look_for_parents(self, parents: Sequence[set[Key]]) -> None:
         for values, parent in zip(parents, self.store.table.parents, strict=True):
-            if (parent.parent, parent.parent_schema) == (parent.table, parent.schema):
-                # A row that another one answers comes back with it; if not, the database refuses the file.
-                continue
-            known = {key for table, key in self.orphaned if table == parent.parent}
-            missing = sorted(self.store.missing_parents(parent, values - known))
-            self.orphaned |= {(parent.parent, key) for key in missing}
-            self.plan.missing_parents += len(missing)
-            names = [f"{parent.parent} {', '.join(v.decode('utf-8', 'replace') for v in key)}" for key in missing]
-            self.plan.missing_parent_keys += names[: NAMED - len(self.plan.missing_parent_keys)]
+            self._name_missing(parent, values)
+
+    def _name_missing(self, parent: ForeignKey, values: set[Key]) -> None:
+        if self.nothing_there or not values:
+            return
+        known = {key for table, key in self.orphaned if table == parent.parent}
+        missing = sorted(self.store.missing_parents(parent, values - known))
+        self.orphaned |= {(parent.parent, key) for key in missing}
+        self.plan.missing_parents += len(missing)
+        names = [f"{parent.parent} {_text_of(key)}" for key in missing]
+        self.plan.missing_parent_keys += names[: NAMED - len(self.plan.missing_parent_keys)]
 
     def _new_rows(
         self, batch: pa.RecordBatch, later: HeldRows, there: HeldRows, part: Manifest, comparable: bool
@@ -463,7 +578,7 @@ class _Restore:
         import pyarrow as pa
 
         for key in keys_of(batch.filter(pa.array(differs)), part.key)[: NAMED - len(self.plan.conflict_keys)]:
-            self.plan.conflict_keys.append(", ".join(v.decode("utf-8", "replace") for v in key))
+            self.plan.conflict_keys.append(_text_of(key))
 
     def refuse_if_unsafe(self) -> None:
         if self.plan.conflicts:
@@ -482,23 +597,19 @@ class _Restore:
 
     # --- writing -------------------------------------------------------------------------------------------
 
-    def write(self, work: _PartWork) -> None:
-        if not work.to_write:
-            return
-        part = work.manifest
-        self._take_columns(part)
-        self._take_key(part)
-        if not self._same_family(part):
+    def write(self, group: Sequence[_PartWork]) -> None:
+        """One part, or several that reference each other, by one transaction."""
+        if not all(self._same_family(self._taken(work)) for work in group):
             # LOAD DATA LOCAL turns errors into warnings and cuts what doesn't fit. Digests would show it, but not
             # where only the number of rows is compared; INSERT is strict.
             self.store.bulk_load = False
-        *others, last = self._offsets(part)
+        *others, last = dict.fromkeys(offset for work in group for offset in self._offsets(work.manifest))
         for offset in others:
             try:
-                return self._write_in(offset, work)
+                return self._write_in(offset, group)
             except ProofFailed:
                 continue  # another session's zone gave the generated columns what they hold
-        self._write_in(last, work)
+        self._write_in(last, group)
 
     def _offsets(self, part: Manifest) -> list[str]:
         """Of the sessions in which generated columns may come out as they were. An archive of an earlier version
@@ -509,16 +620,43 @@ class _Restore:
         day = parse_day(part.day, self.plan.first.zone)
         return [marked] if marked is not None else zone_offsets(day, self.store.zone)
 
-    def _write_in(self, offset: str, work: _PartWork) -> None:
-        part = work.manifest
-        self.store.takes_old_rows = self._same_family(part)
+    def _write_in(self, offset: str, group: Sequence[_PartWork]) -> None:
+        days = [parse_day(work.manifest.day, ZoneInfo(work.manifest.timezone)) for work in group]
+        self.store.takes_old_rows = all(self._same_family(self._taken(work)) for work in group)
         with self.store.restoring():
-            before = self._state(work)
-            known = self._known_digest(work, before)
-            loaded = _Counted(self._rows_to_write(work), self.store.table.columns, known)
+            loads, before = [], []
+            for work in group:
+                self._taken(work)
+                before.append(self._state(work))
+                known = self._known_digest(work, before[-1])
+                loads.append(_Counted(self._rows_to_write(work), self.store.table.columns, known))
+            with self.store.in_any_order(days) if self.store.own_parents else nullcontext():
+                self._load(offset, group, loads)
+            for work, loaded, state in zip(group, loads, before, strict=True):
+                self._taken(work)
+                self._prove(work, loaded, state)
+                self._refuse_altered(work.manifest)
+        self.plan.written += sum(loaded.rows for loaded in loads)
+
+    def _taken(self, work: _PartWork) -> Manifest:
+        """The part, whose columns and key the store has from now on."""
+        self._take_columns(work.manifest)
+        self._take_key(work.manifest)
+        return work.manifest
+
+    def _load(self, offset: str, group: Sequence[_PartWork], loads: Sequence[_Counted]) -> None:
+        columns = []
+        for work in group:
+            self._taken(work)
+            columns.append(self._writable(work))
+        # As one statement where that is possible, since PostgreSQL looks at foreign keys when one ends.
+        together = all(each == columns[0] for each in columns)
+        apart = zip(group, map(iter, loads), strict=True)
+        for work, rows in [(group[0], chain.from_iterable(loads))] if together else apart:
+            part = self._taken(work)
             try:
                 with self.store.generating(offset):
-                    self.store.load(self.store.table.name, iter(loaded), self._writable(work))
+                    self.store.load(self.store.table.name, rows, self._writable(work))
             except (sa.exc.DBAPIError, NoPartition) as error:
                 why = str(error) if isinstance(error, NoPartition) else error_text(error)
                 raise OperatorError(
@@ -526,9 +664,6 @@ class _Restore:
                     f" written; {counted(self.plan.written, 'row')} before it {were(self.plan.written)}."
                     f"{self._what_else(error)}"
                 ) from None
-            self._prove(work, loaded, before)
-            self._refuse_altered(part)
-        self.plan.written += loaded.rows
 
     def _what_else(self, error: Exception) -> str:
         if "max_binlog_cache_size" in str(error):
@@ -616,6 +751,16 @@ class _Restore:
             return self.store.digest(selection)
         return Digest(self.store.count(selection), 0)
 
+    def _state_by_key(self, work: _PartWork) -> Digest:
+        """What the database says of the rows that were written: where their keys are texts, the part's range may be
+        other rows to it."""
+        found = EMPTY
+        for batch in self._rows_to_write(work):
+            for selection in of_keys(None, keys_of(batch, work.manifest.key)):
+                same = self._same_family(work.manifest)
+                found += self.store.digest(selection) if same else Digest(self.store.count(selection), 0)
+        return found
+
     def _prove(self, work: _PartWork, loaded: _Counted, before: Digest) -> None:
         arrived, pieces = loaded.digest, loaded.pieces
         if pieces is not None:
@@ -626,6 +771,8 @@ class _Restore:
             arrived = self._hashed(work)
         found = self._state(work)
         expected = before + (arrived if self._same_family(work.manifest) else Digest(arrived.rows, 0))
+        if found != expected and not (work.in_order and self._in_order_here()):
+            found, expected = self._state_by_key(work), expected - before
         if found != expected or loaded.rows != work.to_write:
             raise ProofFailed(
                 f"After writing {work.manifest.file} the database has {counted(found.rows, 'row')} in its range where"
@@ -691,6 +838,32 @@ def as_others_have_it(batch: pa.RecordBatch, part: Manifest) -> pa.RecordBatch:
         for c in part.table_columns
     ]
     return pa.RecordBatch.from_arrays(arrays, names=[c.name for c in part.table_columns])
+
+
+def _text_of(key: Key) -> str:
+    return ", ".join(v.decode("utf-8", "replace") for v in key)
+
+
+def in_order(needs: Sequence[set[int]]) -> list[list[int]]:
+    """Numbers, each after those that it needs; those that need each other together. Else as they are."""
+    groups: list[list[int]] = []
+    done, left = set[int](), list(range(len(needs)))
+    while left:
+        ready = next((number for number in left if needs[number] <= done), None)
+        group = [ready] if ready is not None else min((_reached(n, needs, done) for n in left), key=len)
+        groups.append(sorted(group))
+        done |= {*group}
+        left = [number for number in left if number not in done]
+    return groups
+
+
+def _reached(start: int, needs: Sequence[set[int]], done: set[int]) -> list[int]:
+    found, todo = {start}, [start]
+    while todo:
+        fresh = needs[todo.pop()] - done - found
+        found |= fresh
+        todo += fresh
+    return list(found)
 
 
 def _listed(names: Sequence[str], count: int) -> str:

@@ -7,6 +7,9 @@ from typing import Literal
 
 TIME_COLUMN = "created_at"
 
+# Types whose values have one order, which no collation and no version of a server changes.
+ORDERED_FAMILIES = {"date", "datetime", "timestamp", "timestamptz"}
+
 # How a column's values stand in the file. `text`: as they are. `number`: the server's digits. `hex`: binary
 # as upper-case hexadecimal. `literal`: each cell an SQL literal, for SQLite columns that hold several types.
 Encoding = Literal["text", "number", "hex", "literal"]
@@ -24,6 +27,11 @@ class Column:
     generated: bool = False
     # The engine's own type family, where a dialect needs it to write a value back.
     family: str = ""
+
+    @property
+    def ordered(self) -> bool:
+        """Whether its values have the same order everywhere. Texts don't: each collation has its own."""
+        return self.encoding in ("number", "hex") or self.family in ORDERED_FAMILIES
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,20 @@ class Table:
     @property
     def key_columns(self) -> tuple[Column, ...]:
         return tuple(self.column(name) for name in self.key)
+
+    @property
+    def answers(self) -> tuple[ForeignKey, ...]:
+        """The foreign keys by which rows of this table reference others of it, such as a message what it answers."""
+        return tuple(key for key in self.children if self.is_own(key.table, key.schema))
+
+    def is_own(self, name: str, schema: str | None) -> bool:
+        same = name.lower() == self.name.lower() if self.engine == "sqlite" else name == self.name
+        return same and schema in (None, self.schema, self.found_in)
+
+    @property
+    def shown_key(self) -> str:
+        """The key's columns with their types, for a sentence."""
+        return ", ".join(f"{c.name} {c.type.partition('|')[0]}".strip() for c in self.key_columns)
 
     @property
     def shown(self) -> str:

@@ -121,6 +121,7 @@ def purge_conversation_logs(
         raise dg.DagsterExecutionInterruptedError
     if left := len(result.problems):
         altered = ", or because the table was altered" if "was altered since" in result.stopped else ""
+        altered += ", or rows of theirs are archived and still there" if result.kept_unexplained else ""
         raise dg.Failure(
             f"{counted(left, 'day')} {were(left)} left because {its(left)} archive could not be proven or"
             f" {'it is' if left == 1 else 'they are'} in use{altered}; {counted(result.deleted, 'row')} of other days"
@@ -181,7 +182,8 @@ def _tell(context: dg.OpExecutionContext, result: "PurgeResult") -> None:
     tell(
         context.log,
         f"{counted(rows, 'row')} {verb} from {counted(result.days, 'day')} before {result.cutoff} in"
-        f" {result.seconds:.1f} s; {result.kept:,} kept; stopped: {result.stopped}.",
+        f" {result.seconds:.1f} s; {result.kept:,} kept{f' ({result.kept_because})' if result.kept else ''};"
+        f" stopped: {result.stopped}.",
     )
     if result.doubt:
         context.log.warning(result.doubt)
@@ -197,6 +199,9 @@ def purge_metadata(result: "PurgeResult") -> dict[str, Any]:
         "rows_kept_changed": result.kept_changed,
         "rows_kept_referenced": sum(result.kept_referenced.values()),
         "referencing_tables": ", ".join(f"{t} ({n})" for t, n in result.kept_referenced.items()) or "none",
+        "rows_kept_refused": sum(result.kept_refused.values()),
+        "rows_kept_unexplained": result.kept_unexplained,
+        "kept_because": result.kept_because or "none are kept",
         "days": result.days,
         "days_without_archive": len(result.unarchived_days),
         "days_not_proven": len(result.problems),

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from saju_ops.archive.deleting import is_lock_conflict
 from saju_ops.archive.engines import LogStore, open_row_store
-from saju_ops.archive.engines.base import NoSuchTable
+from saju_ops.archive.engines.base import WRONG_KEYS, NoSuchTable
 from saju_ops.archive.traits import Altered, Traits
 from saju_ops.database import error_text, redacted
 from saju_ops.errors import OperatorError, Refused
@@ -111,6 +111,7 @@ def settled(store: LogStore, look: Callable[[], Closure]) -> tuple[Closure, Trai
         store.end_read()
         again = look()
         if again == closure:
+            store.pass_over_wrong_keys([name for _, name in closure.tables])
             return closure, traits
         closure = again
     raise Refused(
@@ -158,6 +159,10 @@ class Batches:
     started: float
     traits: Traits
     all_looked_at: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.store.enforces_keys:
+            self.result.doubts = (*self.result.doubts, WRONG_KEYS)
 
     @property
     def identity(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ they count as detached, and their table must be known just the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,8 @@ import sqlalchemy as sa
 
 from saju_ops.archive.engines import LogStore
 from saju_ops.archive.engines.postgres import DELETE_RULES
+from saju_ops.archive.engines.sqlite import FOREIGN_KEYS as SQLITE_FOREIGN_KEYS
+from saju_ops.archive.engines.sqlite import foreign_keys as sqlite_foreign_keys
 from saju_ops.archive.readable import require_readable
 from saju_ops.archive.table import ForeignKey
 from saju_ops.archive.unseen import Unsure, require_seen
@@ -413,18 +415,12 @@ class _SQLite(Catalogue):
         named = {t.casefold(): t for t in tables}
         found = []
         for table in tables:
-            grouped: dict[int, list[Any]] = {}
-            query = 'SELECT id, "table", "from", "to", on_delete FROM pragma_foreign_key_list(?) ORDER BY id, seq'
-            for row in self._rows(query, table):
-                grouped.setdefault(row[0], []).append(row)
-            for number, parts in grouped.items():
-                parent = named.get(parts[0][1].casefold())
-                if parent is None:
-                    continue  # a key to a table that isn't there holds nothing
-                to = tuple(p[3] for p in parts) if parts[0][3] is not None else self._primary(parent)
-                columns = tuple(p[2] for p in parts)
-                found.append(ForeignKey(f"{table}_{number}", table, columns, parent, to, parts[0][4]))
+            for key in sqlite_foreign_keys(table, self._rows(SQLITE_FOREIGN_KEYS, table), self._columns, self._primary):
+                found.append(replace(key, parent=named[key.parent.casefold()]))
         return found
+
+    def _columns(self, table: str) -> dict[str, str]:
+        return {r[0].lower(): r[0] for r in self._rows("SELECT name FROM pragma_table_xinfo(?)", table)}
 
     def having(self, column: str) -> list[Ref]:
         query = (

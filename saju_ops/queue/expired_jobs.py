@@ -54,7 +54,7 @@ from saju_ops.queue.closure import (
     shown,
 )
 from saju_ops.queue.expiry import Expiry
-from saju_ops.queue.hanging import Found, Hanging, Identity, check_constraints_now
+from saju_ops.queue.hanging import Found, Hanging, Identity
 from saju_ops.queue.job_files import BadKey, JobFiles
 from saju_ops.queue.links import NamedLink, left_out, linked_closure
 from saju_ops.queue.orphans import orphan_rows
@@ -455,7 +455,7 @@ class _Purge:
                 files = self._keys(hanging, failed)
                 detached = hanging.detachable()
                 rows = hanging.delete()
-                check_constraints_now(self.store)
+                self.store.check_now()
                 self.traits.look_again()
                 self._delete_files(files.keys - gone, versions, gone, failed)
                 savepoint.commit()

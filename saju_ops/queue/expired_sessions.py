@@ -39,7 +39,7 @@ from saju_ops.queue.batches import (
 from saju_ops.queue.clocks import Clock
 from saju_ops.queue.closure import Closure, catalogue_of, child_of, parent_of, require_known, require_seen_whole, shown
 from saju_ops.queue.expiry import Expiry
-from saju_ops.queue.hanging import Hanging, Identity, bindable, check_constraints_now, chunks, one_of
+from saju_ops.queue.hanging import Hanging, Identity, bindable, chunks, one_of
 from saju_ops.queue.links import linked_closure
 from saju_ops.queue.log_guard import LogGuard
 from saju_ops.queue.loose import DEFAULT, LooseColumns, loose_columns
@@ -312,7 +312,7 @@ class _Purge:
                 rows = hanging.delete()
                 cleared = self.loose.clear(going)
                 self._require_only(rows, log_rows)
-                check_constraints_now(self.store)
+                self.store.check_now()
                 self.traits.look_again()
         self._count(sessions, hanging, log_rows)
         self.result.rows += rows

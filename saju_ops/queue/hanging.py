@@ -328,8 +328,7 @@ class Hanging:
     def detachable(self) -> Counter[str]:
         """Rows that stay and lose their reference, by table."""
         counted: Counter[str] = Counter()
-        loose = (k for k in self.closure.hard if self.closure.is_loose(k) and self._is_held_by_several(child_of(k)))
-        for key in (*self.closure.soft, *loose):
+        for key in self._loose():
             child = child_of(key)
             if child not in self.closure.going:
                 counted[shown(child)] += sum(map(self._count, self._matching(key)))
@@ -370,7 +369,26 @@ class Hanging:
                     self._require_none(group[0], (table, where))
             else:
                 deleted[shown(group[0])] += self._delete_rows(group[0], list(self.going(group[0])))
+        if not self.store.enforces_keys:
+            self._empty_references()
         return deleted
+
+    def _loose(self) -> list[ForeignKey]:
+        """The keys whose rows may stay and lose their reference."""
+        hard = (k for k in self.closure.hard if self.closure.is_loose(k) and self._is_held_by_several(child_of(k)))
+        return [*self.closure.soft, *hard]
+
+    def _empty_references(self) -> None:
+        """ON DELETE SET NULL of a SQLite that can't enforce its keys, for the rows that are still there."""
+        for key in self._loose():
+            if key.on_delete != "SET NULL":
+                raise OperatorError(
+                    f"rows of {shown(child_of(key))} would have to get their default (ON DELETE {key.on_delete}), and"
+                    " this SQLite database has foreign keys that are wrong, so that it can't enforce any"
+                )
+            for table, where in self._matching(key):
+                emptied = dict.fromkeys(key.columns, sa.null())
+                self.store.connection.execute(sa.update(table).where(where).values(emptied))
 
     def _require_none(self, ref: Ref, condition: tuple[sa.TableClause, Any]) -> None:
         """A trigger or rule may keep a row of a DELETE and say nothing; PostgreSQL's own cascade then leaves it without
@@ -462,12 +480,6 @@ def defer_constraints(store: LogStore) -> None:
         store.connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
     elif name == "postgresql":
         store.connection.exec_driver_sql("SET CONSTRAINTS ALL DEFERRED")
-
-
-def check_constraints_now(store: LogStore) -> None:
-    """Makes the database look at once at what it would look at in the commit only. Raises DBAPIError."""
-    if store.connection.dialect.name == "postgresql":
-        store.connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
 
 
 def _by_table(nodes: Iterable[Node]) -> dict[Ref, list[Identity]]:

@@ -20,10 +20,9 @@ from saju_ops.archive.archive import require_same_table
 from saju_ops.archive.comeback import require_comeback
 from saju_ops.archive.digest import key_hashes, row_hashes
 from saju_ops.archive.engines import LogStore, Selection
-from saju_ops.archive.held import HeldRows
+from saju_ops.archive.held import HeldRows, held_rows
 from saju_ops.archive.manifest import day_files
 from saju_ops.archive.table import TIME_COLUMN, ForeignKey
-from saju_ops.archive.verify import verify_part
 from saju_ops.archive.window import Day, day_of
 from saju_ops.errors import OperatorError
 from saju_ops.queue.hanging import Identity, chunks, one_of
@@ -127,9 +126,8 @@ class LogGuard:
             return None
         require_same_table(self.storage, day, parts, self.store)
         require_comeback(self.store, day, parts)
-        held = HeldRows()
         own = [(c.name, c.encoding, c.framed) for c in self.store.table.columns]
-        for part in parts:
-            altered = [(c.name, c.encoding, c.framed) for c in part.table_columns] != own
-            verify_part(self.storage, part, held.collect(part.hashed_by(self.store.table.key), altered=altered))
+        altered = [p.part for p in parts if [(c.name, c.encoding, c.framed) for c in p.table_columns] != own]
+        held = held_rows(self.storage, self.store, parts, self.store.table.key, altered)
+        self.store.end_read()
         return held

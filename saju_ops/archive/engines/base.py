@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 Key = tuple[bytes, ...]
 
 
+WRONG_KEYS = (
+    "This SQLite database has a foreign key that is wrong in itself, such as one to columns that are not unique, so"
+    " SQLite can enforce none here. Rows that others reference stay all the same: saju_ops compares the keys itself."
+)
+
+
 class NoSuchTable(Refused):
     """The database has no table of that name."""
 
@@ -70,6 +76,12 @@ class Selection:
     keys: tuple[Key, ...] | None = None
     # Further conditions on the table's columns.
     where: tuple[sa.ColumnElement[bool], ...] = ()
+
+
+def of_keys(day: Day | None, keys: Sequence[Key]) -> Iterator[Selection]:
+    """The rows with these keys, some hundred a statement. Unlike a range of keys this doesn't depend on their order."""
+    for start in range(0, len(keys), KEYS_PER_STATEMENT):
+        yield Selection(day, keys=tuple(keys[start : start + KEYS_PER_STATEMENT]))
 
 
 @dataclass(frozen=True)
@@ -266,6 +278,26 @@ class LogStore(abc.ABC):
         self.end_read()
         return found
 
+    def check_now(self) -> None:
+        """Makes the database look at once at what it would look at in the commit only. Raises DBAPIError."""
+        return
+
+    @property
+    def in_server_transaction(self) -> bool:
+        """Whether the transaction is still there: in SQLite a trigger may end it."""
+        return True
+
+    def pass_over_wrong_keys(self, tables: Sequence[str]) -> None:
+        """SQLite: stops enforcing foreign keys on this connection where it can't delete from or write to one of these
+        tables for a key that is wrong in itself. From then on only the caller guards the others. Outside of a
+        transaction only."""
+        return
+
+    @property
+    def enforces_keys(self) -> bool:
+        """Whether the database itself keeps foreign keys, and empties references where a key says so."""
+        return True
+
     def require_transactions(self) -> None:
         """Raises Refused where a change of the table can't be rolled back."""
         return
@@ -357,6 +389,9 @@ class LogStore(abc.ABC):
     def day_condition(self, day: Day) -> list[sa.ColumnElement[bool]]:
         time = self.col(TIME_COLUMN)
         return [time >= self.time_bound(day.start), time < self.time_bound(day.end)]
+
+    def not_before(self, instant: datetime) -> sa.ColumnElement[bool]:
+        return self.col(TIME_COLUMN) >= self.time_bound(instant)
 
     def conditions(self, selection: Selection) -> list[sa.ColumnElement[bool]]:
         found = self.day_condition(selection.day) if selection.day else []
@@ -465,27 +500,88 @@ class LogStore(abc.ABC):
         """Rows of another table that reference selected rows."""
         return len(self._referenced(child, selection)) if selection.keys else self._count_children(child, selection)
 
-    def _child_join(self, child: ForeignKey, selection: Selection) -> Any:
-        other = sa.table(child.table, *map(sa.column, child.columns), schema=child.schema).alias("saju_child")
+    def _child_join(self, child: ForeignKey, other: sa.FromClause | None = None) -> Any:
+        if other is None:
+            other = sa.table(child.table, *map(sa.column, child.columns), schema=child.schema).alias("saju_child")
         pairs = zip(child.columns, child.parent_columns, strict=True)
-        on = sa.and_(*(other.c[mine] == self.col(theirs) for mine, theirs in pairs))
+        # SQLite compares by the left column's collation, and a foreign key by the parent's.
+        on = sa.and_(*(self.col(theirs) == other.c[mine] for mine, theirs in pairs))
         return self.from_.join(other, on)
 
     def _count_children(self, child: ForeignKey, selection: Selection) -> int:
-        query = sa.select(sa.func.count()).select_from(self._child_join(child, selection))
+        query = sa.select(sa.func.count()).select_from(self._child_join(child))
         return int(self.connection.execute(query.where(*self.conditions(selection))).scalar_one())
 
     def _referenced(self, child: ForeignKey, selection: Selection) -> set[Key]:
         """Keys among the selected rows that rows of another table reference."""
         query = sa.select(*(self.text(c).label(f"saju_{i}") for i, c in enumerate(self.table.key_columns)))
-        query = query.select_from(self._child_join(child, selection)).distinct()
+        query = query.select_from(self._child_join(child)).distinct()
         rows = self.connection.execute(query.where(*self.conditions(selection)))
-        return {tuple(as_bytes(v) for v in row) for row in rows}
+        return {self.key_of(row) for row in rows}
 
-    def referenced_keys(self, selection: Selection) -> dict[str, set[Key]]:
-        """Per referencing table, which of the selected rows its rows hang on."""
-        found = {c.table: self._referenced(c, selection) for c in self.table.children}
+    def key_of(self, cells: Sequence[Any]) -> Key:
+        """A key that was selected by `text`, as the file writes it."""
+        return tuple(map(as_bytes, cells))
+
+    def referenced_keys(
+        self, selection: Selection, children: Sequence[ForeignKey] | None = None
+    ) -> dict[str, set[Key]]:
+        """Per referencing table, which of the selected rows its rows hang on; by all foreign keys or by some."""
+        found: dict[str, set[Key]] = {}
+        for child in self.table.children if children is None else children:
+            found.setdefault(child.table, set()).update(self._referenced(child, selection))
         return {table: keys for table, keys in found.items() if keys}
+
+    def answered(self, selection: Selection, since: datetime | None = None) -> set[tuple[Key, Key]]:
+        """Pairs of keys: a selected row, and a row of the same table that references it; `since`: only rows whose
+        created_at is not before."""
+        found: set[tuple[Key, Key]] = set()
+        for key in self.table.answers:
+            names = dict.fromkeys((*self.table.key, *key.columns, TIME_COLUMN))
+            # With the time's own column for conditions that a schema's name doesn't change.
+            other = sa.table(self.table.name, *map(sa.column, names), schema=self.table.schema).alias("saju_child")
+            theirs = copy(self)
+            theirs.from_ = other  # type: ignore[assignment]
+            cells = [*map(self.text, self.table.key_columns), *map(theirs.text, self.table.key_columns)]
+            query = sa.select(*(cell.label(f"saju_{i}") for i, cell in enumerate(cells)))
+            query = query.select_from(self._child_join(key, other)).where(*self.conditions(selection))
+            if since is not None:
+                query = query.where(theirs.not_before(since))
+            for row in self.connection.execute(query):
+                width = len(self.table.key)
+                found.add((self.key_of(row[:width]), self.key_of(row[width:])))
+        return found
+
+    def forget_answered(self, selection: Selection) -> bool:
+        """Empties the references of the selected rows to others of their table, where they may be NULL. False, and
+        nothing changed, where one may not. Only for rows that are deleted next, in the same transaction."""
+        columns = {column for key in self.table.answers for column in key.columns}
+        if columns & {*self.table.key} or not all(self.table.column(c).nullable for c in columns):
+            return False
+        empty = sa.update(self.from_).where(*self.conditions(selection)).values(dict.fromkeys(columns, sa.null()))
+        self.connection.execute(empty)
+        return True
+
+    def folds(self, columns: Sequence[Column]) -> bool:
+        """Whether the database may take two keys of different bytes for one, as a collation without regard to letter
+        case does."""
+        return False
+
+    def folded(self, columns: Sequence[Column], keys: Sequence[Key]) -> list[Key]:
+        """Per key what the database compares: two keys are one to it where these are equal. Outside of a streamed
+        read only."""
+        return list(keys)
+
+    @property
+    def own_parents(self) -> tuple[ForeignKey, ...]:
+        """The foreign keys by which a row of the table references another of it, seen from the row that does."""
+        return tuple(p for p in self.table.parents if self.table.is_own(p.parent, p.parent_schema))
+
+    @contextmanager
+    def in_any_order(self, days: Sequence[Day]) -> Iterator[None]:
+        """Rows of these days that are loaded inside may come before those of their table that they reference. Raises
+        OperatorError where one references none in the end. Inside a transaction."""
+        yield
 
     def missing_parents(self, parent: ForeignKey, cells: set[Key]) -> set[Key]:
         """Of the foreign-key values given as text, those that no row of the parent table has."""

@@ -26,6 +26,7 @@ from saju_ops.archive.digest import LARGE, NULL, SEPARATOR, Digest, constant, of
 from saju_ops.archive.engines import mysql_json
 from saju_ops.archive.engines.base import (
     LOCK_WAIT_SECONDS,
+    Key,
     LogStore,
     NoPartition,
     PieceRows,
@@ -113,6 +114,13 @@ COLUMNS = sa.text(
     " FROM information_schema.COLUMNS"
     " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name ORDER BY ORDINAL_POSITION"
 )
+# The star, since MariaDB's list of collations doesn't say which of them pad: their names do.
+COLLATIONS = sa.text(
+    "SELECT c.COLUMN_NAME, c.COLLATION_NAME, l.* FROM information_schema.COLUMNS c JOIN information_schema.COLLATIONS l"
+    " ON l.COLLATION_NAME = c.COLLATION_NAME WHERE c.TABLE_SCHEMA = DATABASE() AND c.TABLE_NAME = :name"
+)
+# Columns of one SELECT.
+MOST_COLUMNS = 500
 # The star, because what tells an index that may not be used is IS_VISIBLE in MySQL and IGNORED in MariaDB.
 INDEXES = sa.text(
     "SELECT INDEX_NAME, NON_UNIQUE, COLUMN_NAME, NULLABLE, s.* FROM information_schema.STATISTICS s"
@@ -697,6 +705,39 @@ class MySQLLogStore(LogStore):
         lags = [lag_of(url) for url in replicas]
         return max(lags) if lags else None
 
+    # --- keys that are one to the database -----------------------------------------------------------------
+
+    def folds(self, columns: Sequence[Column]) -> bool:
+        return any(c.family in TEXTS - NUMBERED for c in columns)
+
+    def folded(self, columns: Sequence[Column], keys: Sequence[Key]) -> list[Key]:
+        rows = self.connection.execute(COLLATIONS, {"name": self.table.name}).all()
+        collations = {_str(row[0]): (_str(row[1]), _pads(row)) for row in rows}
+        compared = [self._compared(c, *collations.get(c.name, ("", False))) for c in columns]
+        found: list[Key] = []
+        some_keys = max(1, MOST_COLUMNS // len(columns))
+        for start in range(0, len(keys), some_keys):
+            some = keys[start : start + some_keys]
+            asked = [f(v).label(f"saju_{i}") for i, (f, v) in enumerate(
+                (f, v) for key in some for f, v in zip(compared, key, strict=True)
+            )]  # fmt: skip
+            cells = [as_bytes(v) for v in self.connection.execute(sa.select(*asked)).one()]
+            found += [tuple(cells[i : i + len(columns)]) for i in range(0, len(cells), len(columns))]
+        return found
+
+    def _compared(self, column: Column, collation: str, pads: bool) -> Callable[[bytes], sa.ColumnElement[Any]]:
+        """What the server compares of a text: its weights, without the spaces at the end that a collation pads."""
+        if column.family not in TEXTS - NUMBERED or not collation:
+            return lambda cell: sa.literal(cell.decode())
+        charset: Any = sa.literal_column(_charset(column))
+
+        def weights(cell: bytes) -> sa.ColumnElement[Any]:
+            text: Any = sa.func.convert(sa.literal(cell.decode()).op("USING")(charset))
+            text = sa.func.rtrim(text) if pads else text
+            return sa.func.hex(sa.func.weight_string(text.op("COLLATE")(sa.literal_column(collation))))
+
+        return weights
+
     # --- restore -------------------------------------------------------------------------------------------
 
     def require_writable(self, columns: Sequence[Column]) -> None:
@@ -740,6 +781,34 @@ class MySQLLogStore(LogStore):
             # The rows' own partition may have been dropped since.
             self.connection.exec_driver_sql(f"ALTER TABLE {target} REMOVE PARTITIONING".replace("%", "%%"))
         self.end_read()
+
+    @contextmanager
+    def in_any_order(self, days: Sequence[Day]) -> Iterator[None]:
+        before = [self._dangling(parent, day) for parent in self.table.parents for day in days]
+        self.connection.exec_driver_sql("SET SESSION foreign_key_checks = 0")
+        try:
+            yield
+        finally:
+            if not self.connection.invalidated:
+                self.connection.exec_driver_sql("SET SESSION foreign_key_checks = 1")
+        # What the server would have looked at row by row, and under the same locks.
+        after = [self._dangling(parent, day, lock=True) for parent in self.table.parents for day in days]
+        if after != before:
+            raise OperatorError(
+                f"Some rows (at least {sum(after) - sum(before)}) reference rows that are not there, such as a parent"
+                " that was deleted meanwhile. This file was rolled back; launch the restore again."
+            )
+
+    def _dangling(self, parent: ForeignKey, day: Day, *, lock: bool = False) -> int:
+        """Rows of the day whose parent isn't there. With lock, the parents stay till the transaction ends."""
+        other = sa.table(parent.parent, *map(sa.column, parent.parent_columns), schema=parent.parent_schema)
+        alias = other.alias("saju_parent")
+        pairs = list(zip(parent.columns, parent.parent_columns, strict=True))
+        joined = self.from_.outerjoin(alias, sa.and_(*(alias.c[b] == self.col(a) for a, b in pairs)))
+        query = sa.select(sa.func.count()).select_from(joined).where(*self.day_condition(day))
+        query = query.where(*(self.col(a).is_not(None) for a in parent.columns))
+        query = query.where(alias.c[parent.parent_columns[0]].is_(None))
+        return int(self.connection.execute(query.with_for_update(read=True) if lock else query).scalar_one())
 
     def load(self, table: str, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> None:
         writable = [c for c in columns if not c.generated]
@@ -1072,6 +1141,11 @@ def _charset(column: Column) -> str:
     """Empty for an ENUM or SET of binary strings, whose members may hold the sign that parts type and charset."""
     kind, _, charset = column.type.rpartition("|")
     return charset if kind and charset.isalnum() else ""
+
+
+def _pads(row: Any) -> bool:
+    pads = row._mapping.get("PAD_ATTRIBUTE")
+    return pads == "PAD SPACE" if pads is not None else "nopad" not in str(_str(row[1]))
 
 
 def _str(value: Any) -> Any:

@@ -19,7 +19,9 @@ from saju_ops.archive.csvfile import write_rows
 from saju_ops.archive.digest import NULL, SEPARATOR, Digest
 from saju_ops.archive.engines.base import (
     ENDLESS,
+    KEYS_PER_STATEMENT,
     LOCK_WAIT_SECONDS,
+    Key,
     LogStore,
     NoPartition,
     Profile,
@@ -193,6 +195,18 @@ class PostgresLogStore(LogStore):
         yield
         self.connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
 
+    def folds(self, columns: Sequence[Column]) -> bool:
+        return any(c.family == "citext" for c in columns)
+
+    def folded(self, columns: Sequence[Column], keys: Sequence[Key]) -> list[Key]:
+        lower = [sa.func.lower if c.family == "citext" else (lambda text: text) for c in columns]
+        found: list[Key] = []
+        for start in range(0, len(keys), KEYS_PER_STATEMENT):
+            some = keys[start : start + KEYS_PER_STATEMENT]
+            asked = [f(sa.literal(v.decode(), sa.Text)) for key in some for f, v in zip(lower, key, strict=True)]
+            found += _in_keys(self.connection.execute(sa.select(postgresql.array(asked))).scalar_one(), len(columns))
+        return found
+
     def _row_string(self) -> sa.ColumnElement[Any]:
         pieces: list[Any] = []
         null: Any = sa.literal_column(f"'{NULL}'")
@@ -324,6 +338,9 @@ class PostgresLogStore(LogStore):
         # Committed: a rollback would take the setting back.
         with self.transaction():
             self.connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_WAIT_SECONDS}s'")
+
+    def check_now(self) -> None:
+        self.connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -458,6 +475,9 @@ def _joined(separator: Any, pieces: Sequence[Any]) -> Any:
     size = MOST_ARGUMENTS // 2
     parts = [pieces[start : start + size] for start in range(0, len(pieces), size)]
     return _joined(separator, [_joined(separator, part) for part in parts])
+
+def _in_keys(values: Sequence[str], width: int) -> Iterator[Key]:
+    return (tuple(v.encode() for v in values[i : i + width]) for i in range(0, len(values), width))
 
 
 class _CopySink(io.RawIOBase):

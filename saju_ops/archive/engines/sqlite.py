@@ -42,6 +42,12 @@ LOCK_POLL_SECONDS = 0.2
 # How a time ends that says its offset.
 OFFSETS = ("*[0-9]Z", "*[0-9]z", "*[+-][0-9][0-9]:[0-9][0-9]")
 KINDS: dict[str, type] = {"text": SQLiteText, "integer": int, "real": float, "blob": bytes}
+FOREIGN_KEYS = 'SELECT id, "table", "from", "to", on_delete FROM pragma_foreign_key_list(?) ORDER BY id, seq'
+# What SQLite says of a table with a foreign key to columns that aren't unique or aren't there, or to no table. No such
+# row can be deleted or written as long as it enforces keys, which it does only where a program asks for it.
+WRONG_KEY = re.compile("foreign key mismatch|no such table: ")
+# What SQLite's own collations compare: bytes.lower() knows ASCII alone, as NOCASE does.
+FOLDS: dict[str, Callable[[bytes], bytes]] = {"NOCASE": bytes.lower, "RTRIM": lambda text: text.rstrip(b" ")}
 ENCODINGS: dict[str, Encoding] = {"text": "text", "integer": "number", "real": "number", "blob": "hex"}
 
 
@@ -63,6 +69,7 @@ class SQLiteLogStore(LogStore):
             "SELECT l.name FROM pragma_index_list(?) l JOIN pragma_index_info(l.name) i"
             " WHERE i.seqno = 0 AND i.name = ? AND NOT l.partial", table, TIME_COLUMN,
         )  # fmt: skip
+        self.pass_over_wrong_keys([table])
         version = _text(self._all("SELECT sqlite_version()")[0][0])
         columns = self._with_encodings(table, columns)
         time_type = next((c.family for c in columns if c.name == TIME_COLUMN), "")
@@ -138,23 +145,36 @@ class SQLiteLogStore(LogStore):
         return tuple(k for k in keys if k.parent.lower() == table.lower())
 
     def _foreign_keys_of(self, table: str) -> tuple[ForeignKey, ...]:
-        grouped: dict[int, list[Any]] = {}
-        for row in self._all(
-            'SELECT id, "table", "from", "to", on_delete FROM pragma_foreign_key_list(?) ORDER BY id, seq', table
-        ):
-            grouped.setdefault(row[0], []).append(row)
-        return tuple(
-            ForeignKey(
-                f"{table}_{number}", table, tuple(_text(p[2]) for p in parts), _text(parts[0][1]),
-                tuple(_text(p[3]) for p in parts) if parts[0][3] is not None else self._primary(_text(parts[0][1])),
-                _text(parts[0][4]),
-            )
-            for number, parts in grouped.items()
-        )  # fmt: skip
+        rows = self._all(FOREIGN_KEYS, table)
+        texts = [tuple(v if v is None else _text(v) for v in row) for row in rows]
+        return tuple(foreign_keys(table, texts, self._columns_of, self._primary))
+
+    def _columns_of(self, table: str) -> dict[str, str]:
+        """The columns as the table writes them, by their names in small letters; empty where there is no such table."""
+        names = [_text(row[0]) for row in self._all("SELECT name FROM pragma_table_xinfo(?)", table)]
+        return {name.lower(): name for name in names}
 
     def _primary(self, table: str) -> tuple[str, ...]:
         rows = self._all("SELECT name FROM pragma_table_info(?) WHERE pk ORDER BY pk", table)
         return tuple(_text(r[0]) for r in rows)
+
+    def pass_over_wrong_keys(self, tables: Sequence[str]) -> None:
+        quote = self.connection.dialect.identifier_preparer.quote_identifier
+        for table in tables:
+            for statement in ("DELETE FROM {}", "INSERT INTO {} DEFAULT VALUES"):
+                try:
+                    # Made ready and not run: that is when SQLite looks at the keys.
+                    self._all("EXPLAIN " + statement.format(quote(table)))
+                except sa.exc.DBAPIError as error:
+                    if not WRONG_KEY.match(str(error.orig)):
+                        continue
+                    self.end_read()
+                    self._all("PRAGMA foreign_keys = OFF")
+                    return
+
+    @property
+    def enforces_keys(self) -> bool:
+        return bool(self._all("PRAGMA foreign_keys")[0][0])
 
     def sizes(self) -> dict[str, int]:
         page, pages, free = (
@@ -191,11 +211,31 @@ class SQLiteLogStore(LogStore):
                 ) from None
         return pa.RecordBatch.from_arrays(arrays, names=self.table.names)
 
-    def _referenced(self, child: ForeignKey, selection: Selection) -> set[Key]:
-        columns = self.table.key_columns
-        query = sa.select(*(self.col(c.name) for c in columns)).select_from(self._child_join(child, selection))
-        rows = self.connection.execute(query.where(*self.conditions(selection)).distinct())
-        return {tuple(encode_cell(c, v) or b"" for c, v in zip(columns, row, strict=True)) for row in rows}
+    def key_of(self, cells: Sequence[Any]) -> Key:
+        return tuple(encode_cell(c, v) or b"" for c, v in zip(self.table.key_columns, cells, strict=True))
+
+    def _collations(self, names: Sequence[str]) -> dict[str, str]:
+        """The collation of each column of the key that has these columns, by which it tells rows apart."""
+        for (index,) in self._all('SELECT name FROM pragma_index_list(?) WHERE "unique"', self.table.name):
+            rows = self._all("SELECT name, coll FROM pragma_index_xinfo(?) WHERE key", index)
+            found = {_text(name): _text(collation).upper() for name, collation in rows if name is not None}
+            if {*found} == {*names}:
+                return found
+        return {}
+
+    def folds(self, columns: Sequence[Column]) -> bool:
+        return bool({*self._collations([c.name for c in columns]).values()} - {"BINARY"})
+
+    def folded(self, columns: Sequence[Column], keys: Sequence[Key]) -> list[Key]:
+        collations = self._collations([c.name for c in columns])
+        folds = [FOLDS.get(collations.get(c.name, "BINARY")) for c in columns]
+        return [tuple(fold(v) if fold else v for fold, v in zip(folds, key, strict=True)) for key in keys]
+
+    @contextmanager
+    def in_any_order(self, days: Sequence[Day]) -> Iterator[None]:
+        # Till the commit, which then fails where one is missing.
+        self.connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+        yield
 
     # --- reads ---------------------------------------------------------------------------------------------
 
@@ -252,6 +292,10 @@ class SQLiteLogStore(LogStore):
         time = self.col(TIME_COLUMN)
         early = (sa.and_(so, _seconds(time) < _bound(instant, zone)) for so, zone in self._spellings())
         return sa.and_(sa.func.typeof(time) == "text", sa.or_(*early))
+
+    def not_before(self, instant: datetime) -> sa.ColumnElement[bool]:
+        seconds = _seconds(self.col(TIME_COLUMN))
+        return sa.or_(*(sa.and_(so, seconds >= _bound(instant, zone)) for so, zone in self._spellings()))
 
     def _picked(self, pick: Any, zone: ZoneInfo, *where: Any) -> datetime | None:
         query = sa.select(pick(_seconds(self.col(TIME_COLUMN)))).select_from(self.from_).where(*where)
@@ -311,6 +355,11 @@ class SQLiteLogStore(LogStore):
         with self._begun("BEGIN IMMEDIATE"):
             yield
 
+    @property
+    def in_server_transaction(self) -> bool:
+        with self.driver() as raw:
+            return bool(raw.in_transaction)
+
     @contextmanager
     def restoring(self) -> Iterator[None]:
         # A read that becomes a write would fail where somebody wrote in between.
@@ -333,8 +382,11 @@ class SQLiteLogStore(LogStore):
 
     def create_like(self, name: str) -> None:
         quote = self.connection.dialect.identifier_preparer.quote_identifier
+        collations = self._collations(self.table.key)
         columns = [
             f"{quote(c.name)} {self._declared(c.name)}{'' if c.nullable else ' NOT NULL'}"
+            # By the key's collation two keys are one, here as there.
+            + (f" COLLATE {collations[c.name]}" if collations.get(c.name) in FOLDS else "")
             # What is generated here is an ordinary column there: SQLite doesn't tell by what expression.
             for c in self.table.columns
         ]
@@ -374,6 +426,24 @@ class SQLiteLogStore(LogStore):
         kinds = {c.name: c.type.upper() for c in self.table.columns}
         other = (c.name for c in columns if c.encoding == "number" and c.family not in ("integer", "real"))
         return {n for n in other if re.search("CHAR|CLOB|TEXT", kinds[n]) and "INT" not in kinds[n]}
+
+def foreign_keys(
+    table: str, rows: Sequence[Sequence[Any]], columns_of: Callable[[str], dict[str, str]],
+    primary_of: Callable[[str], tuple[str, ...]],
+) -> Iterator[ForeignKey]:  # fmt: skip
+    """The keys of a table by SQLite's list of them. One that names no table or no column of it means nothing: no row
+    can hang by it."""
+    grouped: dict[Any, list[Sequence[Any]]] = {}
+    for row in rows:
+        grouped.setdefault(row[0], []).append(row)
+    for number, parts in grouped.items():
+        parent, own = str(parts[0][1]), columns_of(table)
+        named = columns_of(parent)
+        to = tuple(p[3] for p in parts) if parts[0][3] is not None else primary_of(parent)
+        columns = tuple(own.get(str(p[2]).lower(), str(p[2])) for p in parts)
+        if len(to) == len(columns) and all(str(name).lower() in named for name in to):
+            theirs = tuple(named[str(name).lower()] for name in to)
+            yield ForeignKey(f"{table}_{number}", table, columns, parent, theirs, str(parts[0][4]))
 
 
 def _bound(instant: datetime, zone: ZoneInfo) -> str:
