@@ -95,7 +95,7 @@ def _context() -> ssl.SSLContext:
 
 def _refused(server: Server, code: int) -> OperatorError:
     if code in REFUSED:
-        what = "refuses the token of CHROMA_AUTH_TOKEN" if server.token else "wants a token: set CHROMA_AUTH_TOKEN"
+        what = "refuses the token of CHROMA_AUTH_TOKEN" if server.token else "asks for a token; set CHROMA_AUTH_TOKEN"
         return server.fault(f"The Chroma server at {server} {what} (HTTP {code}).")
     if 300 <= code < 400:
         return server.fault(

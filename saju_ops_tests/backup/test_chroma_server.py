@@ -101,7 +101,7 @@ def restore(storage: LocalStorage, target: Source) -> Any:
 
 @pytest.mark.parametrize(
     ("token", "sentence"),
-    [(None, "wants a token: set CHROMA_AUTH_TOKEN"), ("wrong-token", "refuses the token of CHROMA_AUTH_TOKEN")],
+    [(None, "asks for a token; set CHROMA_AUTH_TOKEN"), ("wrong-token", "refuses the token of CHROMA_AUTH_TOKEN")],
 )
 def test_a_server_that_refuses_the_token_is_said_to(
     chroma: int, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, token: str | None, sentence: str
@@ -125,7 +125,7 @@ def test_a_server_that_asks_for_a_token_only_where_it_gives_something_is_seen_by
     """As those of 0.5 and 0.6 do."""
     with ChromaDoor(chroma, instead={IDENTITY: (403, b"{}")}) as door:
         settings_for(monkeypatch, door.port)
-        assert "wants a token: set CHROMA_AUTH_TOKEN (HTTP 403)" in status_line()
+        assert "asks for a token; set CHROMA_AUTH_TOKEN (HTTP 403)" in status_line()
 
 
 def test_a_setting_that_does_not_fit_the_servers_tls_is_named(
