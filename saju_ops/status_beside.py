@@ -43,7 +43,7 @@ def _replicas(settings: Settings) -> Iterator[Tried]:
             yield "REPLICA_URLS", False, f"{redacted(url)} can't be asked for its lag ({_said(error)}){hint}"
             continue
         if math.isinf(lag):
-            yield "REPLICA_URLS", False, f"{redacted(url)} is no replica, or its replication stands still"
+            yield "REPLICA_URLS", False, f"{redacted(url)} is no replica, or its replication is not running"
         else:
             yield "REPLICA_URLS", True, f"{redacted(url)}: {lag:g} s behind"
 
@@ -75,7 +75,8 @@ def _why_no_dump(url: sa.URL, server: sa.URL | None) -> str:
             dump_client(source.engine)
         if needed := to_dump(url):
             return f"its user lacks a right for the dump. An administrator may say: {needed}"
-        with source.scratch(server, datetime.now(UTC)):
+        with source.scratch(server, datetime.now(UTC)) as scratch:
+            scratch.server_version()  # a pooler may not know the user that was just made
             return ""
     except Exception as error:
         return _said(error)

@@ -43,8 +43,8 @@ class Proxy:
                 self.asked.append(text)
                 found = next((error for word, error in self.forbidden.items() if word in text), None)
                 if found:
-                    told = b"\xff" + found[0].to_bytes(2, "little") + b"#HY000" + found[1].encode()
-                    _send(client, number + 1, told)
+                    answer = b"\xff" + found[0].to_bytes(2, "little") + b"#HY000" + found[1].encode()
+                    _send(client, number + 1, answer)
                     continue
                 for begin, other in self.replaced.items():
                     command = command[:1] + other.encode() if text.startswith(begin) else command

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from saju_ops_tests.accounts import account
 from saju_ops_tests.backup.dump_scene import scratch_databases
-from saju_ops_tests.engines import Engine, Redis, free_port
+from saju_ops_tests.engines import Engine, PgBouncer, Redis, free_port
 from saju_ops_tests.fakes.mail import PASSWORD, USER, MailServer
 from saju_ops_tests.fakes.slack import TOKEN, FakeSlack
 from saju_ops_tests.test_status import line, unusable
@@ -82,7 +82,7 @@ def test_rights_that_a_dump_of_postgresql_lacks_are_named_as_a_grant(
 def test_a_replica_is_asked_for_its_lag(monkeypatch: pytest.MonkeyPatch, served: tuple[Engine, str]) -> None:
     server, url = served
     monkeypatch.setenv("REPLICA_URLS", url)
-    assert "is no replica, or its replication stands still" in unusable("REPLICA_URLS")
+    assert "is no replica, or its replication is not running" in unusable("REPLICA_URLS")
     with account(server, url, README) as ops:
         monkeypatch.setenv("REPLICA_URLS", ops.url.replace(" ", "%20"))
         said = unusable("REPLICA_URLS")
@@ -101,6 +101,17 @@ def test_a_drill_server_is_really_tried(monkeypatch: pytest.MonkeyPatch, mariadb
     monkeypatch.setenv("RESTORE_DRILL_URL", f"mysql://ops:pw-of-drill@127.0.0.1:{free_port()}/db")
     assert "No scratch database could be made" in unusable("dumps")
     assert "pw-of-drill" not in line("dumps")
+
+
+def test_a_pooler_that_does_not_know_the_drills_user_is_found(
+    monkeypatch: pytest.MonkeyPatch, postgres_server: Engine, postgres_url: str
+) -> None:
+    known = "SELECT usename, passwd FROM pg_shadow WHERE usename = $1 AND usename = 'postgres'"
+    with PgBouncer(postgres_server, pool_mode="session", auth_query=known) as pool:
+        monkeypatch.setenv("DATABASE_URL", pool.database_url(postgres_url.rpartition("/")[2]))
+        assert "no such user" in unusable("dumps")
+        monkeypatch.setenv("RESTORE_DRILL_URL", postgres_server.url)
+        assert line("dumps").startswith("ok ")
 
 
 def test_redis_is_pinged(monkeypatch: pytest.MonkeyPatch) -> None:
