@@ -372,7 +372,7 @@ def test_a_copy_that_only_chroma_finds_torn_ends_the_packing(
 
     monkeypatch.setattr(chroma, "_cloned", torn)
     monkeypatch.setattr(chroma, "pack", endless)
-    with pytest.raises(ProofFailed, match="None of 1 copies"):
+    with pytest.raises(ProofFailed, match="None of 1 copy "):
         take(storage, folder, attempts=1)
     assert len(ended) == 1
     assert [p for p in storage.root.rglob("*") if p.is_file()] == []
