@@ -131,7 +131,7 @@ def test_an_archives_malformed_manifest_stops_that_day_alone(
     said = service.run(*RESTORE_LOGS, key=None)
     assert said.exit_code == 1
     assert f"NOT RESTORED: {DAYS[0]}: " in said.output
-    assert "1 archived days" in said.output
+    assert "1 archived day" in said.output
     told = [archive_drill(LocalStorage(service.folder), now=NOW + timedelta(days=n), zone=KST) for n in range(4)]
     assert {d.tried for d in told} == {True}
     from saju_ops_tests.archive.scene import Scene

@@ -276,7 +276,7 @@ def test_what_is_behind_a_link_is_not_passed_for_verified(environment: LocalStor
     place.symlink_to(environment.root.parent / "disk")
     said = CliRunner().invoke(main, ["verify"])
     assert said.exit_code == 1, said.output
-    assert "1 links inside the store are not followed" in said.output
+    assert "1 link inside the store is not followed" in said.output
     assert "restored. 5,000" in said.output or "Drill snapshot" in said.output
     assert "can be relied on" not in said.output
 
