@@ -208,8 +208,8 @@ def _said_how_it_ended(result: PurgeResult) -> int:
         _warn(result.doubt)
     for problem in result.problems:
         _warn(problem)
-    for table, number in result.kept_referenced.items():
-        click.echo(f"{counted(number, 'row')} kept: rows of {table} reference them.")
+    if result.kept:
+        click.echo(f"Kept: {result.kept_because}.")
     for reason, number in result.kept_refused.items():
         click.echo(f"{counted(number, 'row')} kept: the database refused to delete them ({reason}).")
     if result.unarchived_days:
