@@ -199,7 +199,7 @@ def test_what_postgresql_lets_the_account_not_read_is_named(postgres_server: Any
         as_root = scene.url
         scene.url = sa.make_url(url).set(username=name, password="secret").render_as_string(hide_password=False)
         wanted = (
-            rf"public\.conversation_logs \(tokens\).*GRANT SELECT ON public\.conversation_logs TO {name}"
+            rf'public\.conversation_logs \(tokens\).*GRANT SELECT ON "public"\."conversation_logs" TO "{name}"'
             if part == "column" else "no such table"
         )  # fmt: skip
         for work in (scene.archive, scene.purge):
@@ -242,7 +242,7 @@ def test_a_restore_whose_account_may_not_write_a_column_writes_nothing(server: E
     scene.remove("TRUE")
     with account(server, scene.url, "GRANT SELECT ON {db}.* TO {user}") as ops:
         ops.grant(f"GRANT INSERT ({SOME}) ON {LOG} TO {{user}}")
-        with pytest.raises(OperatorError, match="refused rows"):
+        with pytest.raises(OperatorError, match=r"can't be written to by this account.*GRANT INSERT"):
             scene.restore(url=ops.url, dry_run=False)
     assert scene.count() == 0
 
@@ -288,7 +288,7 @@ def test_a_table_of_another_database_that_is_not_seen_loses_nothing(server: Engi
     with another_database(server) as other, account(server, scene.url, ON_DATABASE) as ops:
         child(scene, other, rule)
         as_account(scene, ops)
-        with pytest.raises(Refused, match=r"opens \d other tables.*GRANT PROCESS ON \*\.\* TO 'ops_"):
+        with pytest.raises(Refused, match=r"opens \d other tables?.*GRANT PROCESS ON \*\.\* TO 'ops_"):
             scene.purge()
         assert "may not see every foreign key" in scene.purge(dry_run=True).doubt
         ops.grant("GRANT PROCESS ON *.* TO {user}")

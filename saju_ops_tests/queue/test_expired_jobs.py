@@ -14,6 +14,8 @@ import sqlalchemy as sa
 
 from saju_ops.archive.csvfile import CsvSink
 from saju_ops.archive.engines import Selection
+from saju_ops.archive.engines.base import LogStore
+from saju_ops.archive.engines.postgres import PostgresLogStore
 from saju_ops.errors import Busy, OperatorError, Refused
 from saju_ops.queue import row_archive
 from saju_ops.queue.expired_jobs import JobTables, job_limits, open_jobs
@@ -539,8 +541,6 @@ def test_an_update_of_a_job_waits_for_the_commit_and_then_finds_nothing(
 ) -> None:
     """The service extends a job at the very moment that it goes: it goes, and the service is told (0 rows)."""
     scene = server
-    from saju_ops.queue import expired_jobs
-
     scene.add([1])
     touched: list[int] = []
 
@@ -556,11 +556,12 @@ def test_an_update_of_a_job_waits_for_the_commit_and_then_finds_nothing(
         time.sleep(0.3)
         assert not touched
 
-    delete, check = Hanging.delete, expired_jobs.check_constraints_now
+    delete = Hanging.delete
     if moment == "judged":
         monkeypatch.setattr(Hanging, "delete", lambda self: (meanwhile(), delete(self))[1])
     else:
-        monkeypatch.setattr(expired_jobs, "check_constraints_now", lambda store: (check(store), meanwhile()))
+        for store in (LogStore, PostgresLogStore):
+            monkeypatch.setattr(store, "check_now", lambda self, check=store.check_now: (check(self), meanwhile())[0])
     scene.purge()
     thread.join()
     assert touched == [0]
