@@ -31,11 +31,11 @@ def archive(job: dict[str, Any]) -> Callable[[], int]:
     import pyarrow.compute
     import pyarrow.csv  # noqa: F401
 
-    from saju_ops.archive.archive import archive_day, due_days
-    from saju_ops.archive.engines import open_log_store
+    from saju_ops.archive.day import archive_day, due_days
     from saju_ops.archive.purge import PurgePlan, purge
-    from saju_ops.archive.window import Day, cutoff_day, day_of
-    from saju_ops.storage import open_storage
+    from saju_ops.rows.days import Day, cutoff_day, day_of
+    from saju_ops.rows.engines.open import open_log_store
+    from saju_ops.storage.open import open_storage
 
     def run() -> int:
         storage, rows = open_storage(job["storage"]), 0
@@ -75,8 +75,8 @@ def restore(job: dict[str, Any]) -> Callable[[], int]:
     import pyarrow.csv  # noqa: F401
 
     from saju_ops.archive.restore import restore as put_back
-    from saju_ops.archive.window import parse_day
-    from saju_ops.storage import open_storage
+    from saju_ops.rows.days import parse_day
+    from saju_ops.storage.open import open_storage
 
     def run() -> int:
         first, last = parse_day("2025-12-31", KST), parse_day("2026-12-31", KST)

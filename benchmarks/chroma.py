@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Line, show
-from saju_ops_tests.backup.chroma_scene import serving
+from saju_ops_tests.chroma.scene import serving
 
 MB = 1 << 20
 DIMENSIONS = 768
@@ -35,8 +35,8 @@ SNAPSHOT = """
 import json, resource, sys
 from pathlib import Path
 from zoneinfo import ZoneInfo
-from saju_ops.backup.chroma import Source, take_snapshot
-from saju_ops.storage import open_storage
+from saju_ops.chroma.snapshot import Source, take_snapshot
+from saju_ops.storage.open import open_storage
 where = sys.argv[1]
 source = Source(host="127.0.0.1", port=int(where)) if where.isdigit() else Source(folder=Path(where))
 taken = take_snapshot(open_storage(sys.argv[2]), source, zone=ZoneInfo("Asia/Seoul"))

@@ -27,8 +27,8 @@ def take(job: dict[str, Any]) -> Any:
     """The task of benchmarks.child: one dump, with its seconds told apart."""
     from zoneinfo import ZoneInfo
 
-    from saju_ops.backup.dump import DumpOptions, take_dump
-    from saju_ops.storage import open_storage
+    from saju_ops.dumps.take import DumpOptions, take_dump
+    from saju_ops.storage.open import open_storage
 
     def run() -> int:
         result = take_dump(sa.make_url(job["url"]), open_storage(job["storage"]), DumpOptions(ZoneInfo("Asia/Seoul")))
@@ -88,7 +88,7 @@ def _ours(bench: Bench, url: str) -> None:
 
 def _peer(bench: Bench, url: str, name: str, sink: str) -> None:
     """The program as our dump runs it, its output where `sink` says, on the disk at the end."""
-    from saju_ops.backup.dump_mysql_clients import dump_client
+    from saju_ops.dumps.mysql.clients import dump_client
 
     parsed = sa.make_url(url)
     client = dump_client(bench.options.engine)

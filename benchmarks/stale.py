@@ -105,9 +105,9 @@ def reset(engine: sa.Engine) -> None:
 
 
 def ours(job: dict[str, Any]) -> Callable[[], int]:
-    from saju_ops.database import parse_database_url
-    from saju_ops.queue.stale import StalePlan, reconcile
-    from saju_ops.storage import open_storage
+    from saju_ops.database.connect import parse_database_url
+    from saju_ops.stale.reconcile import StalePlan, reconcile
+    from saju_ops.storage.open import open_storage
 
     def run() -> int:
         mode = job["mode"]

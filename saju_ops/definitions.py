@@ -7,22 +7,27 @@ from datetime import timedelta
 
 import dagster as dg
 
-from saju_ops.assets import chroma, conversation_logs, database_dumps
-from saju_ops.jobs import backups as backup_jobs
-from saju_ops.jobs import chroma as chroma_jobs
-from saju_ops.jobs import database_dumps as dump_jobs
-from saju_ops.jobs import expired_jobs, expired_sessions, stale_jobs, weekly_digest
-from saju_ops.jobs.conversation_logs import (
+from saju_ops.defs import stale as stale_jobs
+from saju_ops.defs.alerts import digest as weekly_digest
+from saju_ops.defs.alerts.backlog import purge_backlog_sensor
+from saju_ops.defs.alerts.sensor import alerts_sensor
+from saju_ops.defs.chroma import assets as chroma
+from saju_ops.defs.chroma import jobs as chroma_jobs
+from saju_ops.defs.conversation_logs import asset as conversation_logs
+from saju_ops.defs.conversation_logs.purge import (
     archive_job,
     purge_conversation_logs_job,
     restore_conversation_logs_job,
 )
-from saju_ops.resources import BackupStorage, LogDatabase
-from saju_ops.schedules import cleanup_schedule
-from saju_ops.sensors.alerts import alerts_sensor
-from saju_ops.sensors.alerts_backlog import purge_backlog_sensor
-from saju_ops.sensors.purge_after_archive import purge_after_archive
-from saju_ops.settings import Settings, load_settings
+from saju_ops.defs.conversation_logs.purge_after_archive import purge_after_archive
+from saju_ops.defs.conversation_logs.schedule import cleanup_schedule
+from saju_ops.defs.dumps import assets as database_dumps
+from saju_ops.defs.dumps import jobs as dump_jobs
+from saju_ops.defs.expired import jobs as expired_jobs
+from saju_ops.defs.expired import sessions as expired_sessions
+from saju_ops.defs.resources import BackupStorage, LogDatabase
+from saju_ops.defs.upkeep import verify as backup_jobs
+from saju_ops.settings.settings import Settings, load_settings
 
 # Dagster marks as beta some parameters that it passes to itself; nobody here can act on that.
 warnings.filterwarnings("ignore", category=dg.BetaWarning, module=r"dagster\..*")

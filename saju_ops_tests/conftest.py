@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from saju_ops_tests.engines import Engine, MariaDB, MySQL, PostgreSQL
+from saju_ops.chroma import worker_client
+from saju_ops_tests.engines import Engine, MariaDB, MySQL, PostgreSQL, Redis
+from saju_ops_tests.fakes.s3 import S3Server
 
 SETTINGS = {
     *("DATABASE_URL", "JOBS_DATABASE_URL", "ANALYSIS_DATABASE_URL", "DATABASE_TIMEZONE", "TIMEZONE", "TZ"),
@@ -121,3 +123,26 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _refuse_skip(report)
     return report
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Redis]:
+    if problem := Redis.problem():
+        pytest.fail(problem, pytrace=False)
+    with Redis() as server:
+        yield server
+
+
+@pytest.fixture
+def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this test's scratch folders are made, so that it can look at what is left of them."""
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    monkeypatch.setattr(worker_client, "scratch_root", lambda: scratch)
+    return scratch

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 import sqlalchemy as sa
 
-from saju_ops.alerts.safe_errors import RaisedError, shown
-from saju_ops.backup.dump_process import words_of
-from saju_ops.database import connect, error_text, parse_database_url
+from saju_ops.database.connect import connect, error_text, parse_database_url
+from saju_ops.dumps.programs import words_of
+from saju_ops.reports.safe_errors import RaisedError, shown
 
 PERSONAL = "홍길동 1990-03-02 quoted by a trigger"
 

@@ -12,13 +12,13 @@ import pytest
 import sqlalchemy as sa
 
 from saju_ops.alerts.redact import Redactor, redactor
-from saju_ops.backup.dump_process import words_of
-from saju_ops.database import connect, error_text, parse_database_url
+from saju_ops.cli.status_report import report
+from saju_ops.database.connect import connect, error_text, parse_database_url
+from saju_ops.defs.progress import tell
+from saju_ops.dumps.programs import words_of
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.logins import hide_in_error, hide_logins
-from saju_ops.progress import tell
-from saju_ops.settings import SettingsError, load_settings
-from saju_ops.status import report
+from saju_ops.settings.settings import SettingsError, load_settings
 
 SECRET = "ssSecret9"
 # An unescaped @, / or : in each place, and what else people write.
@@ -157,7 +157,7 @@ def test_errors_and_their_causes_lose_their_logins_and_keep_their_kind() -> None
 
 def test_the_command_line_prints_no_login_in_an_error_that_nobody_foresaw(tmp_path: Path) -> None:
     code = (
-        "import click, saju_ops.cli as cli\n"
+        "import click, saju_ops.cli.main as cli\n"
         f"@cli.main.command()\ndef odd():\n    raise RuntimeError({BROKEN[0]!r})\n"
         "cli.main(['odd'])"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from saju_ops.database import connect
+from saju_ops.database.connect import connect
 from saju_ops.schema.tables import chatbot
 from saju_ops_tests.make_old_backups import DAYS, PASSWORD, command, fill, late, rows
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
-from saju_ops.alerts.message import ago
 from saju_ops.alerts.problems import Problem
+from saju_ops.reports.message import ago
 
 if TYPE_CHECKING:
-    from saju_ops.archive.engines import LogStore
-    from saju_ops.archive.window import Day
+    from saju_ops.rows.days import Day
+    from saju_ops.rows.engines.open import LogStore
 
 # A count past this is told as "at least".
 MOST = 1_000_000

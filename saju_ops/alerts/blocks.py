@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from saju_ops.alerts.message import Message, footer, utc_now
+from saju_ops.reports.message import Message, footer, utc_now
 
 SECTION = 3000
 BLOCKS = 50

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from saju_ops.alerts.message import Message
+from saju_ops.reports.message import Message
 
 
 class ChannelFailed(Exception):

@@ -20,8 +20,8 @@ from zoneinfo import ZoneInfo
 
 from saju_ops.alerts.blocks import escaped
 from saju_ops.alerts.channels import Channel, ChannelFailed, MessageRefused
-from saju_ops.alerts.message import Message, local, utc_now
 from saju_ops.alerts.outbox import LONGEST_WAIT, Health, Outbox, Waiting, WaitingFile
+from saju_ops.reports.message import Message, local, utc_now
 
 # More than so many at once are one message: nobody reads two hundred.
 GATHER_FROM = 20

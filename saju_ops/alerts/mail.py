@@ -21,8 +21,8 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 from saju_ops.alerts.channels import ChannelFailed, MessageRefused
-from saju_ops.alerts.message import Message, footer, utc_now
 from saju_ops.alerts.redact import Redactor
+from saju_ops.reports.message import Message, footer, utc_now
 
 # Seconds for each step of the conversation.
 TIMEOUT = 10.0

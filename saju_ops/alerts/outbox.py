@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from saju_ops.alerts.message import Message, storable
+from saju_ops.reports.message import Message, storable
 
 FILE = "saju_ops_alerts.sqlite"
 # Told messages are kept so long, so that nothing is told again; longer than Dagster's own look back.

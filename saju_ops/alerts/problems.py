@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from saju_ops.alerts.message import Level, Message, ago, local
 from saju_ops.alerts.outbox import Outbox
+from saju_ops.reports.message import Level, Message, ago, local
 
 REMINDER = timedelta(hours=24)
 

@@ -18,12 +18,12 @@ from urllib.parse import parse_qsl, quote, quote_plus, unquote
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from saju_ops.address import parse_database_url
-from saju_ops.alerts.message import Message
+from saju_ops.database.address import parse_database_url
 from saju_ops.logins import MASK, hide_logins
+from saju_ops.reports.message import Message
 
 if TYPE_CHECKING:
-    from saju_ops.settings import Settings
+    from saju_ops.settings.settings import Settings
 
 # Shorter values occur in ordinary words; a secret of three characters is none.
 SHORTEST = 4

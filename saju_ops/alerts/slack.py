@@ -16,8 +16,8 @@ from zoneinfo import ZoneInfo
 
 from saju_ops.alerts.blocks import escaped, plain, rendered
 from saju_ops.alerts.channels import ChannelFailed, MessageRefused
-from saju_ops.alerts.message import Message, utc_now
 from saju_ops.alerts.redact import Redactor
+from saju_ops.reports.message import Message, utc_now
 
 if TYPE_CHECKING:
     from slack_sdk import WebClient

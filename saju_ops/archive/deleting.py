@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import sqlalchemy as sa
 
-from saju_ops.archive.digest import Digest, row_hashes
-from saju_ops.archive.engines import LogStore, Selection
-from saju_ops.archive.engines.base import Key, of_keys
-from saju_ops.archive.pieces import Piece
 from saju_ops.archive.verify import keys_of
-from saju_ops.archive.window import Day
-from saju_ops.database import error_text
+from saju_ops.database.connect import error_text
+from saju_ops.rows.days import Day
+from saju_ops.rows.digest import Digest, row_hashes
+from saju_ops.rows.engines.base import Key, of_keys
+from saju_ops.rows.engines.open import LogStore, Selection
+from saju_ops.rows.pieces import Piece
 
 if TYPE_CHECKING:
     import pyarrow as pa

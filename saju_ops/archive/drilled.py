@@ -13,15 +13,15 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from saju_ops.archive.digest import EMPTY, Digest, key_hashes, row_hashes
-from saju_ops.archive.engines.sqlite import decode_cell
 from saju_ops.archive.held import HeldRows
 from saju_ops.archive.manifest import Manifest, common_key
 from saju_ops.archive.restore import as_others_have_it
-from saju_ops.archive.table import Column
 from saju_ops.archive.verify import part_batches
-from saju_ops.database import SQLiteText
-from saju_ops.storage import Storage
+from saju_ops.database.connect import SQLiteText
+from saju_ops.rows.digest import EMPTY, Digest, key_hashes, row_hashes
+from saju_ops.rows.engines.sqlite import decode_cell
+from saju_ops.rows.table import Column
+from saju_ops.storage.open import Storage
 
 if TYPE_CHECKING:
     from pathlib import Path

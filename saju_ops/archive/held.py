@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saju_ops.archive.digest import key_hashes
 from saju_ops.archive.manifest import Manifest
-from saju_ops.archive.table import Column
 from saju_ops.archive.verify import Visit, keys_of, verify_part
-from saju_ops.storage import Storage
+from saju_ops.rows.digest import key_hashes
+from saju_ops.rows.table import Column
+from saju_ops.storage.open import Storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from saju_ops.archive.engines import LogStore
+    from saju_ops.rows.engines.open import LogStore
 
 Hashing = Callable[["pa.RecordBatch", Sequence[Column]], np.ndarray]
 

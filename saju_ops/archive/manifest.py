@@ -10,14 +10,15 @@ from typing import Annotated, Any, NotRequired
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from saju_ops.archive.csvfile import ENCRYPTED_SUFFIX, LARGEST_BLOCK, Compression, Packing
-from saju_ops.archive.digest import ALGORITHM, Digest
-from saju_ops.archive.pieces import ALGORITHM as PIECES
-from saju_ops.archive.pieces import Pieces
-from saju_ops.archive.table import Column, Encoding
-from saju_ops.archive.window import Day
 from saju_ops.errors import ProofFailed, shown
-from saju_ops.manifest_fields import (
+from saju_ops.rows.csvfile import ENCRYPTED_SUFFIX, LARGEST_BLOCK, Compression, Packing
+from saju_ops.rows.days import Day
+from saju_ops.rows.digest import ALGORITHM, Digest
+from saju_ops.rows.pieces import ALGORITHM as PIECES
+from saju_ops.rows.pieces import Pieces
+from saju_ops.rows.table import Column, Encoding
+from saju_ops.storage.encryption import METHOD
+from saju_ops.storage.manifest_fields import (
     LATEST,
     STRICT,
     Bound,
@@ -31,9 +32,8 @@ from saju_ops.manifest_fields import (
     dataclass_of,
     validated,
 )
-from saju_ops.sealed import parsed, read_sealed, sealed, write_sealed
-from saju_ops.storage import Storage
-from saju_ops.storage.encryption import METHOD
+from saju_ops.storage.open import Storage
+from saju_ops.storage.seal import parsed, read_sealed, sealed, write_sealed
 
 FORMAT = 1
 DAY_ARCHIVE = "conversation_log_archive"
@@ -87,7 +87,7 @@ class Manifest:
     created_at: Instant
     # How the file is encrypted; archives of the first version say nothing of it.
     encryption: Text = "none"
-    # Where the digest is one of pieces (saju_ops.archive.pieces): of each its rows, keys and SHA-256.
+    # Where the digest is one of pieces (saju_ops.rows.pieces): of each its rows, keys and SHA-256.
     pieces: list[dict[str, Any]] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
 

@@ -23,21 +23,21 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
-from saju_ops.ahead import one_ahead
-from saju_ops.archive.comeback import DECIMAL, TYPED, TYPES_BEHIND, UTC_OFFSET, Doubts, marked_offset, zone_offsets
-from saju_ops.archive.digest import EMPTY, Digest, key_hashes, row_hashes, total
-from saju_ops.archive.engines import LogStore, Selection, open_row_store
-from saju_ops.archive.engines.base import Key, NoPartition, broken_off, of_keys
 from saju_ops.archive.held import HeldRows
 from saju_ops.archive.manifest import DayFiles, Manifest, archived_days, common_key, data_files, day_files
-from saju_ops.archive.pieces import Pieces
-from saju_ops.archive.table import TIME_COLUMN, Column, ForeignKey
 from saju_ops.archive.verify import Visit, each_visit, keys_of, part_batches, verify_part
-from saju_ops.archive.window import Day, parse_day
-from saju_ops.database import error_text, redacted
+from saju_ops.database.connect import error_text, redacted
 from saju_ops.errors import OperatorError, ProofFailed, Refused, shown
-from saju_ops.places import require_outside_stores
-from saju_ops.storage import Storage, StorageError
+from saju_ops.rows.ahead import one_ahead
+from saju_ops.rows.comeback import DECIMAL, TYPED, TYPES_BEHIND, UTC_OFFSET, Doubts, marked_offset, zone_offsets
+from saju_ops.rows.days import Day, parse_day
+from saju_ops.rows.digest import EMPTY, Digest, key_hashes, row_hashes, total
+from saju_ops.rows.engines.base import Key, NoPartition, broken_off, of_keys
+from saju_ops.rows.engines.open import LogStore, Selection, open_row_store
+from saju_ops.rows.pieces import Pieces
+from saju_ops.rows.table import TIME_COLUMN, Column, ForeignKey
+from saju_ops.settings.places import require_outside_stores
+from saju_ops.storage.open import Storage, StorageError
 from saju_ops.words import are, counted, its, were
 
 if TYPE_CHECKING:

@@ -6,15 +6,15 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from saju_ops.archive.digest import constant
-from saju_ops.archive.table import TIME_COLUMN
-from saju_ops.archive.window import Day
+from saju_ops.rows.days import Day
+from saju_ops.rows.digest import constant
+from saju_ops.rows.table import TIME_COLUMN
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from saju_ops.archive.engines import LogStore
     from saju_ops.archive.verify import Visit
+    from saju_ops.rows.engines.open import LogStore
 
 ROLE = "role"
 # A role column holds a handful of words. Anything else in it might be somebody's text, so it isn't shown.

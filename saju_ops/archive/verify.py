@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from saju_ops.ahead import one_ahead
-from saju_ops.archive.csvfile import BLOCK, LARGEST_BLOCK, ArchiveReader, Packing, RecordTooLarge
-from saju_ops.archive.digest import EMPTY, Digest, row_hashes
 from saju_ops.archive.manifest import Manifest
-from saju_ops.archive.pieces import Key, PieceHasher, Pieces, key_at
-from saju_ops.archive.table import Column
 from saju_ops.errors import ProofFailed
-from saju_ops.storage import Storage
+from saju_ops.rows.ahead import one_ahead
+from saju_ops.rows.csvfile import BLOCK, LARGEST_BLOCK, ArchiveReader, Packing, RecordTooLarge
+from saju_ops.rows.digest import EMPTY, Digest, row_hashes
+from saju_ops.rows.pieces import Key, PieceHasher, Pieces, key_at
+from saju_ops.rows.table import Column
 from saju_ops.storage.encryption import WrongPassword
+from saju_ops.storage.open import Storage
 
 if TYPE_CHECKING:
     import numpy as np

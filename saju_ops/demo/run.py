@@ -13,11 +13,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from saju_ops.defs.progress import LISTENERS
 from saju_ops.demo.service import DemoFolderError, DemoService, make_service, open_service
 from saju_ops.dev import exec_dagster, prepare_home
 from saju_ops.errors import OperatorError
-from saju_ops.progress import LISTENERS
-from saju_ops.settings import Settings, load_settings
+from saju_ops.settings.settings import Settings, load_settings
 from saju_ops.words import are, counted
 
 Echo = Callable[[str], None]
@@ -79,7 +79,7 @@ def _first_day(service: DemoService) -> str:
     if not note.exists():
         from zoneinfo import ZoneInfo
 
-        from saju_ops.archive.engines import open_log_store
+        from saju_ops.rows.engines.open import open_log_store
 
         with open_log_store(service.database_url, "conversation_logs", ZoneInfo("UTC")) as store:
             oldest = store.instants("asc") or datetime.now(UTC) - timedelta(days=60)
@@ -89,10 +89,10 @@ def _first_day(service: DemoService) -> str:
 
 
 def _archive_and_purge(folder: Path, settings: Settings, echo: Echo) -> None:
-    from saju_ops.alerts.reports import cleanup_report
-    from saju_ops.archive.engines import Selection, open_log_store
-    from saju_ops.archive.window import cutoff_day
-    from saju_ops.assets.conversation_logs import due_with_rows
+    from saju_ops.defs.conversation_logs.asset import due_with_rows
+    from saju_ops.reports.conversation_logs import cleanup_report
+    from saju_ops.rows.days import cutoff_day
+    from saju_ops.rows.engines.open import Selection, open_log_store
 
     def open_store() -> Any:
         return open_log_store(settings.database_url, settings.conversation_log_table, settings.database_timezone)
@@ -130,7 +130,7 @@ def _run_jobs(first: str, last: str, echo: Echo) -> tuple[list[Any], int]:
     import dagster as dg
 
     from saju_ops.definitions import defs
-    from saju_ops.schedules import RANGE_END, RANGE_START
+    from saju_ops.defs.conversation_logs.schedule import RANGE_END, RANGE_START
 
     definitions = defs()
     LISTENERS.append(_Progress(echo))

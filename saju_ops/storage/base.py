@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Protocol, runtime_checkable
 
 from saju_ops.errors import OperatorError
-from saju_ops.sealed import Seals
+from saju_ops.storage.seal import Seals
 
 
 class StorageError(OperatorError):
@@ -73,7 +73,7 @@ class FollowedWriter(Writer, Protocol):
 class Storage(Protocol):
     # What encrypted files are written and read with; None writes new files unencrypted.
     password: str | None
-    # By which manifests are sealed and believed; see saju_ops.sealed.
+    # By which manifests are sealed and believed; see saju_ops.storage.seal.
     seals: Seals
 
     @property

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from saju_ops.errors import ProofFailed, shown
-from saju_ops.sealed import NO_SEALS, Seals
 from saju_ops.storage.base import AlreadyThere, StorageError, require_name
+from saju_ops.storage.seal import NO_SEALS, Seals
 
 UNFINISHED = ".unfinished"
 # Bytes after which what was written goes to the disk, and may be read by who follows.

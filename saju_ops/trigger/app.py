@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from saju_ops.settings import Settings
+from saju_ops.settings.settings import Settings
 from saju_ops.tags import RANGE_END, RANGE_START
 from saju_ops.trigger.guard import Guard, Refusal
 from saju_ops.trigger.start import Group, NotAllowed, Starter, TooMany

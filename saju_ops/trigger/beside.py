@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from saju_ops.errors import Refused
 from saju_ops.processes import is_family_of, require_free
-from saju_ops.settings import Settings
+from saju_ops.settings.settings import Settings
 
 STOP_SECONDS = 12.0
 LOOK_SECONDS = 2.0
@@ -48,7 +48,7 @@ class DagsterBeside:
         require_free("127.0.0.1", self.port, "DAGSTER_WEBSERVER_URL")
         environment = {k: v for k, v in os.environ.items() if k not in ("CLEANUP_TRIGGER_TOKEN", "PORT")}
         self.process = process = subprocess.Popen(
-            [sys.executable, "-m", "saju_ops.cli", "dev", "--port", str(self.port)],
+            [sys.executable, "-m", "saju_ops.cli.main", "dev", "--port", str(self.port)],
             env=environment, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         threading.Thread(target=_watch, args=(process, ended), daemon=True).start()

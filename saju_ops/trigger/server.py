@@ -17,7 +17,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from saju_ops.errors import OperatorError
-from saju_ops.settings import Settings
+from saju_ops.settings.settings import Settings
 from saju_ops.trigger.app import HEADERS, trigger_app
 from saju_ops.trigger.beside import DagsterBeside, port_beside
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from saju_ops.archive.engines import mysql
+from saju_ops.rows.engines.mysql import store as mysql
 
 
 @pytest.fixture(autouse=True)

@@ -36,13 +36,14 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from saju_ops.archive.archive import archive_day
-from saju_ops.archive.engines import LogStore, mysql, open_log_store
+from saju_ops.archive.day import archive_day
 from saju_ops.archive.purge import PurgePlan, purge
 from saju_ops.archive.restore import restore
-from saju_ops.archive.window import Day
 from saju_ops.errors import OperatorError
-from saju_ops.storage import open_storage
+from saju_ops.rows.days import Day
+from saju_ops.rows.engines.mysql import store as mysql
+from saju_ops.rows.engines.open import LogStore, open_log_store
+from saju_ops.storage.open import open_storage
 
 KST = ZoneInfo("Asia/Seoul")
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -410,7 +411,7 @@ PRELOAD = [
     # pandas, since pyarrow imports it at the first conversion of a list.
     *("numpy", "pandas", "psycopg", "pymysql", "pymysql._auth", "pyarrow.compute", "pyarrow.csv"),
     *("isal.isal_zlib", "isal.igzip", "pytest", "saju_ops.archive.purge", "saju_ops.archive.restore"),
-    *(f"saju_ops.archive.engines.{name}" for name in ("mysql", "postgres", "sqlite")),
+    *(f"saju_ops.rows.engines.open.{name}" for name in ("mysql", "postgres", "sqlite")),
     *("sqlalchemy.dialects.mysql.pymysql", "sqlalchemy.dialects.sqlite.pysqlite"),
     "sqlalchemy.dialects.postgresql.psycopg",
 ]

@@ -18,14 +18,14 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.pool import NullPool
 
-from saju_ops.archive.archive import DayResult, archive_day
-from saju_ops.archive.csvfile import Compression
-from saju_ops.archive.engines import LogStore, open_log_store
+from saju_ops.archive.day import DayResult, archive_day
 from saju_ops.archive.manifest import DayFiles, day_files
 from saju_ops.archive.purge import PurgePlan, PurgeResult, purge
 from saju_ops.archive.restore import RestorePlan, restore
-from saju_ops.archive.window import Day, parse_day
-from saju_ops.storage import Storage, open_storage
+from saju_ops.rows.csvfile import Compression
+from saju_ops.rows.days import Day, parse_day
+from saju_ops.rows.engines.open import LogStore, open_log_store
+from saju_ops.storage.open import Storage, open_storage
 
 SEOUL = ZoneInfo("Asia/Seoul")
 UTC_ZONE = ZoneInfo("UTC")

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from saju_ops.archive.engines.base import LogStore
 from saju_ops.archive.purge import PurgeResult
 from saju_ops.errors import OperatorError, Refused
+from saju_ops.rows.engines.base import LogStore
 from saju_ops_tests.archive.scene import Scene
 
 ROWS, CHUNK = 40, 10

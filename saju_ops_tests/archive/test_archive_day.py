@@ -18,12 +18,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from saju_ops.archive.archive import due_days
-from saju_ops.archive.csvfile import CsvSink
-from saju_ops.archive.engines import mysql, open_log_store
-from saju_ops.archive.engines.mysql import MySQLLogStore, _DayInPieces
-from saju_ops.archive.window import parse_day
+from saju_ops.archive.day import due_days
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
+from saju_ops.rows.csvfile import CsvSink
+from saju_ops.rows.days import parse_day
+from saju_ops.rows.engines.mysql import store as mysql
+from saju_ops.rows.engines.mysql.store import MySQLLogStore, _DayInPieces
+from saju_ops.rows.engines.open import open_log_store
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, SECRET, SEOUL, TABLES, UTC_ZONE, Scene
 from saju_ops_tests.engines import MySQL
 
@@ -377,7 +378,7 @@ def test_archived_days_leave_no_memory_behind(mysql_scene: Scene) -> None:
 def test_copy_and_the_plain_cursor_give_the_same_bytes(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from saju_ops.archive.engines.postgres import PostgresLogStore
+    from saju_ops.rows.engines.postgres import PostgresLogStore
 
     scene = Scene(postgres_url, tmp_path / "backups").create_table()
     scene.run(f"ALTER TABLE {scene.name} ADD f float8, ADD b bytea, ADD n numeric, ADD ok bool, ADD j jsonb")

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from saju_ops.archive import comeback
-from saju_ops.archive.archive import archive_day
-from saju_ops.archive.engines import mysql_json, sqlite
-from saju_ops.archive.table import Column
-from saju_ops.archive.window import parse_day
-from saju_ops.backup.verify_drills import archive_drill
+from saju_ops.archive.day import archive_day
 from saju_ops.errors import ProofFailed, Refused
+from saju_ops.rows import comeback
+from saju_ops.rows.days import parse_day
+from saju_ops.rows.engines import sqlite
+from saju_ops.rows.engines.mysql import json_types as mysql_json
+from saju_ops.rows.table import Column
+from saju_ops.upkeep.drills import archive_drill
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, NOW, SEOUL, Scene
 
 THIRD_DAY = parse_day("2026-10-03", SEOUL)
@@ -201,7 +202,7 @@ def test_types_inside_json_are_left_out_where_another_engine_gets_the_rows(
 
 def archived_by_an_earlier_version(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which asked nothing, and whose manifests say nothing of it."""
-    from saju_ops.archive import archive
+    from saju_ops.archive import day as archive
 
     def manifest(self: Any, *args: Any) -> Any:
         made = told(self, *args)

@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from saju_ops.archive.archive import due_days
-from saju_ops.archive.window import parse_day
+from saju_ops.archive.day import due_days
+from saju_ops.rows.days import parse_day
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, SEOUL, Scene
 
 # The date that lies in the Korean day 2026-10-01: midnight in UTC is nine in the morning there, in Los Angeles four in

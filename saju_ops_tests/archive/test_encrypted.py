@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import pyzipper
 
-from saju_ops.archive.csvfile import Compression
 from saju_ops.archive.verify import verify_part
 from saju_ops.errors import ProofFailed
-from saju_ops.storage import open_storage
+from saju_ops.rows.csvfile import Compression
 from saju_ops.storage.encryption import METHOD, WrongPassword
+from saju_ops.storage.open import open_storage
 from saju_ops_tests.archive.scene import DAY, SECRET, Scene
 
 PASSWORD = "correct horse battery"

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from saju_ops.archive.archive import _Task
-from saju_ops.archive.engines import LogStore
+from saju_ops.archive.day import _Task
 from saju_ops.archive.purge import PurgePlan, _Purge, purge
 from saju_ops.archive.restore import _Restore
-from saju_ops.storage import open_storage
+from saju_ops.rows.engines.open import LogStore
+from saju_ops.storage.open import open_storage
 from saju_ops_tests.archive.fault_worker import (
     DAYS,
     NOW,

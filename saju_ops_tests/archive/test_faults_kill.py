@@ -35,12 +35,12 @@ from saju_ops_tests.engines import Engine
 pytestmark = pytest.mark.kill
 
 ARCHIVE, PURGE, RESTORE = (f"saju_ops.archive.{name}" for name in ("archive", "purge", "restore"))
-LOCAL, STORE = "saju_ops.storage.local", "saju_ops.archive.engines.base"
+LOCAL, STORE = "saju_ops.storage.local", "saju_ops.rows.engines.base"
 # Killed runs per engine: many where it is cheap to ask for many, a few elsewhere to see that nothing differs.
 KILLS = {"mysql": 30, "mariadb": 3, "postgres": 3, "sqlite": 3}
 
 ARCHIVE_POINTS = [
-    Point("saju_ops.archive.csvfile", "CsvSink._store", "after", 2),
+    Point("saju_ops.rows.csvfile", "CsvSink._store", "after", 2),
     Point(ARCHIVE, "read_back", "after"),
     # The first of the two links gives the data file its name, the second the manifest.
     Point(LOCAL, "os.link", "before", 1),

@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 
-from saju_ops.archive.archive import _Task
+from saju_ops.archive.day import _Task
 from saju_ops_tests.archive.fault_worker import (
     DAYS,
     OLD_DAYS,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from saju_ops.database import SQLITE_KEYWORDS, connect
+from saju_ops.database.connect import SQLITE_KEYWORDS, connect
 from saju_ops_tests.archive.scene import DAY, Scene, family
 from saju_ops_tests.engines import MariaDB, MySQL
 

@@ -15,11 +15,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from saju_ops.archive.engines.base import LogStore
 from saju_ops.archive.purge import PurgePlan, PurgeResult
-from saju_ops.archive.window import Day, parse_day
 from saju_ops.errors import Busy, OperatorError, Refused
-from saju_ops.storage import open_storage
+from saju_ops.rows.days import Day, parse_day
+from saju_ops.rows.engines.base import LogStore
+from saju_ops.storage.open import open_storage
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, SEOUL, Scene
 from saju_ops_tests.engines import MariaDB, MySQL
 
@@ -507,7 +507,7 @@ def test_a_replica_that_stops_answering_stops_the_purge(scene: Scene, monkeypatc
     lags = [0.0, 0.0, 0.5, None]
     monkeypatch.setattr(LogStore, "replica_lag", lambda self, replicas: lags.pop(0))
     for engine in ("mysql.MySQLLogStore", "postgres.PostgresLogStore"):
-        monkeypatch.setattr(f"saju_ops.archive.engines.{engine}.replica_lag", lambda self, replicas: lags.pop(0))
+        monkeypatch.setattr(f"saju_ops.rows.engines.open.{engine}.replica_lag", lambda self, replicas: lags.pop(0))
     result = scene.purge(chunk_size=4, max_replica_lag_seconds=5)
     assert (result.deleted, result.stopped) == (4, "no replica can be asked for its lag any more")
 
@@ -783,7 +783,7 @@ def test_a_replica_of_which_nothing_may_be_seen_can_not_be_asked(
 
 def test_the_slowest_replica_counts(mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lags = {"one": 0.0, "two": 90.0, "three": 1.0}
-    monkeypatch.setattr("saju_ops.archive.engines.mysql._lag_of", lambda url: lags[url.host])
+    monkeypatch.setattr("saju_ops.rows.engines.mysql.store._lag_of", lambda url: lags[url.host])
     scene = Scene(mysql_url, tmp_path / "backups").create_table()
     with scene.store() as store:
         assert store.replica_lag([sa.make_url(f"mysql://{host}") for host in lags]) == 90.0

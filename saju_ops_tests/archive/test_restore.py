@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from saju_ops.archive.engines.base import LogStore
-from saju_ops.archive.engines.sqlite import SQLiteLogStore
 from saju_ops.archive.restore import RestorePlan
-from saju_ops.archive.window import parse_day
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
-from saju_ops.storage import StorageError
+from saju_ops.rows.days import parse_day
+from saju_ops.rows.engines.base import LogStore
+from saju_ops.rows.engines.sqlite import SQLiteLogStore
 from saju_ops.storage.local import LocalStorage
+from saju_ops.storage.open import StorageError
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, SEOUL, Scene
 from saju_ops_tests.engines import Engine
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from saju_ops.archive.engines import open_row_store
-from saju_ops.archive.unseen import _expected, _opened, _shown
+from saju_ops.cli.status_report import report
 from saju_ops.errors import OperatorError, Refused
-from saju_ops.status import report
+from saju_ops.rows.engines.open import open_row_store
+from saju_ops.rows.unseen_keys import _expected, _opened, _shown
 from saju_ops_tests.accounts import Account, account, role
 from saju_ops_tests.archive.scene import NEXT_DAY, UTC_ZONE, Scene
 from saju_ops_tests.engines import Engine, MySQL

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from saju_ops.errors import OperatorError
-from saju_ops.storage import DriveOptions, S3Options, Storage, StorageError, open_storage
-from saju_ops.storage.s3 import S3Storage
+from saju_ops.storage.open import DriveOptions, S3Options, Storage, StorageError, open_storage
+from saju_ops.storage.s3.store import S3Storage
 from saju_ops_tests.archive.scene import DAY, SECRET, Scene
 from saju_ops_tests.fakes.drive import ROOT, DriveServer
 from saju_ops_tests.fakes.s3 import Bucket, S3Server
@@ -146,8 +146,8 @@ def test_rot_in_the_store_is_found_before_anything_is_deleted(sqlite_url: str, t
 
 KILLED = """
 import os, signal, sys
-from saju_ops.archive.archive import _Task
-from saju_ops.storage import s3
+from saju_ops.archive.day import _Task
+from saju_ops.storage.open import s3
 from saju_ops_tests.archive.test_stores import archive_once
 target = {"part": (s3._S3Writer, "_part"), "finish": (s3._S3Writer, "_put"), "read": (s3._S3Writer, "read_back"),
           "commit": (s3._S3Writer, "commit"), "manifest": (_Task, "_write_manifest")}[sys.argv[1]]
@@ -235,7 +235,7 @@ def test_with_one_store_down_the_run_fails_nothing_is_purged_and_the_next_run_co
 
 KILLED_BETWEEN = """
 import os, signal, sys
-from saju_ops.storage import local
+from saju_ops.storage.open import local
 from saju_ops_tests.archive.test_stores import archive_once
 commit = local._LocalWriter.commit
 def dies(self):

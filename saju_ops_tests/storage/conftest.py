@@ -9,12 +9,6 @@ import pytest
 from saju_ops_tests.fakes.s3 import Bucket, S3Server
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[S3Server]:
-    with S3Server() as server:
-        yield server
-
-
 @pytest.fixture
 def bucket(s3_server: S3Server) -> Iterator[Bucket]:
     with s3_server.bucket() as bucket:

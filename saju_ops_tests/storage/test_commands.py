@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from saju_ops.cli import main
+from saju_ops.cli.main import main
 from saju_ops_tests.fakes.s3 import Bucket
 
 COMMANDS = [

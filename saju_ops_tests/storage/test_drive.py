@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from saju_ops.storage import AlreadyThere, StorageError, open_storage
-from saju_ops.storage.drive import DriveOptions, DriveStorage, _DriveWriter
+from saju_ops.storage.drive.store import DriveOptions, DriveStorage, _DriveWriter
+from saju_ops.storage.open import AlreadyThere, StorageError, open_storage
 from saju_ops_tests.fakes.drive import FOLDER, QUANTUM, ROOT, DriveServer
 from saju_ops_tests.fakes.proxy import FaultProxy
 

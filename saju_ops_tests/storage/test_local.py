@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from saju_ops.storage import AlreadyThere, StorageError, open_storage
 from saju_ops.storage.local import LinkFound, LocalStorage
+from saju_ops.storage.open import AlreadyThere, StorageError, open_storage
 
 NAME = "conversation_logs/2026/10/a.csv"
 
@@ -275,7 +275,7 @@ def test_the_stores_own_folder_may_be_a_link(tmp_path: Path) -> None:
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from saju_ops.storage import StorageError
+from saju_ops.storage.open import StorageError
 from saju_ops.storage.local import LocalStorage
 if os.geteuid() == 0:
     os.setuid(65534)
@@ -374,7 +374,7 @@ def test_a_full_disk_is_said_in_a_sentence_and_leaves_nothing(storage: LocalStor
 RACE = """
 import os, sys
 from pathlib import Path
-from saju_ops.storage import AlreadyThere
+from saju_ops.storage.open import AlreadyThere
 from saju_ops.storage.local import LocalStorage
 
 storage = LocalStorage(Path(sys.argv[1]))

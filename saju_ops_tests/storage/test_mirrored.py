@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from saju_ops.sealed import sealed
-from saju_ops.storage import AlreadyThere, StorageError, open_storage
 from saju_ops.storage.local import LocalStorage, _LocalWriter
-from saju_ops.storage.mirrored import MirroredStorage
+from saju_ops.storage.mirrored.store import MirroredStorage
+from saju_ops.storage.open import AlreadyThere, StorageError, open_storage
+from saju_ops.storage.seal import sealed
 
 FILE, MANIFEST = "database/app_1.sql.gz", "database/app_1.manifest.json"
 DATA = b"a dump" * 1_000

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from saju_ops.storage import S3Options, StorageError
 from saju_ops.storage.local import LocalStorage
+from saju_ops.storage.open import S3Options, StorageError
 from saju_ops.storage.probe import probe
-from saju_ops.storage.s3 import S3Storage
+from saju_ops.storage.s3.store import S3Storage
 from saju_ops_tests.fakes.s3 import Bucket
 
 

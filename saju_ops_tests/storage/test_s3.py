@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from saju_ops.storage import AlreadyThere, StorageError
-from saju_ops.storage.s3 import FIRST_PART, MIB, S3Options, S3Storage, parse_s3_uri, part_size
+from saju_ops.storage.open import AlreadyThere, StorageError
+from saju_ops.storage.s3.store import FIRST_PART, MIB, S3Options, S3Storage, parse_s3_uri, part_size
 from saju_ops_tests.fakes.s3 import Bucket, S3Server
 
 NAME = "conversation_logs/2026/10/a.csv"
@@ -411,7 +411,7 @@ def test_ten_thousand_parts_make_terabytes_and_small_files_need_small_parts() ->
 
 MEMORY = """
 import os, sys
-from saju_ops.storage.s3 import S3Options, S3Storage
+from saju_ops.storage.s3.store import S3Options, S3Storage
 options = S3Options(endpoint_url=sys.argv[2], access_key_id="a", secret_access_key="b", part_bytes=int(sys.argv[4]))
 storage = S3Storage(sys.argv[1], options)
 block = os.urandom(1 << 20)

@@ -21,9 +21,9 @@ import httpx
 import psutil
 import uvicorn
 
-from saju_ops.settings import load_settings
+from saju_ops.settings.settings import load_settings
 from saju_ops.trigger.server import configuration
-from saju_ops_tests.jobs.dev_server import PROJECT, START_TIMEOUT, DevServer, until
+from saju_ops_tests.defs.dev_server import PROJECT, START_TIMEOUT, DevServer, until
 
 TOKEN = "correct-horse-battery-staple-0123456789"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}

@@ -22,7 +22,7 @@ import pytest
 from saju_ops.trigger import start as start_module
 from saju_ops.trigger.start import Group, Starter
 from saju_ops.trigger.webserver import Unreachable, Webserver
-from saju_ops_tests.jobs.project import RANGE_END, RANGE_START, Project, ago
+from saju_ops_tests.defs.project import RANGE_END, RANGE_START, Project, ago
 from saju_ops_tests.trigger.scene import BEARER, TOKEN, InThread, Trigger, WebserverOnly, error_of
 
 CLEANUP = "saju_ops/cleanup"

@@ -17,11 +17,11 @@ import pytest
 from dagster._core.scheduler.instigation import InstigatorType, SensorInstigatorData
 from starlette.testclient import TestClient
 
-from saju_ops.settings import load_settings
+from saju_ops.settings.settings import load_settings
 from saju_ops.trigger.app import trigger_app
 from saju_ops.trigger.beside import DagsterBeside
-from saju_ops_tests.jobs.dev_server import until
-from saju_ops_tests.jobs.project import CANARY, Project, ago
+from saju_ops_tests.defs.dev_server import until
+from saju_ops_tests.defs.project import CANARY, Project, ago
 from saju_ops_tests.trigger.scene import TOKEN, Trigger, free_port, serve_trigger
 
 

@@ -1,0 +1,169 @@
+"""From the settings to the channels, the outbox and the files that may follow a message."""
+
+from __future__ import annotations
+
+import base64
+import io
+import sqlite3
+import zipfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from saju_ops.alerts.channels import Channel
+from saju_ops.alerts.deliver import FileContent
+from saju_ops.alerts.outbox import FILE, Outbox, WaitingFile
+from saju_ops.alerts.redact import redactor
+from saju_ops.reports.message import Message
+
+if TYPE_CHECKING:
+    from saju_ops.alerts.mail import Email
+    from saju_ops.alerts.slack import Slack
+    from saju_ops.settings.settings import Settings
+    from saju_ops.storage.open import Storage
+
+# Files that follow one message at most.
+FILES = 10
+PICTURE = -1
+# How the names of files end that may be encrypted; whether they are is read in the file.
+ENCRYPTED = (".zip", ".age")
+AGE_HEADER = b"age-encryption.org/v1"
+
+
+def slack_channel(settings: Settings, client: Any, outbox: Outbox | None = None) -> Slack:
+    """Slack, with a client that `slack.set_up` has given its limits. A looked-up channel id is kept in the outbox."""
+    from saju_ops.alerts.slack import Slack
+
+    kept: dict[str, Any] = {}
+    return Slack(
+        client, settings.slack_channel, settings.timezone, redactor(settings),
+        remembered=outbox.fact if outbox else kept.get,
+        remember=outbox.set_fact if outbox else kept.__setitem__,
+    )  # fmt: skip
+
+
+def email_is_set_up(settings: Settings) -> bool:
+    return bool(settings.smtp_host and settings.alert_email_from and settings.alert_email_to)
+
+
+def email_problem(settings: Settings) -> str | None:
+    """What is missing where e-mail is set up in part."""
+    given = {
+        "SMTP_HOST": settings.smtp_host,
+        "ALERT_EMAIL_FROM": settings.alert_email_from,
+        "ALERT_EMAIL_TO": settings.alert_email_to,
+    }
+    missing = [name for name, value in given.items() if not value]
+    if len(missing) in (0, 3):
+        return None
+    return f"E-mail is set up in part: {', '.join(missing)} is not set, so none is sent."
+
+
+def email_channel(settings: Settings) -> Email:
+    from saju_ops.alerts.mail import Email, Server
+
+    security = settings.smtp_security
+    if security == "auto":
+        security = "tls" if settings.smtp_port == 465 else "starttls"
+    server = Server(
+        settings.smtp_host or "", settings.smtp_port, security, settings.smtp_user or "",
+        settings.smtp_password.get_secret_value() if settings.smtp_password else "",
+    )  # fmt: skip
+    return Email(
+        server, settings.alert_email_from or "", settings.email_recipients, settings.timezone, redactor(settings)
+    )
+
+
+def channels(
+    settings: Settings, outbox: Outbox, slack_client: Callable[[], Any], log: Channel | None = None
+) -> list[Channel]:
+    """Every channel that is set up; `log` in Slack's place where there is no token."""
+    found: list[Channel] = []
+    if settings.slack_bot_token is not None:
+        found.append(slack_channel(settings, slack_client(), outbox))
+    elif log is not None:
+        found.append(log)
+    if email_is_set_up(settings):
+        found.append(email_channel(settings))
+    return found
+
+
+def channel_names(settings: Settings) -> list[str]:
+    """The names of what `channels` gives, without opening anything."""
+    slack = "slack" if settings.slack_bot_token is not None else "log"
+    return [slack, "email"] if email_is_set_up(settings) else [slack]
+
+
+def open_outbox(folder: Path, now: datetime) -> Outbox:
+    """The outbox in the folder. A file that is no database any more is put aside, not deleted, and begun anew: what
+    was told is then known by Dagster's own cursor only."""
+    path = folder / FILE
+    try:
+        return Outbox(path)
+    except sqlite3.OperationalError:
+        raise  # locked, full, not permitted: the file is sound
+    except sqlite3.DatabaseError:
+        # Its journal with it: SQLite would play that back into the new one.
+        for each in (path, path.with_name(f"{FILE}-journal")):
+            with suppress(FileNotFoundError):
+                each.rename(each.with_name(f"{each.name}.broken-{now:%Y%m%dT%H%M%S}"))
+        return Outbox(path)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Which files follow a message on a channel, and their content."""
+
+    settings: Settings
+    storage: Callable[[], Storage]
+
+    def follow(self, channel: str, message: Message) -> Sequence[int]:
+        if channel != "slack":
+            return []
+        pictures = [PICTURE] if message.picture else []
+        if self.settings.slack_attach == "off":
+            return pictures
+        # One more than are sent stands for the rest.
+        return [*pictures, *range(min(len(message.files), FILES + 1))]
+
+    def open(self, file: WaitingFile) -> FileContent:
+        """The file itself, a line in its place, or nothing where it may not be sent."""
+        message = file.message
+        if file.number == PICTURE:
+            name = f"{message.id.replace(':', '_')}.png"
+            return FileContent(message.picture_title or name, name, base64.b64decode(message.picture))
+        if file.number >= FILES:
+            return FileContent(instead=f"📎 첨부하지 않은 파일 {len(message.files) - FILES}개가 더 있습니다.")
+        return self._archive(message.files[file.number])
+
+    def _archive(self, name: str) -> FileContent:
+        if self.settings.slack_attach == "encrypted" and not name.endswith(ENCRYPTED):
+            return FileContent()
+        storage, limit = self.storage(), self.settings.slack_attach_max_mb
+        try:
+            size = storage.size(name)
+            if size > limit * 1_000_000:
+                large = f"{size / 1e6:,.1f} MB > {limit} MB"
+                return FileContent(instead=f"📎 첨부 한도를 넘는 파일 ({large}): `{storage.location(name)}`")
+            with storage.open(name) as stream:
+                content = stream.read()
+        except FileNotFoundError:
+            return FileContent(instead=f"📎 파일이 더 이상 없습니다: `{storage.location(name)}`")
+        if self.settings.slack_attach == "encrypted" and not is_encrypted(content):
+            return FileContent()
+        short = PurePosixPath(name).name
+        return FileContent(short, short, content)
+
+
+def is_encrypted(content: bytes) -> bool:
+    """Whether nobody reads it without the password: an age file, or a zip of which every member is encrypted."""
+    if content.startswith(AGE_HEADER):
+        return True
+    try:
+        members = zipfile.ZipFile(io.BytesIO(content)).infolist()
+    except (zipfile.BadZipFile, ValueError):
+        return False
+    return bool(members) and all(m.flag_bits & 1 for m in members)

@@ -1,0 +1,538 @@
+"""Writes one day of the log table to storage, proves it, and never overwrites what is there.
+
+Promises: the data file gets its name only after it was read back and agreed with the database; its manifest
+is written last; a second run of the same day adds what is new as a further part, or does nothing; a kill at
+any instruction leaves nothing that counts as an archive and isn't one. Deletes nothing, in the database or
+in storage, but unfinished temporary files of the same day.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+import sqlalchemy as sa
+
+from saju_ops.archive.held import HeldRows, held_rows
+from saju_ops.archive.manifest import (
+    FORMAT,
+    DayFiles,
+    Manifest,
+    base_name,
+    data_name,
+    day_files,
+    manifest_name,
+    packing_of,
+    timestamp,
+    write_day_manifest,
+)
+from saju_ops.archive.shape import RowShape
+from saju_ops.archive.verify import ReadBack, Visit, each_visit, read_back
+from saju_ops.errors import OperatorError, ProofFailed, Refused
+from saju_ops.rows.comeback import MARK, TYPED, Comeback, Doubts, marked_offset
+from saju_ops.rows.csvfile import Compression, CsvSink, Packing
+from saju_ops.rows.days import Day
+from saju_ops.rows.digest import ALGORITHM, EMPTY, Digest, key_hashes, row_hashes
+from saju_ops.rows.engines.base import PiecesFailed, Profile, as_bytes, broken_off
+from saju_ops.rows.engines.open import LogStore, Selection
+from saju_ops.rows.pieces import ALGORITHM as PIECES
+from saju_ops.rows.pieces import Pieces
+from saju_ops.rows.table import Column
+from saju_ops.storage.encryption import ENDING, METHOD, WrongPassword
+from saju_ops.storage.open import FolderError, FollowedWriter, Storage, Writer
+from saju_ops.words import are, counted
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+Outcome = Literal["archived", "unchanged", "purged", "nothing"]
+# Seconds to wait for another run of the same day before stepping back.
+LOCK_WAIT = 10.0
+
+
+@dataclass(frozen=True)
+class DayResult:
+    day: Day
+    outcome: Outcome
+    message: str
+    # Rows that the day's archive holds, over all its parts; and the rows that this run added.
+    rows: int = 0
+    rows_written: int = 0
+    bytes_written: int = 0
+    content_bytes: int = 0
+    seconds: float = 0.0
+    file: str | None = None
+    files: tuple[str, ...] = ()
+    proof: dict[str, Any] = field(default_factory=dict)
+    hours: Counter[tuple[str, str]] = field(default_factory=Counter)
+    strays: tuple[str, ...] = ()
+
+
+def archive_day(
+    store: LogStore,
+    storage: Storage,
+    day: Day,
+    *,
+    now: datetime,
+    compression: Compression = "none",
+    run_id: str = "",
+    wait: float = LOCK_WAIT,
+) -> DayResult:
+    """Archives the rows whose created_at falls into the day. `now` tells whether the day is over.
+
+    Raises Refused, Busy, ProofFailed or OperatorError; then no archive was added and nothing was changed.
+    """
+    if not day.is_over(now):
+        raise Refused(
+            f"The day {day} is not over in {day.zone.key}; it can be archived from {day.end:%Y-%m-%d %H:%M} UTC."
+        )
+    started = time.monotonic()
+    task = _Task(store, storage, day, now, compression, run_id)
+    with broken_off(task.broken_off), store.lock(f"day {day}", wait) as held:
+        task.held = held
+        try:
+            storage.clear_unfinished(base_name(day, 1))
+            storage.complete(base_name(day, 1))
+            files = day_files(storage, day)
+            result = task.again(files) if files.parts else task.first(files)
+            storage.require_all()
+        except (FolderError, OSError) as error:
+            why = error.why if isinstance(error, FolderError) else error.strerror or error
+            raise OperatorError(
+                f"The day {day} was not archived: {storage.uri} can't be written or read ({why})."
+                " No archive was added and nothing was deleted."
+            ) from error
+    return replace(result, seconds=time.monotonic() - started)
+
+
+@dataclass
+class _Task:
+    store: LogStore
+    storage: Storage
+    day: Day
+    now: datetime
+    compression: Compression
+    run_id: str
+    held: Callable[[], bool] = field(default=lambda: False)
+
+    def broken_off(self, text: str) -> str:
+        return (
+            f"The database broke off the archiving of {self.day} ({text}). Nothing was deleted, and what has no"
+            " manifest counts as not archived; launch the day again."
+        )
+
+    # --- a day without an archive --------------------------------------------------------------------------
+
+    def first(self, files: DayFiles) -> DayResult:
+        self.store.read_types(())
+        for stray in files.strays:
+            adopted = self._adopt(stray)
+            if adopted:
+                return adopted
+        # One snapshot for the number of rows, the rows and their digest: they agree whatever is written meanwhile.
+        with self.store.snapshot():
+            profile = self.store.profile(self.day)
+            if profile.rows == 0:
+                return self._nothing(files)
+            number = files.next_part
+            try:
+                part = self._in_pieces(number, profile) or self._in_batches(number, profile)
+            except _TypesNeeded as needed:
+                self.store.read_types(needed.columns)
+                part = self._in_pieces(number, profile) or self._in_batches(number, profile)
+        return self._archived([part[0]], part, files)
+
+    def _nothing(self, files: DayFiles) -> DayResult:
+        message = f"Nothing to archive: {self.store.table.name} has no row of {self.day}."
+        if files.strays:
+            message += f" {', '.join(files.strays)} lies there without a manifest and is left as it is."
+        return DayResult(self.day, "nothing", message, strays=files.strays)
+
+    def _adopt(self, stray: str) -> DayResult | None:
+        """A run was killed after the file got its name and before its manifest was there: finish its work."""
+        packing = packing_of(stray, self.storage.password)
+        if self.storage.password and not packing.encrypted:
+            return None  # of before the password was set; what is stored from now on is encrypted
+        part = next((n for n in range(1, 1000) if data_name(self.day, n, packing) == stray), None)
+        if part is None:
+            return None
+        columns, shape = self.store.table.columns, RowShape(self.day, self.store)
+        doubts = Doubts(self.store.doubtful_columns)
+        try:
+            found = read_back(
+                lambda: self.storage.open(stray), packing, columns, self.store.table.key,
+                start_visit=lambda: each_visit(shape.begin(), doubts.visit),
+            )  # fmt: skip
+        except (ProofFailed, WrongPassword):
+            return None
+        with self.store.snapshot():
+            expected = self.store.digest(Selection(self.day))
+            if found.digest != expected or not self.held():
+                return None
+            try:
+                comeback = self._require_comeback(doubts)
+            except _TypesNeeded:
+                return None
+        manifest = self._manifest(part, stray, packing, found, expected, comeback)
+        self._write_manifest(manifest)
+        # The kill may have come after one of two stores had the file.
+        self.storage.complete(base_name(self.day, 1))
+        files = DayFiles((), (), part + 1)
+        return self._archived([manifest], (manifest, found, shape), files)
+
+    def _in_pieces(self, part: int, profile: Profile) -> tuple[Manifest, ReadBack, RowShape] | None:
+        """The fast way: the database gives many rows and their SHA-256 by one statement."""
+        rows = self.store.piece_rows(self.day, profile)
+        if rows is None:
+            return None
+        try:
+            return self._write(part, rows, lambda: _all(rows.digest(), profile), cuts=rows.cuts)
+        except PiecesFailed:
+            return None
+
+    def _in_batches(self, part: int, profile: Profile) -> tuple[Manifest, ReadBack, RowShape]:
+        rows = self.store.fast_csv(self.day) or self._batches(profile)
+        return self._write(part, rows, lambda: self.store.digest(Selection(self.day)))
+
+    def _batches(self, profile: Profile) -> Iterator[pa.RecordBatch]:
+        return self.store.batches(Selection(self.day), self.store.batch_rows(self.day, profile))
+
+    # --- a day with an archive -----------------------------------------------------------------------------
+
+    def again(self, files: DayFiles) -> DayResult:
+        require_same_table(self.storage, self.day, files.parts, self.store)
+        own = self.store.table.columns
+        others = [part.part for part in files.parts if not self.store.adopt(part.table_columns)]
+        held = held_rows(self.storage, self.store, files.parts, self.store.table.key, others)
+        latest = files.parts[-1]
+        self.store.use(own)
+        altered = not self.store.adopt(latest.table_columns, writing=self.day)
+        profile = self.store.profile(self.day)
+        self.store.end_read()
+        if profile.rows == 0:
+            return self._kept(files, "purged", len(held), "was purged; its archive is kept as it is.")
+        with self.store.snapshot():
+            asked = marked_offset(latest) is not None or not self._take_types()
+            same = self._unchanged(latest) if asked and not altered else None
+            if same is not None:
+                return self._kept(files, "unchanged", len(held), "is archived and unchanged; nothing was done.", same)
+            try:
+                return self._add_new(files, held, profile, self.store.digest(Selection(self.day)))
+            except _TypesNeeded as needed:
+                self.store.read_types(needed.columns)
+                return self._add_new(files, held, profile, self.store.digest(Selection(self.day)))
+
+    def _take_types(self) -> bool:
+        """Whether documents of the day hold more than an archive of an earlier version says, so that their rows are new
+        to it. From now on they are read with their types."""
+        doubtful = self.store.doubtful_columns
+        typed = self.store.comeback(self.day, documents=True).typed if doubtful else ()
+        if typed:
+            self.store.read_types(typed)
+        return bool(typed)
+
+    def _unchanged(self, latest: Manifest) -> Digest | Pieces | None:
+        """What the database says of the day, if that is what it said when the latest part was made."""
+        before = latest.day_state
+        if isinstance(before, Pieces):
+            return before if self.store.has_pieces(Selection(self.day), before) else None
+        return before if self.store.digest(Selection(self.day)) == before else None
+
+    def _add_new(self, files: DayFiles, held: HeldRows, profile: Profile, state: Digest) -> DayResult:
+        """Rows that came late or changed since, as a further part. Runs inside a snapshot."""
+        new = _NewRows(self._batches(profile), self.store, held)
+        if new.first is None:
+            left = f"{profile.rows} of its rows {are(profile.rows)} still in the table"
+            message = f"is archived; {left}, all of them archived."
+            return self._kept(files, "unchanged", len(held), message, state)
+        # The database's digest of the whole day, less the rows that were left out because older parts hold
+        # them, is what it says of the new part: XOR takes away as it adds.
+        written = self._write(
+            files.next_part,
+            iter(new),
+            lambda: Digest(state.rows - new.left_out.rows, state.xor ^ new.left_out.xor),
+            day_state=state,
+        )
+        return self._archived([*files.parts, written[0]], written, files)
+
+    # --- writing -------------------------------------------------------------------------------------------
+
+    def _write(
+        self,
+        part: int,
+        chunks: Iterable[bytes | memoryview | pa.RecordBatch],
+        expect: Callable[[], Digest | Pieces],
+        day_state: Digest | None = None,
+        cuts: Sequence[int] | None = None,
+    ) -> tuple[Manifest, ReadBack, RowShape]:
+        try:
+            return self._write_part(part, chunks, expect, day_state, cuts)
+        except ProofFailed:
+            self._refuse_untold()
+            raise
+
+    def _refuse_untold(self) -> None:
+        """Says which values, rather than that a proof failed, as it would again and again."""
+        if untold := self.store.untold(Selection(self.day)):
+            raise Refused(
+                f"The day {self.day} was not archived: of some values of {self.store.table.name} the server can't give"
+                " the text without loss, whether for max_allowed_packet or for characters that UTF-8 hasn't"
+                f" ({', '.join(f'{n} in {name}' for name, n in untold.items())}). Nothing was deleted; raise"
+                " max_allowed_packet or change those values, and launch the day again."
+            )
+
+    def _write_part(
+        self,
+        part: int,
+        chunks: Iterable[bytes | memoryview | pa.RecordBatch],
+        expect: Callable[[], Digest | Pieces],
+        day_state: Digest | None,
+        cuts: Sequence[int] | None,
+    ) -> tuple[Manifest, ReadBack, RowShape]:
+        columns = self.store.table.columns
+        packing = Packing(self.compression, self.storage.password is not None, self.storage.password)
+        name = data_name(self.day, part, packing)
+        shape, doubts = RowShape(self.day, self.store), Doubts(self.store.doubtful_columns)
+        with self.storage.create(name) as writer:
+            inside = name.rsplit("/", 1)[-1].removesuffix(ENDING)
+            sink = CsvSink(writer, packing, [c.name for c in columns], inside)
+
+            def begin() -> Visit:
+                visit = each_visit(shape.begin(), doubts.visit) if self.store.doubtful_columns else shape.begin()
+                # A purge goes through the file by ranges of its key.
+                return visit if cuts is None else _in_order(visit, self.store.table.key_columns)
+
+            def read(again: Callable[[], BinaryIO]) -> ReadBack:
+                return read_back(again, packing, columns, self.store.table.key, start_visit=begin, cuts=cuts)
+
+            with closing(iter(chunks)) as source:  # type: ignore[type-var]
+                if isinstance(writer, FollowedWriter):
+                    found = self._stream_followed(source, sink, writer, read)
+                else:
+                    self._stream(source, sink)
+                    found = read(writer.read_back)
+            expected = expect()
+            self._prove(found, expected)
+            comeback = self._require_comeback(doubts)
+            manifest = self._manifest(part, name, packing, found, day_state or expected, comeback)
+            self._commit(writer)
+        self._write_manifest(manifest)
+        return manifest, found, shape
+
+    def _stream_followed(
+        self,
+        chunks: Iterator[bytes | memoryview | pa.RecordBatch],
+        sink: CsvSink,
+        writer: FollowedWriter,
+        read: Callable[[Callable[[], BinaryIO]], ReadBack],
+    ) -> ReadBack:
+        """Writes, and reads back what is on the disk already: a quarter faster than one after the other."""
+        with ThreadPoolExecutor(1, "saju_ops-read-back") as thread:
+            reading = thread.submit(read, writer.follow)
+            try:
+                self._stream(chunks, sink)
+                writer.end()
+            except BaseException:
+                writer.close()  # which ends the reading too
+                raise
+            return reading.result()
+
+    def _stream(self, chunks: Iterator[bytes | memoryview | pa.RecordBatch], sink: CsvSink) -> None:
+        while True:
+            try:
+                chunk = next(chunks, None)
+            except (OperatorError, sa.exc.DBAPIError):
+                raise
+            except Exception as error:
+                # Its text may quote a row.
+                raise OperatorError(
+                    f"The day {self.day} was not archived: its rows can't be read ({type(error).__name__}). No archive"
+                    " was added and nothing was deleted."
+                ) from error
+            if chunk is None:
+                break
+            sink.write(chunk) if isinstance(chunk, (bytes, memoryview)) else sink.write_batch(chunk)
+        sink.finish()
+
+    def _prove(self, found: ReadBack, expected: Digest | Pieces) -> None:
+        if found.digest != expected:
+            raise ProofFailed(
+                f"The day {self.day} was not archived: the file read back holds {counted(found.digest.rows, 'row')}"
+                " with digest"
+                f" {found.digest.hex}, the database says {expected.rows} with {expected.hex}. Nothing was deleted;"
+                " launch the day again."
+            )
+
+    def _require_comeback(self, doubts: Doubts) -> Comeback:
+        """Raises Refused where a restore would not give the day's rows back. In the snapshot that they were read in."""
+        if not (doubts.found or self.store.has_doubts):
+            return Comeback()
+        comeback = self.store.comeback(self.day, documents=doubts.found)
+        if comeback.lacking:
+            raise Refused(
+                f"The day {self.day} was not archived: {comeback.refusal(self.day, self.store.table.name)}"
+                " Nothing was deleted."
+            )
+        read = {c.name for c in self.store.doubtful_columns if c.family == TYPED}
+        if not read.issuperset(comeback.typed):
+            raise _TypesNeeded(comeback.typed)
+        return comeback
+
+    def _commit(self, writer: Writer) -> None:
+        if not self.held():
+            raise OperatorError(
+                f"The connection that kept other runs away from {self.day} was lost. Nothing was written; launch again."
+            )
+        writer.commit()
+
+    def _manifest(
+        self, part: int, name: str, packing: Packing, found: ReadBack, day_state: Digest | Pieces, comeback: Comeback
+    ) -> Manifest:
+        table = self.store.table
+        pieces = found.digest.described() if isinstance(found.digest, Pieces) else []
+        return Manifest(
+            kind="conversation_log_archive", format=FORMAT, file=name, part=part, compression=packing.compression,
+            engine=table.engine, server_version=table.server_version, database=table.database, table=table.name,
+            day=str(self.day), timezone=self.day.zone.key,
+            window_start_utc=timestamp(self.day.start), window_end_utc=timestamp(self.day.end),
+            columns=[asdict(c) for c in table.columns], key=list(table.key), rows=found.digest.rows,
+            first_key=_shown(found.first_key), last_key=_shown(found.last_key),
+            digest_algorithm=PIECES if pieces else ALGORITHM, digest=found.digest.hex, pieces=pieces,
+            day_rows=day_state.rows, day_digest=day_state.hex,
+            content_sha256=found.content_sha256, content_bytes=found.content_bytes,
+            stored_sha256=found.stored_sha256, stored_bytes=found.stored_bytes, largest_block=found.block,
+            tool=f"saju_ops {version('saju-ops')}", run_id=self.run_id, created_at=timestamp(self.now),
+            encryption=METHOD if packing.encrypted else "none",
+            extra={MARK: comeback.offset} | ({"schema": table.found_in} if table.found_in else {}),
+        )  # fmt: skip
+
+    def _write_manifest(self, manifest: Manifest) -> None:
+        write_day_manifest(self.storage, manifest_name(self.day, manifest.part), manifest)
+
+    # --- results -------------------------------------------------------------------------------------------
+
+    def _archived(
+        self, parts: list[Manifest], written: tuple[Manifest, ReadBack, RowShape], files: DayFiles
+    ) -> DayResult:
+        manifest, found, shape = written
+        late = counted(manifest.rows, "late or changed row")
+        kind = "archived" if len(parts) == 1 else f"given a further part ({late})"
+        return DayResult(
+            self.day, "archived", f"The day {self.day} was {kind} and proven.", sum(p.rows for p in parts),
+            manifest.rows, manifest.stored_bytes, manifest.content_bytes, 0.0,
+            self.storage.location(manifest.file), tuple(self.storage.location(p.file) for p in parts),
+            {"rows_in_file": found.digest.rows, "rows_in_database": manifest.rows, "digest": found.digest.hex},
+            shape.hours, files.strays,
+        )  # fmt: skip
+
+    def _kept(
+        self, files: DayFiles, outcome: Outcome, rows: int, message: str, state: Digest | Pieces | None = None
+    ) -> DayResult:
+        latest = files.parts[-1]
+        proof = {"rows_in_file": sum(p.rows for p in files.parts), "digest": latest.digest}
+        proof["rows_in_database"] = state.rows if state else 0
+        return DayResult(
+            self.day, outcome, f"The day {self.day} {message}", rows, file=self.storage.location(latest.file),
+            files=tuple(self.storage.location(p.file) for p in files.parts), proof=proof, strays=files.strays,
+            content_bytes=sum(p.content_bytes for p in files.parts),
+        )  # fmt: skip
+
+
+def require_same_table(storage: Storage, day: Day, parts: Sequence[Manifest], store: LogStore) -> None:
+    """Raises Refused where a part was made of another table or database: its rows prove nothing about this one."""
+    table = store.table
+    for part in parts:
+        # Archives of earlier versions don't say in which schema their table was.
+        schema = part.extra.get("schema") or table.found_in
+        if (part.database, part.table, schema) != (table.database, table.name, table.found_in):
+            theirs, mine = (f"{name}." if name else "" for name in (schema, table.found_in))
+            raise Refused(
+                f"{storage.uri} already holds {day} of {part.database}.{theirs}{part.table}, and this is"
+                f" {table.database}.{mine}{table.name}."
+                " Nothing was written or deleted; give each database a BACKUP_URI of its own."
+            )
+
+
+def _all(pieces: Pieces, profile: Profile) -> Pieces:
+    """The pieces, which must be all that the time index counted in the same snapshot."""
+    if pieces.rows != profile.rows:
+        raise PiecesFailed(f"The pieces have {pieces.rows} of {counted(profile.rows, 'row')}.")
+    return pieces
+
+
+def _in_order(visit: Visit, key: Sequence[Column]) -> Visit:
+    """Raises PiecesFailed where the key's first column, an integer, doesn't ascend through the file: the server gave
+    its rows by another index than it was told to, or partition by partition. With further columns it must tell the
+    rows apart by itself, since nothing is known here of the order of those."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    last: list[pa.Array] = []
+    wrong = pc.greater if len(key) == 1 else pc.greater_equal
+
+    def checked(batch: pa.RecordBatch, hashes: Callable[[], np.ndarray]) -> None:
+        numbers = batch.column(key[0].name).cast(pa.string()).cast(pa.decimal128(20))
+        keys = pa.concat_arrays([*last, numbers])
+        if pc.any(wrong(keys[:-1], keys[1:])).as_py():
+            raise PiecesFailed("The server gave rows in another order than by their key.")
+        last[:] = [keys[-1:]]
+        visit(batch, hashes)
+
+    return checked
+
+
+class _TypesNeeded(Exception):
+    """Documents hold more than the text that was written says; the file is thrown away and written with their types."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        super().__init__()
+        self.columns = columns
+
+
+class _NewRows:
+    """The rows of a stream that no part holds as they are now, and the digest of those it leaves out."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch], store: LogStore, held: HeldRows) -> None:
+        self._batches, self._columns, self._held = batches, store.table.columns, held
+        self._key: tuple[Column, ...] = store.table.key_columns
+        self.left_out = EMPTY
+        self.first: pa.RecordBatch | None = next(self._new(), None)
+
+    def _new(self) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        for batch in self._batches:
+            hashes = row_hashes(batch, self._columns)
+            held = self._held.holds(key_hashes(batch, self._key), hashes)
+            self.left_out += Digest.of(hashes[held])
+            if not held.all():
+                yield batch.filter(pa.array(~held))
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        if self.first is not None:
+            yield self.first
+            yield from self._new()
+
+
+def _shown(key: tuple[bytes, ...] | None) -> list[str | None]:
+    return [as_bytes(v).decode("utf-8", "replace") for v in key] if key else []
+
+
+def due_days(store: LogStore, first: Day, cutoff: Day) -> Iterator[Day]:
+    """The days from `first` to before `cutoff` of which the table has rows, by one look at its index each."""
+    instant = first.start
+    while instant < cutoff.start:
+        found = store.first_instant_from(instant)
+        if found is None or found >= cutoff.start:
+            return
+        day = Day(found.astimezone(first.zone).date(), first.zone)
+        yield day
+        instant = max(day.end, instant + timedelta(hours=1))

@@ -1,0 +1,45 @@
+"""`saju-ops serve-trigger`: the clean-up by a call over HTTP, for hosts without cron."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from saju_ops.errors import OperatorError
+from saju_ops.settings.settings import Settings, load_settings
+
+DEFAULT_PORT = 8080
+
+
+@click.command("serve-trigger")
+@click.option("--host", default=None, help="Address to listen on. Default: TRIGGER_HOST, 127.0.0.1.")
+@click.option("--port", type=click.IntRange(0, 65535), default=None, help="Default: TRIGGER_PORT, PORT, 8080.")
+@click.option(
+    "--with-dagster", is_flag=True, help="Also start Dagster's UI and daemon, on 127.0.0.1, as `saju-ops dev`."
+)
+def serve_trigger(host: str | None, port: int | None, with_dagster: bool) -> None:
+    """Starts archive and purge when it is called over HTTP, through Dagster at DAGSTER_WEBSERVER_URL."""
+    from saju_ops.trigger.server import serve
+
+    settings = load_settings()
+    chosen = _port(settings) if port is None else port
+    serve(
+        settings,
+        host or settings.trigger_host,
+        chosen,
+        lambda text: click.echo(text, err=True),
+        with_dagster=with_dagster,
+    )
+
+
+def _port(settings: Settings) -> int:
+    """TRIGGER_PORT; else PORT, by which hosts with one web process say where they look for it."""
+    if settings.trigger_port is not None:
+        return settings.trigger_port
+    given = os.environ.get("PORT", "").strip()
+    if not given:
+        return DEFAULT_PORT
+    if given.isascii() and given.isdigit() and int(given) <= 65535:
+        return int(given)
+    raise OperatorError(f"PORT holds {given!r}; it may hold a port from 0 to 65535. Nothing was started.")

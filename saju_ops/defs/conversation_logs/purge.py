@@ -1,0 +1,311 @@
+"""Archive, purge and restore of the conversation log as Dagster jobs: configuration in, metadata out.
+
+Dagster reads an op's annotations when it is defined, so this module can't postpone their evaluation.
+"""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
+from pydantic import Field
+
+from saju_ops.defs.charts import bar_chart
+from saju_ops.defs.conversation_logs.asset import ARCHIVE, LOGS
+from saju_ops.defs.progress import tell
+from saju_ops.defs.resources import BackupStorage, LogDatabase
+from saju_ops.defs.run_errors import without_secrets
+from saju_ops.errors import OperatorError, Refused
+from saju_ops.reports.conversation_logs import purge_report
+from saju_ops.settings.settings import Settings, load_settings
+from saju_ops.words import counted, its, were
+
+if TYPE_CHECKING:
+    from saju_ops.archive.purge import PurgePlan, PurgeResult
+    from saju_ops.rows.days import Day
+
+# Seconds between two progress lines in a run's log.
+PROGRESS_SECONDS = 10.0
+CANCELLED = "cancelled by the operator"
+
+
+def archive_job() -> Any:
+    """The archive of one day, or of a range in one run."""
+    return dg.define_asset_job(
+        "archive_conversation_logs",
+        selection=dg.AssetSelection.assets(ARCHIVE),
+        description="Archives one day of the conversation log, or a range day after day in one run. Deletes nothing."
+        " A range: tags dagster/asset_partition_range_start and dagster/asset_partition_range_end.",
+    )
+
+
+class PurgeConfig(dg.Config):
+    dry_run: bool = Field(
+        default=True,
+        description="true: compares and counts, deletes nothing. false: deletes archived rows from the database;"
+        " only a restore brings them back.",
+    )
+    retention_days: int | None = Field(
+        default=None,
+        description="Days that stay, counted back from now; at least 1. Empty: LOG_RETENTION_DAYS. Smaller deletes"
+        " more.",
+    )
+    from_day: str | None = Field(default=None, description="First day to purge, YYYY-MM-DD. Empty: the oldest.")
+    to_day: str | None = Field(
+        default=None,
+        description="Last day to purge, YYYY-MM-DD. Days within the retention are never purged, whatever this says.",
+    )
+    chunk_size: int = Field(
+        default=5000,
+        description="Rows per transaction, 1 to 100000. Larger is faster, and locks more rows for longer.",
+    )
+    pause_seconds: float = Field(
+        default=0.0, description="Pause after each chunk, 0 to 3600. Longer is easier on the service and replicas."
+    )
+    max_rows: int | None = Field(
+        default=None, description="Stop after so many rows; the next run goes on. Empty: no limit."
+    )
+    max_runtime_seconds: float | None = Field(
+        default=None, description="Stop at a chunk's end after so long; the next run goes on. Empty: no limit."
+    )
+    max_replica_lag_seconds: float | None = Field(
+        default=None,
+        description="Wait while a replica is further behind than this. MySQL needs REPLICA_URLS; PostgreSQL is asked"
+        " itself. Empty: don't look.",
+    )
+
+
+def _day(text: str | None, name: str, settings: Settings) -> "Day | None":
+    from saju_ops.rows.days import parse_day
+
+    if text is None or not text.strip():
+        return None
+    try:
+        return parse_day(text.strip(), settings.timezone)
+    except ValueError:
+        raise Refused(f"{name} is {text!r}; it may be a date as YYYY-MM-DD. Nothing was touched.") from None
+
+
+def _plan(config: PurgeConfig, settings: Settings) -> "PurgePlan":
+    from saju_ops.archive.purge import PurgePlan
+
+    return PurgePlan(
+        retention_days=settings.log_retention_days if config.retention_days is None else config.retention_days,
+        dry_run=config.dry_run,
+        from_day=_day(config.from_day, "from_day", settings),
+        to_day=_day(config.to_day, "to_day", settings),
+        chunk_size=config.chunk_size,
+        pause_seconds=config.pause_seconds,
+        max_rows=config.max_rows,
+        max_runtime_seconds=config.max_runtime_seconds,
+        max_replica_lag_seconds=config.max_replica_lag_seconds,
+    )
+
+
+@dg.op(
+    name="purge_archived_rows",
+    pool="conversation_log_purge",
+    description="Deletes rows of the conversation log that a verified archive holds, unchanged, in days wholly beyond"
+    " the retention. Chunk by chunk, each compared with the stored archive under lock before it goes.",
+)
+@without_secrets
+def purge_conversation_logs(
+    context: dg.OpExecutionContext, config: PurgeConfig, log_database: LogDatabase, backup_storage: BackupStorage
+) -> None:
+    try:
+        result = _purge(context, config, log_database, backup_storage)
+    except OperatorError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    _tell(context, result)
+    if result.stopped == CANCELLED:
+        raise dg.DagsterExecutionInterruptedError
+    if left := len(result.problems):
+        altered = ", or because the table was altered" if "was altered since" in result.stopped else ""
+        altered += ", or rows of theirs are archived and still there" if result.kept_unexplained else ""
+        raise dg.Failure(
+            f"{counted(left, 'day')} {were(left)} left because {its(left)} archive could not be proven or"
+            f" {'it is' if left == 1 else 'they are'} in use{altered}; {counted(result.deleted, 'row')} of other days"
+            f" {were(result.deleted)} deleted. First: {result.problems[0]}",
+            allow_retries=False,
+        )
+
+
+def _purge(
+    context: dg.OpExecutionContext, config: PurgeConfig, log_database: LogDatabase, backup_storage: BackupStorage
+) -> "PurgeResult":
+    from saju_ops.archive.purge import purge
+    from saju_ops.rows.days import Day
+
+    settings = load_settings()
+    plan = _plan(config, settings)
+    progress = _Progress(context)
+    with log_database.open() as store:
+        # A cancel from the UI sets a flag here, which is looked at between chunks: no chunk is cut in two.
+        with capture_interrupts():
+            return purge(
+                store,
+                backup_storage.open(),
+                plan,
+                now=datetime.now(UTC),
+                first_day=Day(settings.archive_start_date, settings.timezone),
+                replicas=settings.replica_urls,
+                should_stop=lambda: CANCELLED if check_captured_interrupt() else None,
+                progress=progress,
+            )
+
+
+class _Progress:
+    """A line in the log every ten seconds, and one at each day's end."""
+
+    def __init__(self, context: dg.OpExecutionContext) -> None:
+        self._log = context.log
+        self._told = 0.0
+        self._days = 0
+
+    def __call__(self, result: "PurgeResult", day: "Day") -> None:
+        import time
+
+        if result.days == self._days and time.monotonic() - self._told < PROGRESS_SECONDS:
+            return
+        self._told, self._days = time.monotonic(), result.days
+        verb, rows = ("would delete", result.deletable) if result.dry_run else ("deleted", result.deleted)
+        tell(self._log, f"{day}: {verb} {counted(rows, 'row')} so far, in {counted(result.chunks, 'chunk')}.")
+
+
+def _tell(context: dg.OpExecutionContext, result: "PurgeResult") -> None:
+    metadata = purge_metadata(result)
+    context.add_output_metadata(metadata)
+    # On the table itself, so that its numbers plot over the weeks.
+    context.log_event(dg.AssetObservation(LOGS, metadata=metadata))
+    rows = result.deletable if result.dry_run else result.deleted
+    verb = "would be deleted" if result.dry_run else "deleted"
+    tell(
+        context.log,
+        f"{counted(rows, 'row')} {verb} from {counted(result.days, 'day')} before {result.cutoff} in"
+        f" {result.seconds:.1f} s; {result.kept:,} kept{f' ({result.kept_because})' if result.kept else ''};"
+        f" stopped: {result.stopped}.",
+    )
+    if result.doubt:
+        context.log.warning(result.doubt)
+
+
+def purge_metadata(result: "PurgeResult") -> dict[str, Any]:
+    """The same plain numbers in every run, zeros included."""
+    return {
+        "dry_run": result.dry_run,
+        "rows_deleted": result.deleted,
+        "rows_deletable": result.deletable,
+        "rows_kept_late": result.kept_late,
+        "rows_kept_changed": result.kept_changed,
+        "rows_kept_referenced": sum(result.kept_referenced.values()),
+        "referencing_tables": ", ".join(f"{t} ({n})" for t, n in result.kept_referenced.items()) or "none",
+        "rows_kept_refused": sum(result.kept_refused.values()),
+        "rows_kept_unexplained": result.kept_unexplained,
+        "kept_because": result.kept_because or "none are kept",
+        "days": result.days,
+        "days_without_archive": len(result.unarchived_days),
+        "days_not_proven": len(result.problems),
+        "problems": dg.MetadataValue.md("\n".join(f"- {p}" for p in result.problems[:20]) or "none"),
+        "doubt": result.doubt or "none",
+        "chunks": result.chunks,
+        "chunks_row_by_row": result.row_by_row_chunks,
+        "seconds": round(result.seconds, 3),
+        "rows_per_second": round(result.deleted / result.seconds, 1) if result.seconds else 0.0,
+        "seconds_waited_for_replicas": result.lag_wait_seconds,
+        "cutoff_day": str(result.cutoff),
+        "stopped": result.stopped,
+        "table_bytes_before": result.table_bytes,
+        "freed_bytes": result.freed_bytes,
+        "freed_space": result.reclaim_hint,
+        "rows_per_day": dg.MetadataValue.md(bar_chart(dict(sorted(result.per_day.items())), "rows per day")),
+        "report": dg.MetadataValue.md(purge_report(result, datetime.now(UTC)).replace("\n", "\n\n")),
+    }
+
+
+@dg.job(
+    name="purge_conversation_logs",
+    description="Deletes archived rows of the conversation log from the database. By hand it only counts"
+    " (dry_run: true); the weekly schedule deletes. It can be cancelled at any time and launched again.",
+)
+def purge_conversation_logs_job() -> None:
+    # The step bears the job's name, by which its config is addressed; a definition of that name would clash.
+    purge_conversation_logs.alias("purge_conversation_logs")()
+
+
+class RestoreConfig(dg.Config):
+    from_day: str = Field(description="First archived day to put back, YYYY-MM-DD.")
+    to_day: str = Field(description="Last archived day to put back, YYYY-MM-DD.")
+    into_table: str | None = Field(
+        default=None,
+        description="Another table in the same database; made, without foreign keys, if it isn't there. Empty: the log"
+        " table itself, from which the next purge removes the rows again.",
+    )
+    dry_run: bool = Field(default=True, description="true: reads, compares and says what it would do. false: writes.")
+
+
+@dg.op(
+    name="restore_archived_rows",
+    pool="conversation_log_purge",
+    description="Puts archived days back. Rows that are there and equal are skipped; rows that differ stop it before"
+    " the first write.",
+)
+@without_secrets
+def restore_conversation_logs(
+    context: dg.OpExecutionContext, config: RestoreConfig, backup_storage: BackupStorage
+) -> None:
+    from saju_ops.archive.restore import restore
+
+    settings = load_settings()
+    try:
+        first, last = _day(config.from_day, "from_day", settings), _day(config.to_day, "to_day", settings)
+        if first is None or last is None:
+            raise Refused("from_day and to_day must both be given. Nothing was written.")
+        plan = restore(
+            backup_storage.open(reading=True),
+            settings.database_url,
+            first,
+            last,
+            zone_of_database=settings.database_timezone,
+            table=(config.into_table or "").strip() or None,
+            source_table=settings.conversation_log_table,
+            dry_run=config.dry_run,
+            announce=lambda plan: tell(context.log, " ".join(plan.sentences())),
+            progress=lambda plan: tell(context.log, f"{plan.written:,} of {counted(plan.to_write, 'row')} written."),
+        )
+    except OperatorError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    metadata: dict[str, Any] = {
+        "dry_run": plan.dry_run,
+        "days": len(plan.days),
+        "days_not_archived": len(plan.not_archived),
+        "days_not_restored": len(plan.refused) + len(plan.undescribed),
+        "files": plan.files,
+        "rows_archived": plan.rows_archived,
+        "rows_to_write": plan.to_write,
+        "rows_written": plan.written,
+        "rows_already_there": plan.already_there,
+        "rows_superseded": plan.superseded,
+        "seconds": round(plan.seconds, 3),
+        "rows_per_second": round(plan.written / plan.seconds, 1) if plan.seconds else 0.0,
+        "target": plan.target,
+        "summary": dg.MetadataValue.md("\n".join(f"- {line}" for line in plan.sentences())),
+    }
+    context.add_output_metadata(metadata)
+    for remark in plan.remarks:
+        context.log.warning(remark)
+    if plan.incomplete and not (plan.undescribed or plan.refused):
+        # Nobody need have written on those days: the run has done what there was to do.
+        context.log.warning(plan.incomplete)
+    elif plan.incomplete:
+        written = f"{counted(plan.written, 'row')} {were(plan.written)} written and proven"
+        done = "Nothing was written (dry_run)" if plan.dry_run else written
+        raise dg.Failure(f"{done}. {plan.incomplete}", metadata=metadata, allow_retries=False)
+
+
+@dg.job(
+    name="restore_conversation_logs",
+    description="Puts archived days of the conversation log back into the database. By hand it only says what it"
+    " would do.",
+)
+def restore_conversation_logs_job() -> None:
+    restore_conversation_logs.alias("restore_conversation_logs")()

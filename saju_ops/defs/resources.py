@@ -1,0 +1,47 @@
+"""What runs work with: the log table and the storage, opened from the settings of the process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from saju_ops.settings.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from slack_sdk import WebClient
+
+    from saju_ops.rows.engines.open import LogStore
+    from saju_ops.storage.open import Storage
+
+
+class LogDatabase(dg.ConfigurableResource):
+    """The conversation log's table at DATABASE_URL."""
+
+    def open(self) -> LogStore:
+        from saju_ops.rows.engines.open import open_log_store
+
+        settings = load_settings()
+        return open_log_store(settings.database_url, settings.conversation_log_table, settings.database_timezone)
+
+
+class BackupStorage(dg.ConfigurableResource):
+    """Where backups live: BACKUP_URI."""
+
+    def open(self, *, reading: bool = False, accept_unsealed: bool = False) -> Storage:
+        """`reading` is for restores: of two stores one is enough. `accept_unsealed` is for what restores or verifies
+        and was asked to: it believes backups that no key of this installation sealed."""
+        from saju_ops.storage.open import open_backups
+
+        accepted = ("all",) if accept_unsealed else ()
+        return open_backups(load_settings(), reading=reading, accept_unsealed=accepted)
+
+
+def slack_client(settings: Settings) -> WebClient:
+    """dagster-slack's client for SLACK_BOT_TOKEN, with this project's time-outs and slack_sdk's retry handlers."""
+    from dagster_slack import SlackResource
+
+    from saju_ops.alerts.slack import set_up
+
+    token = settings.slack_bot_token.get_secret_value() if settings.slack_bot_token else ""
+    return set_up(SlackResource(token=token).get_client(), settings.slack_api_url)

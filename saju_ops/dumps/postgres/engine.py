@@ -1,0 +1,400 @@
+"""PostgreSQL: dumped by pg_dump as plain SQL, restored in one transaction by a connection of ours, without a program.
+
+The snapshot is exported by a connection of ours and given to pg_dump, so what the server says of it is exact. A copy
+is a database of its own here, which SQL can't leave, entered as a role that has rights nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from saju_ops.database.address import options_of, postgres_options
+from saju_ops.database.connect import connect
+from saju_ops.database.own_session import is_pooled
+from saju_ops.dumps.contents import Contents, TableContents
+from saju_ops.dumps.engine import LOCKED, SCRATCH, DumpEngine, DumpSpoilt, fingerprint
+from saju_ops.dumps.postgres.catalogue import (
+    DEFINITIONS,
+    EVERYWHERE,
+    INHERITING,
+    INVALID_INDEXES,
+    LARGE_OBJECTS,
+    LARGE_OBJECTS_READ,
+    LOCALE,
+    OTHER_OBJECTS,
+    RELATIONS,
+    SCHEMAS,
+    SETTINGS,
+    as_restored,
+    restored_order,
+)
+from saju_ops.dumps.postgres.drill import DrillLoad, Live, create_like, scratch
+from saju_ops.dumps.postgres.load import Load
+from saju_ops.dumps.postgres.statements import examined
+from saju_ops.dumps.programs import Output, Program, ProgramFailed, asked, find_program, secret_file
+
+COMPLETED = re.compile(rb"\n-- PostgreSQL database dump complete\n")
+TAIL = 1024
+IS_SUPERUSER = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
+DUMP = ("--format=plain", "--no-password", "--lock-wait-timeout=30s", "--no-subscriptions")
+ENVIRONMENT = {"PGTZ": "UTC", "PGCLIENTENCODING": "UTF8", "PGCONNECT_TIMEOUT": "10", "PGAPPNAME": "saju_ops"}
+# Where the server is and how it is trusted, where the address leaves that to libpq's environment.
+LIBPQ_ENVIRONMENT = (
+    "PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGPASSFILE", "PGSSLMODE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY",
+    "PGSSLCRL", "PGREQUIREAUTH", "PGCHANNELBINDING", "PGGSSENCMODE", "PGKRBSRVNAME", "PGTARGETSESSIONATTRS",
+)  # fmt: skip
+# What no schema holds, before the schemas: a dump makes it anew, and fails where it is there.
+DROPPED_FIRST = {
+    "EVENT TRIGGER": "SELECT evtname FROM pg_event_trigger",
+    "PUBLICATION": "SELECT pubname FROM pg_publication",
+    "EXTENSION": "SELECT extname FROM pg_extension WHERE extname <> 'plpgsql'",
+    "FOREIGN DATA WRAPPER": "SELECT fdwname FROM pg_foreign_data_wrapper",
+}
+# Settings that are lists of names, kept as they are written in a statement.
+LIST_SETTINGS = {"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"}
+LIST_ITEM = re.compile(r'"(?:[^"]|"")*"|[^",\s]+')
+# The schema that every new database has, with the rights that it has there: a dump tells only what differs from them.
+NEW_PUBLIC = ("CREATE SCHEMA public", "COMMENT ON SCHEMA public IS 'standard public schema'")
+NEW_PUBLIC_RIGHTS = {
+    15: ("GRANT USAGE ON SCHEMA public TO PUBLIC", "ALTER SCHEMA public OWNER TO pg_database_owner"),
+    0: ("GRANT ALL ON SCHEMA public TO PUBLIC",),
+}
+
+
+class PostgresDumps:
+    engine = "postgresql"
+    ending = ".sql.gz"
+
+    def __init__(self, url: sa.URL) -> None:
+        self.url = url
+        self._engine = connect(url)
+        self._loaded: Load | None = None
+
+    @property
+    def database(self) -> str:
+        return str(self.url.database)
+
+    def at(self, url: sa.URL) -> DumpEngine:
+        return PostgresDumps(url)
+
+    def server_version(self) -> str:
+        with self._engine.connect() as connection:
+            return str(connection.exec_driver_sql("SHOW server_version").scalar())
+
+    # --- what is there -------------------------------------------------------------------------------------
+
+    def schema_state(self) -> str:
+        with self._engine.connect() as connection:
+            files = [tuple(row) for row in _rows(connection, RELATIONS) if row[1] in ("r", "p", "m", "S", "f")]
+            # VACUUM FULL and TRUNCATE give a table another file.
+            return fingerprint(files, sorted(_definitions(connection).items()))
+
+    def contents(self, like: Contents | None = None) -> Contents:
+        with self._engine.connect() as connection:
+            found = _contents(connection)
+            return self._loaded.as_compared(connection, found, like) if self._loaded and like else found
+
+    def hidden(self) -> str:
+        return ""  # the catalogue shows everything to everybody, and pg_dump fails at what it may not read
+
+    def objects(self) -> int:
+        try:
+            with self._engine.connect() as connection:
+                found = [n for n in _definitions(connection) if n != "extension plpgsql"]
+                return len(found) + sum(_rows(connection, q)[0][0] for q in OTHER_OBJECTS)
+        except DBAPIError as error:
+            if "does not exist" in str(error.orig) and self.database in str(error.orig):
+                return -1
+            raise
+
+    # --- dumping -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def taking(self) -> Iterator[PostgresTaking]:
+        with ExitStack() as stack:
+            connection = stack.enter_context(self._engine.connect())
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            snapshot = str(connection.exec_driver_sql("SELECT pg_export_snapshot()").scalar())
+            path = find_program(["pg_dump"], "A dump of a PostgreSQL database")
+            # A database without an encoding may hold bytes of any; they are dumped as they are.
+            plain = connection.exec_driver_sql("SHOW server_encoding").scalar() == "SQL_ASCII"
+            arguments = [*DUMP, f"--encoding={'SQL_ASCII' if plain else 'UTF8'}", f"--snapshot={snapshot}"]
+            if SCRATCH.fullmatch(self.url.username or ""):
+                # A masked copy, whose owner is the drill's role and gone when it is restored.
+                arguments += ["--no-owner", "--no-privileges"]
+            program = stack.enter_context(self._program(path, arguments, connection))
+            output, tool = stack.enter_context(Output(program)), asked([path, "--version"]).stdout.strip()
+            yield PostgresTaking(self, connection, output, tool)
+
+    @contextmanager
+    def _program(self, path: str, arguments: list[str], beside: sa.Connection) -> Iterator[Program]:
+        """Which connects as `beside` did."""
+        options = options_of(self.url)
+        if is_pooled(beside):
+            # PgBouncer refuses them. Of the settings that can be made later, a dump depends on the role alone: the
+            # program sets what decides how it reads.
+            at_start, settings = postgres_options(self.url)
+            options["options"] = at_start
+            arguments = [*arguments, *([f"--role={settings['role']}"] if "role" in settings else [])]
+        # What libpq takes from the environment for our own connections, too.
+        password = self.url.password or os.environ.get("PGPASSWORD")
+        files = {}
+        with ExitStack() as stack:
+            if password:
+                secret = stack.enter_context(secret_file(f"*:*:*:*:{_pgpass(str(password))}\n"))
+                files["PGPASSFILE"] = secret
+                options.pop("passfile", None)
+            if "sslpassword" in options:  # a line of a service, since the command line is everybody's to read
+                service = f"[saju_ops]\nsslpassword={options.pop('sslpassword')}\n"
+                files["PGSERVICEFILE"] = stack.enter_context(secret_file(service))
+                options["service"] = "saju_ops"
+            found = {name: value for name in LIBPQ_ENVIRONMENT if (value := os.environ.get(name))}
+            env = {**found, **ENVIRONMENT, **{name: f"/dev/fd/{number}" for name, number in files.items()}}
+            conninfo = f"--dbname={self._conninfo(options)}"
+            yield Program([path, *arguments, conninfo], env, tuple(files.values()))
+
+    def _conninfo(self, options: Mapping[str, str]) -> str:
+        """As our own connections have it: every option of the address."""
+        url = self.url
+        parts: dict[str, str] = {"dbname": self.database, "user": url.username or ""}
+        parts |= {"host": url.host or "", "port": str(url.port or ""), **options}
+        return " ".join(f"{k}='{_quoted(v)}'" for k, v in parts.items() if v)
+
+    # --- restoring -----------------------------------------------------------------------------------------
+
+    def _admin(self, server: sa.URL | None = None) -> sa.Engine:
+        url = server or self.url
+        # The maintenance database; where it isn't there, the one that the address names.
+        for database in ("postgres", url.database):
+            engine = connect(url.set(database=database)).execution_options(isolation_level="AUTOCOMMIT")
+            try:
+                with engine.connect():
+                    return engine
+            except DBAPIError:
+                if database == url.database:
+                    raise
+        raise AssertionError
+
+    def defaults(self) -> dict[str, str]:
+        with self._engine.connect() as connection:
+            ((encoding, collate, ctype, database),) = _rows(connection, LOCALE)
+            found = {"encoding": str(encoding), "collation": str(collate), "ctype": str(ctype)}
+            # From version 15 on, and under another name from 17 on.
+            locale = database.get("daticulocale") or database.get("datlocale")
+            if database.get("datlocprovider") == "i" and locale:
+                found["icu_locale"] = str(locale)
+            settings = [_told_setting(*row) for row in _rows(connection, SETTINGS)]
+            return found | ({"settings": ", ".join(settings)} if settings else {})
+
+    def create(self, defaults: Mapping[str, str]) -> None:
+        with self._admin().connect() as connection:
+            create_like(connection, _identifier(self.database), dict(defaults))
+
+    def empty(self) -> None:
+        with self._engine.begin() as connection:
+            connection.exec_driver_sql("SET LOCAL lock_timeout = '60s'")
+            for kind, names in DROPPED_FIRST.items():
+                for row in _rows(connection, names):
+                    connection.exec_driver_sql(f"DROP {kind} {_identifier(row[0])} CASCADE".replace("%", "%%"))
+            for row in _rows(connection, SCHEMAS):
+                connection.exec_driver_sql(f"DROP SCHEMA {_identifier(row[0])} CASCADE".replace("%", "%%"))
+            connection.exec_driver_sql("SELECT lo_unlink(oid) FROM pg_largeobject_metadata")
+            _make_public(connection)
+
+    def examined(self, chunks: Iterator[bytes], source_database: str) -> Iterator[bytes]:
+        return examined(chunks)
+
+    def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
+        self._loaded = Load(self.url, with_rights=self._is_superuser())
+        self._loaded.execute(chunks)
+        return self._loaded.left_out
+
+    def _is_superuser(self) -> bool:
+        """A superuser may give things to any role that is there; whether it is there shows."""
+        with self._engine.connect() as connection:
+            return bool(connection.exec_driver_sql(IS_SUPERUSER).scalar())
+
+    def scratch(
+        self, server: sa.URL | None, now: datetime, *, own: bool = False
+    ) -> AbstractContextManager[DumpEngine]:
+        # Always as the role that is made for it: what an account lacks there, it may be given.
+        return scratch(self, server, now, _Scratch)
+
+
+class _Scratch(PostgresDumps):
+    """A copy, entered as the role that was made for it. `account` made both."""
+
+    def __init__(self, url: sa.URL, account: sa.URL, live: Live) -> None:
+        super().__init__(url)
+        self._account, self._live = account, live
+
+    def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
+        self._loaded = DrillLoad(self.url, self._account, self._live)
+        self._loaded.execute(chunks)
+        return self._loaded.left_out
+
+
+class PostgresTaking:
+    def __init__(self, dumps: PostgresDumps, connection: sa.Connection, output: Output, tool: str) -> None:
+        self._dumps, self._connection, self._output = dumps, connection, output
+        self.tool = tool
+
+    def chunks(self) -> Iterator[bytes]:
+        tail = b""
+        if settings := _settings(self._connection):
+            yield settings
+        while data := self._output.read():
+            tail = (tail + data[-TAIL:])[-TAIL:]
+            yield data
+        try:
+            self._output.finish()
+        except ProgramFailed as error:
+            # By a limit for statements, which it sets itself, it waits for locks; for anything else it has none.
+            if any(words in error.said for words in ("statement timeout", "lock timeout", "could not obtain lock")):
+                raise DumpSpoilt(f"A lock was waited for in vain. {error} {LOCKED}") from None
+            if "does not exist" in error.said:
+                raise DumpSpoilt(f"A table was changed while it was dumped. {error}") from None
+            raise ProgramFailed(f"The dump of {self._dumps.database} was not kept: {error}", error.said) from None
+        if not COMPLETED.search(tail):
+            raise DumpSpoilt(
+                f"pg_dump ended well, and yet its last line is not there: the dump of {self._dumps.database} is not"
+                " whole. Nothing was kept."
+            )
+
+    def contents(self) -> Contents:
+        found = _contents(self._connection)
+        if invalid := [str(row[0]) for row in _rows(self._connection, INVALID_INDEXES)]:
+            found.notes.append(
+                "indexes that are not valid, which a CREATE INDEX CONCURRENTLY left, are not in it:"
+                f" {', '.join(invalid)}. Drop them, or build them again by REINDEX INDEX CONCURRENTLY"
+            )
+        return found
+
+
+# --- the server's answers ----------------------------------------------------------------------------------------
+
+
+def _rows(connection: sa.Connection, statement: str) -> list[Any]:
+    return list(connection.exec_driver_sql(statement.replace("%", "%%")).all())
+
+
+def _contents(connection: sa.Connection) -> Contents:
+    # Without a search path, names are those of PostgreSQL itself, and definitions are printed with their schemas.
+    connection.exec_driver_sql("SET search_path = ''")
+    tables = {}
+    version = str(connection.exec_driver_sql("SHOW server_version").scalar()).split(".")[0]
+    orders = _restored_orders(connection)
+    for name, kind, *_ in _rows(connection, RELATIONS):
+        # A materialized view's rows are not dumped: a restore computes them anew.
+        if kind == "r":
+            tables[name] = _measured(connection, name, orders.get(name))
+        elif kind == "S":
+            ((value, called),) = _rows(connection, f"SELECT last_value, is_called FROM {name}")  # noqa: S608
+            tables[name] = TableContents(1, f"{value} {'t' if called else 'f'}")
+    may_read = connection.exec_driver_sql("SELECT has_table_privilege('pg_largeobject', 'SELECT')").scalar()
+    ((count, total),) = _rows(connection, LARGE_OBJECTS if may_read else LARGE_OBJECTS_READ)
+    if count:
+        tables["pg_largeobject"] = TableContents(int(count), f"{int(total) % 2**64:016x}")
+    return Contents(tables, _definitions(connection), f"postgresql {version}")
+
+
+def _measured(connection: sa.Connection, table: str, order: list[str] | None) -> TableContents:
+    """`order`: in which a restore has the columns, where that is another."""
+    # The row as text, settings being pinned; sum, not xor: a row that is there twice counts twice.
+    # As `::text` prints it, but by no cast that somebody made for the table's rows.
+    row = f"ROW({', '.join(f'saju_row.{_identifier(c)}' for c in order)})" if order else "saju_row.*"
+    hashed = f"pg_catalog.hashtextextended(pg_catalog.textin(pg_catalog.record_out({row})), 0)::pg_catalog.numeric"
+    statement = (
+        f"SELECT pg_catalog.count(*), coalesce(pg_catalog.sum({hashed}), 0) FROM ONLY {table} saju_row"  # noqa: S608
+    )
+    try:
+        with connection.begin_nested():
+            ((rows, total),) = _rows(connection, statement)
+    except DBAPIError as error:
+        if not str(getattr(error.orig, "sqlstate", "")).startswith("42"):
+            raise
+        # A function of one of its indexes, which the planner looks at, names something without a schema.
+        with connection.begin_nested():
+            _rows(connection, EVERYWHERE)
+            ((rows, total),) = _rows(connection, statement)
+            connection.exec_driver_sql("SET LOCAL search_path = ''")
+    return TableContents(int(rows), f"{int(total) % 2**64:016x}")
+
+
+def _restored_orders(connection: sa.Connection) -> dict[str, list[str]]:
+    return restored_order({name: (columns, parents) for name, columns, parents in _rows(connection, INHERITING)})
+
+
+def _definitions(connection: sa.Connection) -> dict[str, str]:
+    # Without a search path, every definition is printed with its schemas.
+    connection.exec_driver_sql("SET search_path = ''")
+    orders = _restored_orders(connection)
+    columns = {name: list(has) for name, has, _ in _rows(connection, INHERITING)} if orders else {}
+    found = {}
+    for kind, statement in DEFINITIONS.items():
+        for name, *parts in _rows(connection, statement):
+            if kind == "table" and name in orders:
+                parts = [_in_order(p, columns[name], orders[name]) if isinstance(p, list) else p for p in parts]
+            parts = [",".join(p) if isinstance(p, list) else p for p in parts]
+            found[f"{kind} {name}"] = fingerprint(*(as_restored(p) if isinstance(p, str) else p for p in parts))
+    return found
+
+
+def _in_order(parts: list[str], columns: list[str], order: list[str]) -> list[str]:
+    by_column = dict(zip(columns, parts, strict=True))
+    return [by_column[column] for column in order]
+
+
+def _settings(connection: sa.Connection) -> bytes:
+    """ALTER DATABASE … SET, which pg_dump writes only together with CREATE DATABASE: a time zone or a search path set
+    so would be lost. What the restoring user may not set is passed over with a warning."""
+    statements = []
+    for name, value, role in _rows(connection, SETTINGS):
+        words = LIST_ITEM.findall(value) if name.lower() in LIST_SETTINGS else [value]
+        values = ", ".join(_literal(w[1:-1].replace('""', '"') if w[:1] == '"' else w) for w in words) or "''"
+        setting = ".".join(_identifier(part) for part in name.split("."))
+        whom = f"ROLE {_identifier(role)} IN DATABASE" if role else "DATABASE"
+        statement = f"ALTER {whom} ".replace("%", "%%") + "%I" + f" SET {setting} TO {values}".replace("%", "%%")
+        body = (
+            f"BEGIN EXECUTE format({_literal(statement)}, current_database());"
+            " EXCEPTION WHEN OTHERS THEN RAISE WARNING 'a setting of the database was left out'; END"
+        )
+        statements.append(f"DO {_literal(body)};\n")
+    head = ["SET client_encoding = 'UTF8';\n", "SET standard_conforming_strings = on;\n"]
+    return "".join([*head, *statements]).encode() if statements else b""
+
+
+def _told_setting(name: str, value: str, role: str | None) -> str:
+    """One of an extension or of the service itself may be a secret."""
+    shown = value if "." not in name else f"#{fingerprint(value)[:8]}"
+    return f"{name}={shown}" + (f" for {role}" if role else "")
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _make_public(connection: sa.Connection) -> None:
+    version = int(connection.exec_driver_sql("SHOW server_version_num").scalar_one()) // 10000
+    for statement in (*NEW_PUBLIC, *NEW_PUBLIC_RIGHTS[15 if version >= 15 else 0]):
+        connection.exec_driver_sql(statement)
+
+
+def _pgpass(password: str) -> str:
+    return password.replace("\\", "\\\\").replace(":", "\\:")
+
+
+def _quoted(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "\\'")

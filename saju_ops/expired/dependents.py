@@ -1,0 +1,508 @@
+"""The rows that hang on a batch of roots (jobs, sessions): found and locked level by level, then deleted.
+
+Promises: what is found under lock is all there is and stays so, since a foreign key can't get a new row while
+the row that it references is locked (of a reference that no key declares only the first half holds: what comes
+meanwhile is counted as an orphan); children go before what they reference, rows of a cycle in the order of
+their own references; and every DELETE of rows that were found removes exactly those. Roots that share a row go
+together or not at all, and a root on which another hangs that has not expired stays. A row that goes by a key which
+would merely be emptied (SET NULL) stays, emptied, where another of its references leads to a row that stays.
+
+Nothing here commits: the caller's transaction decides. Tables at the end of the tree whose rows needn't be
+looked at are deleted by their foreign key in one statement a batch and not read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from saju_ops.database.connect import SQLiteText
+from saju_ops.errors import OperatorError, Refused
+from saju_ops.expired.expiry import Expiry
+from saju_ops.expired.foreign_keys import Closure, Link, Ref, child_of, parent_of, shown
+from saju_ops.expired.link_values import Meanings, kind_of, spelled
+from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.table import ForeignKey
+from saju_ops.words import counted, were
+
+Identity = tuple[Any, ...]
+Node = tuple[Ref, Identity]
+# Values in one statement.
+VALUES = 500
+
+
+@dataclass(slots=True)
+class Found:
+    owner: int
+    cells: tuple[Any, ...]
+
+
+class Hanging:
+    """`wanted` names columns to read beside what the deletes need: their tables are always read. `only` limits
+    the search to these tables and what leads to them."""
+
+    def __init__(
+        self, store: LogStore, closure: Closure, expiry: Expiry, *, lock: bool,
+        wanted: Mapping[Ref, Sequence[str]], only: frozenset[Ref] | None = None,
+    ) -> None:  # fmt: skip
+        self.store, self.closure, self.expiry, self.lock = store, closure, expiry, lock
+        self.wanted = wanted
+        self.only = only
+        self.roots: list[Identity] = []
+        self.rows: dict[Ref, dict[Identity, Found]] = defaultdict(dict)
+        self.detached: dict[Ref, dict[Identity, Found]] = defaultdict(dict)
+        self._groups: list[int] = []
+        self._reasons: dict[int, str] = {}
+        self._links: dict[Node, list[tuple[Node, ForeignKey]]] = defaultdict(list)
+        # Rows that stay although a key that would be emptied leads to them; by which keys the others were found.
+        self._spared: set[Node] = set()
+        self._found_by: dict[Node, set[ForeignKey]] = defaultdict(set)
+        self._columns = {ref: self._columns_of(ref) for ref in closure.tables}
+        self._in_cycle = {ref for g in closure.groups if closure.is_cyclic(g) for ref in g}
+
+    # --- what is read of a table ---------------------------------------------------------------------------
+
+    def _columns_of(self, ref: Ref) -> list[str]:
+        needed = [*self.closure.tables[ref].identity]
+        for key in (*self.closure.hard, *self.closure.soft):
+            if parent_of(key) == ref:
+                needed += key.parent_columns
+        return list(dict.fromkeys([*needed, *self.wanted.get(ref, ())]))
+
+    def is_swept(self, ref: Ref) -> bool:
+        """Whether its rows are deleted by their foreign key, unread."""
+        if ref == self.closure.root or ref in self.wanted or ref in self._in_cycle:
+            return False
+        # SQLite compares a reference as the key's column says, which only a comparison with that column does.
+        if self.store.table.engine == "sqlite" and self._identity(ref):
+            return False
+        # Whether a row goes or only loses its other reference is told by its identity.
+        if self._identity(ref) and any(child_of(k) == ref for k in self.closure.soft):
+            return False
+        referenced = any(parent_of(k) == ref for k in (*self.closure.hard, *self.closure.soft))
+        return not referenced and len(self.closure.parents(ref)) == 1
+
+    def cell(self, ref: Ref, found: Found, column: str) -> Any:
+        return found.cells[self._columns[ref].index(column)]
+
+    # --- search --------------------------------------------------------------------------------------------
+
+    def collect(self, identities: Sequence[Identity]) -> None:
+        """Finds the given roots, as far as they are still there and expired, and all that hangs on them."""
+        self._search(identities)
+        while spared := self._held_elsewhere():
+            self._spared |= spared
+            self._forget()
+            self._search(identities)
+
+    def _forget(self) -> None:
+        every: tuple[Any, ...] = (self.roots, self.rows, self.detached, self._groups, self._reasons, self._links)
+        for found in (*every, self._found_by):
+            found.clear()
+
+    def _search(self, identities: Sequence[Identity]) -> None:
+        fresh = self._new_roots(self._expired(identities))
+        frontier: dict[Ref, list[Identity]] = {self.closure.root: fresh}
+        while frontier:
+            coming: dict[Ref, list[Identity]] = defaultdict(list)
+            for ref, parents in frontier.items():
+                for key in self.closure.children(ref):
+                    if not self.is_swept(child_of(key)) and self._is_asked_for(child_of(key)):
+                        coming[child_of(key)] += self._follow(key, parents)
+            frontier = {ref: found for ref, found in coming.items() if found}
+        for key in self.closure.soft:
+            if child_of(key) in self.wanted and parent_of(key) in self.rows:
+                self._follow_soft(key)
+
+    def _is_asked_for(self, ref: Ref) -> bool:
+        return self.only is None or ref in self.only
+
+    def _expired(self, identities: Sequence[Identity]) -> dict[Identity, tuple[Any, ...]]:
+        """Of the roots' identities those that are there and past, locked; with the cells that are read."""
+        ref = self.closure.root
+        cells = [self.store.col(c).label(f"c{i}") for i, c in enumerate(self._columns[ref])]
+        own = [self.store.col(c) for c in self._identity(ref)]
+        found = {}
+        for chunk in chunks(identities):
+            query = sa.select(*cells, *self.expiry.shown()).select_from(self.store.from_)
+            query = query.where(one_of(own, chunk), *self.expiry.conditions())
+            for row in self._execute(self._locking(query)):
+                if self.expiry.is_past(row[len(cells) :]):
+                    values = tuple(map(bindable, row[: len(cells)]))
+                    found[values[: len(own)]] = values
+        return found
+
+    def _new_roots(self, found: Mapping[Identity, tuple[Any, ...]]) -> list[Identity]:
+        for identity, cells in found.items():
+            self._groups.append(len(self.roots))
+            self.rows[self.closure.root][identity] = Found(len(self.roots), cells)
+            self.roots.append(identity)
+        return list(found)
+
+    def _follow(self, key: ForeignKey, parents: Sequence[Identity]) -> list[Identity]:
+        """Adds the rows that reference the given ones by `key`; gives those that were not known before."""
+        child, parent = child_of(key), parent_of(key)
+        fresh: list[Identity] = []
+        strangers: dict[Identity, list[int]] = defaultdict(list)
+        for parent_identity, identity, cells in self._referencing(key, parents):
+            owner = self.rows[parent][parent_identity].owner
+            if (child, identity) in self._spared:
+                self.detached[child][identity] = Found(owner, cells)
+                continue
+            if self._is_held_by_several(child):
+                self._found_by[(child, identity)].add(key)
+            if child in self._in_cycle and parent in self._in_cycle:
+                self._links[(child, identity)].append(((parent, parent_identity), key))
+            known = self.rows[child].get(identity)
+            if known is not None:
+                self._together(owner, known.owner)
+            elif child == self.closure.root:
+                strangers[identity].append(owner)
+            else:
+                self.rows[child][identity] = Found(owner, cells)
+                fresh.append(identity)
+        return fresh + self._judge(strangers)
+
+    def _judge(self, strangers: Mapping[Identity, Sequence[int]]) -> list[Identity]:
+        """Roots that hang on others: expired ones go along, one that isn't keeps the others."""
+        if not strangers:
+            return []
+        expired = self._expired(list(strangers))
+        fresh = self._new_roots(expired)
+        for identity, owners in strangers.items():
+            for owner in owners:
+                if identity in expired:
+                    self._together(owner, self.rows[self.closure.root][identity].owner)
+                else:
+                    self.keep(owner, f"a row of {shown(self.closure.root)} that has not expired hangs on it")
+        return fresh
+
+    def _is_held_by_several(self, ref: Ref) -> bool:
+        """Whether a row of the table may go by one reference and stay by another."""
+        keys = self.closure.parents(ref)
+        return ref != self.closure.root and len(keys) > 1 and any(map(self.closure.is_loose, keys))
+
+    def _held_elsewhere(self) -> set[Node]:
+        """Rows that were found only by keys which would be emptied, and that another reference holds to a row which
+        is there and was not found. One inside a ring of tables, such as a reply's to what it answers, holds none."""
+        held: set[Node] = set()
+        for ref in filter(self._is_held_by_several, list(self.rows)):
+            only_loose = [
+                identity for identity in self.rows[ref]
+                if all(map(self.closure.is_loose, self._found_by[(ref, identity)]))
+            ]  # fmt: skip
+            for key in self.closure.parents(ref):
+                if isinstance(key, Link) or parent_of(key) in self.closure.group_of(ref):
+                    continue
+                others = [i for i in only_loose if key not in self._found_by[(ref, i)]]
+                held |= {(ref, identity) for identity in self._referring(key, others)}
+        return held
+
+    def _referring(self, key: ForeignKey, identities: Sequence[Identity]) -> Iterator[Identity]:
+        """Of these rows those of which the row that `key` names is there. Locks nothing more."""
+        own = self._identity(child_of(key))
+        child = self._table(child_of(key), [*own, *key.columns]).alias("c")
+        parent = self._table(parent_of(key), key.parent_columns).alias("p")
+        on = sa.and_(*(parent.c[b] == child.c[a] for a, b in zip(key.columns, key.parent_columns, strict=True)))
+        for chunk in chunks(identities):
+            query = sa.select(*(child.c[c] for c in own)).select_from(child.join(parent, on))
+            for row in self._execute(query.where(one_of([child.c[c] for c in own], chunk))):
+                yield tuple(map(bindable, row))
+
+    def _follow_soft(self, key: ForeignKey) -> None:
+        child, parent = child_of(key), parent_of(key)
+        for parent_identity, identity, cells in self._referencing(key, list(self.rows[parent])):
+            if identity not in self.rows[child]:
+                self.detached[child][identity] = Found(self.rows[parent][parent_identity].owner, cells)
+
+    def _referencing(
+        self, key: ForeignKey, parents: Sequence[Identity]
+    ) -> Iterator[tuple[Identity, Identity, tuple[Any, ...]]]:
+        """Per row that references one of `parents`: the parent's identity, its own, its cells. Joined by the
+        server, whose idea of equal text is the foreign key's."""
+        if isinstance(key, Link):
+            yield from self._linked(key, parents)
+            return
+        columns = self._columns[child_of(key)]
+        theirs, own = self._identity(parent_of(key)), self._identity(child_of(key))
+        child = self._table(child_of(key), [*columns, *key.columns]).alias("c")
+        parent = self._table(parent_of(key), [*theirs, *key.parent_columns]).alias("p")
+        # SQLite compares by the left column's collation, and a foreign key by the parent's.
+        on = sa.and_(*(parent.c[b] == child.c[a] for a, b in zip(key.columns, key.parent_columns, strict=True)))
+        selected = [parent.c[c].label(f"p{i}") for i, c in enumerate(theirs)]
+        selected += [child.c[c].label(f"c{i}") for i, c in enumerate(columns)]
+        for chunk in chunks(parents):
+            query = sa.select(*selected).select_from(child.join(parent, on))
+            query = query.where(one_of([parent.c[c] for c in theirs], chunk))
+            for row in self._execute(self._locking(query)):
+                cells = tuple(map(bindable, row))
+                mine = cells[len(theirs) :]
+                yield cells[: len(theirs)], mine[: len(own)], mine
+
+    def _linked(
+        self, key: Link, parents: Sequence[Identity]
+    ) -> Iterator[tuple[Identity, Identity, tuple[Any, ...]]]:
+        """The same of a reference that no key declares: asked by values, since the server may be unable to compare
+        columns of two types, or of two collations."""
+        columns, own = self._columns[child_of(key)], self._identity(child_of(key))
+        table = self._table(child_of(key), [*columns, *key.columns])
+        meant = Meanings({self._values(key, parent): parent for parent in parents})
+        width = len(columns)
+        for where in self._spelled(key, table, [self._values(key, parent) for parent in parents]):
+            cells = [*(table.c[c] for c in columns), *(table.c[c].label(f"k{i}") for i, c in enumerate(key.columns))]
+            for row in self._execute(self._locking(sa.select(*cells).where(where))):
+                values = tuple(map(bindable, row))
+                parent = meant.of(values[width:])
+                if parent is not None:
+                    yield parent, values[: len(own)], values[:width]
+
+    def _values(self, key: ForeignKey, parent: Identity) -> tuple[Any, ...]:
+        """What references a found row by `key`."""
+        found = self.rows[parent_of(key)][parent]
+        return tuple(self.cell(parent_of(key), found, column) for column in key.parent_columns)
+
+    def _spelled(self, key: Link, table: sa.TableClause, values: Iterable[Identity]) -> Iterator[Any]:
+        types = self.closure.tables[child_of(key)].types
+        kinds = [kind_of(self.store.table.engine, types[column]) for column in key.columns]
+        for chunk in chunks(spelled([v for v in values if None not in v], kinds)):
+            yield one_of([table.c[c] for c in key.columns], chunk)
+
+    def _locking(self, query: sa.Select[Any]) -> sa.Select[Any]:
+        return query.with_for_update() if self.lock else query
+
+    def _execute(self, statement: Any) -> Any:
+        return self.store.connection.execute(statement).all()
+
+    def _identity(self, ref: Ref) -> tuple[str, ...]:
+        return self.closure.tables[ref].identity
+
+    def _table(self, ref: Ref, columns: Iterable[str]) -> sa.TableClause:
+        return sa.table(ref[1], *map(sa.column, dict.fromkeys(columns)), schema=ref[0])
+
+    # --- who stays -----------------------------------------------------------------------------------------
+
+    def _together(self, one: int, other: int) -> None:
+        self._groups[self._group(one)] = self._group(other)
+
+    def _group(self, owner: int) -> int:
+        while self._groups[owner] != owner:
+            self._groups[owner] = self._groups[self._groups[owner]]
+            owner = self._groups[owner]
+        return owner
+
+    def keep(self, owner: int, reason: str) -> None:
+        self._reasons.setdefault(owner, reason)
+
+    def staying(self) -> dict[Identity, str]:
+        """Roots that stay, and why; those that share rows with one that stays, too."""
+        by_group = {self._group(owner): reason for owner, reason in self._reasons.items()}
+        return {
+            identity: self._reasons.get(owner, by_group[self._group(owner)])
+            for owner, identity in enumerate(self.roots)
+            if self._group(owner) in by_group
+        }
+
+    def going(self, ref: Ref, rows: Mapping[Ref, Mapping[Identity, Found]] | None = None) -> dict[Identity, Found]:
+        """The rows of a table whose roots all go."""
+        kept = {self._group(owner) for owner in self._reasons}
+        found = (self.rows if rows is None else rows).get(ref, {})
+        return {i: row for i, row in found.items() if self._group(row.owner) not in kept}
+
+    # --- counting and deleting ----------------------------------------------------------------------------
+
+    def counts(self) -> Counter[str]:
+        """Rows that `delete` would delete, by table."""
+        counted: Counter[str] = Counter()
+        for ref in self.closure.going:
+            if self.is_swept(ref):
+                (key,) = self.closure.parents(ref)
+                counted[shown(ref)] += sum(map(self._count, self._matching(key)))
+            else:
+                counted[shown(ref)] += len(self.going(ref))
+        return counted
+
+    def detachable(self) -> Counter[str]:
+        """Rows that stay and lose their reference, by table."""
+        counted: Counter[str] = Counter()
+        for key in self._loose():
+            child = child_of(key)
+            if child not in self.closure.going:
+                counted[shown(child)] += sum(map(self._count, self._matching(key)))
+            elif self._identity(child):
+                going = self.going(child)
+                found = self._referencing(key, list(self.going(parent_of(key))))
+                counted[shown(child)] += sum(identity not in going for _, identity, _ in found)
+        return +counted
+
+    def _count(self, condition: tuple[sa.TableClause, Any]) -> int:
+        table, where = condition
+        query = sa.select(sa.func.count()).select_from(table).where(where)
+        return int(self.store.connection.execute(query).scalar_one())
+
+    def _matching(self, key: ForeignKey) -> Iterator[tuple[sa.TableClause, Any]]:
+        """The rows that reference, by `key`, rows that go: some hundred values a condition."""
+        table = self._table(child_of(key), key.columns)
+        places = [self._columns[parent_of(key)].index(c) for c in key.parent_columns]
+        values = (tuple(f.cells[p] for p in places) for f in self.going(parent_of(key)).values())
+        if isinstance(key, Link):
+            yield from ((table, where) for where in self._spelled(key, table, values))
+            return
+        for chunk in chunks([v for v in values if None not in v]):
+            yield table, one_of([table.c[c] for c in key.columns], chunk)
+
+    def delete(self) -> Counter[str]:
+        """Deletes what goes, children first. Inside a transaction only. Raises DBAPIError, OperatorError."""
+        if not (self.lock and self.store.connection.in_transaction()):
+            raise RuntimeError("rows are deleted only inside the transaction that locked and judged them")
+        deleted: Counter[str] = Counter()
+        for group in self.closure.groups:
+            if self.closure.is_cyclic(group):
+                deleted += self._delete_cycle(group)
+            elif self.is_swept(group[0]):
+                (key,) = self.closure.parents(group[0])
+                for table, where in self._matching(key):
+                    deleted[shown(group[0])] += self.store.connection.execute(sa.delete(table).where(where)).rowcount
+                    self._require_none(group[0], (table, where))
+            else:
+                deleted[shown(group[0])] += self._delete_rows(group[0], list(self.going(group[0])))
+        if not self.store.enforces_keys:
+            self._empty_references()
+        return deleted
+
+    def _loose(self) -> list[ForeignKey]:
+        """The keys whose rows may stay and lose their reference."""
+        hard = (k for k in self.closure.hard if self.closure.is_loose(k) and self._is_held_by_several(child_of(k)))
+        return [*self.closure.soft, *hard]
+
+    def _empty_references(self) -> None:
+        """ON DELETE SET NULL of a SQLite that can't enforce its keys, for the rows that are still there."""
+        for key in self._loose():
+            if key.on_delete != "SET NULL":
+                raise OperatorError(
+                    f"rows of {shown(child_of(key))} would have to get their default (ON DELETE {key.on_delete}), and"
+                    " this SQLite database has foreign keys that are wrong, so that it can't enforce any"
+                )
+            for table, where in self._matching(key):
+                emptied = dict.fromkeys(key.columns, sa.null())
+                self.store.connection.execute(sa.update(table).where(where).values(emptied))
+
+    def _require_none(self, ref: Ref, condition: tuple[sa.TableClause, Any]) -> None:
+        """A trigger or rule may keep a row of a DELETE and say nothing; PostgreSQL's own cascade then leaves it without
+        its job. MySQL knows no such trigger."""
+        if self.store.table.engine in ("postgresql", "sqlite") and (left := self._count(condition)):
+            kept = counted(left, "row")
+            raise OperatorError(f"the server kept {kept} of {shown(ref)} in a DELETE; a trigger or rule may do so")
+
+    def _delete_rows(self, ref: Ref, identities: Sequence[Identity], *, exactly: bool = True) -> int:
+        table, count = self._table(ref, self._identity(ref)), 0
+        for chunk in chunks(identities):
+            where = one_of([table.c[c] for c in self._identity(ref)], chunk)
+            count += self.store.connection.execute(sa.delete(table).where(where)).rowcount
+        if exactly and count != len(identities):
+            raise OperatorError(
+                f"the server deleted {counted(count, 'row')} of {shown(ref)} where {len(identities)}"
+                f" {were(len(identities))} found and locked"
+            )
+        return count
+
+    def _delete_cycle(self, group: Sequence[Ref]) -> Counter[str]:
+        """Rows that no other references first, then those that this leaves, and so on; where rows reference each
+        other in a ring, a reference that may be NULL is emptied before."""
+        left: set[Node] = {(ref, identity) for ref in group for identity in self.going(ref)}
+        # InnoDB refuses to delete a row that references itself.
+        own = {n: [(p, k) for p, k in self._links.get(n, ()) if p == n] for n in left}
+        self._cut({n for n in left if own[n]}, own, Counter())
+        links = {n: [(p, k) for p, k in self._links.get(n, ()) if p in left and p != n] for n in left}
+        referrers = Counter(parent for targets in links.values() for parent, _ in targets)
+        free = [node for node in left if not referrers[node]]
+        deleted: Counter[str] = Counter()
+        while left:
+            if not free and not self._cut(left, links, referrers):
+                return deleted + self._delete_ring(left)
+            free = free or [node for node in left if not referrers[node]]
+            for ref, identities in _by_table(free).items():
+                deleted[shown(ref)] += self._delete_rows(ref, identities)
+            left -= set(free)
+            released = Counter(parent for node in free for parent, _ in links[node])
+            referrers -= released
+            free = [node for node in released if not referrers[node] and node in left]
+        return deleted
+
+    def _cut(self, left: set[Node], links: dict[Node, list[tuple[Node, ForeignKey]]], referrers: Counter[Node]) -> bool:
+        """Empties the references between rows of `left` that may be NULL. False where there is none."""
+        emptied: dict[tuple[Ref, str], set[Identity]] = defaultdict(set)
+        for node in left:
+            for link in list(links[node]):
+                column = self._may_be_null(link[1])
+                if column is not None:
+                    emptied[node[0], column].add(node[1])
+                    links[node].remove(link)
+                    referrers[link[0]] -= 1
+        for (ref, column), identities in emptied.items():
+            table = self._table(ref, [*self._identity(ref), column])
+            for chunk in chunks(list(identities)):
+                where = one_of([table.c[c] for c in self._identity(ref)], chunk)
+                self.store.connection.execute(sa.update(table).where(where).values({column: sa.null()}))
+        return bool(emptied)
+
+    def _may_be_null(self, key: ForeignKey) -> str | None:
+        known = self.closure.tables[child_of(key)]
+        return next((c for c in key.columns if c in known.nullable and c not in known.identity), None)
+
+    def _delete_ring(self, left: set[Node]) -> Counter[str]:
+        """Rows in a ring of references none of which may be NULL: only a database that looks at the end can."""
+        defer_constraints(self.store)
+        deleted: Counter[str] = Counter()
+        for ref, identities in _by_table(left).items():
+            # The database's own cascade may have taken some of them with the others.
+            self._delete_rows(ref, identities, exactly=False)
+            deleted[shown(ref)] += len(identities)
+        return deleted
+
+
+def bindable(value: Any) -> Any:
+    """A value that was read, as it can be given back to the driver. Raises Refused."""
+    if not isinstance(value, SQLiteText):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise Refused("a key or file name is text that is not UTF-8") from None
+
+
+def defer_constraints(store: LogStore) -> None:
+    name = store.connection.dialect.name
+    if name == "sqlite":
+        store.connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+    elif name == "postgresql":
+        store.connection.exec_driver_sql("SET CONSTRAINTS ALL DEFERRED")
+
+
+def _by_table(nodes: Iterable[Node]) -> dict[Ref, list[Identity]]:
+    found: dict[Ref, list[Identity]] = defaultdict(list)
+    for ref, identity in nodes:
+        found[ref].append(identity)
+    return found
+
+
+def chunks(values: Sequence[Identity]) -> Iterator[Sequence[Identity]]:
+    return (values[start : start + VALUES] for start in range(0, len(values), VALUES))
+
+
+def one_of(columns: Sequence[sa.ColumnElement[Any]], values: Sequence[Identity]) -> sa.ColumnElement[bool]:
+    """Rows whose columns have one of these values. The values came from the same server: a type of their own
+    would make PostgreSQL compare them as another type than the column's."""
+    if not columns:
+        raise ValueError("a condition without columns would be every row's")
+    none: Any = sa.types.NullType()
+    if len(columns) == 1:
+        listed: Any = sa.bindparam(None, [v[0] for v in values], expanding=True, type_=none)
+        return columns[0].in_(listed)
+    each: Callable[[Identity], Any] = lambda v: sa.and_(  # noqa: E731
+        *(c == sa.literal(x, none) for c, x in zip(columns, v, strict=True))
+    )
+    return sa.or_(sa.false(), *map(each, values))

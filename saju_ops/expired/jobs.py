@@ -1,0 +1,564 @@
+"""Deletes expired jobs with all that hangs on them: rows, and files in S3. The only code that does.
+
+What it promises of every job that it deletes: its expires_at was past under a lock that the deleting transaction
+still held; every table that references it is one that may go; its rows of the tables to keep (payments) stand
+in an archive that was read back, and were compared with it under that lock; all of its files are gone, and no
+row that stays names one of them. A job of which one of these can't be said stays whole, and is told.
+
+The order in one transaction, over a batch of jobs: hold the tables and see that nobody altered one, lock the rows,
+judge, compare, delete the rows (not yet committed: now the database has agreed), delete the files, commit. So nobody
+can extend a job whose files are going.
+What is left: a process that is killed, or a connection lost, between S3's answer and the commit leaves expired
+jobs with rows and without files. Their rows go in the next run, unless the service extends one of them before
+that, an expired job, within the hour.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+
+from saju_ops.database.connect import error_text
+from saju_ops.errors import OperatorError, Refused
+from saju_ops.expired.batches import (
+    LOCK_WAIT,
+    AlteredStop,
+    Batches,
+    Limits,
+    Outcome,
+    Stop,
+    name_of,
+    open_table,
+    settled,
+)
+from saju_ops.expired.clocks import Clock
+from saju_ops.expired.dependents import Found, Hanging, Identity
+from saju_ops.expired.expiry import Expiry
+from saju_ops.expired.foreign_keys import (
+    Closure,
+    Ref,
+    catalogue_of,
+    child_of,
+    parent_of,
+    require_known,
+    require_seen_whole,
+    shown,
+)
+from saju_ops.expired.job_files import BadKey, JobFiles
+from saju_ops.expired.links import NamedLink, left_out, linked_closure
+from saju_ops.expired.orphans import orphan_rows
+from saju_ops.expired.row_archive import FOLDER, RowArchive, require_archivable
+from saju_ops.expired.shared_files import SharedFiles
+from saju_ops.rows.csvfile import Compression
+from saju_ops.rows.engines.base import broken_off
+from saju_ops.rows.engines.open import LogStore
+from saju_ops.storage.open import Storage, StorageError
+from saju_ops.words import counted, were
+
+if TYPE_CHECKING:
+    from saju_ops.settings.settings import Settings
+
+# 250 jobs of four files are one request to S3; their rows are locked for as long as it takes.
+DEFAULT_BATCH = 250
+# Jobs whose rows to keep go into one archive file.
+ARCHIVE_JOBS = 5_000
+# The settings' own values, which an installation without such tables needn't change.
+MAY_BE_MISSING = ("payments", "payment_failures", "job_files")
+NONE_OF_THEM = (*MAY_BE_MISSING, "sms_logs", "phone_verification_attempts", "reports", "report_knowledge")
+# Columns in which a table of files may keep their sizes, so that S3 needn't be asked for each.
+SIZE_COLUMNS = ("size_bytes", "file_size", "size")
+
+
+@dataclass(frozen=True)
+class JobTables:
+    """Which table holds the jobs, which may go with them, which are archived first, and where files are named."""
+
+    root: str
+    may_go: tuple[str, ...]
+    keep: tuple[str, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+    links: tuple[NamedLink, ...] = ()
+
+    def as_named_by(self, store: LogStore) -> JobTables:
+        """The same without the schema in which the database looks anyway."""
+        plain = catalogue_of(store).plain
+        files = tuple((plain(table), column) for table, column in self.files)
+        links = tuple(
+            replace(each, table=plain(each.table), parent=plain(each.parent)) for each in self.links
+        )  # fmt: skip
+        found = replace(
+            self, may_go=tuple(map(plain, self.may_go)), keep=tuple(map(plain, self.keep)), files=files, links=links
+        )
+        store.end_read()
+        return found
+
+
+def tables_of(settings: Settings) -> JobTables:
+    return JobTables(
+        settings.jobs_table, settings.purge_tables, settings.purge_keep_tables, settings.purge_file_columns,
+        settings.purge_links,
+    )  # fmt: skip
+
+
+def jobs_closure(store: LogStore, tables: JobTables) -> Closure:
+    """Everything that hangs on a job, whatever its foreign keys say or don't. Raises Refused, naming the table, where
+    that is more than may go, or less. Reads the catalogue only."""
+    closure = linked_closure(
+        store, tables.may_go, "PURGE_TABLES", links=tables.links, may_be_missing=NONE_OF_THEM,
+        require=lambda found: require_known(found, tables.may_go, "PURGE_TABLES", tables.keep),
+    )  # fmt: skip
+    return replace(closure, doubts=(*closure.doubts, *left_out(store, closure, "PURGE_TABLES")))
+
+
+def job_limits(
+    *, dry_run: bool = True, max_jobs: int | None = None, max_runtime_seconds: float | None = None,
+    batch_jobs: int = DEFAULT_BATCH, pause_seconds: float = 0.0,
+) -> Limits:  # fmt: skip
+    """Raises Refused for values that make no sense, before anything is touched."""
+    return Limits(dry_run, max_jobs, max_runtime_seconds, batch_jobs, pause_seconds)
+
+
+@dataclass
+class JobPurgeResult(Outcome):
+    rows_archived: Counter[str] = field(default_factory=Counter)
+    archives: list[str] = field(default_factory=list)
+    files: int = 0
+    # Files that rows of jobs that stay name too; they were left.
+    files_shared: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The files that go with a batch, and how many don't because a row that stays names them too."""
+
+    keys: set[str]
+    shared: int
+
+
+class _Again(Exception):
+    """Some files did not go: back to the savepoint, and once more without their jobs."""
+
+
+def open_jobs(url: sa.URL, table: str, zone: ZoneInfo) -> LogStore:
+    """The table of jobs. `zone` is the zone of times without one. Raises NoSuchTable, Refused, OperatorError."""
+    return open_table(url, table, zone, "JOBS_TABLE")
+
+
+def purge_expired_jobs(
+    store: LogStore,
+    storage: Storage,
+    tables: JobTables,
+    limits: Limits,
+    *,
+    now: datetime,
+    zone: ZoneInfo,
+    files: JobFiles | None,
+    compression: Compression = "none",
+    run_id: str = "",
+    should_stop: Callable[[], str | None] = lambda: None,
+    progress: Callable[[JobPurgeResult], None] = lambda result: None,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+    wait: float = LOCK_WAIT,
+) -> JobPurgeResult:
+    """Deletes the jobs that were past at `now` (with its zone). `zone` is that of the archives' names; without
+    `files` S3 is left alone. `should_stop` is asked between batches.
+
+    Raises Refused or Busy before anything is touched, and OperatorError where the archive can't be written or
+    the database is lost; what was deleted before that was archived and its files are gone.
+    """
+    work = _Purge(
+        store, storage, tables, limits, now, zone, files, compression, run_id, should_stop, progress, sleep, clock
+    )
+    with broken_off(work.broken_off):
+        work.prepare()
+        with store.lock("expired jobs", wait):
+            return work.run()
+
+
+@dataclass
+class _Purge:
+    store: LogStore
+    storage: Storage
+    tables: JobTables
+    limits: Limits
+    now: datetime
+    zone: ZoneInfo
+    files: JobFiles | None
+    compression: Compression
+    run_id: str
+    should_stop: Callable[[], str | None]
+    progress: Callable[[JobPurgeResult], None]
+    sleep: Callable[[float], None]
+    clock: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        self.result = JobPurgeResult(self.now, self.limits.dry_run)
+        self.started = self.clock()
+        self.archives: dict[Ref, RowArchive] = {}
+        self.file_columns: dict[Ref, list[str]] = defaultdict(list)
+        self.size_columns: dict[Ref, str] = {}
+        self.shared: SharedFiles | None = None
+
+    def broken_off(self, text: str) -> str:
+        return (
+            f"The database broke off the purge of expired jobs ({text}). {counted(self.result.deleted, 'job')}"
+            f" {were(self.result.deleted)} deleted before; those at work then are there with all their rows, or gone"
+            " with all of them. Launch again to go on."
+        )
+
+    # --- before anything is touched ------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Reads the catalogue. Raises Refused."""
+        self.expiry = Expiry(self.store, self.now)
+        self.store.require_transactions()
+        clock = Clock(self.store, "JOBS_DATABASE_TIMEZONE", self.now)
+        clock.require("Jobs would be deleted too early or too late. Nothing was deleted")
+        self.tables = self.tables.as_named_by(self.store)
+        self.closure: Closure
+        self.closure, self.traits = settled(self.store, self._look_at_closure)
+        if not self.limits.dry_run:
+            require_seen_whole(self.closure)
+        self.result.doubts = (*self.closure.doubts, *clock.doubts([ZoneInfo("UTC"), self.zone]))
+        for name in self.tables.keep:
+            if (ref := self.closure.find(name)) is not None:
+                self._keep(ref)
+            elif name not in MAY_BE_MISSING:
+                self._require_table(name, "PURGE_KEEP_TABLES", "rows that must be kept would be deleted")
+        for table, column in self.tables.files:
+            self._name_files(table, column)
+        if self.files is not None:
+            self.shared = SharedFiles(self.store, self.closure, self.files.place, self.file_columns)
+        self.wanted: dict[Ref, list[str]] = {ref: list(cols) for ref, cols in self.file_columns.items()}
+        for ref in self.archives:
+            self.wanted.setdefault(ref, [])
+        for ref, column in self.size_columns.items():
+            self.wanted[ref].append(column)
+        self.batches = Batches(
+            self.store, self.closure, self.expiry, self.limits, self.result, self.should_stop, self.sleep, self.clock,
+            self.started, self.traits,
+        )  # fmt: skip
+        self.store.wait_briefly()
+
+    def _look_at_closure(self) -> Closure:
+        return jobs_closure(self.store, self.tables)
+
+    def _keep(self, ref: Ref) -> None:
+        identity = self.closure.tables[ref].identity
+        if ref == self.closure.root or not identity:
+            raise Refused(
+                f"PURGE_KEEP_TABLES names {shown(ref)}, which is the table of jobs itself or has no key. Nothing was"
+                " deleted."
+            )
+        self.archives[ref] = RowArchive(
+            require_archivable(self.store, ref[1], ref[0]), self.storage, identity, root=shown(self.closure.root),
+            now=self.now, zone=self.zone, compression=self.compression, run_id=self.run_id,
+        )  # fmt: skip
+
+    def _require_table(self, name: str, setting: str, otherwise: str) -> None:
+        """Raises Refused for a name that no table has: taken for none, a mistyped one would do harm."""
+        if "." in name or not self.store.has_table(name):
+            raise Refused(
+                f"{setting} names {name}, but no such table hangs on {self.tables.root}, and {otherwise}. Nothing was"
+                " deleted; correct the name."
+            )
+
+    def _name_files(self, table: str, column: str) -> None:
+        ref = self.closure.find(table)
+        if ref is None:
+            if self.files is not None and table not in MAY_BE_MISSING:
+                self._require_table(table, "PURGE_FILE_COLUMNS", "the files of a job would be left for ever")
+            if self.files is not None and self.store.has_table(table):
+                raise Refused(
+                    f"No foreign key leads from {table} to {self.tables.root}, and PURGE_TABLES doesn't name it, so the"
+                    " files of a job can't be found and would be left for ever. Nothing was deleted; add the table to"
+                    " PURGE_TABLES, or take it out of PURGE_FILE_COLUMNS."
+                )
+            return
+        if column not in self.closure.tables[ref].columns:
+            raise Refused(
+                f"PURGE_FILE_COLUMNS names {table}.{column}, but there is no such column. Nothing was deleted."
+            )
+        if self.files is not None:
+            if not self.closure.tables[ref].identity:
+                raise Refused(
+                    f"The table {shown(ref)} has no primary key and no unique key without NULLs, so the rows of a job"
+                    " that name files can't be told apart (PURGE_FILE_COLUMNS). Nothing was deleted; give the table a"
+                    " key."
+                )
+            self.file_columns[ref].append(column)
+            sizes = (c for c in SIZE_COLUMNS if c in self.closure.tables[ref].columns)
+            if (size := next(sizes, None)) is not None:
+                self.size_columns[ref] = size
+
+    # --- the run ---------------------------------------------------------------------------------------------
+
+    def run(self) -> JobPurgeResult:
+        if self.archives and not self.limits.dry_run:
+            self._ready_storage()
+        candidates = self.batches.candidates()
+        try:
+            while candidates:
+                self.batches.check_limits()
+                size = min(ARCHIVE_JOBS, self.batches.left() or ARCHIVE_JOBS)
+                self._chunk(candidates[:size])
+                candidates = candidates[size:]
+            self.batches.require_all()
+        except AlteredStop as stop:
+            self.result.stopped = str(stop)
+            self.result.seconds = self.clock() - self.started
+            return self.result
+        except Stop as stop:
+            self.result.stopped = str(stop)
+        self.result.doubts += tuple(self.shared.doubts()) if self.shared is not None else ()
+        self.result.orphans = orphan_rows(self.store, self.closure, files=file_tables(self.closure, self.tables))
+        self.result.seconds = self.clock() - self.started
+        return self.result
+
+    def _ready_storage(self) -> None:
+        try:
+            self.storage.complete(f"{FOLDER}/")
+            for archive in self.archives.values():
+                archive.clear_unfinished()
+        except (StorageError, OSError) as error:
+            raise self._storage_failed(error) from error
+
+    def _storage_failed(self, error: Exception) -> OperatorError:
+        why = getattr(error, "strerror", None) or str(error)
+        return OperatorError(
+            f"The rows of {', '.join(shown(r) for r in self.archives)} can't be archived: {self.storage.uri} can't be"
+            f" written or read ({why}). {counted(self.result.deleted, 'job')} {were(self.result.deleted)}"
+            " deleted before that; no other was touched."
+        )
+
+    def _hanging(self, *, lock: bool, only: frozenset[Ref] | None = None) -> Hanging:
+        return Hanging(self.store, self.closure, self.expiry, lock=lock, wanted=self.wanted, only=only)
+
+    def _chunk(self, candidates: Sequence[tuple[Identity, datetime]]) -> None:
+        if self.shared is not None:
+            self.shared.read_odd_names()
+        jobs = [job for job, _ in candidates]
+        oldest = min(at for _, at in candidates)
+        left_out = self._archive(jobs, oldest)
+        for job, reason in left_out.items():
+            self.result.stay(job, reason)
+        self.batches.run([job for job in jobs if job not in left_out], self._batch)
+
+    # --- rows to keep ----------------------------------------------------------------------------------------
+
+    def _archive(self, jobs: Sequence[Identity], oldest: datetime) -> dict[Identity, str]:
+        """Archives what must be kept of these jobs. Gives those of which that can't be done, and why."""
+        if not self.archives or self.limits.dry_run:
+            return {}
+        try:
+            self._archive_together(jobs, oldest)
+            return {}
+        except (StorageError, OSError) as error:
+            raise self._storage_failed(error) from error
+        except sa.exc.DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            self.batches.stop_if_altered(error)
+            reason = f"its rows can't be archived ({error_text(error)})"
+        except OperatorError as error:
+            reason = f"its rows can't be archived ({error})"
+        self.store.end_read()
+        if len(jobs) == 1:
+            return {jobs[0]: reason}
+        half = len(jobs) // 2
+        return self._archive(jobs[:half], oldest) | self._archive(jobs[half:], oldest)
+
+    def _archive_together(self, jobs: Sequence[Identity], oldest: datetime) -> None:
+        with self.store.snapshot():
+            hanging = self._hanging(lock=False, only=self._leading_to(self.archives))
+            hanging.collect(jobs)
+            for ref, archive in self.archives.items():
+                rows = {**hanging.rows.get(ref, {}), **hanging.detached.get(ref, {})}
+                if not rows:
+                    continue
+                names = sorted({name_of(hanging.roots[row.owner]) for row in rows.values()})
+                self.result.problems += archive.recall(names, oldest)
+                before = archive.rows_written
+                written = archive.add(list(rows), names, (oldest, self.now))
+                if written is not None:
+                    self.result.archives.append(self.storage.location(written))
+                    self.result.rows_archived[shown(ref)] += archive.rows_written - before
+
+    def _leading_to(self, wanted: Collection[Ref]) -> frozenset[Ref]:
+        """The tables that must be read to find rows of these: they and all that they reference."""
+        found, waiting = set(wanted), list(wanted)
+        while waiting:
+            ref = waiting.pop()
+            for key in (*self.closure.hard, *self.closure.soft):
+                if child_of(key) == ref and parent_of(key) not in found:
+                    found.add(parent_of(key))
+                    waiting.append(parent_of(key))
+        return frozenset(found)
+
+    def _compare(self, hanging: Hanging) -> None:
+        """Keeps every job of which a row to keep is not in an archive as it is now, under lock."""
+        for ref, archive in self.archives.items():
+            rows = {**hanging.going(ref), **hanging.going(ref, hanging.detached)}
+            if not rows or archive.holds(list(rows)):
+                continue
+            by_owner: dict[int, list[Identity]] = defaultdict(list)
+            for identity, row in rows.items():
+                by_owner[row.owner].append(identity)
+            for owner, identities in by_owner.items():
+                if not archive.holds(identities):
+                    hanging.keep(owner, f"a row of {shown(ref)} came or changed after it was archived")
+
+    # --- a batch -----------------------------------------------------------------------------------------------
+
+    def _batch(self, jobs: Sequence[Identity]) -> None:
+        self._look(jobs) if self.limits.dry_run else self._delete(jobs)
+        self.progress(self.result)
+
+    def _look(self, jobs: Sequence[Identity]) -> None:
+        with self.store.snapshot():
+            hanging = self._hanging(lock=False)
+            hanging.collect(jobs)
+            files = self._keys(hanging, {})
+            rows, detached = hanging.counts(), hanging.detachable()
+        self._count(hanging, rows, detached, files, self._sizes(hanging, files.keys))
+
+    def _delete(self, jobs: Sequence[Identity]) -> None:
+        versions, sizes = self._ask_s3(jobs)
+        with self.store.transaction():
+            self.traits.hold(list(self.closure.going))
+            hanging = self._hanging(lock=True)
+            hanging.collect(jobs)
+            self._compare(hanging)
+            files, detached, rows = self._delete_locked(hanging, versions)
+        self._count(hanging, rows, detached, files, sizes or self._sizes(hanging, files.keys))
+
+    def _delete_locked(
+        self, hanging: Hanging, versions: dict[str, list[str]]
+    ) -> tuple[_Files, Counter[str], Counter[str]]:
+        """Rows, then files, of what was locked and judged. Where a file did not go, back to the savepoint and once more
+        without its job: the locks stay, so that nobody extends a job of which other files are gone."""
+        gone: set[str] = set()
+        failed: dict[str, str] = {}
+        while True:
+            savepoint = self.store.connection.begin_nested()
+            try:
+                files = self._keys(hanging, failed)
+                detached = hanging.detachable()
+                rows = hanging.delete()
+                self.store.check_now()
+                self.traits.look_again()
+                self._delete_files(files.keys - gone, versions, gone, failed)
+                savepoint.commit()
+                return files, detached, rows
+            except _Again:
+                savepoint.rollback()
+
+    def _delete_files(
+        self, keys: set[str], versions: dict[str, list[str]], gone: set[str], failed: dict[str, str]
+    ) -> None:
+        """The last thing before the commit. Raises _Again where one did not go."""
+        if not keys or self.files is None:
+            return
+        answer = self.files.delete(keys, versions)
+        gone |= answer.gone
+        if answer.failed:
+            failed |= answer.failed
+            raise _Again
+
+    def _count(
+        self, hanging: Hanging, rows: Counter[str], detached: Counter[str], files: _Files, sizes: dict[str, int]
+    ) -> None:
+        self.result.deleted += len(hanging.going(self.closure.root))
+        self.result.rows += rows
+        self.result.detached += detached
+        self.result.files += len(files.keys)
+        self.result.files_shared += files.shared
+        self.result.bytes += sum(sizes.get(key, 0) for key in files.keys)
+        for job, reason in hanging.staying().items():
+            self.result.stay(job, reason)
+
+    # --- files ---------------------------------------------------------------------------------------------------
+
+    def _keys(self, hanging: Hanging, failed: dict[str, str]) -> _Files:
+        """The files that go with the jobs that go. A job whose files can't or did not go is kept; a file that a row
+        which stays names too is left."""
+        keys = self._named(hanging, failed)
+        shared = self.shared.of(hanging, keys) if self.shared is not None else set()
+        return _Files(keys - shared, len(shared))
+
+    def _named(self, hanging: Hanging, failed: dict[str, str]) -> set[str]:
+        """The keys that the rows of jobs that go name, after those with a bad or failed one were kept."""
+        if self.files is None:
+            return set()
+        for _, found, value in self._file_cells(hanging):
+            try:
+                key = self.files.place.key_of(value)
+            except BadKey as problem:
+                hanging.keep(found.owner, str(problem))
+                continue
+            if key in failed:
+                hanging.keep(found.owner, failed[key])
+        keys = {self.files.place.key_of(value) for _, _, value in self._file_cells(hanging)}
+        return {key for key in keys if key is not None}
+
+    def _file_cells(self, hanging: Hanging) -> Iterator[tuple[Ref, Found, Any]]:
+        for ref, columns in self.file_columns.items():
+            for found in hanging.going(ref).values():
+                for column in columns:
+                    yield ref, found, hanging.cell(ref, found, column)
+
+    def _ask_s3(self, jobs: Sequence[Identity]) -> tuple[dict[str, list[str]], dict[str, int]]:
+        """What takes a request for each file, before anything is locked: versions, and sizes that no row tells."""
+        told = len(self.size_columns) == len(self.file_columns)
+        if self.files is None or (told and not self.files.place.all_versions):
+            return {}, {}
+        with self.store.snapshot():
+            hanging = self._hanging(lock=False, only=self._leading_to(self.file_columns))
+            hanging.collect(jobs)
+            keys = self._named(hanging, {})
+        return self.files.versions(keys), self._sizes(hanging, keys)
+
+    def _sizes(self, hanging: Hanging, keys: set[str]) -> dict[str, int]:
+        """Bytes of each file: as its row tells, or else S3."""
+        if self.files is None or not keys:
+            return {}
+        told: dict[str, int] = {}
+        for ref, found, value in self._file_cells(hanging):
+            key, column = self.files.place.key_of(value), self.size_columns.get(ref)
+            size = _number_of_bytes(hanging.cell(ref, found, column)) if column else None
+            if key is not None and size is not None:
+                told[key] = size
+        if len(self.size_columns) < len(self.file_columns) and self.files.down is None:
+            told |= self.files.sizes(keys - told.keys())
+        return told
+
+
+def orphans(store: LogStore, tables: JobTables) -> Counter[str]:
+    """Rows whose job is gone, by table and column. Reads only. Raises Refused where PURGE_TABLES or PURGE_LINKS do."""
+    tables = tables.as_named_by(store)
+    closure = linked_closure(store, tables.may_go, "PURGE_TABLES", links=tables.links, may_be_missing=NONE_OF_THEM)
+    return orphan_rows(store, closure, files=file_tables(closure, tables))
+
+
+def file_tables(closure: Closure, tables: JobTables) -> set[Ref]:
+    """The tables of the closure that name files."""
+    return {ref for table, _ in tables.files if (ref := closure.find(table)) is not None}
+
+
+def _number_of_bytes(value: Any) -> int | None:
+    """Of a column that only its name makes one of sizes; None for whatever else stands there."""
+    try:
+        number = Decimal(str(value))
+        return int(number) if 0 <= number < 1 << 60 else None
+    except ArithmeticError:
+        return None

@@ -1,0 +1,182 @@
+"""Columns that hold a session's id without a foreign key, such as system_metrics.session_id: NULL with the session.
+
+Promises: in the transaction that deletes a session, its id becomes NULL in the columns that SESSION_CLEAR_COLUMNS
+names; nothing else of those rows changes, times that the server would renew included. Any other column of that name,
+in whose table no key leads to the sessions, is a doubt: the id stays there. A column that can't be cleared (NOT NULL,
+no index, a right that is missing) is refused where the setting names it, and a doubt where it is only the default.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from saju_ops.errors import Refused
+from saju_ops.expired.dependents import Identity, chunks, one_of
+from saju_ops.expired.foreign_keys import Closure, Ref, catalogue_of, child_of, named, parent_of, shown
+from saju_ops.expired.link_values import are_comparable
+from saju_ops.expired.links import PLAIN_KEYS, singular
+from saju_ops.rows.engines.open import LogStore
+
+SETTING = "SESSION_CLEAR_COLUMNS"
+DEFAULT = "system_metrics.session_id"
+_INDEXED = {
+    "mysql": (
+        "SELECT 1 FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
+        " AND COLUMN_NAME = :column AND SEQ_IN_INDEX = 1"
+    ),
+    "postgresql": (
+        "SELECT 1 FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_attribute a ON a.attrelid = c.oid"
+        " AND a.attnum = i.indkey[0] WHERE c.relname = :name AND pg_table_is_visible(c.oid) AND a.attname = :column"
+        " AND i.indpred IS NULL AND i.indisvalid"
+    ),
+    "sqlite": (
+        "SELECT 1 FROM pragma_index_list(:name) l JOIN pragma_index_info(l.name) i"
+        " WHERE i.seqno = 0 AND NOT l.partial AND lower(i.name) = lower(:column)"
+    ),
+}
+# Columns that MySQL sets to now in each UPDATE that doesn't name them.
+_RENEWED = (
+    "SELECT COLUMN_NAME FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
+    " AND LOWER(EXTRA) LIKE '%on update%'"
+)
+
+
+@dataclass
+class LooseColumns:
+    """What is cleared with a session, and sentences of what isn't."""
+
+    store: LogStore
+    columns: list[tuple[Ref, str, tuple[str, ...]]] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+    def count(self, sessions: Sequence[Identity]) -> Counter[str]:
+        """Rows whose column holds one of these ids."""
+        found: Counter[str] = Counter()
+        for ref, column, _ in self.columns:
+            for chunk in chunks(sessions):
+                table = _table(ref, column)
+                where = one_of([table.c[column]], chunk)
+                query = sa.select(sa.func.count()).select_from(table).where(where)
+                found[shown(ref)] += int(self.store.connection.execute(query).scalar_one())
+        return +found
+
+    def clear(self, sessions: Sequence[Identity]) -> Counter[str]:
+        """Sets these ids to NULL; inside the transaction that deletes their sessions. Rows changed, by table."""
+        changed: Counter[str] = Counter()
+        for ref, column, renewed in self.columns:
+            table = _table(ref, column, *renewed)
+            for chunk in chunks(sessions):
+                values = {column: sa.null(), **{name: table.c[name] for name in renewed}}
+                update = sa.update(table).values(values).where(one_of([table.c[column]], chunk))
+                changed[shown(ref)] += self.store.connection.execute(update).rowcount
+        return +changed
+
+
+def loose_columns(store: LogStore, closure: Closure, wanted: Collection[str], *, given: bool) -> LooseColumns:
+    """`wanted` are columns as table.column; `given` is False where they are the setting's default. Reads the catalogue.
+
+    Raises Refused.
+    """
+    found = LooseColumns(store)
+    catalogue = catalogue_of(store)
+    tables, identity = catalogue.all_tables(), closure.tables[closure.root].identity
+    store.end_read()
+    for text in wanted if len(identity) == 1 else ():
+        name, _, column = text.rpartition(".")
+        ref = named(name, tables)
+        if ref is None and not given:
+            continue
+        if ref is not None and ref in closure.tables:
+            continue  # its rows go, or their key empties the column
+        why = "the database has no such table" if ref is None else _why_not(store, closure, ref, column)
+        if ref is None or (why and given):
+            raise Refused(f"{SETTING} names {text}, but {why}. Nothing was deleted; correct it.")
+        if why:
+            found.doubts.append(f"The ids of purged sessions stay in {text}: {why}.")
+        else:
+            written = next(c for c in catalogue.table(ref).columns if c.casefold() == column.casefold())
+            found.columns.append((ref, written, _renewed(store, ref)))
+        store.end_read()
+    if wanted or not given:
+        found.doubts += list(_others(store, closure, [ref for ref, _, _ in found.columns], found.doubts))
+    return found
+
+
+def _why_not(store: LogStore, closure: Closure, ref: Ref, column: str) -> str:
+    """Why a column can't be set to NULL; empty where it can."""
+    known, root = catalogue_of(store).table(ref), closure.tables[closure.root]
+    store.end_read()
+    names = {c.casefold(): c for c in known.columns}
+    if column.casefold() not in names:
+        return f"there is no column {shown(ref)}.{column}"
+    column = names[column.casefold()]
+    if column not in known.nullable:
+        return (
+            f"it is NOT NULL; let it be NULL, or name {shown(ref)} in SESSION_PURGE_TABLES, and its rows are deleted"
+            " with their session"
+        )
+    mine, theirs = known.types[column], root.types[root.identity[0]]
+    if not are_comparable(store.table.engine, mine, theirs):
+        return f"it is of the type {mine}, and the sessions' key of the type {theirs}"
+    if ref[0] is None and not _is_indexed(store, ref[1], column):
+        return (
+            "no index begins with it, so each batch would read the whole table; make an index on"
+            f" {shown(ref)} ({column})"
+        )
+    return _refused_by_the_server(store, ref, column)
+
+
+def _is_indexed(store: LogStore, table: str, column: str) -> bool:
+    family = {"mariadb": "mysql"}.get(store.connection.dialect.name, store.connection.dialect.name)
+    found = store.connection.execute(sa.text(_INDEXED[family]), {"name": table, "column": column}).first()
+    store.end_read()
+    return found is not None
+
+
+def _refused_by_the_server(store: LogStore, ref: Ref, column: str) -> str:
+    """The server is asked by an update of no row; SQLite has no rights, and would be locked by one."""
+    if store.connection.dialect.name == "sqlite":
+        return ""
+    table = _table(ref, column)
+    try:
+        store.connection.execute(sa.update(table).values({column: sa.null()}).where(sa.false()))
+    except DBAPIError:
+        return f"the account may not change it; GRANT UPDATE ({column}), SELECT ON {shown(ref)} to it"
+    finally:
+        store.end_read()
+    return ""
+
+
+def _renewed(store: LogStore, ref: Ref) -> tuple[str, ...]:
+    if store.connection.dialect.name not in ("mysql", "mariadb"):
+        return ()
+    names = [row[0] for row in store.connection.execute(sa.text(_RENEWED), {"name": ref[1]})]
+    return tuple(str(name) for name in names)
+
+
+def _others(store: LogStore, closure: Closure, cleared: Collection[Ref], said: Collection[str]) -> Iterator[str]:
+    """A sentence for each other table that holds ids of sessions without a key."""
+    catalogue, root = catalogue_of(store), closure.tables[closure.root]
+    key = root.identity[0] if len(root.identity) == 1 else ""
+    columns = {f"{singular(closure.root[1])}_id", *({key} if key and key.casefold() not in PLAIN_KEYS else set())}
+    tables = set(catalogue.all_tables())
+    keyed = {(child_of(k), c) for k in catalogue.foreign_keys() if parent_of(k) != closure.root for c in k.columns}
+    store.end_read()
+    for column in sorted(columns):
+        for ref in sorted(catalogue.having(column), key=shown):
+            known = ref in closure.tables or ref in cleared or (ref, column) in keyed or ref not in tables
+            if not known and not any(f" {shown(ref)}." in sentence for sentence in said):
+                yield (
+                    f"The ids of purged sessions stay in {shown(ref)}.{column}: name it in {SETTING}, and it becomes"
+                    f" NULL, or {shown(ref)} in SESSION_PURGE_TABLES, and its rows are deleted."
+                )
+        store.end_read()
+
+
+def _table(ref: Ref, *columns: str) -> sa.TableClause:
+    return sa.table(ref[1], *map(sa.column, columns), schema=ref[0])

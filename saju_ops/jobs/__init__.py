@@ -1,1 +1,0 @@
-"""The jobs. Only these change production data, and each takes dry_run, true by hand."""

@@ -1,1 +1,0 @@
-"""What hangs in the queues: expired jobs, expired sessions, stale analysis jobs. No Dagster in here."""

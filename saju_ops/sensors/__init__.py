@@ -1,1 +1,0 @@
-"""The sensors: what follows from what happened."""

@@ -1,0 +1,61 @@
+"""Whether a stored file opens with ARCHIVE_PASSWORD as it is set now.
+
+After a change of the password every older file needs the older one. That is no damage: a file whose stored bytes are
+those of its manifest was read back and proven when it was written. But whoever restores it must have the old password.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Protocol
+
+from saju_ops.errors import OperatorError, ProofFailed
+from saju_ops.storage.encryption import PIECE, WrongPassword, decrypting
+from saju_ops.storage.open import Storage
+
+
+class Stored(Protocol):
+    """What the manifests of all kinds of backups say of their file."""
+
+    @property
+    def file(self) -> str: ...
+
+    @property
+    def encryption(self) -> str: ...
+
+    @property
+    def stored_sha256(self) -> str: ...
+
+    @property
+    def stored_bytes(self) -> int: ...
+
+
+def needs_another(store: Storage, manifest: Stored) -> bool:
+    """Whether the file itself says so, in its first 256 KiB. False too for one that can't be read or is damaged there:
+    who reads it whole finds that."""
+    with suppress(OperatorError, OSError):
+        return not _decrypts(store, manifest, whole=False)
+    return False
+
+
+def opens(store: Storage, manifest: Stored, *, whole: bool) -> bool:
+    """Whether a file opens whose stored bytes are known to be right. A wrong password passes WinZip's own test, of two
+    bytes, once in 65,536 times, and then gives what can't be unpacked; `whole` reads on to the HMAC, which none passes.
+    Raises OSError, StorageError."""
+    try:
+        return _decrypts(store, manifest, whole=whole)
+    except ProofFailed:
+        return False
+
+
+def _decrypts(store: Storage, manifest: Stored, *, whole: bool) -> bool:
+    if manifest.encryption == "none":
+        return True
+    with store.open(manifest.file) as stream:
+        try:
+            content = decrypting(stream, store.password)
+        except WrongPassword:
+            return False
+        while whole and content.read(PIECE):
+            pass
+    return True
