@@ -31,7 +31,8 @@ def archive(job: dict[str, Any]) -> Callable[[], int]:
     import pyarrow.compute
     import pyarrow.csv  # noqa: F401
 
-    from saju_ops.archive.day import archive_day, due_days
+    from saju_ops.archive.day import archive_day
+    from saju_ops.archive.due import due_days
     from saju_ops.archive.purge import PurgePlan, purge
     from saju_ops.rows.days import Day, cutoff_day, day_of
     from saju_ops.rows.engines.open import open_log_store

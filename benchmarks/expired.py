@@ -27,7 +27,7 @@ from saju_ops.expired.job_files import FilePlace, JobFiles, connect_s3
 from saju_ops.expired.jobs import JobTables, job_limits, open_jobs, purge_expired_jobs
 from saju_ops.schema import tables as schema
 from saju_ops.storage.open import open_storage
-from saju_ops.storage.s3.store import S3Options
+from saju_ops.storage.s3.address import S3Options
 
 if TYPE_CHECKING:
     from benchmarks.__main__ import Bench

@@ -106,7 +106,8 @@ def reset(engine: sa.Engine) -> None:
 
 def ours(job: dict[str, Any]) -> Callable[[], int]:
     from saju_ops.database.connect import parse_database_url
-    from saju_ops.stale.reconcile import StalePlan, reconcile
+    from saju_ops.stale.plan import StalePlan
+    from saju_ops.stale.reconcile import reconcile
     from saju_ops.storage.open import open_storage
 
     def run() -> int:

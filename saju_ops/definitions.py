@@ -14,20 +14,21 @@ from saju_ops.defs.alerts.sensor import alerts_sensor
 from saju_ops.defs.chroma import assets as chroma
 from saju_ops.defs.chroma import jobs as chroma_jobs
 from saju_ops.defs.conversation_logs import asset as conversation_logs
-from saju_ops.defs.conversation_logs.purge import (
-    archive_job,
-    purge_conversation_logs_job,
-    restore_conversation_logs_job,
-)
+from saju_ops.defs.conversation_logs import checks as log_checks
+from saju_ops.defs.conversation_logs.asset import archive_job
+from saju_ops.defs.conversation_logs.purge import purge_conversation_logs_job
 from saju_ops.defs.conversation_logs.purge_after_archive import purge_after_archive
+from saju_ops.defs.conversation_logs.restore import restore_conversation_logs_job
 from saju_ops.defs.conversation_logs.schedule import cleanup_schedule
 from saju_ops.defs.dumps import assets as database_dumps
 from saju_ops.defs.dumps import jobs as dump_jobs
 from saju_ops.defs.expired import jobs as expired_jobs
 from saju_ops.defs.expired import sessions as expired_sessions
 from saju_ops.defs.resources import BackupStorage, LogDatabase
-from saju_ops.defs.upkeep import verify as backup_jobs
-from saju_ops.settings.settings import Settings, load_settings
+from saju_ops.defs.upkeep import asset as stored_backups
+from saju_ops.defs.upkeep import prune, verify
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import Settings
 
 # Dagster marks as beta some parameters that it passes to itself; nobody here can act on that.
 warnings.filterwarnings("ignore", category=dg.BetaWarning, module=r"dagster\..*")
@@ -55,7 +56,7 @@ def _policies(settings: Settings) -> dict[dg.AssetKey, dict[str, object]]:
             "kinds": {"sql", kind},
             "freshness_policy": BACKUP_FRESHNESS,
         },
-        backup_jobs.STORED: {"group_name": "backups", "kinds": {"storage"}},
+        stored_backups.STORED: {"group_name": "backups", "kinds": {"storage"}},
         chroma.COLLECTIONS: {"group_name": "chatbot", "kinds": {"chroma"}},
         chroma.SNAPSHOT: {
             "group_name": "backups",
@@ -107,15 +108,15 @@ def defs() -> dg.Definitions:
                 database_dumps.dump_asset(LIVE),
                 database_dumps.masked_dump_asset(LIVE),
                 chroma.source_asset(settings),
-                backup_jobs.source_asset(settings),
+                stored_backups.source_asset(settings),
                 chroma.snapshot_asset(),
                 chroma.usage_asset(),
             ],
         ),
         asset_checks=[
-            *conversation_logs.checks(settings),
+            *log_checks.checks(settings),
             *stale_jobs.checks(),
-            backup_jobs.verify_check(),
+            verify.verify_check(),
             *expired_jobs.checks(),
         ],
         jobs=[
@@ -131,8 +132,8 @@ def defs() -> dg.Definitions:
             dump_jobs.restore_database_dump_job,
             snapshots,
             chroma_jobs.restore_chroma_snapshot_job,
-            backup_jobs.prune_backups_job,
-            backup_jobs.verify_backups_job,
+            prune.prune_backups_job,
+            verify.verify_backups_job,
         ],
         schedules=[
             cleanup_schedule(settings, archive),
@@ -143,8 +144,8 @@ def defs() -> dg.Definitions:
             expired_sessions.expired_sessions_schedule(settings),
             dump_jobs.dump_schedule(settings, dumps),
             chroma_jobs.snapshot_schedule(settings, snapshots),
-            backup_jobs.prune_schedule(settings),
-            backup_jobs.verify_schedule(settings),
+            prune.prune_schedule(settings),
+            verify.verify_schedule(settings),
         ],
         sensors=[
             alerts_sensor(settings),

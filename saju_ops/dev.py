@@ -18,7 +18,8 @@ import sqlalchemy as sa
 
 from saju_ops.errors import OperatorError
 from saju_ops.processes import daemon_of, require_free
-from saju_ops.settings.settings import env_file_values, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import env_file_values
 
 PROJECT = Path(__file__).resolve().parents[1]
 WORKSPACE = PROJECT / "workspace.yaml"
@@ -43,7 +44,7 @@ def start_dev(home: Path, port: int = PORT) -> NoReturn:
 
 def pin_settings() -> None:
     """Puts the settings into the environment, relative paths made absolute: they mean this working folder."""
-    from saju_ops.storage.open import split_uri
+    from saju_ops.storage.address import split_uri
 
     for name, value in env_file_values().items():
         if value is not None:

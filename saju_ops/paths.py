@@ -6,6 +6,7 @@ lie in the working folder, and `status` says that all is well.
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from pathlib import Path
@@ -49,3 +50,33 @@ def slip_in_path(text: str) -> str:
         except RuntimeError:
             return "there is no user of that name, or the user has no home"
     return ""
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    """Whether the path is the folder or in it, by its name or, through a mount, by what the file system has there."""
+    chain = [path, *path.parents]
+    if folder in chain:
+        return True
+    try:
+        there = folder.stat()
+    except OSError:
+        return _ignores_case(folder) and any(str(p).casefold() == str(folder).casefold() for p in chain)
+    for each in chain:
+        try:
+            found = each.stat()
+        except OSError:
+            continue
+        if (found.st_dev, found.st_ino) == (there.st_dev, there.st_ino):
+            return True
+    return False
+
+
+def _ignores_case(path: Path) -> bool:
+    """Whether the file system under a path that isn't there yet takes A for a."""
+    existing = next(p for p in (path, *path.parents) if p.exists())
+    swapped = existing.with_name(existing.name.swapcase()) if existing.name else existing
+    return swapped != existing and swapped.exists() and swapped.samefile(existing)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from saju_ops.chroma import worker_client
+from saju_ops import scratch as scratch_folders
 from saju_ops_tests.engines import Engine, MariaDB, MySQL, PostgreSQL, Redis
 from saju_ops_tests.fakes.s3 import S3Server
 
@@ -144,5 +144,5 @@ def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where this test's scratch folders are made, so that it can look at what is left of them."""
     scratch = tmp_path / "tmp"
     scratch.mkdir()
-    monkeypatch.setattr(worker_client, "scratch_root", lambda: scratch)
+    monkeypatch.setattr(scratch_folders, "scratch_root", lambda: scratch)
     return scratch

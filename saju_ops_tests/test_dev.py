@@ -17,7 +17,8 @@ import pytest
 
 from saju_ops import dev
 from saju_ops.errors import OperatorError
-from saju_ops.settings.settings import SettingsError, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import SettingsError
 from saju_ops_tests.defs.dev_server import until
 from saju_ops_tests.trigger.scene import free_port
 
@@ -74,7 +75,8 @@ def test_dagster_is_started_on_loopback_where_no_env_file_lies(monkeypatch: pyte
 
 def started(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "saju_ops.cli.main", "dev", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [sys.executable, "-m", "saju_ops.cli.main", "dev", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, env=dict(os.environ), start_new_session=True,
     )  # fmt: skip
 

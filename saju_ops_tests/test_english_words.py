@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import saju_ops
-from saju_ops.settings.settings import Settings, SettingsError, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import Settings, SettingsError
 from saju_ops.words import are, counted, were
 
 NOUNS = (

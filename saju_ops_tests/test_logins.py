@@ -11,14 +11,16 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from saju_ops.alerts.redact import Redactor, redactor
+from saju_ops.alerts.redact import Redactor
 from saju_ops.cli.status_report import report
 from saju_ops.database.connect import connect, error_text, parse_database_url
 from saju_ops.defs.progress import tell
 from saju_ops.dumps.programs import words_of
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.logins import hide_in_error, hide_logins
-from saju_ops.settings.settings import SettingsError, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import SettingsError
+from saju_ops.wiring import redactor
 
 SECRET = "ssSecret9"
 # An unescaped @, / or : in each place, and what else people write.

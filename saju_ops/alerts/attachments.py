@@ -11,17 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from saju_ops.alerts.channels import Channel
 from saju_ops.alerts.deliver import FileContent
 from saju_ops.alerts.outbox import FILE, Outbox, WaitingFile
-from saju_ops.alerts.redact import redactor
 from saju_ops.reports.message import Message
 
 if TYPE_CHECKING:
-    from saju_ops.alerts.mail import Email
-    from saju_ops.alerts.slack import Slack
     from saju_ops.settings.settings import Settings
     from saju_ops.storage.open import Storage
 
@@ -31,70 +27,6 @@ PICTURE = -1
 # How the names of files end that may be encrypted; whether they are is read in the file.
 ENCRYPTED = (".zip", ".age")
 AGE_HEADER = b"age-encryption.org/v1"
-
-
-def slack_channel(settings: Settings, client: Any, outbox: Outbox | None = None) -> Slack:
-    """Slack, with a client that `slack.set_up` has given its limits. A looked-up channel id is kept in the outbox."""
-    from saju_ops.alerts.slack import Slack
-
-    kept: dict[str, Any] = {}
-    return Slack(
-        client, settings.slack_channel, settings.timezone, redactor(settings),
-        remembered=outbox.fact if outbox else kept.get,
-        remember=outbox.set_fact if outbox else kept.__setitem__,
-    )  # fmt: skip
-
-
-def email_is_set_up(settings: Settings) -> bool:
-    return bool(settings.smtp_host and settings.alert_email_from and settings.alert_email_to)
-
-
-def email_problem(settings: Settings) -> str | None:
-    """What is missing where e-mail is set up in part."""
-    given = {
-        "SMTP_HOST": settings.smtp_host,
-        "ALERT_EMAIL_FROM": settings.alert_email_from,
-        "ALERT_EMAIL_TO": settings.alert_email_to,
-    }
-    missing = [name for name, value in given.items() if not value]
-    if len(missing) in (0, 3):
-        return None
-    return f"E-mail is set up in part: {', '.join(missing)} is not set, so none is sent."
-
-
-def email_channel(settings: Settings) -> Email:
-    from saju_ops.alerts.mail import Email, Server
-
-    security = settings.smtp_security
-    if security == "auto":
-        security = "tls" if settings.smtp_port == 465 else "starttls"
-    server = Server(
-        settings.smtp_host or "", settings.smtp_port, security, settings.smtp_user or "",
-        settings.smtp_password.get_secret_value() if settings.smtp_password else "",
-    )  # fmt: skip
-    return Email(
-        server, settings.alert_email_from or "", settings.email_recipients, settings.timezone, redactor(settings)
-    )
-
-
-def channels(
-    settings: Settings, outbox: Outbox, slack_client: Callable[[], Any], log: Channel | None = None
-) -> list[Channel]:
-    """Every channel that is set up; `log` in Slack's place where there is no token."""
-    found: list[Channel] = []
-    if settings.slack_bot_token is not None:
-        found.append(slack_channel(settings, slack_client(), outbox))
-    elif log is not None:
-        found.append(log)
-    if email_is_set_up(settings):
-        found.append(email_channel(settings))
-    return found
-
-
-def channel_names(settings: Settings) -> list[str]:
-    """The names of what `channels` gives, without opening anything."""
-    slack = "slack" if settings.slack_bot_token is not None else "log"
-    return [slack, "email"] if email_is_set_up(settings) else [slack]
 
 
 def open_outbox(folder: Path, now: datetime) -> Outbox:

@@ -7,29 +7,20 @@ such things into a text: it knows nothing of messages and birth data, which must
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, quote, quote_plus, unquote
+from urllib.parse import quote, quote_plus, unquote
 
-import sqlalchemy as sa
-from pydantic import SecretStr
-
-from saju_ops.database.address import parse_database_url
 from saju_ops.logins import MASK, hide_logins
 from saju_ops.reports.message import Message
 
 if TYPE_CHECKING:
-    from saju_ops.settings.settings import Settings
+    pass
 
 # Shorter values occur in ordinary words; a secret of three characters is none.
 SHORTEST = 4
-LONG = 8
-# Secrets that libraries read from the environment by themselves.
-ENVIRONMENT = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PGPASSWORD", "MYSQL_PWD")
 _PATTERNS = (
     (re.compile(r"\bxox[a-z]-[A-Za-z0-9-]{8,}|\bxapp-[A-Za-z0-9-]{8,}"), MASK),
     (re.compile(r"(?P<head>\bBearer\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE), r"\g<head>" + MASK),
@@ -85,35 +76,3 @@ def _forms(secret: str) -> Iterable[str]:
     yield secret.replace("\\", "\\\\").replace('"', '\\"')
 
 
-def redactor(settings: Settings) -> Redactor:
-    """Of every secret of the settings."""
-    return Redactor(secrets_of(settings))
-
-
-def secrets_of(settings: Settings) -> set[str]:
-    found = {os.environ[name] for name in ENVIRONMENT if os.environ.get(name)}
-    for name in type(settings).model_fields:
-        value = getattr(settings, name)
-        if not isinstance(value, SecretStr):
-            continue
-        text = value.get_secret_value()
-        if "://" in text:
-            for address in re.split(r"[\s,]+(?=[a-z][a-z0-9+.-]*://)", text, flags=re.IGNORECASE):
-                found |= _passwords(address)
-        else:
-            # One setting may hold several keys.
-            found |= {text, *(part for part in re.split(r"[\s,]+", text) if len(part) >= LONG)}
-    return {secret for secret in found if secret.strip()}
-
-
-def _passwords(address: str) -> set[str]:
-    """The passwords in an address, as it was written: of one that wasn't escaped, everything up to the last @."""
-    rest = address.partition("://")[2]
-    found = {rest.rpartition("@")[0].partition(":")[2]}
-    options = parse_qsl(rest.partition("?")[2])
-    found |= {value for name, value in options if re.search("pass|pwd|token|secret", name, re.IGNORECASE)}
-    with suppress(sa.exc.ArgumentError, ValueError):
-        found.add(str(sa.make_url(address).password or ""))
-    with suppress(ValueError):  # a service's password, where the address leaves it to a service file
-        found.add(str(parse_database_url(address).password or ""))
-    return found

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -30,27 +30,28 @@ from saju_ops.archive.manifest import (
     day_files,
     manifest_name,
     packing_of,
+    require_same_table,
     timestamp,
     write_day_manifest,
 )
+from saju_ops.archive.part import _all, _in_order, _NewRows
 from saju_ops.archive.shape import RowShape
 from saju_ops.archive.verify import ReadBack, Visit, each_visit, read_back
 from saju_ops.errors import OperatorError, ProofFailed, Refused
 from saju_ops.rows.comeback import MARK, TYPED, Comeback, Doubts, marked_offset
 from saju_ops.rows.csvfile import Compression, CsvSink, Packing
 from saju_ops.rows.days import Day
-from saju_ops.rows.digest import ALGORITHM, EMPTY, Digest, key_hashes, row_hashes
-from saju_ops.rows.engines.base import PiecesFailed, Profile, as_bytes, broken_off
+from saju_ops.rows.digest import ALGORITHM, Digest
+from saju_ops.rows.engines.base import as_bytes, broken_off
+from saju_ops.rows.engines.interface import PiecesFailed, Profile
 from saju_ops.rows.engines.open import LogStore, Selection
 from saju_ops.rows.pieces import ALGORITHM as PIECES
 from saju_ops.rows.pieces import Pieces
-from saju_ops.rows.table import Column
 from saju_ops.storage.encryption import ENDING, METHOD, WrongPassword
 from saju_ops.storage.open import FolderError, FollowedWriter, Storage, Writer
 from saju_ops.words import are, counted
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
 Outcome = Literal["archived", "unchanged", "purged", "nothing"]
@@ -446,49 +447,6 @@ class _Task:
         )  # fmt: skip
 
 
-def require_same_table(storage: Storage, day: Day, parts: Sequence[Manifest], store: LogStore) -> None:
-    """Raises Refused where a part was made of another table or database: its rows prove nothing about this one."""
-    table = store.table
-    for part in parts:
-        # Archives of earlier versions don't say in which schema their table was.
-        schema = part.extra.get("schema") or table.found_in
-        if (part.database, part.table, schema) != (table.database, table.name, table.found_in):
-            theirs, mine = (f"{name}." if name else "" for name in (schema, table.found_in))
-            raise Refused(
-                f"{storage.uri} already holds {day} of {part.database}.{theirs}{part.table}, and this is"
-                f" {table.database}.{mine}{table.name}."
-                " Nothing was written or deleted; give each database a BACKUP_URI of its own."
-            )
-
-
-def _all(pieces: Pieces, profile: Profile) -> Pieces:
-    """The pieces, which must be all that the time index counted in the same snapshot."""
-    if pieces.rows != profile.rows:
-        raise PiecesFailed(f"The pieces have {pieces.rows} of {counted(profile.rows, 'row')}.")
-    return pieces
-
-
-def _in_order(visit: Visit, key: Sequence[Column]) -> Visit:
-    """Raises PiecesFailed where the key's first column, an integer, doesn't ascend through the file: the server gave
-    its rows by another index than it was told to, or partition by partition. With further columns it must tell the
-    rows apart by itself, since nothing is known here of the order of those."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    last: list[pa.Array] = []
-    wrong = pc.greater if len(key) == 1 else pc.greater_equal
-
-    def checked(batch: pa.RecordBatch, hashes: Callable[[], np.ndarray]) -> None:
-        numbers = batch.column(key[0].name).cast(pa.string()).cast(pa.decimal128(20))
-        keys = pa.concat_arrays([*last, numbers])
-        if pc.any(wrong(keys[:-1], keys[1:])).as_py():
-            raise PiecesFailed("The server gave rows in another order than by their key.")
-        last[:] = [keys[-1:]]
-        visit(batch, hashes)
-
-    return checked
-
-
 class _TypesNeeded(Exception):
     """Documents hold more than the text that was written says; the file is thrown away and written with their types."""
 
@@ -497,42 +455,7 @@ class _TypesNeeded(Exception):
         self.columns = columns
 
 
-class _NewRows:
-    """The rows of a stream that no part holds as they are now, and the digest of those it leaves out."""
-
-    def __init__(self, batches: Iterator[pa.RecordBatch], store: LogStore, held: HeldRows) -> None:
-        self._batches, self._columns, self._held = batches, store.table.columns, held
-        self._key: tuple[Column, ...] = store.table.key_columns
-        self.left_out = EMPTY
-        self.first: pa.RecordBatch | None = next(self._new(), None)
-
-    def _new(self) -> Iterator[pa.RecordBatch]:
-        import pyarrow as pa
-
-        for batch in self._batches:
-            hashes = row_hashes(batch, self._columns)
-            held = self._held.holds(key_hashes(batch, self._key), hashes)
-            self.left_out += Digest.of(hashes[held])
-            if not held.all():
-                yield batch.filter(pa.array(~held))
-
-    def __iter__(self) -> Iterator[pa.RecordBatch]:
-        if self.first is not None:
-            yield self.first
-            yield from self._new()
-
-
 def _shown(key: tuple[bytes, ...] | None) -> list[str | None]:
     return [as_bytes(v).decode("utf-8", "replace") for v in key] if key else []
 
 
-def due_days(store: LogStore, first: Day, cutoff: Day) -> Iterator[Day]:
-    """The days from `first` to before `cutoff` of which the table has rows, by one look at its index each."""
-    instant = first.start
-    while instant < cutoff.start:
-        found = store.first_instant_from(instant)
-        if found is None or found >= cutoff.start:
-            return
-        day = Day(found.astimezone(first.zone).date(), first.zone)
-        yield day
-        instant = max(day.end, instant + timedelta(hours=1))

@@ -22,7 +22,8 @@ from saju_ops.archive.verify import keys_of
 from saju_ops.database.connect import error_text
 from saju_ops.rows.days import Day
 from saju_ops.rows.digest import Digest, row_hashes
-from saju_ops.rows.engines.base import Key, of_keys
+from saju_ops.rows.engines.base import of_keys
+from saju_ops.rows.engines.interface import Key
 from saju_ops.rows.engines.open import LogStore, Selection
 from saju_ops.rows.pieces import Piece
 

@@ -10,10 +10,11 @@ from typing import Annotated, Any, NotRequired
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from saju_ops.errors import ProofFailed, shown
+from saju_ops.errors import ProofFailed, Refused, shown
 from saju_ops.rows.csvfile import ENCRYPTED_SUFFIX, LARGEST_BLOCK, Compression, Packing
 from saju_ops.rows.days import Day
 from saju_ops.rows.digest import ALGORITHM, Digest
+from saju_ops.rows.engines.open import LogStore
 from saju_ops.rows.pieces import ALGORITHM as PIECES
 from saju_ops.rows.pieces import Pieces
 from saju_ops.rows.table import Column, Encoding
@@ -290,3 +291,18 @@ def packing_of(name: str, password: str | None) -> Packing:
 
 def timestamp(now: datetime) -> str:
     return now.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def require_same_table(storage: Storage, day: Day, parts: Sequence[Manifest], store: LogStore) -> None:
+    """Raises Refused where a part was made of another table or database: its rows prove nothing about this one."""
+    table = store.table
+    for part in parts:
+        # Archives of earlier versions don't say in which schema their table was.
+        schema = part.extra.get("schema") or table.found_in
+        if (part.database, part.table, schema) != (table.database, table.name, table.found_in):
+            theirs, mine = (f"{name}." if name else "" for name in (schema, table.found_in))
+            raise Refused(
+                f"{storage.uri} already holds {day} of {part.database}.{theirs}{part.table}, and this is"
+                f" {table.database}.{mine}{table.name}."
+                " Nothing was written or deleted; give each database a BACKUP_URI of its own."
+            )

@@ -22,10 +22,17 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 import sqlalchemy as sa
 
-from saju_ops.archive.day import due_days, require_same_table
 from saju_ops.archive.deleting import CHUNK_TRIES, Chunk, Deleter, hashed_rows, may_pass
+from saju_ops.archive.due import due_days
 from saju_ops.archive.held import Hashing, HeldRows, hashing_of, held_rows
-from saju_ops.archive.manifest import Manifest, common_key, day_files, day_manifest_of, manifest_name
+from saju_ops.archive.manifest import (
+    Manifest,
+    common_key,
+    day_files,
+    day_manifest_of,
+    manifest_name,
+    require_same_table,
+)
 from saju_ops.archive.verify import keys_of, part_batches, verify_part, verify_stored_bytes
 from saju_ops.database.connect import error_text
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
@@ -33,7 +40,8 @@ from saju_ops.rows.ahead import one_ahead
 from saju_ops.rows.comeback import adopt_part, require_comeback
 from saju_ops.rows.days import Day, cutoff_day, day_of
 from saju_ops.rows.digest import key_hashes, row_hashes
-from saju_ops.rows.engines.base import WRONG_KEYS, Key, broken_off
+from saju_ops.rows.engines.base import WRONG_KEYS, broken_off
+from saju_ops.rows.engines.interface import Key
 from saju_ops.rows.engines.open import LogStore, Selection
 from saju_ops.rows.pieces import key_at
 from saju_ops.rows.traits import Altered

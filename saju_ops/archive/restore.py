@@ -25,19 +25,20 @@ import sqlalchemy as sa
 
 from saju_ops.archive.held import HeldRows
 from saju_ops.archive.manifest import DayFiles, Manifest, archived_days, common_key, data_files, day_files
+from saju_ops.archive.restore_rows import _Counted, _is_instant
 from saju_ops.archive.verify import Visit, each_visit, keys_of, part_batches, verify_part
 from saju_ops.database.connect import error_text, redacted
 from saju_ops.errors import OperatorError, ProofFailed, Refused, shown
-from saju_ops.rows.ahead import one_ahead
 from saju_ops.rows.comeback import DECIMAL, TYPED, TYPES_BEHIND, UTC_OFFSET, Doubts, marked_offset, zone_offsets
 from saju_ops.rows.days import Day, parse_day
 from saju_ops.rows.digest import EMPTY, Digest, key_hashes, row_hashes, total
-from saju_ops.rows.engines.base import Key, NoPartition, broken_off, of_keys
+from saju_ops.rows.engines.base import NoPartition, broken_off, of_keys
+from saju_ops.rows.engines.interface import Key
 from saju_ops.rows.engines.open import LogStore, Selection, open_row_store
 from saju_ops.rows.pieces import Pieces
 from saju_ops.rows.table import TIME_COLUMN, Column, ForeignKey
-from saju_ops.settings.places import require_outside_stores
 from saju_ops.storage.open import Storage, StorageError
+from saju_ops.storage.outside import require_outside_stores
 from saju_ops.words import are, counted, its, were
 
 if TYPE_CHECKING:
@@ -782,44 +783,12 @@ class _Restore:
             )
 
 
-class _Counted:
-    """Passes batches on and adds up what passed; with a known digest, only their number.
-
-    Hashing holds Python's lock while the same process feeds the server: 1.1 s per million rows.
-    """
-
-    def __init__(
-        self, batches: Iterator[pa.RecordBatch], columns: Sequence[Column], known: Digest | Pieces | None
-    ) -> None:
-        self._batches, self._columns, self._known = batches, columns, known
-        self._passed = EMPTY
-        self.pieces = known if isinstance(known, Pieces) else None
-
-    def __iter__(self) -> Iterator[pa.RecordBatch]:
-        for batch in one_ahead(self._batches):
-            hashed = self._known is None
-            self._passed += Digest.of(row_hashes(batch, self._columns)) if hashed else Digest(batch.num_rows, 0)
-            yield batch
-
-    @property
-    def rows(self) -> int:
-        return self._passed.rows
-
-    @property
-    def digest(self) -> Digest:
-        return Digest(self.rows, self._known.xor) if isinstance(self._known, Digest) else self._passed
-
-
 def _folded(key: Key) -> Key:
     """The same for keys that a collation may take for one: letters of either case, with or without accents."""
     from unicodedata import combining, normalize
 
     texts = (normalize("NFKD", cell.decode("utf-8", "replace").casefold()) for cell in key)
     return tuple("".join(c for c in text if not combining(c)).rstrip().encode() for text in texts)
-
-
-def _is_instant(engine: str, kind: str) -> bool:
-    return kind == "timestamptz" or (engine in ("mysql", "mariadb") and kind == "timestamp")
 
 
 # What other engines than the file's own can't read: PostgreSQL writes an instant with +00, always, its session being in

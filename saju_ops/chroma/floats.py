@@ -13,8 +13,8 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from saju_ops.chroma.check import Row, rows_of
 from saju_ops.chroma.files import Record
+from saju_ops.chroma.pages import Row, rows_of
 from saju_ops.chroma.scratch_database import ScratchDatabase
 
 # Units in the last place that Chroma rounds by at most: it reads JSON twice on a server, each time by up to two.

@@ -22,17 +22,16 @@ from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from saju_ops.chroma.files import DATABASE
+from saju_ops.chroma.limits import PROOF_MEMORY_MB
 from saju_ops.chroma.live_copy import settle
-from saju_ops.chroma.snapshot import Source, expectation, extract_snapshot, server_at, source_of
+from saju_ops.chroma.snapshot import Source, expectation, extract_snapshot
 from saju_ops.chroma.sparse import copy_file
-from saju_ops.chroma.worker_client import PREFIX, ask, scratch_folder
+from saju_ops.chroma.worker_client import ask
 from saju_ops.errors import OperatorError, ProofFailed, Refused, TornCopy
-from saju_ops.paths import slip_in_path
-from saju_ops.settings.places import require_apart
-from saju_ops.settings.settings import PROOF_MEMORY_MB, Settings
+from saju_ops.scratch import PREFIX, scratch_folder
 from saju_ops.storage.manifest import BackupManifest, held, latest_time, passed_over, stamp
 from saju_ops.storage.open import Storage
-from saju_ops.times import instant_of, shown
+from saju_ops.times import shown
 from saju_ops.words import are, counted
 
 # Processes named in a message.
@@ -106,27 +105,6 @@ class ChromaRestore:
             return [f"The index of {names} could not be made: Chroma makes it when the collection is first used."]
         verb = "would make" if self.dry_run else "makes"
         return [f"The snapshot holds no index of {names}: Chroma {verb} it before the folder is put in its place."]
-
-
-def restore_target(settings: Settings, into_path: str | None, host: str | None, port: int) -> Source:
-    """Where to restore to. Raises Refused."""
-    if into_path and host:
-        raise Refused("A folder and a server were both named; name one. Nothing was touched.")
-    if not 1 <= port <= 65535:
-        raise Refused(f"The port is {port}; it may be from 1 to 65535. Nothing was touched.")
-    if host:
-        return server_at(settings, host, port)
-    if not into_path:
-        return source_of(settings)
-    if slip := slip_in_path(into_path):
-        raise Refused(f"The target {into_path!r} can't be a folder: {slip}. Nothing was touched.")
-    require_apart(settings, "The target", into_path, Path(into_path).expanduser())
-    return Source(folder=Path(into_path))
-
-
-def restore_time(text: str | None, settings: Settings) -> datetime | None:
-    """A time as operators write it; None for the newest. Raises Refused."""
-    return instant_of(text, settings.timezone, "The time")
 
 
 def choose(storage: Storage, at: datetime | None, zone: ZoneInfo, now: datetime) -> BackupManifest:

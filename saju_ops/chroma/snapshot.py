@@ -26,13 +26,14 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from saju_ops.chroma.files import DATABASE, refuse_other
+from saju_ops.chroma.limits import PROOF_MEMORY_MB
 from saju_ops.chroma.live_copy import damaged, settle
 from saju_ops.chroma.pack import Hashes, Listing, listed, look_through, pack, unpack
 from saju_ops.chroma.sparse import copy_file
-from saju_ops.chroma.worker_client import Worker, ask, scratch_folder
+from saju_ops.chroma.worker_client import Worker, ask
 from saju_ops.errors import OperatorError, ProofFailed, TornCopy
 from saju_ops.local_state import one_at_a_time
-from saju_ops.settings.settings import PROOF_MEMORY_MB, Settings
+from saju_ops.scratch import scratch_folder
 from saju_ops.storage.encryption import ENDING as ENCRYPTED
 from saju_ops.storage.encryption import METHOD
 from saju_ops.storage.ledger import enter
@@ -63,21 +64,6 @@ class Source:
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}" if self.host else str(self.folder)
-
-
-def source_of(settings: Settings) -> Source:
-    """CHROMA_HOST if it is set, else CHROMA_DB_PATH."""
-    if settings.chroma_host:
-        return server_at(settings, settings.chroma_host, settings.chroma_port)
-    return Source(folder=Path(settings.chroma_db_path).expanduser().absolute())
-
-
-def server_at(settings: Settings, host: str, port: int) -> Source:
-    """CHROMA_SSL and CHROMA_AUTH_TOKEN are of the server CHROMA_HOST, where that is set: a token goes nowhere else."""
-    if settings.chroma_host not in (None, host):
-        return Source(host=host, port=port)
-    token = settings.chroma_auth_token.get_secret_value() if settings.chroma_auth_token else None
-    return Source(host=host, port=port, tls=settings.chroma_ssl, token=token)
 
 
 @dataclass

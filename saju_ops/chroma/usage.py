@@ -16,8 +16,9 @@ from urllib.parse import quote
 from saju_ops.chroma.files import DATABASE
 from saju_ops.chroma.live_copy import LOCK_SECONDS
 from saju_ops.chroma.snapshot import Source
-from saju_ops.chroma.worker_client import ask, scratch_folder
+from saju_ops.chroma.worker_client import ask
 from saju_ops.errors import OperatorError, Refused
+from saju_ops.scratch import scratch_folder
 from saju_ops.storage.manifest import BackupManifest, backups
 from saju_ops.storage.open import Storage
 

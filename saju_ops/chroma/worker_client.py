@@ -6,16 +6,13 @@ each folder is locked by whoever uses it, and a lock ends with its process.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +20,6 @@ import saju_ops
 from saju_ops import errors
 from saju_ops.errors import OperatorError, TornCopy
 
-PREFIX = "saju_ops_chroma_"
-LOCK = "in_use"
 # What the process that opens hostile files gets of our environment: no secret, and nothing that Chroma reads its own
 # settings from. Besides where things are: certificates and proxies for a Chroma server, and numpy's kernels.
 HANDED_ON = {
@@ -121,35 +116,3 @@ def _answer(task: str, told: bytes, status: int) -> dict[str, Any]:
     return dict(answer)
 
 
-def scratch_root() -> Path:
-    """TMPDIR."""
-    return Path(tempfile.gettempdir())
-
-
-@contextmanager
-def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
-    """A private folder, removed at the end; first of all, those that killed runs left."""
-    root = parent or scratch_root()
-    for left in root.glob(f"{PREFIX}*"):
-        _remove_if_unused(left)
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(descriptor)
-
-
-def _remove_if_unused(folder: Path) -> None:
-    """Only our own user's, and only when nobody holds its lock. One without a lock file is just being made."""
-    with suppress(OSError):
-        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-            return
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(descriptor)

@@ -18,8 +18,9 @@ PROMPT = "-"
 
 def chosen_address(address: str | None, setting: str | None, option: str) -> sa.URL | None:
     """The address that the options name; None where neither is given. `-` asks for it. Raises Refused."""
-    from saju_ops.dumps.restore import address_in_setting, target_url
+    from saju_ops.dumps.restore import target_url
     from saju_ops.errors import Refused
+    from saju_ops.wiring import address_in_setting
 
     if address is not None and setting is not None:
         raise Refused(f"{option} and --into-setting were both given; give one. Nothing was touched.")

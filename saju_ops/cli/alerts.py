@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import click
 
-from saju_ops.settings.settings import Settings, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import Settings
 
 
 @click.command("test-alert")
@@ -21,8 +22,7 @@ def test_alert() -> None:
 
 def try_channels(settings: Settings) -> tuple[list[str], bool]:
     """A line for each channel, and whether every one that is set up took its message. None set up is not well."""
-    from saju_ops.alerts.attachments import email_channel, email_is_set_up, email_problem, slack_channel
-    from saju_ops.defs.resources import slack_client
+    from saju_ops.wiring import email_channel, email_is_set_up, email_problem, slack_channel, slack_client
 
     lines: list[str] = []
     results: list[bool] = []

@@ -9,7 +9,7 @@ import click
 
 from saju_ops.cli.seals import accept_unsealed
 from saju_ops.errors import shown
-from saju_ops.settings.settings import load_settings
+from saju_ops.settings.load import load_settings
 
 
 @click.command("verify")
@@ -18,9 +18,9 @@ from saju_ops.settings.settings import load_settings
 @accept_unsealed
 def verify_command(in_days: int, no_drills: bool, accept_unsealed: tuple[str, ...]) -> None:
     """Reads every stored backup back, compares it with its manifest, and restores some as a drill."""
-    from saju_ops.storage.open import open_backups
     from saju_ops.upkeep.drills import standard_drills
     from saju_ops.upkeep.verify import verify
+    from saju_ops.wiring import open_backups
 
     settings = load_settings()
     storage, now = open_backups(settings, accept_unsealed=accept_unsealed), datetime.now(UTC)
@@ -46,8 +46,8 @@ def verify_command(in_days: int, no_drills: bool, accept_unsealed: tuple[str, ..
 @click.option("--apply", is_flag=True, help="Delete. Without it, only what would go and why each stays is listed.")
 def prune_command(apply: bool) -> None:
     """Lists, or with --apply deletes, the dumps and snapshots that the retention lets go."""
-    from saju_ops.storage.open import open_backups
-    from saju_ops.upkeep.prune import policy_of, prune
+    from saju_ops.upkeep.prune import prune
+    from saju_ops.wiring import open_backups, policy_of
 
     settings = load_settings()
     result = prune(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from saju_ops.cli.seals import accept_unsealed
-from saju_ops.settings.settings import load_settings
+from saju_ops.settings.load import load_settings
 from saju_ops.words import counted
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def restore_chroma(
     accept_unsealed: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Puts a snapshot of the vector store back, into a folder that nobody uses or into a server."""
-    from saju_ops.chroma.restore import restore_snapshot, restore_target, restore_time
-    from saju_ops.storage.open import open_backups
+    from saju_ops.chroma.restore import restore_snapshot
+    from saju_ops.wiring import open_backups, restore_target, restore_time
 
     settings = load_settings()
     plan = restore_snapshot(

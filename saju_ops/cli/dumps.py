@@ -8,7 +8,7 @@ import click
 
 from saju_ops.cli.address import INTO_SETTING, chosen_address
 from saju_ops.cli.seals import accept_unsealed
-from saju_ops.settings.settings import load_settings
+from saju_ops.settings.load import load_settings
 from saju_ops.words import counted
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ def restore_dump(
     """Puts the newest proven dump back: into its own database if that is empty, or into another."""
     from saju_ops.dumps.restore import RestoreRequest
     from saju_ops.dumps.restore import restore_dump as restore
-    from saju_ops.storage.open import open_backups
     from saju_ops.times import instant_of
+    from saju_ops.wiring import open_backups
 
     settings = load_settings()
     request = RestoreRequest(

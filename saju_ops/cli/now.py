@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from saju_ops.errors import OperatorError, Refused
-from saju_ops.settings.settings import Settings, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import Settings
 from saju_ops.words import counted
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def dump_command(masked: bool) -> None:
     from saju_ops.dump_all import dump_all, mask_all
     from saju_ops.dumps.take import DumpOptions
     from saju_ops.reports.dumps import dump_report
-    from saju_ops.storage.open import open_backups
+    from saju_ops.wiring import open_backups
 
     settings, now = load_settings(), datetime.now(UTC)
     kind, take = ("masked_database_dump", mask_all) if masked else ("database_dump", dump_all)
@@ -70,10 +71,10 @@ def _ended(run: DumpRun) -> str:
 @click.command("snapshot")
 def snapshot_command() -> None:
     """Takes a proven snapshot of the vector store. Changes nothing in it."""
-    from saju_ops.chroma.snapshot import source_of, take_snapshot
+    from saju_ops.chroma.snapshot import take_snapshot
     from saju_ops.defs.history import note_snapshot
     from saju_ops.reports.chroma import snapshot_report
-    from saju_ops.storage.open import open_backups
+    from saju_ops.wiring import open_backups, source_of
 
     settings = load_settings()
     snapshot = take_snapshot(
@@ -130,7 +131,7 @@ def archive_command(first: str | None, last: str | None) -> None:
 def _archive(settings: Settings, store: LogStore, days: Sequence[Day], done: list[DayResult]) -> bool:
     """Day after day, each finished before the next begins. True where a signal stopped it."""
     from saju_ops.archive.day import archive_day
-    from saju_ops.storage.open import open_backups
+    from saju_ops.wiring import open_backups
 
     storage, run_id = open_backups(settings), run_id_by_hand(datetime.now(UTC))
     with _signals() as stopped:
@@ -149,7 +150,7 @@ def _days_to_archive(
     settings: Settings, store: LogStore, first: Day | None, last: Day | None, now: datetime
 ) -> list[Day]:
     """Raises Refused where the days make no sense, before any is archived."""
-    from saju_ops.archive.day import due_days
+    from saju_ops.archive.due import due_days
     from saju_ops.rows.days import Day, cutoff_day, days
 
     begin = Day(settings.archive_start_date, settings.timezone)
@@ -181,7 +182,7 @@ def purge_command(apply: bool, first: str | None, last: str | None) -> None:
     from saju_ops.reports.conversation_logs import purge_report
     from saju_ops.rows.days import Day
     from saju_ops.rows.engines.open import open_log_store
-    from saju_ops.storage.open import open_backups
+    from saju_ops.wiring import open_backups
 
     settings, now = load_settings(), datetime.now(UTC)
     plan = PurgePlan(

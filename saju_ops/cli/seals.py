@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from saju_ops.errors import shown
-from saju_ops.settings.settings import load_settings
+from saju_ops.settings.load import load_settings
 
 accept_unsealed: Callable[[Any], Any] = click.option(
     "--accept-unsealed", multiple=True, is_flag=False, flag_value="all", metavar="[NAME]",
@@ -28,8 +28,8 @@ def seal_command(dry_run: bool, accept_unsealed: tuple[str, ...]) -> None:
     For backups of before BACKUP_SEAL_KEY or ARCHIVE_PASSWORD was set, and after a new first key. Those that a key
     sealed which is no longer set are left, unless --accept-unsealed names them.
     """
-    from saju_ops.storage.open import open_backups
     from saju_ops.upkeep.seal import seal
+    from saju_ops.wiring import open_backups
 
     settings = load_settings()
     storage = open_backups(settings, accept_unsealed=accept_unsealed)

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from saju_ops.settings.settings import Settings, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import Settings
 
 if TYPE_CHECKING:
     from saju_ops.stale.audit import StaleJob
-    from saju_ops.stale.reconcile import StaleResult
+    from saju_ops.stale.plan import StaleResult
 
 SOMETHING_TO_DO = 2
 
@@ -96,8 +97,9 @@ def _new_run_id(now: datetime) -> str:
 def _reconcile(
     mode: Literal["check", "apply", "stats"], settings: Settings, hours: int | None, dry_run: bool
 ) -> StaleResult:
-    from saju_ops.stale.reconcile import StalePlan, reconcile
-    from saju_ops.storage.open import open_backups
+    from saju_ops.stale.plan import StalePlan
+    from saju_ops.stale.reconcile import reconcile
+    from saju_ops.wiring import open_backups
 
     now = datetime.now(UTC)
     plan = StalePlan(
@@ -120,7 +122,7 @@ def _reconcile(
 def _undo(run_id: str, settings: Settings, dry_run: bool, as_json: bool, accept_unsealed: tuple[str, ...]) -> None:
     from saju_ops.reports.stale import undo_lines
     from saju_ops.stale.undo import undo
-    from saju_ops.storage.open import open_backups
+    from saju_ops.wiring import open_backups
 
     now = datetime.now(UTC)
     result = undo(

@@ -62,9 +62,9 @@ def _dumps(settings: Settings) -> Iterator[Tried]:
 
 
 def _why_no_dump(url: sa.URL, server: sa.URL | None) -> str:
-    from saju_ops.dumps.engine import open_engine
     from saju_ops.dumps.grants import to_dump
     from saju_ops.dumps.mysql.clients import dump_client
+    from saju_ops.dumps.open import open_engine
     from saju_ops.dumps.programs import find_program
 
     source = open_engine(url)
@@ -99,8 +99,7 @@ def _redis(settings: Settings) -> Iterator[Tried]:
 def _slack(settings: Settings) -> Iterator[Tried]:
     if settings.slack_bot_token is None:
         return
-    from saju_ops.alerts.attachments import slack_channel
-    from saju_ops.defs.resources import slack_client
+    from saju_ops.wiring import slack_channel, slack_client
 
     try:
         who = slack_channel(settings, slack_client(settings)).who()
@@ -111,7 +110,7 @@ def _slack(settings: Settings) -> Iterator[Tried]:
 
 
 def _mail(settings: Settings) -> Iterator[Tried]:
-    from saju_ops.alerts.attachments import email_channel, email_is_set_up, email_problem
+    from saju_ops.wiring import email_channel, email_is_set_up, email_problem
 
     if problem := email_problem(settings):
         yield "SMTP_HOST", False, problem

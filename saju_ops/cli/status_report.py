@@ -19,7 +19,8 @@ from saju_ops.database.address import driver_not_used, overridden, parse_databas
 from saju_ops.database.connect import connect, error_text, redacted
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.logins import hide_logins
-from saju_ops.settings.settings import Settings, SettingsError, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import Settings, SettingsError
 from saju_ops.storage.seal import Seals
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _cleaned_up(settings: Settings) -> Iterator[Line]:
 def _why_not_cleaned_up(opened: Callable[..., LogStore], url: sa.URL, table: str, zone: ZoneInfo) -> str | None:
     from saju_ops.expired.batches import COLUMN
     from saju_ops.expired.foreign_keys import closure_of
-    from saju_ops.rows.engines.base import NoSuchTable
+    from saju_ops.rows.engines.interface import NoSuchTable
 
     try:
         with opened(url, table, zone) as store:
@@ -181,7 +182,7 @@ def _drivers(settings: Settings) -> Iterator[Line]:
 def _queue(name: str, url: sa.URL, table: str, zone: ZoneInfo, settings: Settings) -> Line:
     """A database of jobs: whether it answers, and what its times say where it has the table."""
     from saju_ops.expired.batches import open_table
-    from saju_ops.rows.engines.base import NoSuchTable
+    from saju_ops.rows.engines.interface import NoSuchTable
 
     missing = _missing_file(name, url)
     if missing:
@@ -223,8 +224,8 @@ def _missing_file(name: str, url: sa.URL) -> str | None:
 
 def _stores(settings: Settings) -> Iterator[Line]:
     """A line for each store of BACKUP_URI. Each is really tried: a small file is written, read and deleted."""
-    from saju_ops.storage.open import open_backups
     from saju_ops.storage.probe import probe
+    from saju_ops.wiring import open_backups
 
     storage = open_backups(settings)
     yield _sealed_by(storage.seals, settings.backup_seal_keys is not None)
@@ -266,7 +267,7 @@ def _chroma(settings: Settings) -> Line:
 
 def _chroma_server(settings: Settings) -> Line:
     from saju_ops.chroma.probe import Server, probe
-    from saju_ops.chroma.snapshot import source_of
+    from saju_ops.wiring import source_of
 
     server = Server(**source_of(settings).server)
     try:

@@ -7,7 +7,8 @@ import os
 import click
 
 from saju_ops.errors import OperatorError
-from saju_ops.settings.settings import Settings, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import Settings
 
 DEFAULT_PORT = 8080
 

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from saju_ops.settings.settings import Settings, load_settings
+from saju_ops.settings.load import load_settings
 
 if TYPE_CHECKING:
-    from slack_sdk import WebClient
 
     from saju_ops.rows.engines.open import LogStore
     from saju_ops.storage.open import Storage
@@ -31,17 +30,9 @@ class BackupStorage(dg.ConfigurableResource):
     def open(self, *, reading: bool = False, accept_unsealed: bool = False) -> Storage:
         """`reading` is for restores: of two stores one is enough. `accept_unsealed` is for what restores or verifies
         and was asked to: it believes backups that no key of this installation sealed."""
-        from saju_ops.storage.open import open_backups
+        from saju_ops.wiring import open_backups
 
         accepted = ("all",) if accept_unsealed else ()
         return open_backups(load_settings(), reading=reading, accept_unsealed=accepted)
 
 
-def slack_client(settings: Settings) -> WebClient:
-    """dagster-slack's client for SLACK_BOT_TOKEN, with this project's time-outs and slack_sdk's retry handlers."""
-    from dagster_slack import SlackResource
-
-    from saju_ops.alerts.slack import set_up
-
-    token = settings.slack_bot_token.get_secret_value() if settings.slack_bot_token else ""
-    return set_up(SlackResource(token=token).get_client(), settings.slack_api_url)

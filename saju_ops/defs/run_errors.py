@@ -65,8 +65,9 @@ def _said(error: BaseException) -> str:
 
 def _hiding() -> Callable[[str], str]:
     """By the values of the settings, or where these can't be read by the forms of logins alone."""
-    from saju_ops.alerts.redact import redactor
-    from saju_ops.settings.settings import SettingsError, load_settings
+    from saju_ops.settings.load import load_settings
+    from saju_ops.settings.settings import SettingsError
+    from saju_ops.wiring import redactor
 
     try:
         return redactor(load_settings())

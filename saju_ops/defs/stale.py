@@ -10,17 +10,18 @@ import dagster as dg
 from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
 from pydantic import Field
 
-from saju_ops.defs.expired.jobs import nothing_here
+from saju_ops.defs.common import nothing_here
 from saju_ops.defs.progress import tell
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.reports.stale import stale_report, undo_report
-from saju_ops.settings.settings import Settings, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import Settings
 from saju_ops.words import counted
 
 if TYPE_CHECKING:
-    from saju_ops.stale.reconcile import StalePlan, StaleResult
+    from saju_ops.stale.plan import StalePlan, StaleResult
     from saju_ops.stale.undo import UndoResult
 
 ANALYSIS_JOBS = dg.AssetKey("analysis_jobs")
@@ -55,7 +56,7 @@ def checks() -> list[dg.AssetChecksDefinition]:
     @without_secrets
     def no_stale_jobs() -> dg.AssetCheckResult:
         from saju_ops.stale.connections import NoTables
-        from saju_ops.stale.reconcile import StalePlan
+        from saju_ops.stale.plan import StalePlan
 
         # The settings of the process that runs, not of the one that loaded the definitions.
         try:
@@ -77,7 +78,7 @@ def checks() -> list[dg.AssetChecksDefinition]:
     @without_secrets
     def results_have_an_index() -> dg.AssetCheckResult:
         from saju_ops.stale.connections import NoTables
-        from saju_ops.stale.reconcile import StalePlan
+        from saju_ops.stale.plan import StalePlan
 
         try:
             result = _reconcile(StalePlan("stats", load_settings().stale_job_hours), None)
@@ -153,7 +154,7 @@ def reconcile_stale_jobs(
 
 
 def _settle(context: dg.OpExecutionContext, config: ReconcileConfig, backup: BackupStorage) -> "StaleResult":
-    from saju_ops.stale.reconcile import StalePlan
+    from saju_ops.stale.plan import StalePlan
 
     settings = load_settings()
     if config.mode == "undo" or config.run_id:

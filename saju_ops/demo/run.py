@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from saju_ops.defs.progress import LISTENERS
-from saju_ops.demo.service import DemoFolderError, DemoService, make_service, open_service
+from saju_ops.demo.folder import DemoFolderError
+from saju_ops.demo.service import DemoService, make_service, open_service
 from saju_ops.dev import exec_dagster, prepare_home
 from saju_ops.errors import OperatorError
-from saju_ops.settings.settings import Settings, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import Settings
 from saju_ops.words import are, counted
 
 Echo = Callable[[str], None]
@@ -89,7 +91,7 @@ def _first_day(service: DemoService) -> str:
 
 
 def _archive_and_purge(folder: Path, settings: Settings, echo: Echo) -> None:
-    from saju_ops.defs.conversation_logs.asset import due_with_rows
+    from saju_ops.defs.conversation_logs.checks import due_with_rows
     from saju_ops.reports.conversation_logs import cleanup_report
     from saju_ops.rows.days import cutoff_day
     from saju_ops.rows.engines.open import Selection, open_log_store

@@ -13,15 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NotRequired
+from typing import Any
 
-from pydantic import with_config
-from typing_extensions import TypedDict
-
-from saju_ops.storage.manifest_fields import STRICT, Size, validated
+from saju_ops.storage.manifest import Proof, require_contents
 from saju_ops.words import are, counted
 
-Proof = Literal["exact", "bracketed", "range"]
 NAMED = 8
 RANK: dict[str, int] = {"exact": 0, "bracketed": 1, "range": 2}
 
@@ -91,29 +87,6 @@ class Contents:
         }
         listed = (list(raw.get(name, [])) for name in ("notes", "broken_views"))
         return cls(tables, dict(raw["definitions"]), raw["dialect"], *listed)
-
-
-@with_config(STRICT)
-class _Table(TypedDict):
-    rows: Size
-    checksum: NotRequired[str | None]
-    proof: NotRequired[Proof]
-    rows_most: NotRequired[Size | None]
-    how: NotRequired[str | None]
-
-
-@with_config(STRICT)
-class _Form(TypedDict):
-    tables: dict[str, _Table]
-    definitions: dict[str, str]
-    dialect: str
-    notes: NotRequired[list[str]]
-    broken_views: NotRequired[list[str]]
-
-
-def require_contents(raw: Mapping[str, Any], where: str) -> None:
-    """Raises ProofFailed for what `Contents.to_json` didn't make."""
-    validated(_Form, raw, where)
 
 
 def merged(before: TableContents, after: TableContents) -> TableContents:

@@ -18,7 +18,8 @@ from sqlalchemy.exc import DBAPIError
 
 from saju_ops.database.connect import error_text, redacted
 from saju_ops.dumps.contents import Contents, differences
-from saju_ops.dumps.engine import DrillNotPossible, DumpEngine, ForeignToDumps, open_engine
+from saju_ops.dumps.engine import DrillNotPossible, DumpEngine, ForeignToDumps
+from saju_ops.dumps.open import open_engine
 from saju_ops.dumps.pack import Packed, unpacked
 from saju_ops.dumps.programs import ProgramFailed, ProgramMissing
 from saju_ops.errors import ProofFailed

@@ -151,18 +151,3 @@ def fingerprint(*parts: object) -> str:
 Say = Callable[[str], None]
 
 
-def open_engine(url: sa.URL, zone: ZoneInfo = UTC_ZONE) -> DumpEngine:
-    """The engine of a database's address. Opens nothing yet. `zone` is that of the time in the name of a file that a
-    restore puts aside."""
-    family = url.get_backend_name()
-    if family == "sqlite":
-        from saju_ops.dumps.sqlite import SQLiteDumps
-
-        return SQLiteDumps(url, zone)
-    if family == "postgresql":
-        from saju_ops.dumps.postgres.engine import PostgresDumps
-
-        return PostgresDumps(url)
-    from saju_ops.dumps.mysql.engine import MySQLDumps
-
-    return MySQLDumps(url)

@@ -23,15 +23,16 @@ from sqlalchemy.exc import DBAPIError
 from saju_ops.database.address import place, same_place
 from saju_ops.database.connect import SUPPORTED, error_text, parse_database_url, redacted
 from saju_ops.dumps.contents import Contents, differences
-from saju_ops.dumps.engine import UTC_ZONE, DrillNotPossible, DumpEngine, ForeignToDumps, open_engine
+from saju_ops.dumps.engine import UTC_ZONE, DrillNotPossible, DumpEngine, ForeignToDumps
 from saju_ops.dumps.grants import about_definers, to_restore
+from saju_ops.dumps.open import open_engine
 from saju_ops.dumps.pack import Packed, unpacked
 from saju_ops.dumps.programs import ProgramFailed
 from saju_ops.errors import OperatorError, ProofFailed, Refused
 from saju_ops.errors import shown as printable
-from saju_ops.settings.places import require_outside_stores
 from saju_ops.storage.manifest import BackupManifest, Kind, held, latest_time, passed_over, stamp
 from saju_ops.storage.open import Storage
+from saju_ops.storage.outside import require_outside_stores
 from saju_ops.times import shown
 from saju_ops.words import are, counted
 
@@ -375,19 +376,6 @@ def _content(storage: Storage, manifest: BackupManifest) -> Iterator[bytes]:
     m = manifest
     packed = Packed(m.content_sha256, m.content_bytes, m.stored_sha256, m.stored_bytes)
     return unpacked(storage.open(m.file), packed, m.encryption, storage.password, m.file)
-
-
-def address_in_setting(variable: str, name: str) -> sa.URL:
-    """The address that an environment variable or a line of .env holds. Raises Refused."""
-    from saju_ops.settings.settings import current_value
-
-    address = current_value(variable)
-    if not address:
-        raise Refused(
-            f"{name} is {variable!r}, and no environment variable of that name is set; it may be the name of one that"
-            " holds a database's address. Nothing was touched."
-        )
-    return target_url(address, variable)
 
 
 def target_url(address: str, name: str) -> sa.URL:

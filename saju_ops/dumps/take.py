@@ -27,8 +27,9 @@ from saju_ops.database.address import place
 from saju_ops.database.connect import error_text, redacted
 from saju_ops.dumps.contents import Contents
 from saju_ops.dumps.drill import Drill, drill
-from saju_ops.dumps.engine import DumpEngine, DumpSpoilt, Taking, open_engine, what_it_said
+from saju_ops.dumps.engine import DumpEngine, DumpSpoilt, Taking, what_it_said
 from saju_ops.dumps.grants import to_dump, where_denied
+from saju_ops.dumps.open import open_engine
 from saju_ops.dumps.pack import Packed, Packer
 from saju_ops.dumps.programs import ProgramFailed
 from saju_ops.errors import OperatorError, ProofFailed

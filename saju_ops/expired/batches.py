@@ -15,10 +15,12 @@ import sqlalchemy as sa
 from saju_ops.archive.deleting import is_lock_conflict
 from saju_ops.database.connect import error_text, redacted
 from saju_ops.errors import OperatorError, Refused
+from saju_ops.expired.catalogue import shown
 from saju_ops.expired.dependents import Identity, bindable
 from saju_ops.expired.expiry import COLUMN, Expiry
-from saju_ops.expired.foreign_keys import Closure, shown
-from saju_ops.rows.engines.base import WRONG_KEYS, NoSuchTable
+from saju_ops.expired.foreign_keys import Closure
+from saju_ops.rows.engines.base import WRONG_KEYS
+from saju_ops.rows.engines.interface import NoSuchTable
 from saju_ops.rows.engines.open import LogStore, open_row_store
 from saju_ops.rows.traits import Altered, Traits
 

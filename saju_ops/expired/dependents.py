@@ -22,8 +22,9 @@ import sqlalchemy as sa
 
 from saju_ops.database.connect import SQLiteText
 from saju_ops.errors import OperatorError, Refused
+from saju_ops.expired.catalogue import Ref, shown
 from saju_ops.expired.expiry import Expiry
-from saju_ops.expired.foreign_keys import Closure, Link, Ref, child_of, parent_of, shown
+from saju_ops.expired.foreign_keys import Closure, Link, child_of, parent_of
 from saju_ops.expired.link_values import Meanings, kind_of, spelled
 from saju_ops.rows.engines.open import LogStore
 from saju_ops.rows.table import ForeignKey

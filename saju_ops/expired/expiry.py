@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from saju_ops.errors import Refused
 from saju_ops.rows.engines.open import LogStore
-from saju_ops.stale.moments import parse_instant
+from saju_ops.times import parse_instant
 
 COLUMN = "expires_at"
 # Kept with a zone, or in the session's zone, which saju_ops pins to UTC.

@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from saju_ops.expired.s3_names import S3Names
-from saju_ops.storage.open import split_uri
-from saju_ops.storage.s3.store import S3Options, parse_s3_uri
+from saju_ops.storage.address import split_uri
+from saju_ops.storage.s3.address import S3Options, parse_s3_uri
 
 KEYS_PER_REQUEST = 1000
 # S3's own limit, in bytes of UTF-8.

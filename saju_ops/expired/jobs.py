@@ -39,19 +39,11 @@ from saju_ops.expired.batches import (
     open_table,
     settled,
 )
+from saju_ops.expired.catalogue import Ref, shown
 from saju_ops.expired.clocks import Clock
 from saju_ops.expired.dependents import Found, Hanging, Identity
 from saju_ops.expired.expiry import Expiry
-from saju_ops.expired.foreign_keys import (
-    Closure,
-    Ref,
-    catalogue_of,
-    child_of,
-    parent_of,
-    require_known,
-    require_seen_whole,
-    shown,
-)
+from saju_ops.expired.foreign_keys import Closure, catalogue_of, child_of, parent_of, require_known, require_seen_whole
 from saju_ops.expired.job_files import BadKey, JobFiles
 from saju_ops.expired.links import NamedLink, left_out, linked_closure
 from saju_ops.expired.orphans import orphan_rows
@@ -64,7 +56,7 @@ from saju_ops.storage.open import Storage, StorageError
 from saju_ops.words import counted, were
 
 if TYPE_CHECKING:
-    from saju_ops.settings.settings import Settings
+    pass
 
 # 250 jobs of four files are one request to S3; their rows are locked for as long as it takes.
 DEFAULT_BATCH = 250
@@ -99,13 +91,6 @@ class JobTables:
         )
         store.end_read()
         return found
-
-
-def tables_of(settings: Settings) -> JobTables:
-    return JobTables(
-        settings.jobs_table, settings.purge_tables, settings.purge_keep_tables, settings.purge_file_columns,
-        settings.purge_links,
-    )  # fmt: skip
 
 
 def jobs_closure(store: LogStore, tables: JobTables) -> Closure:

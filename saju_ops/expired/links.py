@@ -12,19 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from saju_ops.errors import Refused
-from saju_ops.expired.foreign_keys import (
-    Catalogue,
-    Closure,
-    Known,
-    Link,
-    Ref,
-    catalogue_of,
-    child_of,
-    closure_of,
-    named,
-    parent_of,
-    shown,
-)
+from saju_ops.expired.catalogue import Catalogue, Known, Ref, named, shown
+from saju_ops.expired.foreign_keys import Closure, Link, catalogue_of, child_of, closure_of, parent_of
 from saju_ops.expired.link_values import are_comparable
 from saju_ops.rows.engines.open import LogStore
 from saju_ops.rows.table import ForeignKey

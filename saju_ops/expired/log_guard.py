@@ -16,9 +16,8 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import sqlalchemy as sa
 
-from saju_ops.archive.day import require_same_table
 from saju_ops.archive.held import HeldRows, held_rows
-from saju_ops.archive.manifest import day_files
+from saju_ops.archive.manifest import day_files, require_same_table
 from saju_ops.errors import OperatorError
 from saju_ops.expired.dependents import Identity, chunks, one_of
 from saju_ops.rows.comeback import require_comeback
@@ -26,8 +25,8 @@ from saju_ops.rows.days import Day, day_of
 from saju_ops.rows.digest import key_hashes, row_hashes
 from saju_ops.rows.engines.open import LogStore, Selection
 from saju_ops.rows.table import TIME_COLUMN, ForeignKey
-from saju_ops.stale.moments import parse_instant
 from saju_ops.storage.open import Storage
+from saju_ops.times import parse_instant
 
 # Days whose archived rows' hashes are kept in memory for later batches, 16 bytes a row.
 DAYS_KEPT = 40

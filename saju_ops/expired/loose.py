@@ -16,8 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from saju_ops.errors import Refused
+from saju_ops.expired.catalogue import Ref, named, shown
 from saju_ops.expired.dependents import Identity, chunks, one_of
-from saju_ops.expired.foreign_keys import Closure, Ref, catalogue_of, child_of, named, parent_of, shown
+from saju_ops.expired.foreign_keys import Closure, catalogue_of, child_of, parent_of
 from saju_ops.expired.link_values import are_comparable
 from saju_ops.expired.links import PLAIN_KEYS, singular
 from saju_ops.rows.engines.open import LogStore

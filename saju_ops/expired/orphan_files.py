@@ -22,7 +22,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from saju_ops.errors import Refused
-from saju_ops.expired.foreign_keys import Ref, catalogue_of, named
+from saju_ops.expired.catalogue import Ref, named
+from saju_ops.expired.foreign_keys import catalogue_of
 from saju_ops.expired.job_files import BadKey, FilePlace, JobFiles, error_name
 from saju_ops.expired.jobs import JobTables
 from saju_ops.expired.s3_names import Named, nfc

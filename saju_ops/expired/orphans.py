@@ -12,8 +12,9 @@ from collections.abc import Collection, Iterator
 
 import sqlalchemy as sa
 
+from saju_ops.expired.catalogue import Ref, shown
 from saju_ops.expired.dependents import bindable
-from saju_ops.expired.foreign_keys import Closure, Link, Ref, child_of, parent_of, shown
+from saju_ops.expired.foreign_keys import Closure, Link, child_of, parent_of
 from saju_ops.expired.link_values import Meanings
 from saju_ops.rows.engines.open import LogStore
 from saju_ops.rows.table import ForeignKey

@@ -32,18 +32,11 @@ from saju_ops.expired.batches import (
     open_table,
     settled,
 )
+from saju_ops.expired.catalogue import shown
 from saju_ops.expired.clocks import Clock
 from saju_ops.expired.dependents import Hanging, Identity, bindable, chunks, one_of
 from saju_ops.expired.expiry import Expiry
-from saju_ops.expired.foreign_keys import (
-    Closure,
-    catalogue_of,
-    child_of,
-    parent_of,
-    require_known,
-    require_seen_whole,
-    shown,
-)
+from saju_ops.expired.foreign_keys import Closure, catalogue_of, child_of, parent_of, require_known, require_seen_whole
 from saju_ops.expired.links import linked_closure
 from saju_ops.expired.log_guard import LogGuard
 from saju_ops.expired.loose import DEFAULT, LooseColumns, loose_columns

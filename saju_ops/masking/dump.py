@@ -20,10 +20,12 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from saju_ops.database.connect import error_text, redacted
-from saju_ops.dumps.engine import DrillNotPossible, DumpEngine, open_engine, what_it_said
+from saju_ops.dumps.engine import DrillNotPossible, DumpEngine, what_it_said
+from saju_ops.dumps.open import open_engine
 from saju_ops.dumps.take import DumpOptions, DumpResult, DumpRun, over_databases, take_dump
 from saju_ops.errors import OperatorError
-from saju_ops.masking.copy import Copier, Row, copier
+from saju_ops.masking.copy import copier
+from saju_ops.masking.copy_base import Copier, Row
 from saju_ops.masking.definitions import personal_definitions, shown
 from saju_ops.masking.detection import (
     NUMERIC,

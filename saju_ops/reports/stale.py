@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 if TYPE_CHECKING:
     from saju_ops.stale.audit import StaleJob
-    from saju_ops.stale.reconcile import StaleResult
+    from saju_ops.stale.plan import StaleResult
     from saju_ops.stale.undo import UndoResult
 
 WIDTH = 70

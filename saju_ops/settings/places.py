@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from saju_ops.errors import Refused
+from saju_ops.paths import _inside, _real
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from saju_ops.settings.settings import Settings
-    from saju_ops.storage.open import Storage
 
 Kind = Literal["store", "chroma", "database", "dagster"]
 # What may hold, or be held by, what: a database beside Dagster's history harms nobody.
@@ -60,23 +60,6 @@ def require_apart(settings: Settings, option: str, value: str, path: Path) -> No
             raise Refused(f"{_sentence(target, how, place)}. Nothing was touched.")
 
 
-def require_outside_stores(storage: Storage, url: sa.URL | str, option: str) -> None:
-    """Raises Refused where a restore would go into a SQLite file in a store of backups: there files are deleted, and
-    old copies of it would be among them."""
-    import sqlalchemy as sa
-
-    from saju_ops.database.connect import redacted
-    from saju_ops.storage.local import LocalStorage
-
-    parsed = sa.make_url(url)  # by the address: the database may not be there yet
-    for store in storage.copies() if parsed.get_backend_name() == "sqlite" else ():
-        if isinstance(store, LocalStorage) and _inside(_real(Path(str(parsed.database))), _real(store.root)):
-            raise Refused(
-                f"{redacted(parsed)} is inside the store {store.root}, where backups are. Nothing was touched; name"
-                f" another place with {option}."
-            )
-
-
 def _sentence(one: Place, how: str, other: Place) -> str:
     return (
         f"{one.setting} holds {one.value!r}, which {how} {other.setting} ({other.value!r}): what is restored or deleted"
@@ -97,9 +80,9 @@ def _places(settings: Settings) -> Iterator[Place]:
 
 
 def _stores(settings: Settings) -> Iterator[Place]:
-    from saju_ops.storage.drive.store import parse_drive_uri
-    from saju_ops.storage.open import split_uri
-    from saju_ops.storage.s3.store import parse_s3_uri
+    from saju_ops.storage.address import split_uri
+    from saju_ops.storage.drive.address import parse_drive_uri
+    from saju_ops.storage.s3.address import parse_s3_uri
 
     for uri in split_uri(settings.backup_uri):
         if uri.startswith("s3://"):
@@ -124,10 +107,6 @@ def _databases(settings: Settings) -> Iterator[Place]:
             yield Place(name, str(path), "database", _real(path))
 
 
-def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))
-
-
 def _relation(one: Place, other: Place) -> str:
     """How the first is to the second: `is the same place as`, `is inside`, `holds`; empty where they are apart."""
     if one.path is not None and other.path is not None:
@@ -140,27 +119,3 @@ def _relation(one: Place, other: Place) -> str:
     return "is inside" if inside else "holds" if holds else ""
 
 
-def _inside(path: Path, folder: Path) -> bool:
-    """Whether the path is the folder or in it, by its name or, through a mount, by what the file system has there."""
-    chain = [path, *path.parents]
-    if folder in chain:
-        return True
-    try:
-        there = folder.stat()
-    except OSError:
-        return _ignores_case(folder) and any(str(p).casefold() == str(folder).casefold() for p in chain)
-    for each in chain:
-        try:
-            found = each.stat()
-        except OSError:
-            continue
-        if (found.st_dev, found.st_ino) == (there.st_dev, there.st_ino):
-            return True
-    return False
-
-
-def _ignores_case(path: Path) -> bool:
-    """Whether the file system under a path that isn't there yet takes A for a."""
-    existing = next(p for p in (path, *path.parents) if p.exists())
-    swapped = existing.with_name(existing.name.swapcase()) if existing.name else existing
-    return swapped != existing and swapped.exists() and swapped.samefile(existing)

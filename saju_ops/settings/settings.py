@@ -17,17 +17,18 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import SecretStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from saju_ops.chroma.limits import PROOF_MEMORY_MB
 from saju_ops.database.address import require_http_address, require_redis_address
 from saju_ops.database.connect import SUPPORTED as SUPPORTED_DATABASES
 from saju_ops.database.connect import parse_database_url
 from saju_ops.errors import SettingsError as SettingsError
-from saju_ops.logins import hide_logins
 from saju_ops.paths import slip_in, slip_in_path
 from saju_ops.settings.env_file import ENV_FILE, read_env_file, value_of
+from saju_ops.settings.fields import _BOUNDS, _IDENTIFIER, _allowed, _value, listed
 from saju_ops.settings.values import listed_addresses, require_cron, require_mail_addresses, require_zone
 from saju_ops.words import counted
 
@@ -35,27 +36,8 @@ if TYPE_CHECKING:
     from saju_ops.expired.links import NamedLink
     from saju_ops.storage.open import DriveOptions, S3Options
 
-_URL_FIELDS = {
-    *("DATABASE_URL", "JOBS_DATABASE_URL", "ANALYSIS_DATABASE_URL", "REPLICA_URLS", "RESTORE_DRILL_URL", "REDIS_URL"),
-    "DAGSTER_WEBSERVER_URL",
-}
-_IDENTIFIER = re.compile(r"[^\x00/\\]{1,64}")
-# What the process may take in which Chroma opens a snapshot, at any size of the collections.
-PROOF_MEMORY_MB = 256
 # Characters of a key of BACKUP_SEAL_KEY, and how many of them must differ.
 SHORTEST_KEY, FEWEST_DIFFERENT = 32, 8
-# Lowest and highest value of whole numbers; others lie from 0 to 10000.
-_BOUNDS = {
-    "chroma_port": (1, 65535),
-    "chroma_proof_memory_mb": (128, 1_000_000),
-    "backup_retention_days": (0, 36500),
-    "keep_minimum": (1, 1000),
-    "archive_retention_years": (1, 100),
-    "smtp_port": (1, 65535),
-    "slack_attach_max_mb": (1, 1000),
-    "alert_reminder_hours": (1, 720),
-    "alert_run_hours": (1, 720),
-}
 
 
 class _EnvFile(DotEnvSettingsSource):
@@ -63,10 +45,6 @@ class _EnvFile(DotEnvSettingsSource):
 
     def _read_env_file(self, file_path: Path) -> Mapping[str, str | None]:
         return read_env_file(file_path, setting_names())
-
-
-def _allowed(text: str, *, default: Any, alias: str) -> Any:
-    return Field(default=default, validation_alias=alias, description=text)
 
 
 class Settings(BaseSettings):
@@ -587,7 +565,8 @@ class Settings(BaseSettings):
     @field_validator("backup_uri")
     @classmethod
     def _backup_uri(cls, value: str) -> str:
-        from saju_ops.storage.open import StorageError, split_uri
+        from saju_ops.storage.address import split_uri
+        from saju_ops.storage.open import StorageError
 
         try:
             split_uri(value)
@@ -875,42 +854,9 @@ def _engine(url: sa.URL) -> str:
     return url.get_backend_name().replace("mariadb", "mysql")
 
 
-def listed(text: str) -> tuple[str, ...]:
-    """The names in a list that is separated by commas."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 def _keys(value: SecretStr | None) -> list[str]:
     """The keys of a list; an empty one stays, as a mistake."""
     return [key.strip() for key in value.get_secret_value().split(",")] if value else []
-
-
-def _value(secret: SecretStr | None) -> str | None:
-    return secret.get_secret_value() if secret else None
-
-
-def load_settings(**overrides: Any) -> Settings:
-    """The settings of this process. Raises SettingsError with one sentence per wrong variable."""
-    try:
-        return Settings(**overrides)
-    except ValidationError as error:
-        raise SettingsError(" ".join(_sentence(item) for item in error.errors())) from None
-
-
-def _sentence(item: Any) -> str:
-    if not item["loc"]:
-        return f"{item['msg']}."
-    variable = str(item["loc"][0])
-    field = next((f for f in Settings.model_fields.values() if f.validation_alias == variable), None)
-    allowed = field.description if field else "another value"
-    why = _why(item)
-    if variable in _URL_FIELDS or (field is not None and "SecretStr" in str(field.annotation)):
-        holds = "a value that is not shown because it may hold a secret"
-    else:
-        holds = repr(current_value(variable))
-        if (re.search(r"[^\s'\"]@", holds) and "EMAIL" not in variable) or hide_logins(holds) != holds:
-            holds = "an address that is not shown because it may hold a login"
-    return f"{variable} holds {holds} ({why}); it may hold {allowed}."
 
 
 # What pydantic says in its own words, by the beginning of its error's type.

@@ -7,81 +7,19 @@ left alone. Refuses to guess: numbers, zero dates and anything else that isn't c
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from saju_ops.times import EPOCH, parse_instant
+
 # What SQLite's MAX over a column with an unreadable time comes to: later than any instant.
 UNREADABLE = 1 << 62
 # A clock of the service may run ahead of ours by so much.
 CLOCK_SKEW = timedelta(minutes=5)
-# 1970-01-01, 0001-01-01 and 0000-00-00 stand for "no time" in many programs; no such service is that old.
-EARLIEST_YEAR = 2000
-PLAIN_LENGTHS = (19, 26)
-_SLOW = re.compile(
-    r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[ T]+(\d{1,2}):(\d{2})(?::(\d{2})(?:[.,](\d+))?)?)?"
-    r"\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?",
-    re.IGNORECASE,
-)
 
 Fate = Literal["stale", "moving", "unreadable", "future"]
-
-
-def parse_instant(value: Any, zone: ZoneInfo) -> datetime | None:
-    """The instant, UTC, that a stored value means; None where it can't be told."""
-    if type(value) is str and len(value) in PLAIN_LENGTHS and zone.key == "UTC" and value[10] in " T":
-        # What most programs write, three times as fast as the whole way round.
-        with suppress(ValueError):
-            found = datetime.fromisoformat(value)
-            if found.tzinfo is None and value[4] == "-":
-                return found.replace(tzinfo=UTC) if found.year >= EARLIEST_YEAR else None
-    if isinstance(value, bytes):
-        try:
-            value = value.decode()
-        except UnicodeDecodeError:
-            return None
-    if not isinstance(value, str):
-        return None
-    text = value.strip()
-    try:
-        parsed = _parsed(text)
-        if parsed is None or parsed.year < EARLIEST_YEAR:
-            return None
-        return _in_utc(parsed, zone)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _parsed(text: str) -> datetime | None:
-    # fromisoformat alone would read the milliseconds 1712011112345 as a day in the year 1712.
-    if len(text) > 10 and text[4] == "-" and text[7] == "-" and text[10] in " T":
-        try:
-            return datetime.fromisoformat(text)
-        except ValueError:
-            pass
-    match = _SLOW.fullmatch(text)
-    if match is None:
-        return None
-    year, month, day, hour, minute, second, fraction, offset = match.groups()
-    if hour is None:
-        # A day alone: its last moment, the latest that it can mean.
-        hour, minute, second, fraction = "23", "59", "59", "999999"
-    iso = f"{year}-{int(month):02}-{int(day):02}T{int(hour):02}:{minute}:{second or '00'}.{fraction or '0'}"
-    zone = {"z": "+00:00", "utc": "+00:00", "gmt": "+00:00"}.get((offset or "").lower(), offset or "")
-    return datetime.fromisoformat(iso + zone)
-
-
-def _in_utc(found: datetime, zone: ZoneInfo) -> datetime:
-    if found.tzinfo is not None:
-        return found.astimezone(UTC)
-    if zone.key == "UTC":
-        return found.replace(tzinfo=UTC)
-    # An hour that the clocks show twice in autumn, or skip in spring, has two readings.
-    return max(found.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
 
 
 def microseconds(value: Any, kind: str, zone: ZoneInfo) -> int | None:

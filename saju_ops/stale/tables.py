@@ -22,7 +22,9 @@ from sqlalchemy.types import NullType
 from saju_ops.database.connect import redacted
 from saju_ops.errors import Refused
 from saju_ops.stale.connections import INSTANT, NoTables
-from saju_ops.stale.moments import EARLIEST_YEAR, Moment, computed_moment, moment
+from saju_ops.stale.files import Files, _later, _plain_time, _rowid_of, _sum
+from saju_ops.stale.moments import Moment, computed_moment, moment
+from saju_ops.times import EARLIEST_YEAR
 
 JOBS, RESULTS = "analysis_jobs", "analysis_results"
 OPEN = ("pending", "processing")
@@ -34,8 +36,6 @@ TimeKind = Literal["utc", "aware", "local", "text"]
 # A text that starts like this is ordered by time as by letter, up to its offset; two days cover any offset. LIKE
 # takes 0.05 s for a million rows, GLOB 0.2 s or more.
 DATE_SHAPE = "2___-__-__%"
-# Texts as most programs write them, without an offset: their largest is the latest.
-PLAIN_SHAPE, PLAIN_SHAPE_MICRO = "2___-__-__ __:__:__", "2___-__-__ __:__:__.______"
 ANY_OFFSET = timedelta(days=2)
 # A time without a zone is ambiguous by so much, at most, in the night that the clocks change.
 CLOCK_CHANGE = timedelta(hours=2)
@@ -73,14 +73,6 @@ class OpenJob(NamedTuple):
     folder: str | None
     created: Moment
     updated: Moment
-
-
-class Files(NamedTuple):
-    """What analysis_results holds of one job."""
-
-    total: int = 0
-    done: int = 0
-    moments: tuple[Moment, ...] = ()
 
 
 class Tables:
@@ -464,30 +456,3 @@ def _micro(instant: datetime) -> int:
     return (instant.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
-def _sum(one: Files | None, other: Files) -> Files:
-    if one is None:
-        return other
-    pairs = zip(one.moments, other.moments, strict=True)
-    return Files(one.total + other.total, one.done + other.done, tuple(_later(a, b) for a, b in pairs))
-
-
-def _rowid_of(table: Any) -> Any:
-    return sa.column("rowid", _selectable=table)
-
-
-def _plain_time(column: Any) -> Any:
-    """Whether a SQLite cell is a text of a date and a time without an offset, so that it is ordered as such."""
-    month, day = sa.func.substr(column, 6, 2), sa.func.substr(column, 9, 2)
-    text = sa.and_(sa.func.typeof(column) == "text", month.between("01", "12"), day.between("01", "31"))
-    last = sa.func.substr(column, 26)
-    no_offset = sa.and_(
-        last >= "0", last <= "9", sa.func.instr(column, "+") == 0, sa.func.instr(sa.func.substr(column, 12), "-") == 0
-    )
-    micro = sa.and_(column.like(PLAIN_SHAPE_MICRO), no_offset)
-    return sa.and_(text, sa.or_(column.like(PLAIN_SHAPE), micro))
-
-
-def _later(one: Moment, other: Moment) -> Moment:
-    if one.unreadable or other.text is None:
-        return one
-    return other if one.at is None or other.unreadable or (other.at and other.at > one.at) else one

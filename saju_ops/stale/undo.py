@@ -31,7 +31,8 @@ from saju_ops.stale.audit import (
     parts_of,
 )
 from saju_ops.stale.connections import errors_told, read_write, reading
-from saju_ops.stale.tables import Files, Tables, normal
+from saju_ops.stale.files import Files
+from saju_ops.stale.tables import Tables, normal
 from saju_ops.storage.open import Storage
 
 BATCH_JOBS = 1_000

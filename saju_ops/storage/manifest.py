@@ -6,7 +6,7 @@ a backup whose `proven` is false is there, but counts for nothing when old backu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, NotRequired
@@ -15,7 +15,6 @@ from zoneinfo import ZoneInfo
 from pydantic import with_config
 from typing_extensions import TypedDict
 
-from saju_ops.dumps.contents import require_contents
 from saju_ops.errors import OperatorError, ProofFailed, shown
 from saju_ops.storage.manifest_fields import STRICT, Instant, Name, Sha256, Size, Text, dataclass_of, validated
 from saju_ops.storage.open import Storage, StorageError
@@ -251,3 +250,27 @@ def held(storage: Storage, kind: Kind) -> Held:
 def backups(storage: Storage, kind: Kind) -> Iterator[BackupManifest]:
     """The backups alone. Others are left out: `verify` and `prune` are what reports them."""
     yield from held(storage, kind).backups
+
+
+Proof = Literal["exact", "bracketed", "range"]
+@with_config(STRICT)
+class _Table(TypedDict):
+    rows: Size
+    checksum: NotRequired[str | None]
+    proof: NotRequired[Proof]
+    rows_most: NotRequired[Size | None]
+    how: NotRequired[str | None]
+
+
+@with_config(STRICT)
+class _Form(TypedDict):
+    tables: dict[str, _Table]
+    definitions: dict[str, str]
+    dialect: str
+    notes: NotRequired[list[str]]
+    broken_views: NotRequired[list[str]]
+
+
+def require_contents(raw: Mapping[str, Any], where: str) -> None:
+    """Raises ProofFailed for what `Contents.to_json` didn't make."""
+    validated(_Form, raw, where)

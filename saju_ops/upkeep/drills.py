@@ -18,13 +18,13 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from saju_ops.archive.manifest import Manifest, archived_days, day_files
-from saju_ops.chroma.worker_client import scratch_folder
+from saju_ops.chroma.limits import PROOF_MEMORY_MB
 from saju_ops.database.address import same_place
 from saju_ops.database.connect import redacted
 from saju_ops.errors import OperatorError
 from saju_ops.rows.days import Day, parse_day
 from saju_ops.rows.table import Column
-from saju_ops.settings.settings import PROOF_MEMORY_MB
+from saju_ops.scratch import scratch_folder
 from saju_ops.storage.manifest import CLOCKS_DIFFER, BackupManifest, Held, held
 from saju_ops.storage.open import Storage
 from saju_ops.storage.seal import Unsealed
@@ -188,7 +188,7 @@ def _dump_drill(
 ) -> Drill:
     from saju_ops.dumps.contents import Contents
     from saju_ops.dumps.drill import drill
-    from saju_ops.dumps.engine import open_engine
+    from saju_ops.dumps.open import open_engine
     from saju_ops.dumps.pack import Packed
     from saju_ops.dumps.take import DumpOptions
 

@@ -7,6 +7,7 @@ those of its manifest was read back and proven when it was written. But whoever 
 from __future__ import annotations
 
 from contextlib import suppress
+from hashlib import sha256
 from typing import Protocol
 
 from saju_ops.errors import OperatorError, ProofFailed
@@ -59,3 +60,21 @@ def _decrypts(store: Storage, manifest: Stored, *, whole: bool) -> bool:
         while whole and content.read(PIECE):
             pass
     return True
+
+
+def require_sound(store: Storage, manifest: Stored) -> int:
+    """Reads a stored file back and compares its size and SHA-256 with the manifest. Returns its bytes. Raises
+    ProofFailed, naming the file."""
+    where, digest, size = store.location(manifest.file), sha256(), 0
+    try:
+        with store.open(manifest.file) as stream:
+            while data := stream.read(1 << 20):
+                digest.update(data)
+                size += len(data)
+    except FileNotFoundError:
+        raise ProofFailed(f"{where} is missing, though its manifest is there.") from None
+    except OSError as error:
+        raise ProofFailed(f"{where} can't be read ({error.strerror or type(error).__name__}).") from None
+    if (size, digest.hexdigest()) != (manifest.stored_bytes, manifest.stored_sha256):
+        raise ProofFailed(f"{where} is damaged: its SHA-256 or size differs from the manifest.")
+    return size

@@ -26,8 +26,7 @@ from saju_ops.storage.local import LocalStorage
 from saju_ops.storage.manifest import CLOCKS_DIFFER, ENDING, FOLDERS, BackupManifest, manifest_of
 from saju_ops.storage.open import Storage
 from saju_ops.storage.seal import LIST_NAME, Unsealed, read_bounded, read_list, read_sealed, require_seal
-from saju_ops.upkeep.password import needs_another, opens
-from saju_ops.upkeep.prune import require_sound
+from saju_ops.upkeep.password import needs_another, opens, require_sound
 from saju_ops.words import are, counted, its, them
 
 # Folders whose manifests are those of archives, and those that hold something else of saju_ops's.

@@ -11,9 +11,9 @@ from saju_ops.alerts.deliver import Delivery, Report
 from saju_ops.alerts.outbox import Outbox
 from saju_ops.alerts.redact import Redactor
 from saju_ops.alerts.slack import Slack
-from saju_ops.defs.resources import slack_client
 from saju_ops.reports.message import Message
-from saju_ops.settings.settings import load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.wiring import slack_client
 from saju_ops_tests.fakes.slack import TOKEN, FakeSlack
 
 SEOUL = ZoneInfo("Asia/Seoul")

@@ -14,7 +14,7 @@ import pytest
 
 from saju_ops.alerts.attachments import FILES, Files, is_encrypted, open_outbox
 from saju_ops.alerts.outbox import KEPT, Outbox
-from saju_ops.settings.settings import load_settings
+from saju_ops.settings.load import load_settings
 from saju_ops.storage.open import open_storage
 from saju_ops_tests.alerts.scene import START, Scene, message
 from saju_ops_tests.fakes.slack import FakeSlack

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from saju_ops.alerts.attachments import email_channel
 from saju_ops.alerts.channels import ChannelFailed
 from saju_ops.alerts.mail import Email
-from saju_ops.settings.settings import load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.wiring import email_channel
 from saju_ops_tests.alerts.scene import Scene, message
 from saju_ops_tests.fakes.mail import PASSWORD, USER, MailServer, certificate
 from saju_ops_tests.fakes.slack import TOKEN, FakeSlack

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from saju_ops.alerts.blocks import cut, escaped, plain, rendered, sections
 from saju_ops.alerts.deliver import gathering
 from saju_ops.alerts.outbox import Outbox
-from saju_ops.alerts.redact import Redactor, redactor
+from saju_ops.alerts.redact import Redactor
 from saju_ops.reports.message import Message, ago
 from saju_ops.reports.runs import FailedCheck, FinishedRun, told
 from saju_ops.reports.safe_errors import RaisedError, shown
 from saju_ops.reports.titles import JOBS, job
-from saju_ops.settings.settings import load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.wiring import redactor
 from saju_ops_tests.alerts.scene import SEOUL, START, message
 from saju_ops_tests.fakes.slack import TOKEN, _content_problem
 

@@ -41,7 +41,7 @@ from saju_ops.archive.purge import PurgePlan, purge
 from saju_ops.archive.restore import restore
 from saju_ops.errors import OperatorError
 from saju_ops.rows.days import Day
-from saju_ops.rows.engines.mysql import store as mysql
+from saju_ops.rows.engines.mysql import pieces as mysql_pieces
 from saju_ops.rows.engines.open import LogStore, open_log_store
 from saju_ops.storage.open import open_storage
 
@@ -398,7 +398,7 @@ def _child(job: Job, pipe: Connection) -> None:
     temporary_folder(job).mkdir(exist_ok=True)
     tempfile.tempdir = str(temporary_folder(job))
     # The tests' days are small; a service's are made of many pieces.
-    mysql.FIRST_ROWS = 5
+    mysql_pieces.FIRST_ROWS = 5
     if job.point:
         _plant(job.point, pipe)
     if job.file_limit is not None:

@@ -18,12 +18,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from saju_ops.archive.day import due_days
+from saju_ops.archive.due import due_days
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
 from saju_ops.rows.csvfile import CsvSink
 from saju_ops.rows.days import parse_day
+from saju_ops.rows.engines.mysql import pieces as mysql_pieces
 from saju_ops.rows.engines.mysql import store as mysql
-from saju_ops.rows.engines.mysql.store import MySQLLogStore, _DayInPieces
+from saju_ops.rows.engines.mysql.pieces import _DayInPieces
+from saju_ops.rows.engines.mysql.store import MySQLLogStore
 from saju_ops.rows.engines.open import open_log_store
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, SECRET, SEOUL, TABLES, UTC_ZONE, Scene
 from saju_ops_tests.engines import MySQL
@@ -183,7 +185,7 @@ def test_a_day_of_many_pieces_is_proven_and_found_unchanged(
 ) -> None:
     scene = mysql_scene
     scene.add(200)
-    monkeypatch.setattr(mysql, "PIECE_BYTES", 1_000)
+    monkeypatch.setattr(mysql_pieces, "PIECE_BYTES", 1_000)
     rows = pieces_read(monkeypatch)
     assert scene.archive(compression="gzip" if gzip else "none").outcome == "archived"
     assert sum(rows) == 200
@@ -214,7 +216,7 @@ def test_a_day_is_cut_where_its_rows_are_large(mysql_scene: Scene, monkeypatch: 
     scene = mysql_scene
     scene.add(40)
     scene.update("content = REPEAT('가', 2000)", "log_id BETWEEN 21 AND 30")
-    monkeypatch.setattr(mysql, "PIECE_BYTES", 10_000)
+    monkeypatch.setattr(mysql_pieces, "PIECE_BYTES", 10_000)
     monkeypatch.setattr(mysql, "LARGEST_PIECE", 20_000)
     rows = pieces_read(monkeypatch)
     scene.archive()
@@ -244,13 +246,13 @@ def test_rows_in_another_order_than_their_key_are_read_by_the_plain_cursor(
 ) -> None:
     scene = mysql_scene
     scene.add(9)
-    original = mysql.csv_of
+    original = mysql_pieces.csv_of
 
     def swapped(text: bytes) -> Iterator[Any]:
         rows = text.split(b"\xfd")[:-1]
         return original(b"".join(row + b"\xfd" for row in [rows[1], rows[0], *rows[2:]]))
 
-    monkeypatch.setattr(mysql, "csv_of", swapped)
+    monkeypatch.setattr(mysql_pieces, "csv_of", swapped)
     scene.archive()
     assert manifest_of(scene)["digest_algorithm"] == "xor64-sha256-v1"
     assert manifest_of(scene)["first_key"] == ["1"]
@@ -278,7 +280,7 @@ def test_pieces_that_lack_rows_of_the_day_count_for_nothing(
     """The time index counts the day's rows in the same snapshot; the plain cursor then reads them all."""
     scene = mysql_scene
     scene.add(200)
-    monkeypatch.setattr(mysql, "PIECE_BYTES", 1_000)
+    monkeypatch.setattr(mysql_pieces, "PIECE_BYTES", 1_000)
     original = _DayInPieces._fetched
 
     def lacking(self: _DayInPieces) -> Iterator[Any]:
@@ -295,8 +297,8 @@ def test_a_file_that_differs_from_the_pieces_is_no_archive(
 ) -> None:
     scene = mysql_scene
     scene.add(9, content="가 \"나\"")
-    original = mysql.csv_of
-    monkeypatch.setattr(mysql, "csv_of", lambda text: iter([b"".join(original(text)).replace(old, new, 1)]))
+    original = mysql_pieces.csv_of
+    monkeypatch.setattr(mysql_pieces, "csv_of", lambda text: iter([b"".join(original(text)).replace(old, new, 1)]))
     with pytest.raises(ProofFailed):
         scene.archive()
     assert scene.snapshot_of_files() == {}

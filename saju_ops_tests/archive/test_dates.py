@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from saju_ops.archive.day import due_days
+from saju_ops.archive.due import due_days
 from saju_ops.rows.days import parse_day
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, SEOUL, Scene
 

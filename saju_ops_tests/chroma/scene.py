@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from saju_ops.chroma.check import databases, models, pages, shown_configuration
 from saju_ops.chroma.engine import open_folder
+from saju_ops.chroma.pages import databases, models, pages, shown_configuration
 from saju_ops_tests.engines import free_port
 
 # As the chatbot's is written down; nothing of it is installed here.

@@ -19,17 +19,18 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
+from saju_ops import scratch as scratch_folders
 from saju_ops.chroma import check as chroma_check
+from saju_ops.chroma import comparison, scratch_database
 from saju_ops.chroma import fetch as chroma_fetch
 from saju_ops.chroma import restore as chroma_restore
-from saju_ops.chroma import scratch_database
 from saju_ops.chroma import worker_client as chroma_process
-from saju_ops.chroma.check import databases, models
 from saju_ops.chroma.engine import open_folder
 from saju_ops.chroma.fetch import fetch_server, make_indexes
 from saju_ops.chroma.files import ChromaFiles, contents
 from saju_ops.chroma.floats import nearly
 from saju_ops.chroma.live_copy import settle
+from saju_ops.chroma.pages import databases, models
 from saju_ops.chroma.restore import restore_snapshot
 from saju_ops.chroma.server import connect
 from saju_ops.chroma.snapshot import Snapshot, Source, drill_snapshot, extract_snapshot, take_snapshot
@@ -425,7 +426,7 @@ def test_chroma_makes_an_index_of_as_many_as_have_room_and_finds_neighbours_amon
     assert (told["not_indexed"], told["searched_in_files"]) == (["saju_knowledge"], ["saju_knowledge"])
     assert (told["neighbours_looked_for"], told["records_compared"]) == (400, 480)
     assert told["neighbours_share"] > 0.9
-    monkeypatch.setattr(chroma_check, "THEMSELVES_AT_LEAST", 1.01)
+    monkeypatch.setattr(comparison, "THEMSELVES_AT_LEAST", 1.01)
     with pytest.raises(TornCopy, match="vectors themselves only"):
         chroma_check.check_folder(tmp_path / "out", taken.manifest.contents, memory_mb=1)
 
@@ -582,7 +583,7 @@ def test_fetching_proving_and_pushing_take_the_same_memory_for_many_vectors_as_f
             folder = str(work / "copy")
             peaks["fetch"].append(peak_of("fetch", **where, target=folder))
             peaks["read"].append(peak_of("read", folder=folder))
-            with chroma_process.scratch_folder() as scratch:
+            with scratch_folders.scratch_folder() as scratch:
                 twin = scratch / "twin"
                 subprocess.run(["cp", "-r", folder, str(twin)], check=True)
                 peaks["judge"].append(peak_of("judge", folder=folder, twin=str(twin), memory_mb=NO_ROOM))

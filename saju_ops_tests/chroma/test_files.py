@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 
 from saju_ops.chroma import check as chroma_check
+from saju_ops.chroma import comparison, scratch_database
 from saju_ops.chroma import engine as chroma_engine
 from saju_ops.chroma import index as chroma_index
-from saju_ops.chroma import scratch_database
-from saju_ops.chroma.check import databases, models, pages, shown_configuration
+from saju_ops.chroma import pages as chroma_pages
 from saju_ops.chroma.engine import open_folder
 from saju_ops.chroma.files import ChromaFiles, contents, differences
+from saju_ops.chroma.pages import databases, models, pages, shown_configuration
 from saju_ops.chroma.vectors import distances
 from saju_ops.errors import OperatorError, TornCopy
 from saju_ops_tests.chroma.scene import (
@@ -281,8 +282,8 @@ def test_the_engine_alone_gives_what_the_client_gives(folder: Path) -> None:
 def test_no_client_is_imported_to_open_a_folder(folder: Path) -> None:
     """It would take half a second and 60 MB of the process that opens a snapshot."""
     code = (
-        "import sys; from pathlib import Path; from saju_ops.chroma import check as chroma_check; from saju_ops.chroma import engine as chroma_engine;"
-        "chroma_engine.warm(); chroma_check.check_folder(Path(sys.argv[1]), None, memory_mb=256);"
+        "import sys; from pathlib import Path; from saju_ops.chroma import check, engine;"
+        "engine.warm(); check.check_folder(Path(sys.argv[1]), None, memory_mb=256);"
         "print('chromadb' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
@@ -323,14 +324,14 @@ def test_a_folder_without_the_usual_tenant_is_not_opened(folder: Path) -> None:
 def test_vectors_are_packed_as_numpy_reads_them() -> None:
     given = [[0.1, -2.5, float(np.float32(1e-45))], [float("inf"), float("-inf"), 3.0]]
     given = np.asarray(given, "<f4").tolist()
-    assert chroma_check._matrix(given).tobytes() == np.asarray(given, "<f4").tobytes()
-    assert np.isnan(chroma_check._matrix([[float("nan")]])).all()
+    assert chroma_pages._matrix(given).tobytes() == np.asarray(given, "<f4").tobytes()
+    assert np.isnan(chroma_pages._matrix([[float("nan")]])).all()
     # What is no list of equal lists of numbers is left to numpy, whatever it says.
     with np.errstate(over="ignore"):
-        assert chroma_check._matrix([[1e300]]).tolist() == [[float("inf")]]
-    assert chroma_check._matrix([[], []]).shape == (2, 0)
+        assert chroma_pages._matrix([[1e300]]).tolist() == [[float("inf")]]
+    assert chroma_pages._matrix([[], []]).shape == (2, 0)
     with pytest.raises(ValueError, match="inhomogeneous"):
-        chroma_check._matrix([[1.0, 2.0], [1.0]])
+        chroma_pages._matrix([[1.0, 2.0], [1.0]])
 
 
 @pytest.mark.parametrize("key", ["category", "chroma:document"])
@@ -481,12 +482,12 @@ def test_how_many_neighbours_an_index_must_find_is_asked_of_few_records_only(
     folder: Path, monkeypatch: pytest.MonkeyPatch, memory_mb: int
 ) -> None:
     """Of many, a sound index of random vectors finds few. That it finds each vector itself is asked at any size."""
-    monkeypatch.setattr(chroma_check, "NEIGHBOURS_AT_LEAST", 1.01)
+    monkeypatch.setattr(comparison, "NEIGHBOURS_AT_LEAST", 1.01)
     with pytest.raises(TornCopy, match="nearest neighbours"):
         check_folder(folder, None, memory_mb=memory_mb)
-    monkeypatch.setattr(chroma_check, "FEW", 0)
+    monkeypatch.setattr(comparison, "FEW", 0)
     check_folder(folder, None, memory_mb=memory_mb)
-    monkeypatch.setattr(chroma_check, "THEMSELVES_AT_LEAST", 1.01)
+    monkeypatch.setattr(comparison, "THEMSELVES_AT_LEAST", 1.01)
     with pytest.raises(TornCopy, match="vectors themselves only"):
         check_folder(folder, None, memory_mb=memory_mb)
 

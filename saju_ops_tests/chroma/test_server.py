@@ -13,15 +13,17 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from saju_ops.chroma.probe import Server, probe
-from saju_ops.chroma.restore import restore_snapshot, restore_target
+from saju_ops.chroma.restore import restore_snapshot
 from saju_ops.chroma.server import connect
-from saju_ops.chroma.snapshot import Snapshot, Source, server_at, source_of, take_snapshot
+from saju_ops.chroma.snapshot import Snapshot, Source, take_snapshot
 from saju_ops.chroma.usage import usage
 from saju_ops.chroma.worker_client import ask
 from saju_ops.cli.status_report import report
 from saju_ops.errors import OperatorError, Refused
-from saju_ops.settings.settings import SettingsError, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import SettingsError
 from saju_ops.storage.local import LocalStorage
+from saju_ops.wiring import restore_target, server_at, source_of
 from saju_ops_tests.chroma.scene import assert_same, held_by, held_in, make_folder, serving
 from saju_ops_tests.fakes.chroma_door import ChromaDoor
 from saju_ops_tests.fakes.mail import certificate

@@ -29,9 +29,10 @@ from saju_ops.chroma.pack import FOLDER, Hashes, Listing, listed, look_through, 
 from saju_ops.chroma.server import connect
 from saju_ops.chroma.snapshot import Source, drill_snapshot, extract_snapshot, take_snapshot
 from saju_ops.chroma.usage import usage
-from saju_ops.chroma.worker_client import PREFIX, _environment, ask, scratch_folder
+from saju_ops.chroma.worker_client import _environment, ask
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused, TornCopy
 from saju_ops.local_state import one_at_a_time
+from saju_ops.scratch import PREFIX, scratch_folder
 from saju_ops.storage.encryption import WrongPassword
 from saju_ops.storage.local import LocalStorage
 from saju_ops.storage.manifest import BackupManifest, backups, read_manifest

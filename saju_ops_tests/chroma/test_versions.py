@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from saju_ops.chroma import check as chroma_check
+from saju_ops.chroma import vectors as chroma_vectors
 from saju_ops.chroma.check import check_folder
 from saju_ops.chroma.engine import open_folder
 from saju_ops.chroma.files import ChromaFiles, contents, differences
@@ -135,7 +136,7 @@ def test_the_distance_of_an_older_collection_is_the_one_that_chroma_measures(tmp
                 server.get_collection(name).id, query_embeddings=asked.tolist(), n_results=1, include=["distances"]
             )
             near = np.array([rows[answer["ids"][0][0]]["vector"]])
-            measured = chroma_check.distances(near, asked, SPACES[name])[0, 0]
+            measured = chroma_vectors.distances(near, asked, SPACES[name])[0, 0]
             assert answer["distances"][0][0] == pytest.approx(measured, abs=1e-3), name
     close(server)
 

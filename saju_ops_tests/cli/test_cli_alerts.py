@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from saju_ops.cli.alerts import try_channels
-from saju_ops.settings.settings import SettingsError, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import SettingsError
 from saju_ops_tests.fakes.mail import MailServer
 from saju_ops_tests.fakes.slack import TOKEN, FakeSlack
 

@@ -17,7 +17,8 @@ from saju_ops.dumps.mysql.clients import options_file
 from saju_ops.dumps.take import distinct, label_of
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.rows.engines.open import open_log_store
-from saju_ops.settings.settings import SettingsError, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import SettingsError
 from saju_ops.stale.reconcile import missing_tables
 from saju_ops_tests.archive.scene import DAY, UTC_ZONE, Scene
 from saju_ops_tests.dumps.scene import Dumps

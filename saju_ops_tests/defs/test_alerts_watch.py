@@ -330,7 +330,7 @@ def test_rows_that_the_purge_leaves_behind_are_told_and_so_is_their_end(
     scene = AlertScene(tmp_path, fake, monkeypatch, DATABASE_URL=database_url)
     scene.begin()
     from saju_ops.defs.resources import LogDatabase
-    from saju_ops.settings.settings import load_settings
+    from saju_ops.settings.load import load_settings
 
     def look(days: float) -> str:
         return measure(scene.instance, LogDatabase(), load_settings(), datetime.now(UTC) + timedelta(days=days))

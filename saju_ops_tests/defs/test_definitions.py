@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,6 @@ from saju_ops.settings.settings import SettingsError
 PACKAGE = Path(saju_ops.__file__).parent
 PROJECT = PACKAGE.parent
 HEAVY = ("pandas", "chromadb", "boto3", "dagster_aws", "pyarrow", "numpy")
-DOMAIN = (
-    *("archive", "queue", "storage", "schema", "demo/service.py", "demo/texts.py", "database.py", "settings.py"),
-    "alerts",
-)
 JOBS = {"archive_conversation_logs", "purge_conversation_logs", "restore_conversation_logs", "reconcile_stale_jobs"}
 JOBS |= {"purge_expired_jobs", "purge_expired_sessions"}
 CHANGE_DATA = ("purge_conversation_logs", "restore_conversation_logs", "reconcile_stale_jobs")
@@ -225,33 +220,3 @@ def test_partitions_and_schedule_are_seouls(definitions: dg.Definitions) -> None
     assert crons.items() >= expected.items()
     for sensor in definitions.sensors or []:
         assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
-
-
-# --- who imports whom -------------------------------------------------------------------------------------
-
-
-def imported(module: Path) -> Iterator[str]:
-    """Every module that a file names in an import, wherever it stands."""
-    for node in ast.walk(ast.parse(module.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module} has a relative import"
-            yield node.module or ""
-
-
-def domain_modules() -> list[Path]:
-    found: list[Path] = []
-    for name in DOMAIN:
-        path = PACKAGE / name
-        assert path.exists(), f"{name} is gone; name its successor here"
-        found += sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    return found
-
-
-@pytest.mark.parametrize("module", domain_modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_domain_module_knows_nothing_of_dagster(module: Path) -> None:
-    layer = ("saju_ops.assets", "saju_ops.jobs", "saju_ops.sensors", "saju_ops.defs.conversation_logs.schedule", "saju_ops.definitions")
-    for name in imported(module):
-        assert not name.split(".")[0].startswith("dagster"), name
-        assert not name.startswith((*layer, "saju_ops.defs.resources", "saju_ops.defs.partitions")), name

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from saju_ops.defs.partitions import log_days
-from saju_ops.settings.settings import load_settings
+from saju_ops.settings.load import load_settings
 
 
 @pytest.fixture(autouse=True)

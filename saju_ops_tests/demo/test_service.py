@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from saju_ops.demo import service as demo
-from saju_ops.demo.service import DemoFolderError, DemoService, make_service, open_service
+from saju_ops.demo import collections, rows
+from saju_ops.demo.folder import DemoFolderError
+from saju_ops.demo.service import DemoService, make_service, open_service
 from saju_ops.demo.texts import BRANCHES, STEMS
 
 NOW = datetime(2026, 11, 20, 13, 45, 30, tzinfo=UTC)
@@ -25,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> DemoService:
 
 @pytest.fixture
 def few_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "COLLECTIONS", dict.fromkeys(demo.COLLECTIONS, 20))
+    monkeypatch.setattr(collections, "COLLECTIONS", dict.fromkeys(collections.COLLECTIONS, 20))
 
 
 def query(service: DemoService, sql: str) -> list[tuple]:
@@ -121,8 +122,8 @@ def test_pillars_are_of_the_sixty_and_right_for_a_known_day(made: DemoService) -
     sixty = {STEMS[i % 10] + BRANCHES[i % 12] for i in range(60)}
     for row in query(made, "SELECT year_ganji, month_ganji, day_ganji, time_ganji FROM saju_calculations"):
         assert set(row) <= sixty
-    assert demo._pillars(datetime(1949, 10, 1, 12, 0)) == ("기축", "계유", "갑자", "경오")  # noqa: DTZ001 - wall clock
-    assert demo._pillars(datetime(2000, 1, 1, 0, 30)) == ("기묘", "병자", "무오", "임자")  # noqa: DTZ001 - wall clock
+    assert rows._pillars(datetime(1949, 10, 1, 12, 0)) == ("기축", "계유", "갑자", "경오")  # noqa: DTZ001 - wall clock
+    assert rows._pillars(datetime(2000, 1, 1, 0, 30)) == ("기묘", "병자", "무오", "임자")  # noqa: DTZ001 - wall clock
 
 
 def test_some_paid_jobs_are_expired_and_some_not_and_each_has_all_its_children(made: DemoService) -> None:
@@ -186,7 +187,7 @@ def test_the_same_seed_and_now_give_the_same_rows_and_another_seed_others(tmp_pa
 
 
 def test_the_vectors_of_the_same_seed_are_the_same() -> None:
-    one, same, other = (demo._unit_vectors([0, 1, 1], seed, "saju_knowledge") for seed in (20, 20, 21))
+    one, same, other = (collections._unit_vectors([0, 1, 1], seed, "saju_knowledge") for seed in (20, 20, 21))
     assert (one == same).all()
     assert not (one == other).any()
 

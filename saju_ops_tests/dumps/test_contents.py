@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from saju_ops.database.connect import connect
 from saju_ops.dumps.contents import Contents
-from saju_ops.dumps.engine import open_engine
-from saju_ops.dumps.mysql import engine as dump_mysql
+from saju_ops.dumps.mysql import taking
+from saju_ops.dumps.open import open_engine
 from saju_ops.dumps.programs import ProgramFailed
 from saju_ops.dumps.take import dump_databases
 from saju_ops.errors import ProofFailed, Refused
@@ -464,7 +464,7 @@ def test_a_view_that_breaks_while_it_is_dumped_is_dumped_again(
     run_sql(
         mariadb_url, "CREATE TABLE a (id int)", "CREATE TABLE b (id int)", "CREATE VIEW v AS SELECT a.id FROM a, b"
     )
-    real, looked = dump_mysql.broken_views, []
+    real, looked = taking.broken_views, []
 
     def then_drop(*args: object) -> object:
         found = real(*args)  # type: ignore[arg-type]
@@ -473,9 +473,9 @@ def test_a_view_that_breaks_while_it_is_dumped_is_dumped_again(
         looked.append(found)
         return found
 
-    monkeypatch.setattr(dump_mysql, "broken_views", then_drop)
+    monkeypatch.setattr(taking, "broken_views", then_drop)
     # Were anything else written at that moment, another way to dump would look once more, and find it broken.
-    monkeypatch.setattr(dump_mysql, "_log_position", lambda look: 1)
+    monkeypatch.setattr(taking, "_log_position", lambda look: 1)
     dumps = Dumps(mariadb_url, tmp_path)
     result = dumps.take()
     assert result.proven

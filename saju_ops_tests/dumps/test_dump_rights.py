@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from saju_ops.database.connect import parse_database_url
-from saju_ops.dumps.engine import open_engine
 from saju_ops.dumps.mysql.rights import missing_rights
+from saju_ops.dumps.open import open_engine
 from saju_ops.errors import OperatorError
 from saju_ops.masking.dump import take_masked_dump
 from saju_ops_tests.accounts import Account, account, role

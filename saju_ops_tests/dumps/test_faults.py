@@ -27,10 +27,13 @@ import sqlalchemy as sa
 from saju_ops.database.connect import connect, parse_database_url
 from saju_ops.dumps import programs as dump_process
 from saju_ops.dumps.drill import drill_stored
-from saju_ops.dumps.engine import DrillNotPossible, DumpSpoilt, open_engine, scratch_name
+from saju_ops.dumps.engine import DrillNotPossible, DumpSpoilt, scratch_name
 from saju_ops.dumps.mysql import engine as dump_mysql
-from saju_ops.dumps.mysql.engine import MySQLDumps, MySQLTaking
+from saju_ops.dumps.mysql import taking
+from saju_ops.dumps.mysql.engine import MySQLDumps
 from saju_ops.dumps.mysql.rights import missing_rights
+from saju_ops.dumps.mysql.taking import MySQLTaking
+from saju_ops.dumps.open import open_engine
 from saju_ops.dumps.pack import Packed, unpacked
 from saju_ops.dumps.postgres.engine import PostgresTaking
 from saju_ops.dumps.programs import Output, Program, words_of
@@ -159,7 +162,7 @@ def test_a_value_that_changes_on_the_way_is_found(
 ) -> None:
     url = request.getfixturevalue(f"{engine}_url")
     fill(url)
-    module = {"mariadb": "mysql.engine.MySQLTaking", "postgres": "postgres.engine.PostgresTaking"}.get(
+    module = {"mariadb": "mysql.taking.MySQLTaking", "postgres": "postgres.engine.PostgresTaking"}.get(
         engine, "sqlite.SQLiteTaking"
     )
     import importlib
@@ -617,13 +620,13 @@ def test_a_drill_server_that_writes_names_otherwise_leaves_an_unproven_dump(mari
 def test_the_lock_is_never_waited_for_long(mysql_url: str, tmp_path: Path, oracle: None) -> None:
     """A long query would make FLUSH TABLES WITH READ LOCK, and every new write behind it, wait."""
     fill(mysql_url)
-    assert dump_mysql.LOCK_WAIT_SECONDS <= 2
+    assert taking.LOCK_WAIT_SECONDS <= 2
     holder = connect(mysql_url).connect()
     holder.exec_driver_sql("LOCK TABLES parent WRITE")
     try:
         with connect(mysql_url).connect() as connection:
             began = time.monotonic()
-            assert dump_mysql._read_lock(connection) is False
+            assert taking._read_lock(connection) is False
             assert time.monotonic() - began < 3
     finally:
         holder.close()
@@ -650,7 +653,7 @@ def test_the_lock_is_given_back_when_the_dump_does_not_begin(
     """A dump program that hangs while the service's writes wait: the third way is taken, without the lock."""
     fill(mariadb_url)
     monkeypatch.setattr(dump_mysql, "QUIET_TRIES", 0)
-    monkeypatch.setattr(dump_mysql, "LOCK_HELD_SECONDS", 0.0)
+    monkeypatch.setattr(taking, "LOCK_HELD_SECONDS", 0.0)
     result = Dumps(mariadb_url, tmp_path).take()
     assert result.proven
     assert result.contents.proof == "bracketed"
@@ -701,19 +704,19 @@ def test_a_dump_that_is_disturbed_while_large_pieces_are_awaited_is_taken_again_
     mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(mysql_url)
-    asked, position = [], dump_mysql._log_position
-    begin = dump_mysql.MySQLTaking.begin
+    asked, position = [], taking._log_position
+    begin = taking.MySQLTaking.begin
 
     def begun(self: Any, strategy: str, *, wide: bool = False) -> bool:
         asked.append((strategy, wide))
         if len(asked) == 1:
             moved = iter([1, 2])
-            monkeypatch.setattr(dump_mysql, "_log_position", lambda _: next(moved))
+            monkeypatch.setattr(taking, "_log_position", lambda _: next(moved))
         else:
-            monkeypatch.setattr(dump_mysql, "_log_position", position)
+            monkeypatch.setattr(taking, "_log_position", position)
         return begin(self, strategy, wide=wide)
 
-    monkeypatch.setattr(dump_mysql.MySQLTaking, "begin", begun)
+    monkeypatch.setattr(taking.MySQLTaking, "begin", begun)
     result = Dumps(mysql_url, tmp_path).take()
     assert result.proven
     assert asked[:2] == [("quiet", True), ("quiet", False)]

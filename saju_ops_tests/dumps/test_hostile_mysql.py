@@ -17,8 +17,9 @@ import pytest
 import sqlalchemy as sa
 
 from saju_ops.database.connect import connect
-from saju_ops.dumps.engine import ForeignToDumps, open_engine
+from saju_ops.dumps.engine import ForeignToDumps
 from saju_ops.dumps.mysql.allowed import Statements
+from saju_ops.dumps.open import open_engine
 from saju_ops.dumps.programs import ProgramFailed
 from saju_ops.errors import OperatorError
 from saju_ops.storage.manifest import BackupManifest, backups

@@ -19,7 +19,8 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from saju_ops.dumps.engine import ForeignToDumps, open_engine, scratch_name
+from saju_ops.dumps.engine import ForeignToDumps, scratch_name
+from saju_ops.dumps.open import open_engine
 from saju_ops.dumps.postgres.reader import Reader
 from saju_ops.dumps.postgres.statements import examined, statements
 from saju_ops.dumps.take import DumpResult

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from saju_ops.dumps.engine import open_engine
+from saju_ops.dumps.open import open_engine
 from saju_ops.dumps.sqlite import _only_read
 from saju_ops.errors import OperatorError
 from saju_ops.storage.manifest import write_manifest

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from saju_ops.cli.main import main
 from saju_ops.database.connect import connect, redacted
 from saju_ops.dumps import restore as dump_restore
-from saju_ops.dumps.engine import open_engine
+from saju_ops.dumps.open import open_engine
 from saju_ops.dumps.restore import RestoreRequest, find_dump
 from saju_ops.dumps.sqlite import SQLiteDumps
 from saju_ops.dumps.take import take_dump

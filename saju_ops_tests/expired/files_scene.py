@@ -14,7 +14,7 @@ from uuid import uuid4
 from xml.sax.saxutils import unescape
 
 from saju_ops.expired.job_files import FilePlace, JobFiles
-from saju_ops.storage.s3.store import S3Options
+from saju_ops.storage.s3.address import S3Options
 from saju_ops_tests.expired.job_scene import SIZE, file_key
 from saju_ops_tests.fakes.s3 import S3Server
 

@@ -16,7 +16,7 @@ import pytest
 from saju_ops.archive.verify import verify_part
 from saju_ops.expired.job_files import FilePlace, JobFiles
 from saju_ops.expired.row_archive import read_row_manifest, row_manifests
-from saju_ops.storage.s3.store import S3Options
+from saju_ops.storage.s3.address import S3Options
 from saju_ops_tests.expired.files_scene import Files, files_behind_faults
 from saju_ops_tests.expired.job_scene import HOUR, NOW, TABLES, JobScene, file_key
 from saju_ops_tests.fakes.s3 import S3Server

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from saju_ops.errors import Refused
 from saju_ops.expired.jobs import JobPurgeResult, JobTables, open_jobs, orphans
 from saju_ops.expired.links import parse_links, singular
-from saju_ops.settings.settings import SettingsError, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import SettingsError
 from saju_ops_tests.expired.job_scene import CHILDREN, HANGING, HOUR, NOTHING_KEPT, NOW, UTC_ZONE, JobScene
 from saju_ops_tests.expired.test_foreign_keys import EXPIRED, LIVING, build, ids, jobs
 

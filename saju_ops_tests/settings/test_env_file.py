@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from saju_ops.cli.main import main
 from saju_ops.definitions import defs
-from saju_ops.settings.settings import SettingsError, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import SettingsError
 
 GOOD = "LOG_RETENTION_DAYS=90\n"
 SECRET = "hunter2"

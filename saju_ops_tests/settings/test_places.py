@@ -12,8 +12,9 @@ from click.testing import CliRunner
 from saju_ops.cli.main import main
 from saju_ops.cli.status_report import report
 from saju_ops.errors import Refused
+from saju_ops.settings.load import load_settings
 from saju_ops.settings.places import require_apart
-from saju_ops.settings.settings import SettingsError, load_settings
+from saju_ops.settings.settings import SettingsError
 
 
 def refusal(**settings: str) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from saju_ops.settings.settings import Settings, SettingsError, load_settings
-from saju_ops.storage.open import open_backups
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import Settings, SettingsError
+from saju_ops.wiring import open_backups
 
 SECRET = "hunter2"
 

@@ -11,7 +11,8 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from saju_ops.database.connect import parse_database_url
-from saju_ops.stale.reconcile import Mode, StalePlan, StaleResult, reconcile
+from saju_ops.stale.plan import Mode, StalePlan, StaleResult
+from saju_ops.stale.reconcile import reconcile
 from saju_ops.stale.undo import UndoResult, undo
 from saju_ops.storage.open import open_storage
 

@@ -99,7 +99,7 @@ def test_a_job_whose_row_a_worker_holds_is_left_alone_and_nobody_waits(
 def test_no_job_that_a_worker_finishes_meanwhile_is_overwritten(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saju_ops.stale.reconcile.BATCH_JOBS", 10)
+    monkeypatch.setattr("saju_ops.stale.plan.BATCH_JOBS", 10)
     for number in range(120):
         scene.job(f"j{number:03}", files=2)
     finished: list[str] = []
@@ -286,7 +286,7 @@ def test_a_locked_sqlite_database_is_told_and_nothing_is_changed(sqlite: Scene) 
 def test_a_lock_that_comes_later_leaves_what_was_done_in_the_audit(
     sqlite: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saju_ops.stale.reconcile.BATCH_JOBS", 2)
+    monkeypatch.setattr("saju_ops.stale.plan.BATCH_JOBS", 2)
     for number in range(6):
         sqlite.job(f"j{number}")
     writer = sqlite3.connect(sqlite.url.database or "", isolation_level=None, check_same_thread=False)
@@ -429,8 +429,8 @@ def test_killed_at_any_point_it_goes_on_and_each_run_can_be_put_back(
     engine: str, name: str, count: int, after: bool, settled: int, request: pytest.FixtureRequest, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("saju_ops.stale.reconcile.BATCH_JOBS", 3)
-    monkeypatch.setattr("saju_ops.stale.reconcile.PART_BATCHES", 2)
+    monkeypatch.setattr("saju_ops.stale.plan.BATCH_JOBS", 3)
+    monkeypatch.setattr("saju_ops.stale.plan.PART_BATCHES", 2)
     scene = Scene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups", newer=True).create()
     for number in range(10):
         scene.job(f"j{number}", "pending" if number % 2 else "processing", files=2, done=number % 3)
@@ -457,8 +457,8 @@ def test_killed_at_any_point_it_goes_on_and_each_run_can_be_put_back(
 
 
 def test_killed_at_random_moments_it_ends_as_if_it_never_was(sqlite: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saju_ops.stale.reconcile.BATCH_JOBS", 5)
-    monkeypatch.setattr("saju_ops.stale.reconcile.PART_BATCHES", 3)
+    monkeypatch.setattr("saju_ops.stale.plan.BATCH_JOBS", 5)
+    monkeypatch.setattr("saju_ops.stale.plan.PART_BATCHES", 3)
     for number in range(200):
         sqlite.job(f"j{number:03}", files=1, done=number % 2)
     before = sqlite.rows("analysis_jobs")

@@ -20,7 +20,8 @@ from saju_ops.definitions import defs
 from saju_ops.defs.stale import stale_jobs_schedule
 from saju_ops.reports.stale import ago as shown_ago
 from saju_ops.reports.stale import console_lines, padded, stale_report, statistics_lines, undo_report, visible
-from saju_ops.settings.settings import SettingsError, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import SettingsError
 from saju_ops.storage.seal import sealed
 from saju_ops_tests.defs.project import Run
 from saju_ops_tests.stale.scene import NOW, SEOUL, Scene, ago

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from saju_ops.errors import Refused
-from saju_ops.stale.reconcile import StalePlan
+from saju_ops.stale.plan import StalePlan
 from saju_ops_tests.stale.scene import HOUR, NOW, SEOUL, Scene, ago, becomes
 
 
@@ -333,8 +333,8 @@ def test_the_statistics_count_every_job(old: Scene) -> None:
 def test_more_jobs_than_one_transaction_and_one_part_of_the_audit_hold(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saju_ops.stale.reconcile.BATCH_JOBS", 3)
-    monkeypatch.setattr("saju_ops.stale.reconcile.PART_BATCHES", 2)
+    monkeypatch.setattr("saju_ops.stale.plan.BATCH_JOBS", 3)
+    monkeypatch.setattr("saju_ops.stale.plan.PART_BATCHES", 2)
     scene = Scene(database_url, tmp_path / "backups").create()
     for number in range(14):
         scene.job(f"j{number:02}", files=1, done=number % 2)
@@ -358,7 +358,7 @@ def test_many_jobs_are_kept_outside_of_memory_in_their_order(sqlite: Scene, monk
 def test_it_can_be_stopped_between_transactions_and_launched_again(
     sqlite: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saju_ops.stale.reconcile.BATCH_JOBS", 3)
+    monkeypatch.setattr("saju_ops.stale.plan.BATCH_JOBS", 3)
     for number in range(9):
         sqlite.job(f"j{number}")
     answers = iter([None, None, "enough", "enough"])

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from saju_ops.storage.drive.store import DriveOptions, DriveStorage, _DriveWriter
+from saju_ops.storage.drive.address import DriveOptions
+from saju_ops.storage.drive.store import DriveStorage
+from saju_ops.storage.drive.writer import _DriveWriter
 from saju_ops.storage.open import AlreadyThere, StorageError, open_storage
 from saju_ops_tests.fakes.drive import FOLDER, QUANTUM, ROOT, DriveServer
 from saju_ops_tests.fakes.proxy import FaultProxy

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from saju_ops.storage.open import AlreadyThere, StorageError
-from saju_ops.storage.s3.store import FIRST_PART, MIB, S3Options, S3Storage, parse_s3_uri, part_size
+from saju_ops.storage.s3.address import FIRST_PART, MIB, S3Options, parse_s3_uri
+from saju_ops.storage.s3.store import S3Storage
+from saju_ops.storage.s3.writer import part_size
 from saju_ops_tests.fakes.s3 import Bucket, S3Server
 
 NAME = "conversation_logs/2026/10/a.csv"

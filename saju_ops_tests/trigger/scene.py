@@ -21,7 +21,7 @@ import httpx
 import psutil
 import uvicorn
 
-from saju_ops.settings.settings import load_settings
+from saju_ops.settings.load import load_settings
 from saju_ops.trigger.server import configuration
 from saju_ops_tests.defs.dev_server import PROJECT, START_TIMEOUT, DevServer, until
 

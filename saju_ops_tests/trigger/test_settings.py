@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from saju_ops.settings.settings import SettingsError, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import SettingsError
 from saju_ops_tests.trigger.scene import TOKEN
 
 

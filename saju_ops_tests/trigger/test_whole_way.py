@@ -17,7 +17,7 @@ import pytest
 from dagster._core.scheduler.instigation import InstigatorType, SensorInstigatorData
 from starlette.testclient import TestClient
 
-from saju_ops.settings.settings import load_settings
+from saju_ops.settings.load import load_settings
 from saju_ops.trigger.app import trigger_app
 from saju_ops.trigger.beside import DagsterBeside
 from saju_ops_tests.defs.dev_server import until

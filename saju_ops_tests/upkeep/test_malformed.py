@@ -19,7 +19,9 @@ from saju_ops.storage.local import LocalStorage
 from saju_ops.storage.manifest import backups, read_manifest
 from saju_ops.storage.seal import Seals, sealed
 from saju_ops.upkeep.drills import archive_drill, dump_drills
-from saju_ops.upkeep.prune import Policy, inventory, prune
+from saju_ops.upkeep.inventory import inventory
+from saju_ops.upkeep.policy import Policy
+from saju_ops.upkeep.prune import prune
 from saju_ops.upkeep.verify import verify
 from saju_ops_tests.archive.scene import NOW as PURGED_AT
 from saju_ops_tests.upkeep.test_seals import DAYS, KEY, KST, NOW, RESTORE_DUMP, RESTORE_LOGS, Service

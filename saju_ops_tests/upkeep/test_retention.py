@@ -25,7 +25,9 @@ from saju_ops.storage.local import LocalStorage
 from saju_ops.storage.manifest import FORMAT, BackupManifest, Kind, backups, stamp, write_manifest
 from saju_ops.storage.open import StorageError
 from saju_ops.storage.seal import Seals
-from saju_ops.upkeep.prune import Held, Policy, inventory, judge, lock_of, prune, years_after
+from saju_ops.upkeep.inventory import inventory
+from saju_ops.upkeep.policy import Held, Policy, judge, years_after
+from saju_ops.upkeep.prune import lock_of, prune
 from saju_ops_tests.archive.scene import Scene
 
 KST = ZoneInfo("Asia/Seoul")

@@ -24,7 +24,8 @@ from saju_ops.storage.manifest import backups, read_manifest
 from saju_ops.storage.open import open_storage
 from saju_ops.storage.seal import NO_SEALS, Seals, Unsealed, derived, read_sealed, require_seal, sealed
 from saju_ops.upkeep.drills import archive_drill, dump_drills
-from saju_ops.upkeep.prune import Policy, prune
+from saju_ops.upkeep.policy import Policy
+from saju_ops.upkeep.prune import prune
 from saju_ops.upkeep.seal import seal
 from saju_ops.upkeep.verify import verify
 from saju_ops_tests.archive.scene import Scene

@@ -25,7 +25,7 @@ from saju_ops.cli.main import main
 from saju_ops.database.connect import parse_database_url
 from saju_ops.definitions import defs
 from saju_ops.defs.resources import BackupStorage
-from saju_ops.defs.upkeep.verify import CHECK, OPENS
+from saju_ops.defs.upkeep.asset import CHECK, OPENS
 from saju_ops.dumps.restore import RestoreRequest, find_dump, restore_dump
 from saju_ops.dumps.take import DumpOptions, dump_databases
 from saju_ops.errors import Refused
@@ -36,7 +36,8 @@ from saju_ops.storage.manifest import Kind, backups, read_manifest, write_manife
 from saju_ops.storage.open import StorageError
 from saju_ops.storage.seal import Seals
 from saju_ops.upkeep.drills import archive_drill, dump_drills, snapshot_drill, standard_drills
-from saju_ops.upkeep.prune import Policy, prune
+from saju_ops.upkeep.policy import Policy
+from saju_ops.upkeep.prune import prune
 from saju_ops.upkeep.verify import Drill, VerifyResult, verify
 from saju_ops_tests.archive.scene import Scene
 from saju_ops_tests.chroma.scene import make_folder

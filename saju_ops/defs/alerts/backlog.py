@@ -36,11 +36,12 @@ def purge_backlog_sensor(settings: Settings) -> dg.SensorDefinition:
 
 def measure(instance: dg.DagsterInstance, database: LogDatabase, settings: Settings, now: datetime) -> str:
     """Counts, compares, and puts what is to be told into the outbox. Returns what it saw."""
-    from saju_ops.alerts.attachments import channel_names, open_outbox
+    from saju_ops.alerts.attachments import open_outbox
     from saju_ops.alerts.backlog import KEY, Measured, judge, kept, last_clean_up, overdue_rows, problem
     from saju_ops.alerts.problems import Seen, settle
     from saju_ops.defs.alerts.sensor import outbox_folder
     from saju_ops.rows.days import Day, cutoff_day
+    from saju_ops.wiring import channel_names
 
     zone = settings.timezone
     cutoff = cutoff_day(last_clean_up(settings.log_cleanup_cron, now, zone), settings.log_retention_days, zone)

@@ -17,7 +17,8 @@ from saju_ops.defs.conversation_logs.asset import ARCHIVE, LOGS
 from saju_ops.defs.progress import tell
 from saju_ops.defs.resources import BackupStorage, LogDatabase
 from saju_ops.defs.run_errors import without_secrets
-from saju_ops.settings.settings import Settings, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import Settings
 
 CHART_TITLE = "conversation log: growth against archiving"
 PAGE = 500

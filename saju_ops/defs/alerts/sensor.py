@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from saju_ops.defs.resources import BackupStorage, slack_client
+from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError
 from saju_ops.settings.settings import Settings
+from saju_ops.wiring import slack_client
 
 if TYPE_CHECKING:
     from saju_ops.alerts.channels import Channel
@@ -104,8 +105,8 @@ class Tick:
     counts: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        from saju_ops.alerts.attachments import channels, open_outbox
-        from saju_ops.alerts.redact import redactor
+        from saju_ops.alerts.attachments import open_outbox
+        from saju_ops.wiring import channels, redactor
 
         self.instance = self.context.instance
         self.outbox = open_outbox(outbox_folder(self.instance), self.now)
@@ -144,7 +145,7 @@ class Tick:
 
     def _warn_once(self) -> None:
         """Once in the life of this process: what an operator may not know."""
-        from saju_ops.alerts.attachments import email_problem
+        from saju_ops.wiring import email_problem
 
         warnings = [w for w in (email_problem(self.settings),) if w]
         if self.settings.slack_bot_token is None:

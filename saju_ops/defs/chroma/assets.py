@@ -15,7 +15,8 @@ from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError, ProofFailed
 from saju_ops.reports.chroma import snapshot_report, usage_report
-from saju_ops.settings.settings import Settings, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import Settings
 from saju_ops.words import counted
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def snapshot_asset() -> dg.AssetsDefinition:
     def chroma_snapshot(
         context: dg.AssetExecutionContext, backup_storage: BackupStorage
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        from saju_ops.chroma.snapshot import source_of, take_snapshot
+        from saju_ops.chroma.snapshot import take_snapshot
+        from saju_ops.wiring import source_of
 
         settings = load_settings()
         try:
@@ -167,8 +169,8 @@ def usage_asset() -> dg.AssetsDefinition:
     def chroma_usage(
         context: dg.AssetExecutionContext, backup_storage: BackupStorage
     ) -> dg.MaterializeResult[Any]:
-        from saju_ops.chroma.snapshot import source_of
         from saju_ops.chroma.usage import usage
+        from saju_ops.wiring import source_of
 
         try:
             now = datetime.now(UTC)

@@ -15,7 +15,8 @@ from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError
 from saju_ops.reports.chroma import restore_report
-from saju_ops.settings.settings import Settings, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import Settings
 
 if TYPE_CHECKING:
     from saju_ops.chroma.restore import ChromaRestore
@@ -73,7 +74,8 @@ class RestoreChromaConfig(dg.Config):
 def restore_chroma_snapshot(
     context: dg.OpExecutionContext, config: RestoreChromaConfig, backup_storage: BackupStorage
 ) -> None:
-    from saju_ops.chroma.restore import restore_snapshot, restore_target, restore_time
+    from saju_ops.chroma.restore import restore_snapshot
+    from saju_ops.wiring import restore_target, restore_time
 
     settings = load_settings()
     try:

@@ -11,13 +11,15 @@ from dagster._utils.interrupts import capture_interrupts, check_captured_interru
 from pydantic import Field
 
 from saju_ops.defs.charts import bar_chart
-from saju_ops.defs.conversation_logs.asset import ARCHIVE, LOGS
+from saju_ops.defs.common import CANCELLED, _day
+from saju_ops.defs.conversation_logs.asset import LOGS
 from saju_ops.defs.progress import tell
 from saju_ops.defs.resources import BackupStorage, LogDatabase
 from saju_ops.defs.run_errors import without_secrets
-from saju_ops.errors import OperatorError, Refused
+from saju_ops.errors import OperatorError
 from saju_ops.reports.conversation_logs import purge_report
-from saju_ops.settings.settings import Settings, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import Settings
 from saju_ops.words import counted, its, were
 
 if TYPE_CHECKING:
@@ -26,17 +28,6 @@ if TYPE_CHECKING:
 
 # Seconds between two progress lines in a run's log.
 PROGRESS_SECONDS = 10.0
-CANCELLED = "cancelled by the operator"
-
-
-def archive_job() -> Any:
-    """The archive of one day, or of a range in one run."""
-    return dg.define_asset_job(
-        "archive_conversation_logs",
-        selection=dg.AssetSelection.assets(ARCHIVE),
-        description="Archives one day of the conversation log, or a range day after day in one run. Deletes nothing."
-        " A range: tags dagster/asset_partition_range_start and dagster/asset_partition_range_end.",
-    )
 
 
 class PurgeConfig(dg.Config):
@@ -73,17 +64,6 @@ class PurgeConfig(dg.Config):
         description="Wait while a replica is further behind than this. MySQL needs REPLICA_URLS; PostgreSQL is asked"
         " itself. Empty: don't look.",
     )
-
-
-def _day(text: str | None, name: str, settings: Settings) -> "Day | None":
-    from saju_ops.rows.days import parse_day
-
-    if text is None or not text.strip():
-        return None
-    try:
-        return parse_day(text.strip(), settings.timezone)
-    except ValueError:
-        raise Refused(f"{name} is {text!r}; it may be a date as YYYY-MM-DD. Nothing was touched.") from None
 
 
 def _plan(config: PurgeConfig, settings: Settings) -> "PurgePlan":
@@ -232,80 +212,3 @@ def purge_conversation_logs_job() -> None:
     purge_conversation_logs.alias("purge_conversation_logs")()
 
 
-class RestoreConfig(dg.Config):
-    from_day: str = Field(description="First archived day to put back, YYYY-MM-DD.")
-    to_day: str = Field(description="Last archived day to put back, YYYY-MM-DD.")
-    into_table: str | None = Field(
-        default=None,
-        description="Another table in the same database; made, without foreign keys, if it isn't there. Empty: the log"
-        " table itself, from which the next purge removes the rows again.",
-    )
-    dry_run: bool = Field(default=True, description="true: reads, compares and says what it would do. false: writes.")
-
-
-@dg.op(
-    name="restore_archived_rows",
-    pool="conversation_log_purge",
-    description="Puts archived days back. Rows that are there and equal are skipped; rows that differ stop it before"
-    " the first write.",
-)
-@without_secrets
-def restore_conversation_logs(
-    context: dg.OpExecutionContext, config: RestoreConfig, backup_storage: BackupStorage
-) -> None:
-    from saju_ops.archive.restore import restore
-
-    settings = load_settings()
-    try:
-        first, last = _day(config.from_day, "from_day", settings), _day(config.to_day, "to_day", settings)
-        if first is None or last is None:
-            raise Refused("from_day and to_day must both be given. Nothing was written.")
-        plan = restore(
-            backup_storage.open(reading=True),
-            settings.database_url,
-            first,
-            last,
-            zone_of_database=settings.database_timezone,
-            table=(config.into_table or "").strip() or None,
-            source_table=settings.conversation_log_table,
-            dry_run=config.dry_run,
-            announce=lambda plan: tell(context.log, " ".join(plan.sentences())),
-            progress=lambda plan: tell(context.log, f"{plan.written:,} of {counted(plan.to_write, 'row')} written."),
-        )
-    except OperatorError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
-    metadata: dict[str, Any] = {
-        "dry_run": plan.dry_run,
-        "days": len(plan.days),
-        "days_not_archived": len(plan.not_archived),
-        "days_not_restored": len(plan.refused) + len(plan.undescribed),
-        "files": plan.files,
-        "rows_archived": plan.rows_archived,
-        "rows_to_write": plan.to_write,
-        "rows_written": plan.written,
-        "rows_already_there": plan.already_there,
-        "rows_superseded": plan.superseded,
-        "seconds": round(plan.seconds, 3),
-        "rows_per_second": round(plan.written / plan.seconds, 1) if plan.seconds else 0.0,
-        "target": plan.target,
-        "summary": dg.MetadataValue.md("\n".join(f"- {line}" for line in plan.sentences())),
-    }
-    context.add_output_metadata(metadata)
-    for remark in plan.remarks:
-        context.log.warning(remark)
-    if plan.incomplete and not (plan.undescribed or plan.refused):
-        # Nobody need have written on those days: the run has done what there was to do.
-        context.log.warning(plan.incomplete)
-    elif plan.incomplete:
-        written = f"{counted(plan.written, 'row')} {were(plan.written)} written and proven"
-        done = "Nothing was written (dry_run)" if plan.dry_run else written
-        raise dg.Failure(f"{done}. {plan.incomplete}", metadata=metadata, allow_retries=False)
-
-
-@dg.job(
-    name="restore_conversation_logs",
-    description="Puts archived days of the conversation log back into the database. By hand it only says what it"
-    " would do.",
-)
-def restore_conversation_logs_job() -> None:
-    restore_conversation_logs.alias("restore_conversation_logs")()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from saju_ops.defs.conversation_logs.asset import ARCHIVE, due_with_rows
+from saju_ops.defs.conversation_logs.asset import ARCHIVE
+from saju_ops.defs.conversation_logs.checks import due_with_rows
 from saju_ops.defs.resources import LogDatabase
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.settings.settings import Settings

@@ -16,7 +16,8 @@ from saju_ops.defs.run_errors import without_secrets
 from saju_ops.dump_all import dump_all, mask_all
 from saju_ops.errors import OperatorError
 from saju_ops.reports.dumps import dump_report
-from saju_ops.settings.settings import Settings, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import Settings
 
 if TYPE_CHECKING:
     from saju_ops.dumps.take import DumpOptions, DumpResult, DumpRun

@@ -15,7 +15,8 @@ from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError
 from saju_ops.reports.dumps import restore_report
-from saju_ops.settings.settings import Settings, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import Settings
 
 if TYPE_CHECKING:
     from saju_ops.dumps.restore import RestoreRequest, RestoreResult
@@ -72,8 +73,9 @@ class RestoreDumpConfig(dg.Config):
 
 
 def _request(config: RestoreDumpConfig, settings: Settings) -> "RestoreRequest":
-    from saju_ops.dumps.restore import RestoreRequest, address_in_setting
+    from saju_ops.dumps.restore import RestoreRequest
     from saju_ops.times import instant_of
+    from saju_ops.wiring import address_in_setting
 
     into = None
     if config.into_setting:

@@ -10,17 +10,18 @@ import dagster as dg
 from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
 from pydantic import Field
 
+from saju_ops.defs.common import _listed, common_metadata, nothing_here
 from saju_ops.defs.progress import tell
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
-from saju_ops.errors import OperatorError, Refused
+from saju_ops.errors import OperatorError
 from saju_ops.reports.expired import expired_jobs_report
-from saju_ops.settings.settings import Settings, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import Settings
+from saju_ops.wiring import job_files, tables_of
 from saju_ops.words import counted
 
 if TYPE_CHECKING:
-    from saju_ops.expired.batches import Outcome
-    from saju_ops.expired.job_files import JobFiles
     from saju_ops.expired.jobs import JobPurgeResult
 
 PAID_JOBS = dg.AssetKey("paid_jobs")
@@ -55,7 +56,8 @@ def checks() -> list[dg.AssetChecksDefinition]:
     )
     @without_secrets
     def no_orphan_rows() -> dg.AssetCheckResult:
-        from saju_ops.expired.jobs import open_jobs, orphans, tables_of
+        from saju_ops.expired.jobs import open_jobs, orphans
+        from saju_ops.wiring import tables_of
 
         if (why := why_not()) is not None:
             return dg.AssetCheckResult(passed=True, metadata={"orphan_rows": 0, "why": why})
@@ -106,8 +108,9 @@ def _why_no_files(settings: Settings) -> str | None:
 
 
 def _compare_files(settings: Settings) -> dg.AssetCheckResult:
-    from saju_ops.expired.jobs import open_jobs, tables_of
+    from saju_ops.expired.jobs import open_jobs
     from saju_ops.expired.orphan_files import OrphanFiles, orphan_files
+    from saju_ops.wiring import tables_of
 
     files = job_files(settings)
     assert files is not None  # _why_no_files
@@ -143,14 +146,6 @@ def why_not(settings: Settings | None = None) -> str | None:
 
     settings = settings or load_settings()
     return missing_table(settings.jobs_database_url, settings.jobs_table, settings.jobs_database_timezone, "JOBS_TABLE")
-
-
-def nothing_here(why: str, *, named: bool) -> dg.SkipReason:
-    """For a schedule that finds no table. Raises Refused where a setting names it: a skip would hide a mistyped name
-    for ever, and a tick that fails is told by the alerts."""
-    if named:
-        raise Refused(why)
-    return dg.SkipReason(why)
 
 
 class PurgeJobsConfig(dg.Config):
@@ -221,7 +216,7 @@ def _purge(context: dg.OpExecutionContext, config: PurgeJobsConfig, backup: Back
             return expired_jobs.purge_expired_jobs(
                 store,
                 backup.open(),
-                expired_jobs.tables_of(settings),
+                tables_of(settings),
                 limits,
                 now=datetime.now(UTC),
                 zone=settings.timezone,
@@ -231,24 +226,6 @@ def _purge(context: dg.OpExecutionContext, config: PurgeJobsConfig, backup: Back
                 should_stop=lambda: CANCELLED if check_captured_interrupt() else None,
                 progress=lambda r: context.log.debug(f"{r.deleted:,} of {counted(r.expired, 'job')} so far."),
             )
-
-
-def job_files(settings: Settings) -> "JobFiles | None":
-    """The bucket, or None where files are to be left. Raises Refused where it isn't said which."""
-    from saju_ops.expired.job_files import FilePlace, JobFiles, backup_folders
-
-    if not settings.jobs_s3_delete:
-        return None
-    if settings.jobs_s3_bucket is None:
-        raise Refused(
-            "JOBS_S3_BUCKET holds nothing, so the files of expired jobs can't be deleted; it may hold the name of a"
-            " bucket. Nothing was deleted; set it, or set JOBS_S3_DELETE=false to leave the files."
-        )
-    place = FilePlace(
-        settings.jobs_s3_bucket, settings.jobs_s3_prefix, settings.jobs_s3_all_versions, settings.s3_options,
-        backup_folders(settings.backup_uri, settings.jobs_s3_bucket),
-    )  # fmt: skip
-    return JobFiles(place)
 
 
 def jobs_metadata(result: "JobPurgeResult") -> dict[str, Any]:
@@ -266,39 +243,6 @@ def jobs_metadata(result: "JobPurgeResult") -> dict[str, Any]:
         "s3_bytes": result.bytes,
         "report": dg.MetadataValue.md(expired_jobs_report(result).replace("\n", "\n\n")),
     }
-
-
-def common_metadata(result: "Outcome") -> dict[str, Any]:
-    """What runs on jobs and on sessions tell alike."""
-    return {
-        "dry_run": result.dry_run,
-        "rows": result.rows.total(),
-        "rows_per_table": _table(result.rows, "table"),
-        "rows_detached": result.detached.total(),
-        "detached_per_table": _listed(result.detached),
-        "why_they_stayed": _table(result.stayed, "reason"),
-        "first_that_stayed": dg.MetadataValue.md(
-            "\n".join(f"- `{name}`: {reason}" for name, reason in result.stayed_named) or "none"
-        ),
-        "expires_at_unreadable": result.unreadable,
-        "orphan_rows": result.orphans.total(),
-        "orphans_per_column": _listed(result.orphans),
-        "problems": dg.MetadataValue.md("\n".join(f"- {p}" for p in result.problems[:20]) or "none"),
-        "doubts": dg.MetadataValue.md("\n".join(f"- {d}" for d in result.doubts) or "none"),
-        "batches": result.batches,
-        "seconds": round(result.seconds, 3),
-        "roots_per_second": round(result.deleted / result.seconds, 1) if result.seconds else 0.0,
-        "stopped": result.stopped,
-    }
-
-
-def _listed(counts: Any) -> str:
-    return ", ".join(f"{name} ({count})" for name, count in sorted(counts.items())) or "none"
-
-
-def _table(counts: Any, title: str) -> dg.MetadataValue:
-    lines = [f"|{name}|{count}|" for name, count in sorted(counts.items())]
-    return dg.MetadataValue.md("\n".join([f"|{title}|number|", "|-|-:|", *lines]) if lines else "none")
 
 
 @dg.job(

@@ -10,13 +10,14 @@ import dagster as dg
 from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
 from pydantic import Field
 
-from saju_ops.defs.expired.jobs import common_metadata, nothing_here
+from saju_ops.defs.common import common_metadata, nothing_here
 from saju_ops.defs.progress import tell
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError
 from saju_ops.reports.expired import expired_sessions_report
-from saju_ops.settings.settings import Settings, load_settings
+from saju_ops.settings.load import load_settings
+from saju_ops.settings.settings import Settings
 from saju_ops.words import counted
 
 if TYPE_CHECKING:

@@ -16,10 +16,9 @@ It never reads or writes another database than the one it is told. What of a dum
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -27,95 +26,45 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from saju_ops.database.connect import connect, error_text, redacted
-from saju_ops.dumps.contents import Contents, TableContents, merged
+from saju_ops.dumps.contents import Contents
 from saju_ops.dumps.engine import (
-    LOCKED,
     MARKER,
     SCRATCH_PREFIX,
     DrillNotPossible,
     DumpEngine,
-    DumpSpoilt,
     fingerprint,
     is_leftover,
     scratch_name,
 )
 from saju_ops.dumps.mysql.allowed import Statements
-from saju_ops.dumps.mysql.broken_views import as_comments, broken_views, ignored
-from saju_ops.dumps.mysql.clients import Client, as_argument, dump_client
+from saju_ops.dumps.mysql.catalogue import (
+    ALTERED,
+    DEFAULTS,
+    ELSEWHERE,
+    EVENTS,
+    ROUTINES,
+    TRIGGERS,
+    VERSIONED,
+    _measure,
+    _show,
+    _Table,
+    _tables,
+    _text,
+)
+from saju_ops.dumps.mysql.clients import Client, dump_client
 from saju_ops.dumps.mysql.drill import DrillUser, definer_of, drop_user, left_users, make_user
-from saju_ops.dumps.mysql.events import events_that_spin, events_written
 from saju_ops.dumps.mysql.exact_floats import (
-    FloatTable,
     dumps_history,
-    exact_floats,
-    float_table,
-    read_again,
-    retyped,
-    rounded,
 )
 from saju_ops.dumps.mysql.load import GONE, Loader
 from saju_ops.dumps.mysql.rights import hidden
+from saju_ops.dumps.mysql.taking import LOCK_PATIENCE, MySQLTaking
 from saju_ops.dumps.mysql.words import quoted, unqualified
-from saju_ops.dumps.programs import Output, ProgramFailed
-from saju_ops.errors import OperatorError
+from saju_ops.dumps.programs import ProgramFailed
 
-# Seconds. While FLUSH TABLES WITH READ LOCK waits for a long query, new writes wait behind it.
-LOCK_WAIT_SECONDS = 1
-# Seconds that the lock is held at most: the dump program connects and opens its snapshot in 0.05.
-LOCK_HELD_SECONDS = 3.0
-# Seconds that a dump waits for somebody else's lock, and after which a program that says nothing is looked at.
-LOCK_PATIENCE = 60
-# Seconds after which a program that says nothing is ended, even if the server is at work for it.
-LONGEST_SILENCE = 3600
 # Times that a quiet moment is looked for: at ten commits a second two of three tries find one. The first is wide.
 QUIET_TRIES = 4
-# Dates that a server took in which that is allowed, such as 31 February, would be restored as 0000-00-00.
-SQL_MODE = re.compile(rb"(\n/\*!40101 SET @OLD_SQL_MODE=@@SQL_MODE, SQL_MODE='NO_AUTO_VALUE_ON_ZERO)'")
-SANDBOX = re.compile(rb"\A/\*M?!999999\\- [^\n]*\n")
-COMPLETED = re.compile(rb"\n-- Dump completed(?: on [^\n]*)?\n?\Z")
-# The first line after the header; the dump's snapshot is open by then.
-BEGUN = re.compile(rb"\n-- (?:Table structure|Temporary|Dumping|Final view|Sequence)|SEQUENCE")
-TAIL = 512
-LONG_TYPES = {
-    "mediumtext", "longtext", "json", "tinyblob", "blob", "mediumblob", "longblob", "vector", "geometry", "point",
-    "linestring", "polygon", "multipoint", "multilinestring", "multipolygon", "geomcollection",
-    "geometrycollection", "text", "varbinary",
-}  # fmt: skip
-TEXTS = {"char", "varchar", "tinytext", "enum", "set", "binary"}
 
-TABLES = sa.text(
-    "SELECT t.TABLE_NAME, t.TABLE_TYPE, t.ENGINE, COALESCE(e.TRANSACTIONS, 'NO'), t.CREATE_TIME"
-    " FROM information_schema.TABLES t LEFT JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE"
-    " WHERE t.TABLE_SCHEMA = DATABASE() AND t.TABLE_NAME <> :marker ORDER BY t.TABLE_NAME"
-)
-COLUMNS = sa.text(
-    "SELECT TABLE_NAME, COLUMN_NAME, DATA_TYPE, EXTRA, GENERATION_EXPRESSION FROM information_schema.COLUMNS"
-    " WHERE TABLE_SCHEMA = DATABASE() ORDER BY TABLE_NAME, ORDINAL_POSITION"
-)
-TRIGGERS = sa.text(
-    "SELECT TRIGGER_NAME, EVENT_MANIPULATION, EVENT_OBJECT_TABLE, ACTION_TIMING, ACTION_ORDER, ACTION_STATEMENT,"
-    " SQL_MODE, DEFINER FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE() ORDER BY 1"
-)
-ROUTINES = sa.text(
-    "SELECT ROUTINE_TYPE, ROUTINE_NAME FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = DATABASE() ORDER BY 1, 2"
-)
-EVENTS = sa.text(
-    "SELECT EVENT_NAME, EVENT_DEFINITION, EVENT_TYPE, EXECUTE_AT, INTERVAL_VALUE, INTERVAL_FIELD, STARTS, ENDS,"
-    " ON_COMPLETION, SQL_MODE, DEFINER, TIME_ZONE, EVENT_COMMENT, STATUS FROM information_schema.EVENTS"
-    " WHERE EVENT_SCHEMA = DATABASE() ORDER BY 1"
-)
-ALTERED = sa.text(
-    "SELECT GROUP_CONCAT(CONCAT_WS('|', ROUTINE_TYPE, ROUTINE_NAME, LAST_ALTERED) ORDER BY 1 SEPARATOR ';')"
-    " FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = DATABASE()"
-)
-DEFAULTS = sa.text(
-    "SELECT DEFAULT_CHARACTER_SET_NAME, DEFAULT_COLLATION_NAME FROM information_schema.SCHEMATA"
-    " WHERE SCHEMA_NAME = DATABASE()"
-)
-ELSEWHERE = sa.text(
-    "SELECT DISTINCT TABLE_NAME FROM information_schema.KEY_COLUMN_USAGE WHERE TABLE_SCHEMA = DATABASE()"
-    " AND REFERENCED_TABLE_SCHEMA IS NOT NULL AND REFERENCED_TABLE_SCHEMA <> DATABASE() LIMIT 3"
-)
 RELAX = (
     " The table was made with {} off: grant SESSION_VARIABLES_ADMIN ON *.* to the user that restores, or to the one"
     " that tries restores, or switch it off there (SET GLOBAL {} = OFF) as long as the restore takes."
@@ -135,35 +84,10 @@ HINTS = {
     "ERROR 2006": " If that server didn't stop, a row is larger there than its max_allowed_packet, binary values being"
     " twice as long as hex: set it to 1G on that server.",
 }
-PROCESSES = "SELECT ID, USER, DB, COMMAND, STATE FROM information_schema.PROCESSLIST"
-VERSIONED = "SYSTEM VERSIONED"
-IMPLICIT_PERIOD = (("row_start", "timestamp"), ("row_end", "timestamp"))
 AUTO_INCREMENT = re.compile(r" AUTO_INCREMENT=\d+")
 # MySQL names a column's character set only where a statement gave one, as every dump does; the sort order tells it.
 CHARACTER_SET = re.compile(r" CHARACTER SET \w+(?= COLLATE \w)")
 DEFINED_BY = re.compile(r"(?<=\s)DEFINER=(?:`(?:[^`]|``)*`|\"[^\"]*\")(?:@(?:`(?:[^`]|``)*`|\"[^\"]*\"))?")
-
-
-@dataclass(frozen=True)
-class _Table:
-    name: str
-    kind: str
-    transactional: bool
-    created: Any
-    columns: tuple[tuple[str, str], ...]
-    # Of a system-versioned table: the columns that say since when and until when a row was so, and their type.
-    period: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def floats(self) -> list[str]:
-        return self._of("float")
-
-    @property
-    def json(self) -> list[str]:
-        return self._of("json")
-
-    def _of(self, wanted: str) -> list[str]:
-        return [name for name, kind in self.columns if kind == wanted]
 
 
 class MySQLDumps:
@@ -474,216 +398,6 @@ class MySQLDumps:
             )
 
 
-class MySQLTaking:
-    _client: Client
-    tool: str
-
-    def __init__(self, dumps: MySQLDumps, stack: ExitStack) -> None:
-        self._dumps, self._stack = dumps, stack
-        self._head = b""
-        self._before: sa.Connection | None = None
-        self._loose: dict[str, TableContents] = {}
-        self._notes: list[str] = []
-        self._how: dict[str, str] = {}
-        self._broken: dict[str, str] = {}
-        self._own: set[int] = set()
-        self._events: list[str] = []
-
-    def begin(self, strategy: str, *, wide: bool = False) -> bool:
-        """Opens the dump and the snapshots by which it is measured. False: try the next strategy."""
-        look = self._connection()
-        tables = _tables(look)
-        # Asked by the connection that is there: another one takes 25 ms, nearly all of it for TLS.
-        self._client = self._dumps._client(tables)
-        self.tool = self._client.version
-        self._loose = {t.name: _measure(look, t) for t in tables if t.kind != "VIEW" and not t.transactional}
-        broken = broken_views(look, [t.name for t in tables if t.kind == "VIEW"])
-        database = self._dumps.database
-        self._broken = {name: unqualified(text.encode(), database).decode() for name, text in broken.items()}
-        self._events = events_that_spin(look)
-        if self._events:
-            self._client = replace(
-                self._client, arguments=tuple(a for a in self._client.arguments if a != "--events")
-            )
-        look.commit()
-        if strategy == "bracketed":
-            self._before = _snapshot(self._connection())
-        # Nobody shall wait for a connection under the lock; else it is made while the program starts.
-        after = self._connection() if strategy == "locked" else None
-        if strategy == "locked" and not _read_lock(look):
-            return False
-        mark = _log_position(look)
-        if strategy == "quiet" and mark is None:
-            return False
-        arguments = [*ignored(database, [MARKER, *self._broken]), *as_argument(database)]
-        program = self._stack.enter_context(self._client.program(self._dumps.url, arguments))
-        self._output = self._stack.enter_context(Output(program, wide=wide))
-        after = after or self._connection()
-        if not self._begun(LOCK_HELD_SECONDS if strategy == "locked" else None):
-            return False
-        self._after = _snapshot(after)
-        if strategy == "locked":
-            look.exec_driver_sql("UNLOCK TABLES")
-        return strategy != "quiet" or _log_position(look) == mark
-
-    def _connection(self) -> sa.Connection:
-        connection = self._stack.enter_context(self._dumps._engine.connect())
-        connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {LOCK_PATIENCE}")
-        self._own.add(int(connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar_one()))
-        return connection
-
-    def _read(self) -> bytes:
-        """What the program writes next. Raises OperatorError where it waits for what doesn't come."""
-        began = time.monotonic()
-        while not self._output.ready(LOCK_PATIENCE):
-            silent = time.monotonic() - began
-            why = self._why_silent()
-            if not why and silent > LONGEST_SILENCE:
-                why = "the server executes a statement of this user's; look at it with SHOW FULL PROCESSLIST."
-            if why:
-                name = self._client.name
-                raise OperatorError(f"{name} has written nothing for {silent:.0f} s: {why} Nothing was kept.")
-        return self._output.read()
-
-    def _why_silent(self) -> str:
-        """Empty while a statement is executed that may be the program's."""
-        with self._dumps._engine.connect() as connection:
-            connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {LOCK_WAIT_SECONDS}")
-            self._own.add(int(connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar_one()))
-            rows = [[_text(cell) for cell in row] for row in connection.exec_driver_sql(PROCESSES)]
-            mine = str(connection.exec_driver_sql("SELECT SUBSTRING_INDEX(USER(), '@', 1)").scalar())
-        working = [
-            str(state).lower() for number, user, database, command, state in rows
-            if number not in self._own and user == mine and database == self._dumps.database and command == "Query"
-        ]  # fmt: skip
-        if any("waiting for" in state and "lock" in state for state in working):
-            return LOCKED
-        if not working:
-            return (
-                "it waits for nothing from the server. It may be stuck at a definition that it can't write, or at one"
-                " of an event, routine or trigger; MySQL's own client, or MariaDB's, may do better."
-            )
-        return ""
-
-    def _begun(self, seconds: float | None) -> bool:
-        """Waits until the dump's snapshot is open. False when that takes too long, the service's writes waiting."""
-        deadline = None if seconds is None else time.monotonic() + seconds
-        while not BEGUN.search(self._head):
-            if deadline is not None and not self._output.ready(deadline - time.monotonic()):
-                return False
-            data = self._read()
-            if not data:
-                return True
-            self._head += data
-        return True
-
-    def chunks(self) -> Iterator[bytes]:
-        # MariaDB's first line switches its own client into a sandbox; older clients and MySQL's choke on it.
-        head = SQL_MODE.sub(rb"\1,ALLOW_INVALID_DATES'", SANDBOX.sub(b"", self._head), count=1)
-        tail = head[-TAIL:]
-        if head:
-            yield head
-        while data := self._read():
-            tail = (tail + data[-TAIL:])[-TAIL:]
-            yield data
-        try:
-            self._output.finish()
-        except ProgramFailed as error:
-            self._explain(error)
-        if not COMPLETED.search(tail):
-            raise DumpSpoilt(
-                f"{self._client.name} ended well, and yet its last line is not there: the dump of"
-                f" {self._dumps.database} is not whole. Nothing was kept."
-            )
-        yield from self._more()
-
-    def _more(self) -> Iterator[bytes]:
-        """What the program left out, and what it leaves out all the same."""
-        wrong: list[tuple[FloatTable, str]] = []
-        short, past = [], []
-        for table in _tables(self._after):
-            if table.kind == VERSIONED:
-                if "--dump-history" not in self._client.arguments:
-                    past.append(table.name)
-                elif table.transactional:
-                    self._how[table.name] = "history"
-            elif table.kind == "BASE TABLE" and table.floats:
-                where = rounded(self._after, table.name, table.floats)
-                way = float_table(self._after, table.name, table.floats) if where and self._stood_still(table) else None
-                if where and way is None:
-                    short.append(table.name)
-                elif table.transactional:
-                    self._how[table.name] = "floats"
-                wrong += [(way, where)] if way else []
-        if short:
-            self._notes.append(f"FLOAT columns hold six digits, as the server shows them: {', '.join(short)}")
-        if past:
-            self._notes.append(f"the history of system-versioned tables is not in it: {', '.join(past)}")
-        yield from as_comments(self._broken)
-        yield from events_written(self._after, self._events)
-        if wrong:
-            yield from exact_floats(self._after, wrong)
-
-    def _look_at_json(self, table: _Table) -> None:
-        otherwise, lost = retyped(self._after, table.name, table.json)
-        if otherwise:
-            self._how[table.name] = f"{self._how.get(table.name, '')} json".strip()
-        if lost:
-            self._notes.append(
-                "JSON text can't say what these columns hold, such as a DECIMAL beyond double precision, a time or"
-                f" binary values; a restore brings back a DOUBLE or a string:"
-                f" {', '.join(f'{table.name}.{column}' for column in lost)}"
-            )
-
-    def _stood_still(self, table: _Table) -> bool:
-        """Whether our snapshot of the table is the dump's."""
-        if self._before is None or not table.transactional:
-            return table.transactional
-        return _measure(self._before, table, "floats") == _measure(self._after, table, "floats")
-
-    def _explain(self, error: ProgramFailed) -> None:
-        if any(text in error.said for text in ("1412", "1146", "definition has changed", "doesn't exist")):
-            raise DumpSpoilt(f"A table was changed while it was dumped. {error}") from None
-        if "references invalid" in error.said:  # a view broke, or its definer lost a right, since it was looked at
-            raise DumpSpoilt(f"A view broke while it was dumped. {error}") from None
-        hint = ""
-        if "1205" in error.said:
-            hint = f" {LOCKED}"
-        elif "3024" in error.said or "1969" in error.said:
-            hint = (
-                " The server ends long statements (max_execution_time, max_statement_time), and this program can't be"
-                " told to switch that off: install MySQL's own client from version 9 on, or set it to 0 on the server"
-                " while dumps are taken."
-            )
-        elif self._client.mariadb and self._dumps.engine == "mysql" and "denied" not in error.said:
-            hint = " It is MariaDB's client on a MySQL server; MySQL's own mysqldump may do better."
-        raise ProgramFailed(f"The dump of {self._dumps.database} was not kept: {error}{hint}", error.said) from None
-
-    def contents(self) -> Contents:
-        tables = {}
-        for table in (t for t in _tables(self._after) if t.kind != "VIEW"):
-            if table.json:
-                self._look_at_json(table)
-            how = self._how.get(table.name)
-            after = _measure(self._after, table, how)
-            if table.kind == "SEQUENCE":
-                # Drawn from meanwhile, it may have either value.
-                tables[table.name] = after if self._loose.get(table.name) == after else TableContents(1, None)
-            elif not table.transactional:
-                tables[table.name] = merged(self._loose.get(table.name, after), after)
-                self._notes.append(f"{table.name} is in no transaction: the dump's snapshot doesn't cover it")
-            elif self._before is not None:
-                tables[table.name] = merged(_measure(self._before, table, how), after)
-            else:
-                tables[table.name] = after
-        for connection in (self._before, self._after):
-            if connection is not None:
-                connection.rollback()
-        broken = {f"view {name}" for name in self._broken}
-        definitions = {k: v for k, v in self._dumps._definitions(self._after).items() if k not in broken}
-        return Contents(tables, definitions, self._dumps._dialect, self._notes, sorted(self._broken))
-
-
 # --- the server's answers ----------------------------------------------------------------------------------------
 
 
@@ -700,95 +414,6 @@ def _number(version: str) -> int:
 def _of_server(url: sa.URL) -> sa.URL:
     """The address without a database; `URL.set(database=None)` would leave it as it is."""
     return url._replace(database=None)
-
-
-def _snapshot(connection: sa.Connection) -> sa.Connection:
-    connection.exec_driver_sql("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-    connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
-    return connection
-
-
-def _text(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _tables(connection: sa.Connection) -> list[_Table]:
-    columns: dict[str, list[tuple[str, str]]] = {}
-    periods: dict[str, list[tuple[str, str]]] = {}
-    for row in connection.execute(COLUMNS):
-        table, column, data_type, extra, expression = (_text(v) for v in row)
-        if expression in ("ROW START", "ROW END"):
-            periods.setdefault(table, []).append((column, data_type.lower()))
-        # A generated column follows from the others; a client may not even dump it.
-        elif "GENERATED" not in str(extra).upper().replace("DEFAULT_GENERATED", ""):
-            columns.setdefault(table, []).append((column, data_type.lower()))
-    rows = [[_text(v) for v in row] for row in connection.execute(TABLES, {"marker": MARKER})]
-    found = []
-    for name, kind, _, transactions, created in rows:
-        if "VIEW" not in kind or kind == "VIEW":
-            period = tuple(periods.get(name, IMPLICIT_PERIOD)) if kind == VERSIONED else ()
-            covered = transactions == "YES" and kind != "SEQUENCE"
-            found.append(_Table(name, kind, covered, created, tuple(columns.get(name, ())), period))
-    return found
-
-
-def _show(connection: sa.Connection, kind: str, name: str) -> str:
-    quoted = connection.dialect.identifier_preparer.quote(name)
-    row = connection.exec_driver_sql(f"SHOW CREATE {kind} {quoted}").one()
-    place = {"TABLE": 1, "VIEW": 1}.get(kind, 2)
-    text = _text(row[place])
-    if text is None:
-        raise OperatorError(
-            f"The definition of {kind.lower()} {name} is not shown to this user, so a dump would lack it. Grant it"
-            " SHOW_ROUTINE (MySQL) or SELECT on mysql.proc (MariaDB)."
-        )
-    return str(text)
-
-
-def _measure(connection: sa.Connection, table: _Table, how: str | None = None) -> TableContents:
-    """Rows, and the sum of 60 bits of each row's SHA-256. `how`: see TableContents."""
-    quote = connection.dialect.identifier_preparer.quote
-    if table.kind == "SEQUENCE":
-        (value,) = connection.exec_driver_sql(f"SELECT next_not_cached_value FROM {quote(table.name)}").one()  # noqa: S608
-        return TableContents(1, str(value))
-    cells = []
-    ways = (how or "").split()
-    for name, kind in [*table.columns, *(table.period if "history" in ways else ())]:
-        column = quote(name)
-        column = read_again(column) if kind == "json" and "json" in ways else column
-        # Large values are hashed alone: a joined row must not exceed max_allowed_packet, or it becomes NULL.
-        text = f"SHA2({column}, 256)" if kind in LONG_TYPES else column
-        text = f"CAST({column} AS BINARY)" if kind in TEXTS else text
-        text = f"{column}+0" if kind == "bit" else text
-        text = f"{column}+0e0" if kind == "float" and "floats" in ways else text
-        text = f"CAST({column} AS CHAR)" if kind in ("uuid", "inet4", "inet6") else text
-        cells.append(f"COALESCE({text}, '\\\\N')")
-    joined = f"CONCAT_WS(CAST(x'1f' AS BINARY), {', '.join(cells)})" if cells else "''"
-    hashed = f"CAST(CONV(LEFT(SHA2({joined}, 256), 15), 16, 10) AS UNSIGNED)"
-    which = " FOR SYSTEM_TIME ALL" if "history" in ways else ""
-    statement = f"SELECT COUNT(*), SUM({hashed}) FROM {quote(table.name)}{which}"  # noqa: S608 (quoted by the dialect)
-    rows, total = connection.exec_driver_sql(statement).one()
-    return TableContents(int(rows), f"{int(total or 0) % 2**64:016x}", how=how)
-
-
-def _log_position(connection: sa.Connection) -> int | None:
-    """InnoDB's log position: it stands still while nothing is written or committed."""
-    for variable in ("Innodb_redo_log_current_lsn", "Innodb_lsn_current"):
-        row = connection.exec_driver_sql(f"SHOW GLOBAL STATUS LIKE '{variable}'").fetchone()
-        if row is not None:
-            connection.commit()
-            return int(row[1])
-    return None
-
-
-def _read_lock(connection: sa.Connection) -> bool:
-    """Whether nobody can write now, until UNLOCK TABLES or the connection's end."""
-    connection.exec_driver_sql(f"SET SESSION lock_wait_timeout = {LOCK_WAIT_SECONDS}")
-    try:
-        connection.exec_driver_sql("FLUSH TABLES WITH READ LOCK")
-    except DBAPIError:
-        return False
-    return True
 
 
 def _drop_leftovers(connection: sa.Connection, now: datetime) -> None:

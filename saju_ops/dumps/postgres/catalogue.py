@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from saju_ops.dumps.engine import MARKER
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from saju_ops.dumps.contents import Contents, TableContents
+from saju_ops.dumps.engine import MARKER, fingerprint
 
 OURS = r"""n.nspname NOT IN ('pg_catalog', 'information_schema')
   AND n.nspname NOT LIKE 'pg\_toast%' AND n.nspname NOT LIKE 'pg\_temp%'"""
@@ -245,3 +250,110 @@ def restored_order(tables: Mapping[str, tuple[Sequence[str], Sequence[str]]]) ->
         return found.get(name, [])
 
     return {name: order(name) for name, (columns, _) in tables.items() if order(name) != list(columns)}
+
+
+# Settings that are lists of names, kept as they are written in a statement.
+LIST_SETTINGS = {"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"}
+LIST_ITEM = re.compile(r'"(?:[^"]|"")*"|[^",\s]+')
+def _rows(connection: sa.Connection, statement: str) -> list[Any]:
+    return list(connection.exec_driver_sql(statement.replace("%", "%%")).all())
+
+
+def _contents(connection: sa.Connection) -> Contents:
+    # Without a search path, names are those of PostgreSQL itself, and definitions are printed with their schemas.
+    connection.exec_driver_sql("SET search_path = ''")
+    tables = {}
+    version = str(connection.exec_driver_sql("SHOW server_version").scalar()).split(".")[0]
+    orders = _restored_orders(connection)
+    for name, kind, *_ in _rows(connection, RELATIONS):
+        # A materialized view's rows are not dumped: a restore computes them anew.
+        if kind == "r":
+            tables[name] = _measured(connection, name, orders.get(name))
+        elif kind == "S":
+            ((value, called),) = _rows(connection, f"SELECT last_value, is_called FROM {name}")
+            tables[name] = TableContents(1, f"{value} {'t' if called else 'f'}")
+    may_read = connection.exec_driver_sql("SELECT has_table_privilege('pg_largeobject', 'SELECT')").scalar()
+    ((count, total),) = _rows(connection, LARGE_OBJECTS if may_read else LARGE_OBJECTS_READ)
+    if count:
+        tables["pg_largeobject"] = TableContents(int(count), f"{int(total) % 2**64:016x}")
+    return Contents(tables, _definitions(connection), f"postgresql {version}")
+
+
+def _measured(connection: sa.Connection, table: str, order: list[str] | None) -> TableContents:
+    """`order`: in which a restore has the columns, where that is another."""
+    # The row as text, settings being pinned; sum, not xor: a row that is there twice counts twice.
+    # As `::text` prints it, but by no cast that somebody made for the table's rows.
+    row = f"ROW({', '.join(f'saju_row.{_identifier(c)}' for c in order)})" if order else "saju_row.*"
+    hashed = f"pg_catalog.hashtextextended(pg_catalog.textin(pg_catalog.record_out({row})), 0)::pg_catalog.numeric"
+    statement = (
+        f"SELECT pg_catalog.count(*), coalesce(pg_catalog.sum({hashed}), 0) FROM ONLY {table} saju_row"
+    )
+    try:
+        with connection.begin_nested():
+            ((rows, total),) = _rows(connection, statement)
+    except DBAPIError as error:
+        if not str(getattr(error.orig, "sqlstate", "")).startswith("42"):
+            raise
+        # A function of one of its indexes, which the planner looks at, names something without a schema.
+        with connection.begin_nested():
+            _rows(connection, EVERYWHERE)
+            ((rows, total),) = _rows(connection, statement)
+            connection.exec_driver_sql("SET LOCAL search_path = ''")
+    return TableContents(int(rows), f"{int(total) % 2**64:016x}")
+
+
+def _restored_orders(connection: sa.Connection) -> dict[str, list[str]]:
+    return restored_order({name: (columns, parents) for name, columns, parents in _rows(connection, INHERITING)})
+
+
+def _definitions(connection: sa.Connection) -> dict[str, str]:
+    # Without a search path, every definition is printed with its schemas.
+    connection.exec_driver_sql("SET search_path = ''")
+    orders = _restored_orders(connection)
+    columns = {name: list(has) for name, has, _ in _rows(connection, INHERITING)} if orders else {}
+    found = {}
+    for kind, statement in DEFINITIONS.items():
+        for name, *parts in _rows(connection, statement):
+            if kind == "table" and name in orders:
+                parts = [_in_order(p, columns[name], orders[name]) if isinstance(p, list) else p for p in parts]
+            parts = [",".join(p) if isinstance(p, list) else p for p in parts]
+            found[f"{kind} {name}"] = fingerprint(*(as_restored(p) if isinstance(p, str) else p for p in parts))
+    return found
+
+
+def _in_order(parts: list[str], columns: list[str], order: list[str]) -> list[str]:
+    by_column = dict(zip(columns, parts, strict=True))
+    return [by_column[column] for column in order]
+
+
+def _settings(connection: sa.Connection) -> bytes:
+    """ALTER DATABASE … SET, which pg_dump writes only together with CREATE DATABASE: a time zone or a search path set
+    so would be lost. What the restoring user may not set is passed over with a warning."""
+    statements = []
+    for name, value, role in _rows(connection, SETTINGS):
+        words = LIST_ITEM.findall(value) if name.lower() in LIST_SETTINGS else [value]
+        values = ", ".join(_literal(w[1:-1].replace('""', '"') if w[:1] == '"' else w) for w in words) or "''"
+        setting = ".".join(_identifier(part) for part in name.split("."))
+        whom = f"ROLE {_identifier(role)} IN DATABASE" if role else "DATABASE"
+        statement = f"ALTER {whom} ".replace("%", "%%") + "%I" + f" SET {setting} TO {values}".replace("%", "%%")
+        body = (
+            f"BEGIN EXECUTE format({_literal(statement)}, current_database());"
+            " EXCEPTION WHEN OTHERS THEN RAISE WARNING 'a setting of the database was left out'; END"
+        )
+        statements.append(f"DO {_literal(body)};\n")
+    head = ["SET client_encoding = 'UTF8';\n", "SET standard_conforming_strings = on;\n"]
+    return "".join([*head, *statements]).encode() if statements else b""
+
+
+def _told_setting(name: str, value: str, role: str | None) -> str:
+    """One of an extension or of the service itself may be a secret."""
+    shown = value if "." not in name else f"#{fingerprint(value)[:8]}"
+    return f"{name}={shown}" + (f" for {role}" if role else "")
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

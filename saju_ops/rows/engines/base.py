@@ -11,7 +11,7 @@ import abc
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 from zoneinfo import ZoneInfo
@@ -23,6 +23,7 @@ from saju_ops.errors import OperatorError, Refused
 from saju_ops.rows.comeback import TYPED, UTC_OFFSET, Comeback
 from saju_ops.rows.days import Day
 from saju_ops.rows.digest import Digest, row_hashes
+from saju_ops.rows.engines.interface import BATCH_ROWS, Key, NoSuchTable, PieceRows, Profile, Selection
 from saju_ops.rows.pieces import Piece, Pieces
 from saju_ops.rows.table import TIME_COLUMN, Column, ForeignKey, Table
 from saju_ops.rows.traits import Traits
@@ -30,17 +31,11 @@ from saju_ops.rows.traits import Traits
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Key = tuple[bytes, ...]
-
 
 WRONG_KEYS = (
     "This SQLite database has a foreign key that is wrong in itself, such as one to columns that are not unique, so"
     " SQLite can enforce none here. Rows that others reference stay all the same: saju_ops compares the keys itself."
 )
-
-
-class NoSuchTable(Refused):
-    """The database has no table of that name."""
 
 
 class NoPartition(OperatorError):
@@ -56,9 +51,6 @@ class NoPartition(OperatorError):
 # Why a row is in no day.
 WITHOUT_TIME, UNREADABLE = "rows_without_created_at", "rows_with_unreadable_created_at"
 TOO_EARLY, ENDLESS = "rows_before_first_partition", "rows_with_infinite_created_at"
-# A batch's text stays under this many bytes, so that memory is the same for rows of 300 bytes and of 30 MB.
-BATCH_BYTES = 32 << 20
-BATCH_ROWS = 2048
 # A purge that waits for one row of a chunk holds the others; measured with the sessions' usual ten seconds, the
 # service's updates of those stood still for ten seconds too.
 LOCK_WAIT_SECONDS = 1
@@ -66,58 +58,10 @@ LOCK_WAIT_SECONDS = 1
 KEYS_PER_STATEMENT = 500
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Rows of a day, of a range of keys (both ends included), of a list of keys, or of their intersection."""
-
-    day: Day | None = None
-    first: Key | None = None
-    last: Key | None = None
-    keys: tuple[Key, ...] | None = None
-    # Further conditions on the table's columns.
-    where: tuple[sa.ColumnElement[bool], ...] = ()
-
-
 def of_keys(day: Day | None, keys: Sequence[Key]) -> Iterator[Selection]:
     """The rows with these keys, some hundred a statement. Unlike a range of keys this doesn't depend on their order."""
     for start in range(0, len(keys), KEYS_PER_STATEMENT):
         yield Selection(day, keys=tuple(keys[start : start + KEYS_PER_STATEMENT]))
-
-
-@dataclass(frozen=True)
-class Profile:
-    rows: int
-    # Bytes of the largest row's long columns; what decides how many rows go into one batch. None: not looked at.
-    widest: int | None
-    # Whether the day's rows lie so close together in key order that a scan by key reads little else.
-    clustered: bool = False
-    # Where that is so: the least and the greatest value of the key's first column, an integer.
-    first: Key | None = None
-    last: Key | None = None
-
-    @property
-    def batch_rows(self) -> int:
-        return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, (self.widest or 0) + 512)))
-
-
-class PieceRows(abc.ABC):
-    """A day's rows as CSV, piece by piece, with what the database says of each piece."""
-
-    def __init__(self) -> None:
-        # The pieces so far, and how many rows each has: there before the piece's rows are given out.
-        self.pieces: list[Piece] = []
-        self.cuts: list[int] = []
-
-    @abc.abstractmethod
-    def __iter__(self) -> Iterator[bytes | memoryview]:
-        """Raises PiecesFailed where the plain cursor has to step in."""
-
-    def digest(self) -> Pieces:
-        return Pieces(tuple(self.pieces))
-
-
-class PiecesFailed(OperatorError):
-    """The rows can't be read in pieces after all: one is too large, or they don't come in the order of their key."""
 
 
 class LogStore(abc.ABC):

@@ -8,7 +8,8 @@ import sqlalchemy as sa
 
 from saju_ops.database.address import options_of, redacted
 from saju_ops.errors import OperatorError, Refused
-from saju_ops.rows.engines.base import LogStore, NoSuchTable, Selection
+from saju_ops.rows.engines.base import LogStore
+from saju_ops.rows.engines.interface import NoSuchTable, Selection
 
 __all__ = ["LogStore", "Selection", "open_log_store", "open_row_store"]
 

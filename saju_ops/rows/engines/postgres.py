@@ -24,14 +24,12 @@ from saju_ops.rows.engines.base import (
     ENDLESS,
     KEYS_PER_STATEMENT,
     LOCK_WAIT_SECONDS,
-    Key,
     LogStore,
     NoPartition,
-    Profile,
-    Selection,
     require_key,
     require_table,
 )
+from saju_ops.rows.engines.interface import Key, Profile, Selection
 from saju_ops.rows.readable import require_readable_by_oid
 from saju_ops.rows.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
 

@@ -24,15 +24,8 @@ from saju_ops.database.connect import SQLiteText
 from saju_ops.errors import Busy, OperatorError, Refused
 from saju_ops.rows.days import FIRST_MOMENT, Day, moment, naive_bound
 from saju_ops.rows.digest import EMPTY, Digest, row_hashes
-from saju_ops.rows.engines.base import (
-    BATCH_ROWS,
-    Key,
-    LogStore,
-    Profile,
-    Selection,
-    require_key,
-    require_table,
-)
+from saju_ops.rows.engines.base import LogStore, require_key, require_table
+from saju_ops.rows.engines.interface import BATCH_ROWS, Key, Profile, Selection
 from saju_ops.rows.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
 
 if TYPE_CHECKING:

@@ -14,77 +14,31 @@ lets neither time-outs nor checksum modes be set.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any, BinaryIO, Literal, TypeVar
+from functools import cached_property
+from typing import Any, BinaryIO
 
 from saju_ops.errors import shown
 from saju_ops.storage.base import AlreadyThere, StorageError, require_name
-from saju_ops.storage.remote import Broken, ResumingReader, Written, buffered
+from saju_ops.storage.remote import Broken, ResumingReader, buffered
+from saju_ops.storage.s3.address import S3Options, parse_s3_uri
+from saju_ops.storage.s3.client import (
+    _REDIRECTED,
+    _WRONG_CREDENTIALS,
+    _client,
+    _Conflict,
+    _Damaged,
+    _Denied,
+    _Exists,
+    _Missing,
+    _setup,
+    _Unknown,
+    _Unreachable,
+)
+from saju_ops.storage.s3.writer import _S3Writer
 from saju_ops.storage.seal import NO_SEALS, Seals
-
-T = TypeVar("T")
-MIB = 1 << 20
-# The first parts; every 1,000 parts they double, so that S3's 10,000 parts make 3 TB while small files need little.
-FIRST_PART = 16 * MIB
-LARGEST_PART = 512 * MIB
-PARTS_OF_A_SIZE = 1_000
-# Bytes of parts that may be on their way at once.
-IN_FLIGHT = 48 * MIB
-# Bytes of a part beside which another may fill.
-LARGEST_BESIDE = 64 * MIB
-THREADS = 3
-CONNECT_SECONDS, READ_SECONDS, MAX_ATTEMPTS = 10, 60, 8
-# Times that a part is sent again which arrived damaged, and that a conflict with another writer is waited out.
-AGAIN = 4
-MARK = "saju-ops-writer"
-
-_URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[^?#]*))?")
-
-
-@dataclass(frozen=True)
-class S3Options:
-    """Empty values leave the choice to boto3: environment, profile, instance or container role."""
-
-    endpoint_url: str | None = None
-    region: str | None = None
-    access_key_id: str | None = None
-    secret_access_key: str | None = None
-    session_token: str | None = None
-    profile: str | None = None
-    server_side_encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
-    kms_key_id: str | None = None
-    addressing_style: Literal["auto", "path", "virtual"] | None = None
-    max_attempts: int = MAX_ATTEMPTS
-    read_seconds: float = READ_SECONDS
-    part_bytes: int = FIRST_PART
-
-    def __repr__(self) -> str:
-        return f"S3Options(endpoint_url={self.endpoint_url!r})"
-
-
-def parse_s3_uri(uri: str) -> tuple[str, str]:
-    """Bucket and prefix. Raises StorageError."""
-    found = _URI.fullmatch(uri)
-    if not found:
-        raise StorageError(f"{uri!r} is not an address like s3://bucket/prefix.")
-    prefix = (found["prefix"] or "").strip("/")
-    if prefix:
-        require_name(prefix)
-    return found["bucket"], prefix
-
-
-def part_size(number: int, first: int = FIRST_PART) -> int:
-    """Bytes of the part with this number, from 1."""
-    return max(first, min(first << ((number - 1) // PARTS_OF_A_SIZE), LARGEST_PART))
 
 
 class S3Storage:
@@ -334,70 +288,6 @@ class S3Storage:
         return StorageError(f"{told}. What was there before is still there; launch again.")
 
 
-@lru_cache(8)
-def _client(o: S3Options) -> Any:
-    """One client for all that is opened with the same options: making one takes half a second."""
-    import boto3
-    from botocore.config import Config
-
-    style = o.addressing_style or ("path" if o.endpoint_url else "auto")
-    config = Config(
-        retries={"mode": "standard", "total_max_attempts": o.max_attempts},
-        connect_timeout=CONNECT_SECONDS, read_timeout=o.read_seconds, max_pool_connections=THREADS + 2,
-        s3={"addressing_style": style}, tcp_keepalive=True,
-        # Stores other than AWS' refuse the checksum trailers that boto3 sends unasked; bodies go with their MD5.
-        request_checksum_calculation="when_required", response_checksum_validation="when_required",
-    )  # fmt: skip
-    session = boto3.Session(
-        aws_access_key_id=o.access_key_id, aws_secret_access_key=o.secret_access_key,
-        aws_session_token=o.session_token, profile_name=o.profile,
-        region_name=o.region or ("us-east-1" if o.endpoint_url else None),
-    )  # fmt: skip
-    return session.client("s3", endpoint_url=o.endpoint_url, config=config)
-
-
-_WRONG_CREDENTIALS = (
-    "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "ExpiredTokenException", "InvalidToken",
-    "TokenRefreshRequired", "AuthFailure",
-)  # fmt: skip
-_REDIRECTED = (
-    "AWS_REGION must be the bucket's region, and S3_ENDPOINT_URL the store's own address, with https where it has that."
-)
-
-
-def _setup(error: Any) -> str:
-    name = type(error).__name__
-    known = {
-        "NoCredentialsError": "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE,"
-        " or give the machine a role",
-        "PartialCredentialsError": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must both be set",
-        "ProfileNotFound": "AWS_PROFILE names no profile of this user",
-        "NoRegionError": "AWS_REGION is not set",
-    }
-    return known.get(name, name)
-
-
-class _Missing(StorageError): ...
-
-
-class _Exists(StorageError): ...
-
-
-class _Conflict(StorageError): ...
-
-
-class _Damaged(StorageError): ...
-
-
-class _Denied(StorageError): ...
-
-
-class _Unknown(StorageError): ...
-
-
-class _Unreachable(StorageError): ...
-
-
 class _Body:
     """A response body whose breaks are Broken."""
 
@@ -418,168 +308,3 @@ class _Body:
             self._body.close()
 
 
-class _S3Writer:
-    def __init__(self, storage: S3Storage, name: str) -> None:
-        self._storage, self._name = storage, name
-        self._key, self._where = storage.key(name), storage.location(name)
-        self._mark = uuid.uuid4().hex
-        self._written = Written(self._where)
-        self._buffer = bytearray()
-        self._upload_id: str | None = None
-        self._parts: list[Future[dict[str, Any]]] = []
-        self._pool: ThreadPoolExecutor | None = None
-        # What the store says of the finished object: ETag, and VersionId in a bucket with versions.
-        self._stored: dict[str, Any] | None = None
-        self._committed = False
-
-    def write(self, data: bytes | memoryview) -> int:
-        view = memoryview(data).cast("B")
-        self._written.add(view)
-        rest = view
-        while rest:
-            size = part_size(len(self._parts) + 1, self._storage.options.part_bytes)
-            fits = size - len(self._buffer)
-            self._buffer += rest[:fits]
-            rest = rest[fits:]
-            if len(self._buffer) == size:
-                self._send_part()
-        return len(view)
-
-    def read_back(self) -> BinaryIO:
-        stored = self._finish()
-        return self._written.proving(self._storage.open_version(self._name, stored["ETag"]))
-
-    def commit(self) -> None:
-        stored = self._finish()
-        if not self._written.proven:
-            self._written.prove(self._storage.open_version(self._name, stored["ETag"]))
-        self._committed = True
-
-    def close(self) -> None:
-        """What was not committed goes. A failure here leaves an object without a manifest, which never counts."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-        if self._committed:
-            return
-        with suppress(StorageError):
-            if self._stored is not None:
-                try:
-                    self._take_away({k: v for k, v in self._stored.items() if k == "VersionId" and v and v != "null"})
-                except _Denied:
-                    # A version that is locked, or no right to delete versions: a marker hides it.
-                    self._take_away({})
-            elif self._upload_id is not None:
-                self._storage.abort(self._key, self._upload_id)
-
-    def _take_away(self, version: dict[str, str]) -> None:
-        with self._storage.told(f"take {self._where} away again"):
-            self._storage.client.delete_object(Bucket=self._storage.bucket, Key=self._key, **version)
-
-    # --- parts ---------------------------------------------------------------------------------------------
-
-    def _send_part(self) -> None:
-        """Sends the buffer, without a copy of it: of parts that are large, one is on its way while another fills, of
-        larger ones there is but one."""
-        if self._pool is None:
-            self._upload_id = self._begin()
-            self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="s3-part")
-        data, self._buffer = self._buffer, bytearray()
-        allowed = min(THREADS, IN_FLIGHT // len(data))
-        # The oldest that is still on its way is waited for; one that failed raises here.
-        for part in self._parts[-THREADS - 1 : len(self._parts) - allowed]:
-            part.result()
-        self._parts.append(self._pool.submit(self._part, len(self._parts) + 1, data))
-        if len(data) > LARGEST_BESIDE:
-            self._parts[-1].result()
-
-    def _begin(self) -> str:
-        with self._storage.told(f"begin the upload of {self._where}"):
-            answer = self._storage.client.create_multipart_upload(
-                Bucket=self._storage.bucket, Key=self._key, Metadata={MARK: self._mark}, **self._storage.protection
-            )
-        return str(answer["UploadId"])
-
-    def _part(self, number: int, data: bytes | bytearray) -> dict[str, Any]:
-        def send() -> Any:
-            with self._storage.told(f"upload part {number} of {self._where}"):
-                return self._storage.client.upload_part(
-                    Bucket=self._storage.bucket, Key=self._key, UploadId=self._upload_id, PartNumber=number,
-                    Body=data, ContentMD5=_md5(data),
-                )  # fmt: skip
-
-        return {"PartNumber": number, "ETag": self._repeated(send)["ETag"]}
-
-    def _repeated(self, call: Callable[[], T]) -> T:
-        """boto3 repeats what time-outs, broken connections and 5xx made fail; this repeats the rest that may pass."""
-        for attempt in range(AGAIN):
-            try:
-                return call()
-            except (_Damaged, _Conflict):
-                if attempt == AGAIN - 1:
-                    raise
-                self._storage.sleep(0.2 * 4**attempt)
-        raise AssertionError
-
-    # --- the end -------------------------------------------------------------------------------------------
-
-    def _finish(self) -> dict[str, Any]:
-        if self._stored is None:
-            last = bytes(self._buffer)
-            self._buffer = bytearray()
-            if self._pool is None:
-                self._stored = self._created(lambda only: self._put(last, only))
-            else:
-                if last:
-                    self._parts.append(self._pool.submit(self._part, len(self._parts) + 1, last))
-                parts = [part.result() for part in self._parts]
-                self._stored = self._created(lambda only: self._completed(parts, only))
-        return self._stored
-
-    def _put(self, data: bytes, only: dict[str, str]) -> Any:
-        with self._storage.told(f"write {self._where}"):
-            return self._storage.client.put_object(
-                Bucket=self._storage.bucket, Key=self._key, Body=data, ContentMD5=_md5(data),
-                Metadata={MARK: self._mark}, **self._storage.protection, **only,
-            )  # fmt: skip
-
-    def _completed(self, parts: list[dict[str, Any]], only: dict[str, str]) -> Any:
-        with self._storage.told(f"complete the upload of {self._where}"):
-            return self._storage.client.complete_multipart_upload(
-                Bucket=self._storage.bucket, Key=self._key, UploadId=self._upload_id,
-                MultipartUpload={"Parts": parts}, **only,
-            )  # fmt: skip
-
-    def _created(self, send: Callable[[dict[str, str]], Any]) -> dict[str, Any]:
-        """Sends create-only. Raises AlreadyThere."""
-        storage = self._storage
-        only = {"IfNoneMatch": "*"} if storage.conditional else {}
-        if not only:
-            storage.require_free(self._name)
-        try:
-            return dict(self._repeated(lambda: send(only)))
-        except (_Exists, _Missing, _Conflict, _Unreachable) as error:
-            # The answer to an attempt that took effect may have been lost, and boto3 asked again.
-            if (own := self._own()) is not None:
-                return own
-            if isinstance(error, (_Exists, _Conflict)) and storage.exists(self._name):
-                raise storage.already_there(self._name) from None
-            raise
-        except _Unknown:
-            if not only:
-                raise
-            storage.require_free(self._name)
-            done = dict(self._repeated(lambda: send({})))
-            storage.conditional = False
-            return done
-
-    def _own(self) -> dict[str, Any] | None:
-        with suppress(StorageError):
-            head = self._storage._head(self._name)
-            if head is not None and head.get("Metadata", {}).get(MARK) == self._mark:
-                return dict(head)
-        return None
-
-
-def _md5(data: bytes | bytearray) -> str:
-    """Against damage on the way; every store checks it, and buckets with object lock ask for it."""
-    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()

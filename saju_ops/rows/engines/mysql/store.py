@@ -7,9 +7,8 @@ import hashlib
 import logging
 import os
 import re
-import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
@@ -32,88 +31,61 @@ from saju_ops.database.mysql_grants import (
 )
 from saju_ops.errors import Busy, OperatorError, Refused
 from saju_ops.local_state import one_at_a_time
-from saju_ops.rows.ahead import one_ahead
 from saju_ops.rows.comeback import TYPED, TYPES_BEHIND, UTC_OFFSET, Comeback, offset, zone_offsets
 from saju_ops.rows.days import Day, date_bound, moment, naive_bound
-from saju_ops.rows.digest import LARGE, NULL, SEPARATOR, Digest, constant, offsets_of
-from saju_ops.rows.engines.base import (
-    LOCK_WAIT_SECONDS,
-    Key,
-    LogStore,
-    NoPartition,
-    PieceRows,
-    PiecesFailed,
-    Profile,
-    Selection,
-    as_bytes,
-    require_key,
-    require_table,
-)
+from saju_ops.rows.digest import SEPARATOR, Digest
+from saju_ops.rows.engines.base import LOCK_WAIT_SECONDS, LogStore, NoPartition, as_bytes, require_key, require_table
+from saju_ops.rows.engines.interface import Key, PieceRows, Profile, Selection
 from saju_ops.rows.engines.mysql import json_types as mysql_json
-from saju_ops.rows.pieces import CELL_END, ROW_END, Piece, Pieces, csv_of, piece_of, row_ends
+from saju_ops.rows.engines.mysql.catalogue import (
+    COLUMNS,
+    FLOATS,
+    FOREIGN_KEYS,
+    INDEXES,
+    INTEGERS,
+    JSON,
+    LONG,
+    LOSSLESS,
+    NUMBERED,
+    SIZES,
+    STORAGE_ENGINE,
+    TEXTS,
+    TIMES,
+    UNORDERED,
+    _charset,
+    _column,
+    _foreign_keys,
+    _key,
+    _primary,
+    _str,
+    _time_index,
+)
+from saju_ops.rows.engines.mysql.load import ROWS_PER_INSERT, _Feeder, _insertable, _literal
+from saju_ops.rows.engines.mysql.pieces import _DayInPieces
+from saju_ops.rows.pieces import CELL_END, ROW_END, Piece, Pieces, piece_of
 from saju_ops.rows.pieces import NULL as NULL_CELL
 from saju_ops.rows.readable import require_readable
-from saju_ops.rows.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
+from saju_ops.rows.table import TIME_COLUMN, Column, ForeignKey, Table
 from saju_ops.words import are, counted, its
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-JSON = {"json", TYPED}
-INTEGERS = {"tinyint", "smallint", "mediumint", "int", "bigint"}
-FLOATS = {"float", "double"}
-TIMES = {"date", "time", "datetime", "timestamp", "year"}
-# Texts that are numbers to the server: a key is sorted by them.
-NUMBERED = {"enum", "set"}
-TEXTS = {"char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum", "set"}
-BINARIES = {
-    "binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob", "vector", "geometry", "point",
-    "linestring", "polygon", "multipoint", "multilinestring", "multipolygon", "geomcollection",
-    "geometrycollection",
-}  # fmt: skip
-PLAIN_TEXTS = {"uuid", "inet4", "inet6"}
-# Types whose values are looked at to know how large a row may be; a VARCHAR is taken for a short one.
-LONG = {
-    "text", "mediumtext", "longtext", *JSON, "varbinary", "blob", "mediumblob", "longblob", "vector", "geometry",
-    "linestring", "polygon", "multipoint", "multilinestring", "multipolygon", "geomcollection",
-    "geometrycollection",
-}  # fmt: skip
 SHORT_TEXT = 1_024
-# Character sets of which every string comes back from UTF-8 as it was. Of the others, such as euckr, the servers hold
-# characters that UTF-8 lacks, for which they print a question mark, or two that become one. MariaDB's ascii holds any
-# byte.
-LOSSLESS = {"utf8mb4", "utf8mb3", "utf8", "latin1", "utf16", "utf16le", "utf32", "ucs2"}
 # Stands in rows that are read for a value of which the server has no whole text; a digest leaves such a cell out. So
 # no proof passes, and no archived row, be it NULL there, is taken for equal.
 NO_TEXT = f"saju_ops:{os.urandom(16).hex()}"
-# Bytes of a piece: beyond one megabyte its size makes no difference to the speed, and some copies of one are held.
-PIECE_BYTES = 1 << 20
 # Bytes of the server's answer at most, were a piece's rows much larger than those before.
 LARGEST_PIECE = 16 << 20
-# Rows of the first piece, roughly; those that follow are cut by what the ones before them held, each at most four
-# times the last: what the catalogue says of a table's rows may be of last week, or nothing.
-FIRST_ROWS = 500
-# Rows in one INSERT where LOAD DATA isn't allowed.
-ROWS_PER_INSERT = 1000
 # Below this share of the rows in a key range, reading the range costs more than sorting the day.
 CLUSTERED_SHARE = 4
 
-# Partitions are read one after the other: by RANGE of the time in the key's order as a rule, else in none.
-UNORDERED = sa.text(
-    "SELECT COUNT(*) FROM information_schema.PARTITIONS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
-    " AND (PARTITION_METHOD NOT LIKE 'RANGE%' OR SUBPARTITION_METHOD IS NOT NULL)"
-)
 PARTITIONED = sa.text(
     "SELECT COUNT(*) FROM information_schema.PARTITIONS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
     " AND PARTITION_NAME IS NOT NULL"
 )
 # A row that no partition of the table is for.
 NO_PARTITION = 1526
-COLUMNS = sa.text(
-    "SELECT COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME, IS_NULLABLE, GENERATION_EXPRESSION, EXTRA"
-    " FROM information_schema.COLUMNS"
-    " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name ORDER BY ORDINAL_POSITION"
-)
 # The star, since MariaDB's list of collations doesn't say which of them pad: their names do.
 COLLATIONS = sa.text(
     "SELECT c.COLUMN_NAME, c.COLLATION_NAME, l.* FROM information_schema.COLUMNS c JOIN information_schema.COLLATIONS l"
@@ -121,38 +93,12 @@ COLLATIONS = sa.text(
 )
 # Columns of one SELECT.
 MOST_COLUMNS = 500
-# The star, because what tells an index that may not be used is IS_VISIBLE in MySQL and IGNORED in MariaDB.
-INDEXES = sa.text(
-    "SELECT INDEX_NAME, NON_UNIQUE, COLUMN_NAME, NULLABLE, s.* FROM information_schema.STATISTICS s"
-    " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name ORDER BY INDEX_NAME = 'PRIMARY' DESC,"
-    " INDEX_NAME, SEQ_IN_INDEX"
-)
-# MariaDB shows an account that may only read a table its foreign keys, but not their rules.
-FOREIGN_KEYS = sa.text(
-    "SELECT k.CONSTRAINT_NAME, k.TABLE_SCHEMA, k.TABLE_NAME, k.COLUMN_NAME, k.REFERENCED_TABLE_SCHEMA,"
-    " k.REFERENCED_TABLE_NAME, k.REFERENCED_COLUMN_NAME, COALESCE(r.DELETE_RULE, 'CASCADE')"
-    " FROM information_schema.KEY_COLUMN_USAGE k LEFT JOIN information_schema.REFERENTIAL_CONSTRAINTS r"
-    " ON r.CONSTRAINT_SCHEMA = k.CONSTRAINT_SCHEMA AND r.CONSTRAINT_NAME = k.CONSTRAINT_NAME"
-    " AND r.TABLE_NAME = k.TABLE_NAME"
-    " WHERE (k.REFERENCED_TABLE_SCHEMA = DATABASE() AND k.REFERENCED_TABLE_NAME = :name)"
-    " OR (k.TABLE_SCHEMA = DATABASE() AND k.TABLE_NAME = :name AND k.REFERENCED_TABLE_NAME IS NOT NULL)"
-    " ORDER BY k.CONSTRAINT_SCHEMA, k.CONSTRAINT_NAME, k.ORDINAL_POSITION"
-)
-STORAGE_ENGINE = sa.text(
-    "SELECT t.ENGINE, e.TRANSACTIONS FROM information_schema.TABLES t"
-    " LEFT JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE"
-    " WHERE t.TABLE_SCHEMA = DATABASE() AND t.TABLE_NAME = :name"
-)
 TABLE_TYPE = sa.text(
     "SELECT TABLE_TYPE FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
 )
 HISTORY = (
     "The table is system-versioned: MariaDB keeps deleted rows in its history until DELETE HISTORY FROM {table} removes"
     " them, and archives hold the current rows alone."
-)
-SIZES = sa.text(
-    "SELECT DATA_LENGTH + INDEX_LENGTH, DATA_FREE FROM information_schema.TABLES"
-    " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
 )
 
 
@@ -942,109 +888,9 @@ class MySQLLogStore(LogStore):
             self.connection.execute(sa.insert(target).values(marks | documents), row)
 
 
-class _DayInPieces(PieceRows):
-    """A day by ranges of its key, each one statement: the next is under way while one is written.
-
-    Two connections in turn would save 4% of the time, and be two snapshots."""
-
-    def __init__(self, store: MySQLLogStore, day: Day, profile: Profile, first: int, last: int) -> None:
-        super().__init__()
-        self._connection, self._longest = store.connection, store._longest_piece
-        self._query, self._day = store.piece_select(day), day
-        self._next, self._last = first, last
-        self._span = max(1, FIRST_ROWS * (last - first + 1) // profile.rows)
-
-    def __iter__(self) -> Iterator[bytes | memoryview]:
-        with closing(one_ahead(self._fetched())) as fetched:
-            for text, piece in fetched:
-                self.pieces.append(piece)
-                self.cuts.append(piece.rows)
-                yield from csv_of(text)
-
-    def _fetched(self) -> Iterator[tuple[bytes, Piece]]:
-        while self._next <= self._last:
-            low, high = self._range()
-            pieces = self._between(low, high)
-            yield from pieces
-            if size := sum(len(text) for text, _ in pieces):
-                keys = high - low + 1
-                self._span = max(1, min(keys * 4, keys * PIECE_BYTES // size))
-
-    def _range(self) -> tuple[int, int]:
-        """The next keys. A small rest goes with the last piece."""
-        low, rest = self._next, self._last - self._next + 1
-        self._next += rest if rest <= self._span + self._span // 4 else self._span
-        return low, self._next - 1
-
-    def _between(self, low: int, high: int) -> list[tuple[bytes, Piece]]:
-        """The rows with these keys, in several pieces where they are too many for one."""
-        text, rows, digest = self._connection.execute(self._query, {"low": low, "high": high}).one()
-        if not rows:
-            return []
-        # What is too long, the server cuts; a row above max_allowed_packet it leaves out.
-        if text and len(text) < self._longest and row_ends(text) == rows:
-            return [(text, Piece(rows, _str(digest)))]
-        if low == high:
-            raise PiecesFailed(f"A row of {self._day} is too large to be read in pieces.")
-        middle = (low + high) // 2
-        return self._between(low, middle) + self._between(middle + 1, high)
-
-
 def _binary(text: bytes) -> sa.ColumnElement[Any]:
     # Not BINARY x'…': MySQL warns of that, and a warning costs a second look.
     return sa.literal_column(f"CAST(x'{text.hex()}' AS BINARY)")
-
-
-class _Feeder(threading.Thread):
-    """Writes the batches as lines for LOAD DATA into a pipe that the client library reads from.
-
-    A cell stands in quotes, doubled inside; the word NULL without them is NULL, which the archive's own CSV, where
-    that is nothing at all, can't tell LOAD DATA.
-    """
-
-    def __init__(self, pipe: int, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> None:
-        super().__init__(daemon=True, name="saju_ops-load")
-        self._pipe, self._batches, self._names = pipe, batches, [c.name for c in columns]
-        self.error: Exception | None = None
-
-    def run(self) -> None:
-        try:
-            with os.fdopen(self._pipe, "wb", buffering=0) as sink:
-                for batch in self._batches:
-                    _write_all(sink, _load_lines(batch, self._names))
-        except BrokenPipeError:
-            return  # the server refused; its own error tells why
-        except Exception as error:
-            self.error = error
-
-
-def _write_all(sink: Any, data: memoryview) -> None:
-    while len(data):
-        data = data[sink.write(data) :]
-
-
-def _load_lines(batch: pa.RecordBatch, names: Sequence[str]) -> memoryview:
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    # A batch of 2 GiB and more needs offsets of 64 bits; half of that, since quotes may be doubled.
-    kind = pa.binary() if batch.nbytes < LARGE else pa.large_binary()
-    quote, nothing = constant(b'"', kind), constant(b"", kind)
-    pieces: list[Any] = []
-    for name in names:
-        cells = batch.column(name).cast(kind)
-        text = cells.buffers()[2]
-        if text is not None and b'"' in text.to_pybytes():
-            cells = pc.replace_substring(cells, '"', '""')
-        quoted = pc.binary_join_element_wise(quote, cells, quote, nothing)
-        pieces += [quoted.fill_null(constant(b"NULL", kind)), constant(b",", kind)]
-    pieces[-1] = constant(b"\n", kind)
-    lines = pc.binary_join_element_wise(*pieces, nothing)
-    lines = lines.combine_chunks() if isinstance(lines, pa.ChunkedArray) else lines
-    _, offsets, data = lines.buffers()
-    ends = np.frombuffer(offsets, offsets_of(kind))[[lines.offset, lines.offset + len(lines)]].tolist()
-    return memoryview(data or b"")[slice(*ends)]
 
 
 def _nearest(text: str) -> datetime:
@@ -1055,46 +901,6 @@ def _nearest(text: str) -> datetime:
     # The first day of the month after the one that the date lies in, or of its own month for day 0.
     after = datetime(year + month // 12, month % 12 + 1, 1) if day and month else datetime(year, month or 1, 1)  # noqa: DTZ001
     return after - timedelta(microseconds=1)
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
-
-
-def _insertable(column: Column, cell: bytes | None) -> Any:
-    if cell is None:
-        return None
-    return int(cell) if column.family == "bit" else cell.decode()
-
-
-def _column(table: str, row: Any) -> Column:
-    name, data_type, column_type, charset, nullable, generation = (_str(v) for v in row[:6])
-    family = str(data_type).lower()
-    framed = False
-    encoding: Encoding = "text"
-    if family in INTEGERS or family in FLOATS or family in ("decimal", "bit", "year"):
-        encoding = "number"
-    elif family in BINARIES:
-        encoding = "hex"
-    elif family in NUMBERED:
-        # Its members stand in its definition: framed if one of them holds the separator or is what NULL
-        # stands as in the digest (an ENUM('Y','N') would otherwise have NULL and 'N' alike).
-        framed = SEPARATOR in str(column_type) or f"'{NULL}'" in str(column_type)
-    elif family in TEXTS:
-        framed = True
-    elif family == "json":
-        framed = False  # the server prints control characters escaped
-    elif family not in TIMES and family not in PLAIN_TEXTS:
-        raise Refused(
-            f"The column {table}.{name} has the type {column_type}, which saju_ops doesn't know how to write"
-            " without loss. Nothing was done."
-        )
-    # The character set stands behind the type for `text`, which decides by it whether to convert.
-    described = f"{column_type}|{charset}" if charset else str(column_type)
-    return Column(
-        str(name), described, encoding, framed, nullable == "YES", bool(generation),
-        family,
-    )  # fmt: skip
 
 
 def _zoned(rows: Sequence[Any], columns: Sequence[Column], *, mariadb: bool) -> dict[str, str]:
@@ -1137,70 +943,9 @@ def _members(column: Column) -> list[str]:
     return [each.replace("''", "'") for each in re.findall(r"'((?:[^']|'')*)'", column.type)]
 
 
-def _charset(column: Column) -> str:
-    """Empty for an ENUM or SET of binary strings, whose members may hold the sign that parts type and charset."""
-    kind, _, charset = column.type.rpartition("|")
-    return charset if kind and charset.isalnum() else ""
-
-
 def _pads(row: Any) -> bool:
     pads = row._mapping.get("PAD_ATTRIBUTE")
     return pads == "PAD SPACE" if pads is not None else "nopad" not in str(_str(row[1]))
-
-
-def _str(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _key(indexes: Sequence[Any]) -> tuple[str, ...]:
-    """The primary key, or else the first unique key whose columns can't be NULL."""
-    by_name: dict[str, list[Any]] = {}
-    for row in indexes:
-        by_name.setdefault(row[0], []).append(row)
-    for rows in by_name.values():
-        if all(not int(r[1]) and r[3] != "YES" and r[2] is not None for r in rows):
-            return tuple(r[2] for r in rows)
-    return ()
-
-
-def _primary(indexes: Sequence[Any], columns: Sequence[Column]) -> tuple[str, ...]:
-    """Empty where the key's own order isn't the one by which ranges of it are told: one column of it descends, or is
-    an ENUM or SET, which the index sorts by number."""
-    rows = [row for row in indexes if row[0] == "PRIMARY"]
-    numbered = {c.name for c in columns if c.family in NUMBERED}
-    ascends = all(row._mapping.get("COLLATION") == "A" and row[2] not in numbered for row in rows)
-    return tuple(str(row[2]) for row in rows) if ascends else ()
-
-
-def _time_index(indexes: Sequence[Any]) -> str | None:
-    seen: set[str] = set()
-    for row in indexes:
-        # FORCE INDEX with an index that the server may not use is an error, and SQLAlchemy formats a hint.
-        usable = row._mapping.get("IS_VISIBLE", "YES") == "YES" and row._mapping.get("IGNORED", "NO") == "NO"
-        usable = usable and "%" not in row[0]
-        if row[0] not in seen and row[2] == TIME_COLUMN and usable:
-            return str(row[0])
-        seen.add(row[0])
-    return None
-
-
-def _foreign_keys(
-    rows: Sequence[Any], database: str, table: str
-) -> tuple[tuple[ForeignKey, ...], tuple[ForeignKey, ...]]:
-    grouped: dict[tuple[str, str, str], list[Any]] = {}
-    for row in rows:
-        grouped.setdefault((row[1], row[2], row[0]), []).append(row)
-    children, parents = [], []
-    for (schema, child, name), parts in grouped.items():
-        key = ForeignKey(
-            name, child, tuple(p[3] for p in parts), parts[0][5], tuple(p[6] for p in parts), parts[0][7],
-            schema if schema != database else None, parts[0][4] if parts[0][4] != database else None,
-        )  # fmt: skip
-        if parts[0][4] == database and parts[0][5] == table:
-            children.append(key)
-        if schema == database and child == table:
-            parents.append(key)
-    return tuple(children), tuple(parents)
 
 
 def _forbids_locks(error: sa.exc.DBAPIError) -> bool:

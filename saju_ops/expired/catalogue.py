@@ -1,0 +1,277 @@
+"""Foreign keys, columns and tables as each server's catalogue has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import sqlalchemy as sa
+
+from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.postgres import DELETE_RULES
+from saju_ops.rows.engines.sqlite import FOREIGN_KEYS as SQLITE_FOREIGN_KEYS
+from saju_ops.rows.engines.sqlite import foreign_keys as sqlite_foreign_keys
+from saju_ops.rows.readable import require_readable
+from saju_ops.rows.table import ForeignKey
+
+# A table by its schema and name; no schema where the name alone finds it.
+Ref = tuple[str | None, str]
+@dataclass(frozen=True)
+class Known:
+    """What the catalogue says of one table."""
+
+    ref: Ref
+    columns: tuple[str, ...]
+    nullable: frozenset[str]
+    # What tells one row from another; empty where nothing does.
+    identity: tuple[str, ...]
+    # Every set of columns of which no two rows have the same values.
+    keys: tuple[tuple[str, ...], ...] = ()
+    # The engine's own name of each column's type, in small letters.
+    types: dict[str, str] = field(default_factory=dict)
+
+
+def shown(ref: Ref) -> str:
+    return f"{ref[0]}.{ref[1]}" if ref[0] else ref[1]
+
+
+def named(name: str, refs: Iterable[Ref]) -> Ref | None:
+    """Of these tables the one that a setting's name means: without regard to letter case only where none is spelled
+    so."""
+    alike = [ref for ref in refs if shown(ref).casefold() == name.casefold()]
+    return min(alike, key=lambda ref: (shown(ref) != name, shown(ref)), default=None)
+
+
+class Catalogue:
+    """What a database says of its tables. Reads only."""
+
+    def __init__(self, store: LogStore) -> None:
+        self.store = store
+
+    @cached_property
+    def root(self) -> Ref:
+        """The store's own table as the catalogue writes it: SQLite, and MySQL on some systems, heed no letter
+        case in names."""
+        return None, self.written(self.store.table.name)
+
+    def all_tables(self) -> list[Ref]:
+        """Every table that the account can see, the database's own ones without a schema."""
+        raise NotImplementedError
+
+    def having(self, column: str) -> list[Ref]:
+        """The database's own tables, and views, with a column of that name."""
+        return [(None, row[0]) for row in self._all(self.HAVING, column=column)]
+
+    def plain(self, name: str) -> str:
+        """A setting's name of a table without the schema in which the database looks anyway."""
+        schema, _, table = name.rpartition(".")
+        here = [_text(row[0]) for row in self._all(self.HERE)] if schema else []
+        return table if schema.casefold() in map(str.casefold, here) else name
+
+    HAVING = ""
+    HERE = "SELECT 'main'"
+
+    def foreign_keys(self) -> list[ForeignKey]:
+        raise NotImplementedError
+
+    def table(self, ref: Ref) -> Known:
+        raise NotImplementedError
+
+    def written(self, name: str) -> str:
+        """The name of the store's own table as foreign keys name it."""
+        return name
+
+    def _all(self, statement: str, **values: Any) -> Sequence[Any]:
+        return self.store.connection.execute(sa.text(statement), values).all()
+
+
+class _MySQL(Catalogue):
+    # MariaDB shows an account with rights on a single table its foreign keys, but not their rules.
+    KEYS = (
+        "SELECT k.CONSTRAINT_NAME, k.TABLE_SCHEMA, k.TABLE_NAME, k.COLUMN_NAME, k.REFERENCED_TABLE_SCHEMA,"
+        " k.REFERENCED_TABLE_NAME, k.REFERENCED_COLUMN_NAME, COALESCE(r.DELETE_RULE, 'CASCADE'), DATABASE()"
+        " FROM information_schema.KEY_COLUMN_USAGE k LEFT JOIN information_schema.REFERENTIAL_CONSTRAINTS r"
+        " ON r.CONSTRAINT_SCHEMA = k.CONSTRAINT_SCHEMA AND r.CONSTRAINT_NAME = k.CONSTRAINT_NAME"
+        " AND r.TABLE_NAME = k.TABLE_NAME WHERE k.REFERENCED_TABLE_NAME IS NOT NULL"
+        " ORDER BY k.TABLE_SCHEMA, k.TABLE_NAME, k.CONSTRAINT_NAME, k.ORDINAL_POSITION"
+    )
+    HERE = "SELECT DATABASE()"
+    HAVING = (
+        "SELECT TABLE_NAME FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() AND COLUMN_NAME = :column"
+    )
+    TABLES = (
+        "SELECT IF(TABLE_SCHEMA = DATABASE(), NULL, TABLE_SCHEMA), TABLE_NAME FROM information_schema.TABLES"
+        " WHERE TABLE_TYPE = 'BASE TABLE'"
+    )
+    NAME = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
+    COLUMNS = (
+        "SELECT COLUMN_NAME, IS_NULLABLE, LOWER(DATA_TYPE) FROM information_schema.COLUMNS"
+        " WHERE TABLE_SCHEMA = COALESCE(:schema, DATABASE()) AND TABLE_NAME = :name ORDER BY ORDINAL_POSITION"
+    )
+    INDEXES = (
+        "SELECT INDEX_NAME, COLUMN_NAME, NULLABLE FROM information_schema.STATISTICS WHERE NON_UNIQUE = 0"
+        " AND TABLE_SCHEMA = COALESCE(:schema, DATABASE()) AND TABLE_NAME = :name"
+        " ORDER BY INDEX_NAME = 'PRIMARY' DESC, INDEX_NAME, SEQ_IN_INDEX"
+    )
+    def foreign_keys(self) -> list[ForeignKey]:
+        grouped: dict[tuple[str, str, str], list[Any]] = {}
+        for row in self._all(self.KEYS):
+            grouped.setdefault((row[1], row[2], row[0]), []).append(row)
+        found = []
+        for (schema, table, name), parts in grouped.items():
+            here = parts[0][8]
+            found.append(
+                ForeignKey(
+                    name, table, tuple(p[3] for p in parts), parts[0][5], tuple(p[6] for p in parts), parts[0][7],
+                    schema if schema != here else None, parts[0][4] if parts[0][4] != here else None,
+                )
+            )  # fmt: skip
+        return found
+
+    def all_tables(self) -> list[Ref]:
+        return [(row[0], row[1]) for row in self._all(self.TABLES)]
+
+    def written(self, name: str) -> str:
+        found = [r[0] for r in self._all(self.NAME, name=name)]
+        return name if name in found or not found else str(found[0])
+
+    def table(self, ref: Ref) -> Known:
+        # A key of which one column isn't shown would tell too few rows apart.
+        require_readable(self.store.connection, ref[1], ref[0])
+        names = {"schema": ref[0], "name": ref[1]}
+        rows = self._all(self.COLUMNS, **names)
+        indexes: dict[str, list[Any]] = {}
+        for row in self._all(self.INDEXES, **names):
+            indexes.setdefault(row[0], []).append(row)
+        keys = [tuple(r[1] for r in i) for i in indexes.values() if all(r[1] and r[2] != "YES" for r in i)]
+        return _known(ref, [(r[0], r[1] == "YES", r[2]) for r in rows], keys)
+
+
+class _PostgreSQL(Catalogue):
+    # A partition has a copy of its table's keys (conparentid), which is not a key of its own. A key to a partition, or
+    # to a table that inherits, is one to the table as well: its rows go with those of the table.
+    KEYS = (
+        "WITH RECURSIVE part(oid, whole) AS ("
+        "SELECT DISTINCT confrelid, confrelid FROM pg_constraint WHERE contype = 'f'"
+        " UNION SELECT part.oid, i.inhparent FROM part JOIN pg_inherits i ON i.inhrelid = part.whole)"
+        " SELECT k.conname, CASE WHEN pg_table_is_visible(kc.oid) THEN NULL ELSE kn.nspname END, kc.relname,"
+        " CASE WHEN pg_table_is_visible(pc.oid) THEN NULL ELSE pn.nspname END, pc.relname, k.confdeltype,"
+        " ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY AS u(n, o)"
+        " JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.n ORDER BY o),"
+        " ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY AS u(n, o)"
+        " JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.n ORDER BY o)"
+        " FROM pg_constraint k JOIN pg_class kc ON kc.oid = k.conrelid JOIN pg_namespace kn ON kn.oid = kc.relnamespace"
+        " JOIN part ON part.oid = k.confrelid JOIN pg_class pc ON pc.oid = part.whole"
+        " JOIN pg_namespace pn ON pn.oid = pc.relnamespace WHERE k.contype = 'f' AND k.conparentid = 0 ORDER BY 2, 3, 1"
+    )
+    OID = (
+        "SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relname = :name"
+        " AND c.relkind IN ('r', 'p')"
+        " AND CASE WHEN CAST(:schema AS text) IS NULL THEN pg_table_is_visible(c.oid) ELSE n.nspname = :schema END"
+    )
+    HERE = "SELECT unnest(current_schemas(false))::text"
+    HAVING = (
+        "SELECT c.relname::text FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid WHERE a.attname = :column"
+        " AND NOT a.attisdropped AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND pg_table_is_visible(c.oid)"
+    )
+    TABLES = (
+        "SELECT CASE WHEN pg_table_is_visible(c.oid) THEN NULL ELSE n.nspname END, c.relname FROM pg_class c"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p')"
+        " AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')"
+    )
+    COLUMNS = (
+        "SELECT attname::text, NOT attnotnull, COALESCE(b.typname, t.typname)::text FROM pg_attribute"
+        " JOIN pg_type t ON t.oid = atttypid LEFT JOIN pg_type b ON b.oid = t.typbasetype"
+        " WHERE attrelid = :oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+    )
+    INDEXES = (
+        "SELECT ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int[]) WITH ORDINALITY AS k(attnum, n)"
+        " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum WHERE n <= i.indnkeyatts ORDER BY n)"
+        " FROM pg_index i WHERE i.indrelid = :oid AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL"
+        " AND i.indisvalid ORDER BY i.indisprimary DESC, i.indexrelid"
+    )
+    def foreign_keys(self) -> list[ForeignKey]:
+        found = []
+        for name, schema, table, parent_schema, parent, rule, columns, parent_columns in self._all(self.KEYS):
+            rule = DELETE_RULES[rule.decode() if isinstance(rule, bytes) else rule]
+            columns, parent_columns = tuple(columns), tuple(parent_columns)
+            found.append(ForeignKey(name, table, columns, parent, parent_columns, rule, schema, parent_schema))
+        return found
+
+    def all_tables(self) -> list[Ref]:
+        return [(row[0], row[1]) for row in self._all(self.TABLES)]
+
+    def table(self, ref: Ref) -> Known:
+        oid = self._all(self.OID, schema=ref[0], name=ref[1])[0][0]
+        columns = [(r[0], bool(r[1]), r[2]) for r in self._all(self.COLUMNS, oid=oid)]
+        required = {name for name, nullable, _ in columns if not nullable}
+        keys = [tuple(r[0]) for r in self._all(self.INDEXES, oid=oid) if r[0] and set(r[0]) <= required]
+        return _known(ref, columns, keys)
+
+
+class _SQLite(Catalogue):
+    def _rows(self, statement: str, *values: Any) -> list[Any]:
+        with self.store.driver() as raw:
+            found = raw.execute(statement, values).fetchall()
+        return [tuple(_text(v) for v in row) for row in found]
+
+    def foreign_keys(self) -> list[ForeignKey]:
+        tables = [r[0] for r in self._rows("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        named = {t.casefold(): t for t in tables}
+        found = []
+        for table in tables:
+            for key in sqlite_foreign_keys(table, self._rows(SQLITE_FOREIGN_KEYS, table), self._columns, self._primary):
+                found.append(replace(key, parent=named[key.parent.casefold()]))
+        return found
+
+    def _columns(self, table: str) -> dict[str, str]:
+        return {r[0].lower(): r[0] for r in self._rows("SELECT name FROM pragma_table_xinfo(?)", table)}
+
+    def having(self, column: str) -> list[Ref]:
+        query = (
+            "SELECT t.name FROM sqlite_schema t JOIN pragma_table_info(t.name) c"
+            " WHERE t.type = 'table' AND lower(c.name) = lower(?)"
+        )
+        return [(None, r[0]) for r in self._rows(query, column)]
+
+    def all_tables(self) -> list[Ref]:
+        return [(None, r[0]) for r in self._rows("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+
+    def written(self, name: str) -> str:
+        rows = self._rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND lower(name) = lower(?)", name)
+        return str(rows[0][0]) if rows else name
+
+    def _primary(self, table: str) -> tuple[str, ...]:
+        rows = self._rows("SELECT name FROM pragma_table_info(?) WHERE pk ORDER BY pk", table)
+        return tuple(r[0] for r in rows)
+
+    def table(self, ref: Ref) -> Known:
+        rows = self._rows('SELECT name, "notnull", lower(type) FROM pragma_table_xinfo(?) WHERE hidden != 1', ref[1])
+        columns = [(r[0], not r[1], r[2]) for r in rows]
+        required = {r[0] for r in rows if r[1]}
+        keys = [primary] if (primary := self._primary(ref[1])) else []
+        for (index,) in self._rows('SELECT name FROM pragma_index_list(?) WHERE "unique" AND NOT partial', ref[1]):
+            names = tuple(r[0] for r in self._rows("SELECT name FROM pragma_index_info(?) ORDER BY seqno", index))
+            if set(names) <= required:
+                keys.append(names)
+        return _known(ref, columns, keys)
+
+
+def _text(value: Any) -> Any:
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+
+
+def _known(ref: Ref, columns: Sequence[tuple[str, bool, str]], keys: Sequence[tuple[str, ...]]) -> Known:
+    nullable = frozenset(name for name, may_be_null, _ in columns if may_be_null)
+    types = {name: kind for name, _, kind in columns}
+    return Known(ref, tuple(types), nullable, keys[0] if keys else (), tuple(keys), types)
+
+
+_CATALOGUES: dict[str, Callable[[LogStore], Catalogue]] = {
+    "mysql": _MySQL,
+    "mariadb": _MySQL,
+    "postgresql": _PostgreSQL,
+    "sqlite": _SQLite,
+}
