@@ -112,9 +112,7 @@ class Bench:
         for _ in range(60):
             self.cursor.execute("SHOW ENGINE INNODB STATUS")
             status = str((self.cursor.fetchone() or ("", "", ""))[2])
-            left = (
-                status.split("History list length ")[1].split()[0] if "History list length" in status else "0"
-            )
+            left = status.split("History list length ")[1].split()[0] if "History list length" in status else "0"
             before = self._server_cpu()
             time.sleep(0.5)
             if int(left) < 50 and self._server_cpu() - before < 0.05:
@@ -300,9 +298,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--engine", choices=("mysql", "mariadb"), default="mysql")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=2, help="turns of each side; the best of them counts")
-    parser.add_argument(
-        "--full", action="store_true", help="also ten times the rows: 10 minutes, 12 GB of disk"
-    )
+    parser.add_argument("--full", action="store_true", help="also ten times the rows: 10 minutes, 12 GB of disk")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     return parser.parse_args(arguments)
 

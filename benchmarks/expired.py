@@ -5,8 +5,6 @@ its relationships, one `session.delete(job)` and commit a job, its files deleted
 moto in a process of its own, and both sides wait for it.
 """
 
-
-
 from __future__ import annotations
 
 import multiprocessing

@@ -190,6 +190,7 @@ def _engine(bench: Bench, name: str, url: str, jobs: int) -> None:
             for count in (0, share):
                 _child(bench, f"{name} {mode}, peer {count}", "stale_jobs_peer", url=url, mode=mode, jobs=count)
             reset(engine)
+
     def theirs(mode: str) -> float:
         statistics = bench.best(f"{name} {mode}, peer 0")["seconds"]
         each = max(0.0, bench.best(f"{name} {mode}, peer {share}")["seconds"] - statistics) / share

@@ -12,6 +12,8 @@ from pathlib import Path
 
 PREFIX = "saju_ops_chroma_"
 LOCK = "in_use"
+
+
 def scratch_root() -> Path:
     """TMPDIR."""
     return Path(tempfile.gettempdir())

@@ -45,6 +45,8 @@ _SLOW = re.compile(
     r"\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?",
     re.IGNORECASE,
 )
+
+
 def parse_instant(value: Any, zone: ZoneInfo) -> datetime | None:
     """The instant, UTC, that a stored value means; None where it can't be told."""
     if type(value) is str and len(value) in PLAIN_LENGTHS and zone.key == "UTC" and value[10] in " T":

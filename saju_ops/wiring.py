@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from saju_ops.upkeep.verify import VerifyResult
 
 
-
 def policy_of(settings: Settings) -> Policy:
     return Policy(
         days=settings.backup_retention_days, daily=settings.backup_keep_daily, weekly=settings.backup_keep_weekly,
@@ -124,9 +123,7 @@ def verify_everything(
         storage, now=now, zone=settings.timezone, databases=settings.dumped_urls,
         drill_servers=settings.restore_drill_urls, memory_mb=settings.chroma_proof_memory_mb,
     )  # fmt: skip
-    return verify(
-        storage, now=now, zone=settings.timezone, in_days=in_days, drills=wanted if drills else [], say=say
-    )
+    return verify(storage, now=now, zone=settings.timezone, in_days=in_days, drills=wanted if drills else [], say=say)
 
 
 def slack_channel(settings: Settings, client: Any, outbox: Outbox | None = None) -> Slack:
@@ -196,6 +193,8 @@ def channel_names(settings: Settings) -> list[str]:
 LONG = 8
 # Secrets that libraries read from the environment by themselves.
 ENVIRONMENT = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PGPASSWORD", "MYSQL_PWD")
+
+
 def redactor(settings: Settings) -> Redactor:
     """Of every secret of the settings."""
     return Redactor(secrets_of(settings))

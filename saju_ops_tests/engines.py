@@ -438,7 +438,7 @@ class Redis(Engine):
         settings = folder / "redis.conf"
         settings.touch(mode=0o600)
         settings.write_text(
-            f"bind {HOST}\nport {self.port}\nrequirepass {self.password}\ndir {folder}\nsave \"\"\nappendonly no\n"
+            f'bind {HOST}\nport {self.port}\nrequirepass {self.password}\ndir {folder}\nsave ""\nappendonly no\n'
         )
         program = shutil.which("redis-server", path=PATH) or "redis-server"
         return Plan(folder=str(folder), setup=[], serve=[program, str(settings), *self.extra_args])
@@ -687,9 +687,7 @@ def build_mysql_tree(tree: Path) -> None:
         for leftover in (partial, download, tree):
             if leftover.exists():
                 shutil.rmtree(leftover)
-        run(
-            f"Downloading {MySQL.name} from Debian unstable", [[*debootstrap, debian_mirror()]], **apt_proxy()
-        )
+        run(f"Downloading {MySQL.name} from Debian unstable", [[*debootstrap, debian_mirror()]], **apt_proxy())
         partial.mkdir()
         packages = sorted(download.glob("var/cache/apt/archives/*.deb"))
         run(

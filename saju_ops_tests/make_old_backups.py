@@ -24,7 +24,7 @@ FIRST = datetime(2026, 9, 30, 20, 0)  # noqa: DTZ001 - naive UTC, 2026-10-01 in 
 DAYS = ("2026-10-01", "2026-10-02")
 # Where the files say that they were made, on whatever machine.
 FOLDER = Path("/srv/saju_ops_old")
-TEXTS = ["안녕하세요", "줄\n바꿈, \"따옴표\"", "", "😀 ' \\ \t", "NULL", "끝"]
+TEXTS = ["안녕하세요", '줄\n바꿈, "따옴표"', "", "😀 ' \\ \t", "NULL", "끝"]
 DIMENSIONS = 8
 
 

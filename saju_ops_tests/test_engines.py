@@ -46,9 +46,7 @@ def tree_of(pid: int) -> list[int]:
     ("server_fixture", "version"),
     [("mysql_server", "9.7."), ("mariadb_server", "10.11."), ("postgres_server", "15.")],
 )
-def test_a_server_has_the_version_it_claims(
-    server_fixture: str, version: str, request: pytest.FixtureRequest
-) -> None:
+def test_a_server_has_the_version_it_claims(server_fixture: str, version: str, request: pytest.FixtureRequest) -> None:
     server: Engine = request.getfixturevalue(server_fixture)
     [(shown,)] = server.execute("SHOW server_version" if "postgres" in server_fixture else "SELECT version()")
     assert str(shown).startswith(version)
@@ -67,9 +65,7 @@ def test_a_server_listens_on_loopback_only(server_fixture: str, request: pytest.
 
 
 def test_the_mysql_account_uses_caching_sha2_password(mysql_server: Engine) -> None:
-    [(plugin,)] = mysql_server.execute(
-        "SELECT plugin FROM mysql.user WHERE concat(user, '@', host) = current_user()"
-    )
+    [(plugin,)] = mysql_server.execute("SELECT plugin FROM mysql.user WHERE concat(user, '@', host) = current_user()")
     assert plugin == "caching_sha2_password"
 
 

@@ -108,7 +108,9 @@ def test_a_password_that_is_a_word_of_every_report_leaves_the_report_readable(pa
     assert redactor(settings)(f"mysql://saju:{password}@db") == "mysql://saju:***@db"
 
 
-@pytest.mark.parametrize("address", ["redis://:p@x@host:1/0", "redis://:pa/ss@host:1", "redis://u:p?w@h", "redis://h:pw"])
+@pytest.mark.parametrize(
+    "address", ["redis://:p@x@host:1/0", "redis://:pa/ss@host:1", "redis://u:p?w@h", "redis://h:pw"]
+)
 def test_an_address_of_redis_that_would_be_misread_is_refused(address: str) -> None:
     with pytest.raises(SettingsError, match="REDIS_URL") as caught:
         load_settings(REDIS_URL=address)

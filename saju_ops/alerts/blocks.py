@@ -85,9 +85,7 @@ def rendered(message: Message, zone: ZoneInfo, now: Any = None) -> dict[str, Any
     if len(pieces) > SECTIONS:
         left_out = len(pieces) - SECTIONS + 1
         pieces = [*pieces[: SECTIONS - 1], f"… ({sum(map(len, pieces[-left_out:]))}자 생략)"]
-    blocks: list[dict[str, Any]] = [
-        {"type": "section", "text": {"type": "mrkdwn", "text": piece}} for piece in pieces
-    ]
+    blocks: list[dict[str, Any]] = [{"type": "section", "text": {"type": "mrkdwn", "text": piece}} for piece in pieces]
     foot = [escaped(line) for line in footer(message, now, zone)]
     if message.link:
         foot.append(f"<{_link(message.link)}|실행 화면>")

@@ -74,5 +74,3 @@ def _forms(secret: str) -> Iterable[str]:
     secret = secret.strip()
     yield from {secret, quote(secret, safe=""), quote(secret), quote_plus(secret), unquote(secret)}
     yield secret.replace("\\", "\\\\").replace('"', '\\"')
-
-

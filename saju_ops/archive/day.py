@@ -457,5 +457,3 @@ class _TypesNeeded(Exception):
 
 def _shown(key: tuple[bytes, ...] | None) -> list[str | None]:
     return [as_bytes(v).decode("utf-8", "replace") for v in key] if key else []
-
-

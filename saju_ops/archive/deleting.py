@@ -266,9 +266,7 @@ class Thread:
         self.ring = list(self._going)
 
 
-def hashed_rows(
-    store: LogStore, selection: Selection, key: Sequence[str], *, lock: bool
-) -> Iterator[tuple[Key, int]]:
+def hashed_rows(store: LogStore, selection: Selection, key: Sequence[str], *, lock: bool) -> Iterator[tuple[Key, int]]:
     for batch in store.batches(selection, lock=lock):
         yield from zip(keys_of(batch, key), row_hashes(batch, store.table.columns).tolist(), strict=True)
 

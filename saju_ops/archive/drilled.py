@@ -97,4 +97,3 @@ def _cell(value: Any) -> bytes | None:
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
-

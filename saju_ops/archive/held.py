@@ -94,9 +94,7 @@ class HeldRows:
         self._sorted = None
         return begin
 
-    def collect_keys(
-        self, key_columns: Sequence[Column], hashing: Hashing = key_hashes
-    ) -> Callable[[], Visit]:
+    def collect_keys(self, key_columns: Sequence[Column], hashing: Hashing = key_hashes) -> Callable[[], Visit]:
         """A visitor that adds a part's keys alone, for who doesn't ask what the rows are: `holds` then says no."""
         collecting = self.collect(key_columns, hashing=hashing)
 

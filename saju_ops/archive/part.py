@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-
 def _all(pieces: Pieces, profile: Profile) -> Pieces:
     """The pieces, which must be all that the time index counted in the same snapshot."""
     if pieces.rows != profile.rows:

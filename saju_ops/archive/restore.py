@@ -253,9 +253,7 @@ def _without_manifest(names: Sequence[str]) -> str:
     return f"without its manifest nothing is known of: {_listed(names[:NAMED], len(names))}"
 
 
-def _target(
-    url: sa.URL | str, table: str, source: str, zone: object, dry_run: bool
-) -> tuple[LogStore, bool]:
+def _target(url: sa.URL | str, table: str, source: str, zone: object, dry_run: bool) -> tuple[LogStore, bool]:
     """The table to write to; made like the source table if it isn't there. In a dry run the source stands in."""
     try:
         return open_row_store(url, table, zone, bulk_load=True), False  # type: ignore[arg-type]

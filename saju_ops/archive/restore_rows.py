@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-
 class _Counted:
     """Passes batches on and adds up what passed; with a known digest, only their number.
 

@@ -122,9 +122,7 @@ def each_visit(*visits: Visit) -> Visit:
     return both
 
 
-def verify_part(
-    storage: Storage, manifest: Manifest, start_visit: Callable[[], Visit] | None = None
-) -> ReadBack:
+def verify_part(storage: Storage, manifest: Manifest, start_visit: Callable[[], Visit] | None = None) -> ReadBack:
     """Reads a stored part back. Raises ProofFailed, naming the file, where it isn't what its manifest says."""
     where = storage.location(manifest.file)
     try:

@@ -188,5 +188,3 @@ def _same_settings(model: Any, collection: Collection) -> None:
 
 
 # --- one collection --------------------------------------------------------------------------------------------
-
-

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-
 # Numbers in the vectors of a page, characters in its texts, and records of a collection's first pages, which tell how
 # long those are.
 PAGE_NUMBERS, PAGE_CHARACTERS, FIRST_PAGES = 250 * 768, 1 << 20, 25
@@ -33,6 +32,8 @@ WIDER = (1_000, 20_000)
 # 68 of 100 where there are 12,000, 58 of 20,000, 25 of 100,000. So the first is looked at strictly, at any size, and
 # the second loosely, up to FEW records, and always against what the same snapshot found when it was taken.
 THEMSELVES_AT_LEAST, NEIGHBOURS_AT_LEAST, FEW, FEWER_THAN_BEFORE = 0.8, 0.3, 20_000, 0.15
+
+
 @dataclass(frozen=True)
 class _Told:
     """`content` holds the digests of the records that Chroma gave, and of the vectors that the files hold of them."""

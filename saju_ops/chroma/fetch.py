@@ -281,7 +281,6 @@ class _Pass:
         self._held.keep(str(mine.id), self._number, digests)
         return len(fresh)
 
-
     def _write(self, mine: Any, database: str, rows: list[Row]) -> None:
         """Chroma heeds what the folder says of an index from the second write on. So the first is of one record, for
         which none is written: `sync_threshold` is 2 or more."""

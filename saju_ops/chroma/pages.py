@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-
 # Records at once. A page without a limit fails beyond some 30,000, for the number of SQL variables. Of 768 dimensions,
 # 250 cost the least: their numbers, each an object of Python's, still fit into the processor's cache.
 PAGE = 250
 RECORDS = ["documents", "uris", "metadatas"]
 INCLUDE = [*RECORDS, "embeddings"]
+
+
 def databases(server: Any, tenants: list[str]) -> Iterator[tuple[str, str]]:
     for tenant in tenants:
         for offset in range(0, 1 << 30, 100):
@@ -46,6 +47,8 @@ def shown_configuration(model: Any) -> dict[str, Any]:
 
 
 Row = tuple[str, Record, Any]
+
+
 def pages(
     server: Any, model: Any, tenant: str, database: str, size: int = PAGE, ids: Iterator[list[str]] | None = None,
     include: list[str] = INCLUDE,
@@ -75,6 +78,8 @@ def pages(
 
 
 _NOTHING: dict[str, Any] = {name: [] for name in ("ids", *INCLUDE)}
+
+
 def _fetch(
     server: Any, model: Any, tenant: str, database: str, ids: list[str] | None, limit: int, offset: int,
     include: list[str],

@@ -115,9 +115,7 @@ def choose(storage: Storage, at: datetime | None, zone: ZoneInfo, now: datetime)
     if fit:
         return fit[-1]
     if not proven:
-        raise Refused(
-            f"{storage.uri} holds no proven snapshot of Chroma. Nothing was touched.{there.about_refused()}"
-        )
+        raise Refused(f"{storage.uri} holds no proven snapshot of Chroma. Nothing was touched.{there.about_refused()}")
     if at is None:
         raise Refused(
             f"Every proven snapshot in {storage.uri} is dated in the future, the first {shown(proven[0].taken, zone)}:"

@@ -63,9 +63,7 @@ def judge(request: dict[str, Any]) -> dict[str, Any]:
     digest of vectors, each of which is here compared with the same files."""
     from saju_ops.chroma.check import judged
 
-    return judged(
-        Path(request["folder"]), Path(request["twin"]), memory_mb=request["memory_mb"], digest_vectors=False
-    )
+    return judged(Path(request["folder"]), Path(request["twin"]), memory_mb=request["memory_mb"], digest_vectors=False)
 
 
 def complete(request: dict[str, Any]) -> dict[str, Any]:

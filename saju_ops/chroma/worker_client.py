@@ -114,5 +114,3 @@ def _answer(task: str, told: bytes, status: int) -> dict[str, Any]:
             raise OperatorError(f"Chroma's {task} broke off ({answer['failed']}: {why}).")
         raise TornCopy(f"Chroma can't read it ({answer['failed']}: {why})")
     return dict(answer)
-
-

@@ -10,9 +10,7 @@ import click
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-INTO_SETTING = (
-    "The target, as the name of an environment variable (or a line of .env) that holds a database's address."
-)
+INTO_SETTING = "The target, as the name of an environment variable (or a line of .env) that holds a database's address."
 PROMPT = "-"
 
 

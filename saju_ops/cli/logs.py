@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from saju_ops.archive.restore import RestorePlan
 
 
-
 @main.command("restore-logs")
 @click.option("--from", "first", required=True, metavar="YYYY-MM-DD", help="First archived day to put back.")
 @click.option("--to", "last", required=True, metavar="YYYY-MM-DD", help="Last archived day to put back.")

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from saju_ops.rows.days import Day
 
 
-
 def nothing_here(why: str, *, named: bool) -> dg.SkipReason:
     """For a schedule that finds no table. Raises Refused where a setting names it: a skip would hide a mistyped name
     for ever, and a tick that fails is told by the alerts."""
@@ -55,12 +54,16 @@ def _table(counts: Any, title: str) -> dg.MetadataValue:
 
 
 SHOWN = 50
+
+
 def _lines(items: list[str]) -> str:
     shown = [f"- {item}" for item in items[:SHOWN]]
     return "\n".join([*shown, f"- … and {len(items) - SHOWN} more"] if len(items) > SHOWN else shown) or "none"
 
 
 CANCELLED = "cancelled by the operator"
+
+
 def _day(text: str | None, name: str, settings: Settings) -> "Day | None":
     from saju_ops.rows.days import parse_day
 

@@ -9,7 +9,6 @@ import dagster as dg
 from saju_ops.settings.load import load_settings
 
 if TYPE_CHECKING:
-
     from saju_ops.rows.engines.open import LogStore
     from saju_ops.storage.open import Storage
 
@@ -34,5 +33,3 @@ class BackupStorage(dg.ConfigurableResource):
 
         accepted = ("all",) if accept_unsealed else ()
         return open_backups(load_settings(), reading=reading, accept_unsealed=accepted)
-
-

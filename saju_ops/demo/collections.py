@@ -14,6 +14,8 @@ EMBEDDING_MODEL = "jhgan/ko-sroberta-multitask"
 DIMENSIONS = 768
 COLLECTIONS = {"saju_knowledge": 1_200, "interpretation_rules": 400, "fortune_patterns": 300}
 _VECTOR_CHUNK = 500
+
+
 def _write_collections(path: Path, seed: int, report: Progress) -> None:
     """The three collections with made-up vectors; no embedding function, so nothing is ever downloaded."""
     report("vectors", 0, sum(COLLECTIONS.values()))  # the import alone takes some two seconds

@@ -18,6 +18,8 @@ Row = dict[str, Any]
 Rows = dict[Table, list[Row]]
 _T = TypeVar("_T")
 _MADE_BY = "saju-ops demo"
+
+
 class DemoFolderError(Exception):
     """The folder is not the demo's to use; nothing in it was changed."""
 
@@ -44,9 +46,7 @@ def _refuse_foreign(folder: Path) -> None:
     if not folder.exists() or _read_marker(folder):
         return
     if not folder.is_dir():
-        raise DemoFolderError(
-            f"{folder} is not a folder. Nothing was changed; give the demo a folder of its own."
-        )
+        raise DemoFolderError(f"{folder} is not a folder. Nothing was changed; give the demo a folder of its own.")
     if any(folder.iterdir()):
         raise DemoFolderError(
             f"{folder} is not empty and was not made by the demo (it has no {MARKER} file of its own). "

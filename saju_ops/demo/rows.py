@@ -23,6 +23,8 @@ _SESSION = timedelta(minutes=30)
 # Messages by hour of the day in Seoul: asleep at four, lunch break, and the peak after dinner.
 _HOURLY = (30, 18, 10, 6, 4, 5, 9, 16, 26, 30, 32, 36, 48, 40, 34, 33, 35, 40, 52, 66, 84, 98, 92, 60)
 _WEEKDAY = (1.0, 0.95, 0.95, 1.0, 1.1, 1.3, 1.4)
+
+
 def _service_rows(now: datetime, seed: int, days: int, rows: int, report: Progress) -> Rows:
     """All rows of all tables, parents before children. Each part draws from a generator of its own."""
     people = [_person(Random(f"{seed}:person:{number}"), number) for number in range(max(3, rows // 40))]
@@ -37,9 +39,7 @@ def _service_rows(now: datetime, seed: int, days: int, rows: int, report: Progre
     made[tables.system_metrics] = _metrics(Random(f"{seed}:metrics"), now, days, made[tables.user_sessions])
     made |= _paid_job_rows(Random(f"{seed}:jobs"), now)
     made |= _analysis_rows(Random(f"{seed}:analysis"), now)
-    order = [
-        t for m in (tables.chatbot, tables.paid_reports, tables.speech_analysis) for t in m.sorted_tables
-    ]
+    order = [t for m in (tables.chatbot, tables.paid_reports, tables.speech_analysis) for t in m.sorted_tables]
     return {table: made[table] for table in order if table in made}
 
 
@@ -118,6 +118,8 @@ def _pillars(birth: datetime) -> tuple[str, str, str, str]:
 
 
 _ELEMENT_OF = dict(zip(texts.STEMS, "목목화화토토금금수수", strict=True))
+
+
 def _element_counts(pillars: Iterable[str]) -> dict[str, int]:
     letters = "".join(pillars)
     found = [_ELEMENT_OF[letter] for letter in letters]
@@ -271,9 +273,7 @@ def _analysis(rng: Random, calculation_id: int, pillars: tuple[str, ...], at: da
         "gishin": ranked[-1],
         "sinsal_list": rng.sample(texts.SINSAL, rng.randrange(4)),
         "day_gan_strength": ("very_weak", "weak", "neutral", "strong", "very_strong")[strength],
-        "overall_balance": ("excellent", "good", "neutral", "poor", "very_poor")[
-            min(4, counts[ranked[-1]] - 2)
-        ],
+        "overall_balance": ("excellent", "good", "neutral", "poor", "very_poor")[min(4, counts[ranked[-1]] - 2)],
         "analyzed_at": at + _seconds(rng, 0.05, 0.4),
         "analysis_version": "1.0",
     }
@@ -343,6 +343,8 @@ _FILES = (
     ("original", "original.jpg", "image/jpeg"), ("report", "report.pdf", "application/pdf"),
     ("summary_image", "summary.png", "image/png"), ("audio", "reading.mp3", "audio/mpeg"),
 )  # fmt: skip
+
+
 def _paid_job_rows(rng: Random, now: datetime) -> Rows:
     """100 jobs, each alive for 24 hours: 60 that the hourly purge should have taken, and 40 of today."""
     made: Rows = {table: [] for table in tables.paid_reports.sorted_tables}
@@ -375,9 +377,7 @@ def _paid_job(rng: Random, made: Rows, at: datetime) -> None:
         })  # fmt: skip
 
 
-def _job_children(
-    rng: Random, job_id: str, phone: str, product: str, at: datetime
-) -> Iterator[tuple[Table, int, Row]]:
+def _job_children(rng: Random, job_id: str, phone: str, product: str, at: datetime) -> Iterator[tuple[Table, int, Row]]:
     """Table, seconds after the job's creation, and columns of each child row."""
     for attempt in range(tries := rng.randrange(1, 4)):
         code = sha256(f"{rng.randrange(10**6):06d}".encode()).hexdigest()
@@ -396,9 +396,7 @@ def _job_children(
     day_ganji = _ganji(index, index)
     content = "\n\n".join(texts.assistant_message(rng, topic, day_ganji) for _ in range(3))
     yield tables.reports, 200, {"title": f"{day_ganji} 일주의 {product}", "content": content}
-    for text in ("[사주] 인증번호를 확인해 주세요.", f"[사주] {product}가 준비되었습니다 📄")[
-        : rng.randrange(1, 3)
-    ]:
+    for text in ("[사주] 인증번호를 확인해 주세요.", f"[사주] {product}가 준비되었습니다 📄")[: rng.randrange(1, 3)]:
         sent = {"phone": phone, "message": text, "status": "sent", "sent_at": at + timedelta(seconds=211)}
         yield tables.sms_logs, 210, sent
 
@@ -413,6 +411,8 @@ _ANALYSIS_JOBS = (
     (2, "processing", 0.1, 3, "some"),
     (3, "pending", 0.1, 2, "none"),
 )
+
+
 def _analysis_rows(rng: Random, now: datetime) -> Rows:
     jobs: list[Row] = []
     results: list[Row] = []

@@ -141,5 +141,3 @@ _ELEMENT_OF |= dict(zip(texts.BRANCHES, "수토목목토화화토금금토수", 
 
 
 # --- paid reports and speech analysis -----------------------------------------------------------------------
-
-

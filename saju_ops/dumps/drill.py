@@ -131,7 +131,7 @@ def _restored(
         if damage := _damage(source):
             return Drill(
                 why_not="The live database itself is damaged, and so is every copy of it: SQLite says"
-                f" \"{' '.join(damage.split())}\". If that is of an index, REINDEX mends it; else restore an older"
+                f' "{" ".join(damage.split())}". If that is of an index, REINDEX mends it; else restore an older'
                 " dump.",
                 refused=True,
             )

@@ -115,9 +115,7 @@ class DumpEngine(Protocol):
         """Executes a dump in this database and nowhere else. Returns what was left out, as sentences. Raises
         ForeignToDumps at what no dump program writes."""
 
-    def scratch(
-        self, server: sa.URL | None, now: datetime, *, own: bool = False
-    ) -> AbstractContextManager[DumpEngine]:
+    def scratch(self, server: sa.URL | None, now: datetime, *, own: bool = False) -> AbstractContextManager[DumpEngine]:
         """A database of our own on `server` or on this one, dropped at the end whatever happens, under a user made for
         it that has rights there alone. Also drops what killed drills left there a day ago or earlier. `own`: under the
         address's own user; for what this process itself copies there, and for the trial of a restore into this very
@@ -149,5 +147,3 @@ def fingerprint(*parts: object) -> str:
 
 
 Say = Callable[[str], None]
-
-

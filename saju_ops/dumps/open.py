@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from saju_ops.dumps.engine import DumpEngine
 
 
-
 def open_engine(url: sa.URL, zone: ZoneInfo = UTC_ZONE) -> DumpEngine:
     """The engine of a database's address. Opens nothing yet. `zone` is that of the time in the name of a file that a
     restore puts aside."""

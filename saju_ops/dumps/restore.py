@@ -282,9 +282,7 @@ def _require_permission(request: RestoreRequest, result: RestoreResult) -> None:
     )
 
 
-def _try_beside(
-    storage: Storage, manifest: BackupManifest, target: DumpEngine, say: Callable[[str], None]
-) -> None:
+def _try_beside(storage: Storage, manifest: BackupManifest, target: DumpEngine, say: Callable[[str], None]) -> None:
     """Loads the dump into a scratch database on the target's server, as the target's user, and compares. SQLite needs
     none of it: its file is made beside and looked at before it takes the old one's place."""
     say(f"Trying it in a scratch database beside {redacted(target.url)}; nothing is touched yet.")

@@ -429,4 +429,3 @@ def private_folder() -> Iterator[Path]:
             continue
     with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX) as folder:
         yield Path(folder)
-

@@ -18,6 +18,8 @@ from saju_ops.rows.table import ForeignKey
 
 # A table by its schema and name; no schema where the name alone finds it.
 Ref = tuple[str | None, str]
+
+
 @dataclass(frozen=True)
 class Known:
     """What the catalogue says of one table."""
@@ -115,6 +117,7 @@ class _MySQL(Catalogue):
         " AND TABLE_SCHEMA = COALESCE(:schema, DATABASE()) AND TABLE_NAME = :name"
         " ORDER BY INDEX_NAME = 'PRIMARY' DESC, INDEX_NAME, SEQ_IN_INDEX"
     )
+
     def foreign_keys(self) -> list[ForeignKey]:
         grouped: dict[tuple[str, str, str], list[Any]] = {}
         for row in self._all(self.KEYS):
@@ -192,6 +195,7 @@ class _PostgreSQL(Catalogue):
         " FROM pg_index i WHERE i.indrelid = :oid AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL"
         " AND i.indisvalid ORDER BY i.indisprimary DESC, i.indexrelid"
     )
+
     def foreign_keys(self) -> list[ForeignKey]:
         found = []
         for name, schema, table, parent_schema, parent, rule, columns, parent_columns in self._all(self.KEYS):

@@ -244,9 +244,7 @@ class Hanging:
                 mine = cells[len(theirs) :]
                 yield cells[: len(theirs)], mine[: len(own)], mine
 
-    def _linked(
-        self, key: Link, parents: Sequence[Identity]
-    ) -> Iterator[tuple[Identity, Identity, tuple[Any, ...]]]:
+    def _linked(self, key: Link, parents: Sequence[Identity]) -> Iterator[tuple[Identity, Identity, tuple[Any, ...]]]:
         """The same of a reference that no key declares: asked by values, since the server may be unable to compare
         columns of two types, or of two collations."""
         columns, own = self._columns[child_of(key)], self._identity(child_of(key))

@@ -77,9 +77,7 @@ def parent_of(key: ForeignKey) -> Ref:
     return key.parent_schema, key.parent
 
 
-def closure_of(
-    store: LogStore, *, implied: Sequence[ForeignKey] = (), taken: Collection[str] = ()
-) -> Closure:
+def closure_of(store: LogStore, *, implied: Sequence[ForeignKey] = (), taken: Collection[str] = ()) -> Closure:
     """Everything that hangs on the store's table. `implied` are references that no foreign key declares; the rows of
     the tables `taken` go whatever their key's rule.
 
@@ -200,5 +198,3 @@ def catalogue_of(store: LogStore) -> Catalogue:
 
 
 # --- what the engines' catalogues say -------------------------------------------------------------------------
-
-

@@ -123,9 +123,11 @@ class RowArchive:
         table = self.store.table
         same = [(c.name, c.encoding, c.framed) for c in manifest.table_columns]
         here = manifest.extra.get("schema", table.found_in) == table.found_in
-        return here and (manifest.database, manifest.table) == (table.database, table.name) and same == [
-            (c.name, c.encoding, c.framed) for c in table.columns
-        ]
+        return (
+            here
+            and (manifest.database, manifest.table) == (table.database, table.name)
+            and same == [(c.name, c.encoding, c.framed) for c in table.columns]
+        )
 
     def holds(self, identities: Sequence[Identity]) -> bool:
         """Whether the archives hold these rows as they are now. The rows stay locked till the transaction ends."""
@@ -216,9 +218,7 @@ class RowArchive:
             state += self.store.digest(selection)
         return state
 
-    def _manifest(
-        self, name: str, found: ReadBack, jobs: Sequence[str], window: tuple[datetime, datetime]
-    ) -> Manifest:
+    def _manifest(self, name: str, found: ReadBack, jobs: Sequence[str], window: tuple[datetime, datetime]) -> Manifest:
         table, local = self.store.table, self.now.astimezone(self.zone)
         return Manifest(
             kind=KIND, format=FORMAT, file=name, part=1, compression=self.packing.compression,

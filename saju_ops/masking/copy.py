@@ -41,5 +41,3 @@ def copier(source: DumpEngine, scratch: DumpEngine) -> Iterator[Copier]:
 
 
 # --- SQLite ------------------------------------------------------------------------------------------------------
-
-

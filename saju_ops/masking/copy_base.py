@@ -13,6 +13,8 @@ BATCH = 1_000
 BATCH_WEIGHT = 2 << 20
 Row = tuple[Any, ...]
 Change = Callable[[list[Row]], list[Row]]
+
+
 class Copier(Protocol):
     """One engine's way. Every method reads the same snapshot."""
 

@@ -34,10 +34,10 @@ _MYSQL_VIEWS = sa.text("SELECT TABLE_NAME FROM information_schema.VIEWS WHERE TA
 # With routines, which views may call.
 _FIRST = ("--no-data", "--skip-triggers", "--skip-events")
 _LAST = ("--no-data", "--no-create-info", "--skip-routines")
+
+
 class _MySQL:
-    def __init__(
-        self, source: MySQLDumps, scratch: MySQLDumps, reader: sa.Connection, writer: sa.Connection
-    ) -> None:
+    def __init__(self, source: MySQLDumps, scratch: MySQLDumps, reader: sa.Connection, writer: sa.Connection) -> None:
         self._source, self._scratch, self._reader, self._writer = source, scratch, reader, writer
         self.notes = ["events are switched off"]
         self._defined: list[bytes] = []
@@ -125,6 +125,8 @@ _BITS = {
     "tinyint": 7, "smallint": 15, "int2": 15, "smallserial": 15, "mediumint": 23, "int": 31, "integer": 31, "int4": 31,
     "serial": 31, "bigint": 63, "int8": 63, "bigserial": 63,
 }  # fmt: skip
+
+
 def _most(kind: str) -> int | None:
     bits = _BITS.get(re.split(r"[( ]", kind.lower(), maxsplit=1)[0])
     return (1 << bits) - 1 if bits else None

@@ -35,6 +35,8 @@ WHERE k.contype = 'f'"""
 _SEQUENCES = """
 SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'S'"""
+
+
 class _Postgres:
     """By COPY, as text: every type goes through unchanged."""
 

@@ -11,6 +11,8 @@ from saju_ops.masking.masker import MaskedColumn
 
 # SQLite's whole numbers have eight bytes, whatever the type is called.
 MOST_IN_SQLITE = (1 << 63) - 1
+
+
 class _SQLite:
     def __init__(self, source: SQLiteDumps, scratch: SQLiteDumps) -> None:
         self._reader = source._connect()

@@ -39,9 +39,7 @@ def hashed(texts: Iterable[str], key: bytes) -> np.ndarray[Any, Any]:
     """A 64-bit keyed hash of each text."""
     import numpy as np
 
-    each = (
-        blake2b(text.encode(errors="surrogatepass"), key=key, digest_size=HASH_BYTES).digest() for text in texts
-    )
+    each = (blake2b(text.encode(errors="surrogatepass"), key=key, digest_size=HASH_BYTES).digest() for text in texts)
     return np.frombuffer(b"".join(each), dtype=np.uint64)
 
 

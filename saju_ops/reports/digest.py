@@ -132,5 +132,3 @@ def growth(
         Point(at.astimezone(zone).date(), size, round(row_bytes * sum(n for t, n in removals if begun < t <= at)))
         for at, size in kept
     ]
-
-

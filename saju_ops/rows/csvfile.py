@@ -244,9 +244,7 @@ class ArchiveReader:
                 return
             reader = pc.open_csv(
                 pa.PythonFile(source, "r"),
-                read_options=pc.ReadOptions(
-                    block_size=self._block, column_names=self._names, use_threads=False
-                ),
+                read_options=pc.ReadOptions(block_size=self._block, column_names=self._names, use_threads=False),
                 parse_options=pc.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
                 convert_options=pc.ConvertOptions(
                     column_types=dict.fromkeys(self._names, pa.binary()),

@@ -20,6 +20,8 @@ _BOUNDS = {
     "alert_reminder_hours": (1, 720),
     "alert_run_hours": (1, 720),
 }
+
+
 def _allowed(text: str, *, default: Any, alias: str) -> Any:
     return Field(default=default, validation_alias=alias, description=text)
 

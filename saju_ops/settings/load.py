@@ -15,6 +15,8 @@ _URL_FIELDS = {
     *("DATABASE_URL", "JOBS_DATABASE_URL", "ANALYSIS_DATABASE_URL", "REPLICA_URLS", "RESTORE_DRILL_URL", "REDIS_URL"),
     "DAGSTER_WEBSERVER_URL",
 }
+
+
 def load_settings(**overrides: Any) -> Settings:
     """The settings of this process. Raises SettingsError with one sentence per wrong variable."""
     try:

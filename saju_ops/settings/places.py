@@ -117,5 +117,3 @@ def _relation(one: Place, other: Place) -> str:
     if inside and holds:
         return "is the same place as"
     return "is inside" if inside else "holds" if holds else ""
-
-

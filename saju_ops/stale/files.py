@@ -10,6 +10,8 @@ from saju_ops.stale.moments import Moment
 
 # Texts as most programs write them, without an offset: their largest is the latest.
 PLAIN_SHAPE, PLAIN_SHAPE_MICRO = "2___-__-__ __:__:__", "2___-__-__ __:__:__.______"
+
+
 class Files(NamedTuple):
     """What analysis_results holds of one job."""
 

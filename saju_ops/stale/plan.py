@@ -25,6 +25,8 @@ PART_BATCHES = 10
 ODD_NAMED = 100
 SCAN_TRIES = 3
 FINISHED = "finished"
+
+
 @dataclass(frozen=True)
 class StalePlan:
     mode: Mode = "check"
@@ -122,6 +124,8 @@ class StaleResult:
 
 
 ShouldStop = Callable[[], str | None]
+
+
 def _batches(things: Iterable[T], size: int) -> Iterator[list[T]]:
     rest = iter(things)
     while batch := list(islice(rest, size)):

@@ -454,5 +454,3 @@ def _list(values: Sequence[Any]) -> Any:
 
 def _micro(instant: datetime) -> int:
     return (instant.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-
-

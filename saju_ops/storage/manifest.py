@@ -253,6 +253,8 @@ def backups(storage: Storage, kind: Kind) -> Iterator[BackupManifest]:
 
 
 Proof = Literal["exact", "bracketed", "range"]
+
+
 @with_config(STRICT)
 class _Table(TypedDict):
     rows: Size

@@ -58,5 +58,3 @@ def _open_one(
     if uri.startswith("gdrive://"):
         return DriveStorage(uri, drive, password, seals=seals)
     return LocalStorage(Path(uri.removeprefix("file://")), password, seals=seals)
-
-

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from saju_ops.storage.open import Storage
 
 
-
 def require_outside_stores(storage: Storage, url: sa.URL | str, option: str) -> None:
     """Raises Refused where a restore would go into a SQLite file in a store of backups: there files are deleted, and
     old copies of it would be among them."""

@@ -128,9 +128,7 @@ def derived(secret: str) -> Key:
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
-def sealed(
-    content: Mapping[str, Any], name: str = "", seals: Seals = NO_SEALS, *, indent: int | None = 2
-) -> bytes:
+def sealed(content: Mapping[str, Any], name: str = "", seals: Seals = NO_SEALS, *, indent: int | None = 2) -> bytes:
     """The content as JSON, with its seals as the last entries. `name` is where it will be stored; without `indent` long
     content is written ten times as fast."""
     whole = {k: v for k, v in content.items() if k not in (SEAL, KEYED)}

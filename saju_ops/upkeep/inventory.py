@@ -16,6 +16,8 @@ from saju_ops.storage.seal import Unsealed, look, read_bounded, require_seal
 from saju_ops.upkeep.policy import OURS, Held
 
 STRAY_AGE = timedelta(days=1)
+
+
 @dataclass
 class Inventory:
     """What all stores together have of one kind."""

@@ -14,6 +14,8 @@ from saju_ops.words import counted
 
 # `app_20261001_030000.sql.gz`, and nothing that somebody put there.
 OURS = re.compile(r"(?P<label>.+)_(?P<stamp>\d{8}_\d{6})(?P<ending>\.(?:sql|tar|sqlite|db|dump|custom)\S*)?")
+
+
 @dataclass(frozen=True)
 class Policy:
     """What is kept. Days are counted back from now; days, weeks and months are those of `zone`."""

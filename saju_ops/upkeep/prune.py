@@ -215,5 +215,3 @@ def _prune_archives(
             verdict = Verdict(part.file, part.stored_bytes, day.start, True, f"older than {counted(years, 'year')}")
             result.archives.append(verdict)
             _delete(storage, [day_manifest(day, part.part), part.file], verdict, result, say)
-
-

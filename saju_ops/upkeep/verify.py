@@ -360,4 +360,3 @@ def _compare_stores(stores: Sequence[Storage], names: list[list[str]], result: V
     for store, there in zip(stores, names, strict=True):
         for name in sorted(everything - set(there)):
             result.missing.append(f"{_stranger(store, name)}, though another store has it")
-

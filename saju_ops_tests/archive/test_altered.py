@@ -291,7 +291,8 @@ def test_a_rule_that_is_made_between_two_chunks_stops_it(postgres_url: str, tmp_
     scene = archived(Scene(postgres_url, tmp_path / "backups").create_table())
     scene.run("CREATE TABLE kept (log_id bigint)")
     result = purge_with(
-        scene, f"CREATE RULE too AS ON DELETE TO {scene.name} DO ALSO INSERT INTO kept VALUES (OLD.log_id)"  # noqa: S608
+        scene,
+        f"CREATE RULE too AS ON DELETE TO {scene.name} DO ALSO INSERT INTO kept VALUES (OLD.log_id)",  # noqa: S608
     )
     require_stopped(scene, result, "the rule too was added to conversation_logs")
     assert scene.run("SELECT COUNT(*) FROM kept") == [(0,)]
@@ -300,7 +301,7 @@ def test_a_rule_that_is_made_between_two_chunks_stops_it(postgres_url: str, tmp_
 def test_a_role_whose_transactions_repeat_their_reads_sees_the_change_too(postgres_url: str, tmp_path: Path) -> None:
     scene = archived(Scene(postgres_url, tmp_path / "backups").create_table())
     database = scene.engine.url.database
-    scene.run(f'ALTER DATABASE "{database}" SET default_transaction_isolation = \'repeatable read\'')
+    scene.run(f"ALTER DATABASE \"{database}\" SET default_transaction_isolation = 'repeatable read'")
     result = purge_with(scene, f"ALTER TABLE {scene.name} ADD COLUMN note text DEFAULT 'x'")
     require_stopped(scene, result, "the column note was added")
 
@@ -327,7 +328,10 @@ def test_rows_of_a_partition_that_was_exchanged_are_compared_anew(
         f"CREATE TABLE other {columns}",
     )
     archived(scene)
-    scene.run(f"INSERT INTO other SELECT * FROM {scene.name} WHERE log_id > 20", "UPDATE other SET tokens = 9 WHERE log_id < 31")  # noqa: S608, E501
+    scene.run(
+        f"INSERT INTO other SELECT * FROM {scene.name} WHERE log_id > 20",
+        "UPDATE other SET tokens = 9 WHERE log_id < 31",
+    )
     result = purge_with(scene, f"ALTER TABLE {scene.name} EXCHANGE PARTITION b WITH TABLE other")
     assert (result.deleted, scene.ids()) == (30, list(range(21, 31)))
     assert scene.run("SELECT COUNT(*) FROM other") == [(20,)]

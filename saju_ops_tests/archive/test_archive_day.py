@@ -296,7 +296,7 @@ def test_a_file_that_differs_from_the_pieces_is_no_archive(
     mysql_scene: Scene, monkeypatch: pytest.MonkeyPatch, old: bytes, new: bytes
 ) -> None:
     scene = mysql_scene
-    scene.add(9, content="가 \"나\"")
+    scene.add(9, content='가 "나"')
     original = mysql_pieces.csv_of
     monkeypatch.setattr(mysql_pieces, "csv_of", lambda text: iter([b"".join(original(text)).replace(old, new, 1)]))
     with pytest.raises(ProofFailed):

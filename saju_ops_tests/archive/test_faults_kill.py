@@ -138,9 +138,7 @@ def test_archives_killed_at_random_moments_lose_nothing_and_the_next_run_finishe
 
 
 @on_engines(ARCHIVE_POINTS, slice(0, 5, 4))
-def test_an_archive_killed_at_this_point_is_finished_by_the_next_run(
-    url: str, tmp_path: Path, point: Point
-) -> None:
+def test_an_archive_killed_at_this_point_is_finished_by_the_next_run(url: str, tmp_path: Path, point: Point) -> None:
     truth = fill(url, rows_a_day=100)
     job = Job("archive", url, str(tmp_path / "backups"), wait=3.0)
     assert dies_at(replace(job, point=point))
@@ -195,9 +193,7 @@ def test_purges_killed_at_random_moments_lose_nothing_and_the_next_run_finishes(
 
 
 @on_engines(PURGE_POINTS, slice(1, 3))
-def test_a_purge_killed_at_this_point_is_finished_by_the_next_run(
-    url: str, tmp_path: Path, point: Point
-) -> None:
+def test_a_purge_killed_at_this_point_is_finished_by_the_next_run(url: str, tmp_path: Path, point: Point) -> None:
     truth = fill(url, rows_a_day=100)
     job = Job("purge", url, str(tmp_path / "backups"), chunk_size=20, wait=3.0)
     run(replace(job, what="archive"))
@@ -239,9 +235,7 @@ def purged(url: str, folder: Path, rows_a_day: int) -> tuple[Job, Truth]:
     return job, truth
 
 
-def test_restores_killed_at_random_moments_are_completed_by_the_next_run(
-    database_url: str, tmp_path: Path
-) -> None:
+def test_restores_killed_at_random_moments_are_completed_by_the_next_run(database_url: str, tmp_path: Path) -> None:
     job, truth = purged(database_url, tmp_path / "backups", ROWS_A_DAY)
     strikes = Kills(3, run(job).seconds, seed=14)
     assert table_rows(database_url) == truth
@@ -255,9 +249,7 @@ def test_restores_killed_at_random_moments_are_completed_by_the_next_run(
 
 
 @on_engines(RESTORE_POINTS, slice(1, 2))
-def test_a_restore_killed_at_this_point_is_completed_by_the_next_run(
-    url: str, tmp_path: Path, point: Point
-) -> None:
+def test_a_restore_killed_at_this_point_is_completed_by_the_next_run(url: str, tmp_path: Path, point: Point) -> None:
     job, truth = purged(url, tmp_path / "backups", 100)
     assert dies_at(replace(job, point=point))
     assert list(temporary_folder(job).iterdir()) == []

@@ -109,9 +109,7 @@ def test_rows_of_a_check_that_is_not_valid_come_back_and_it_stays(postgres_url: 
         scene.run(f"INSERT INTO {scene.name} VALUES (9, {AT}, -1)")  # noqa: S608
 
 
-def test_who_does_not_own_the_table_is_told_what_else_brings_such_rows_back(
-    postgres_url: str, tmp_path: Path
-) -> None:
+def test_who_does_not_own_the_table_is_told_what_else_brings_such_rows_back(postgres_url: str, tmp_path: Path) -> None:
     scene = scene_of(postgres_url, tmp_path, "n int", "-1", "2")
     scene.run(f"ALTER TABLE {scene.name} ADD CONSTRAINT positive CHECK (n > 0) NOT VALID")
     before = purged(scene, 2)
@@ -356,8 +354,6 @@ def test_infinite_times_of_postgresql_are_counted(postgres_url: str, tmp_path: P
     with scene.store() as store:
         counts = store.undated(DAY.start)
     assert (counts["rows_with_infinite_created_at"], counts["rows_before_first_partition"]) == (1, 2)
-
-
 
 
 def test_the_same_of_times_without_a_zone_on_postgresql(postgres_url: str, tmp_path: Path) -> None:

@@ -27,9 +27,7 @@ def give_key(scene: Scene, key: str) -> None:
                 f" DROP PRIMARY KEY, ADD PRIMARY KEY ({key})"
             )
         case "postgresql":
-            scene.run(
-                f"ALTER TABLE conversation_logs DROP CONSTRAINT conversation_logs_pkey, ADD PRIMARY KEY ({key})"
-            )
+            scene.run(f"ALTER TABLE conversation_logs DROP CONSTRAINT conversation_logs_pkey, ADD PRIMARY KEY ({key})")
         case _:
             scene.run(
                 "ALTER TABLE conversation_logs RENAME TO old",

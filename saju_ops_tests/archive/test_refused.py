@@ -22,9 +22,7 @@ def _mysql(when: str, what: str) -> str:
 
 
 def _sqlite(how: str) -> str:
-    return (
-        f"CREATE TRIGGER spare BEFORE DELETE ON conversation_logs WHEN OLD.content = 'hold' BEGIN SELECT {how}; END"
-    )
+    return f"CREATE TRIGGER spare BEFORE DELETE ON conversation_logs WHEN OLD.content = 'hold' BEGIN SELECT {how}; END"
 
 
 SIGNAL = f"SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = '{SECRET}';"

@@ -46,9 +46,7 @@ RULES = ["NO ACTION", "RESTRICT", "CASCADE", "SET NULL"]
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("chunk_size", [1, 6, 5000])
-def test_a_thread_goes_in_one_run_and_comes_back(
-    database_url: str, rule: str, chunk_size: int, tmp_path: Path
-) -> None:
+def test_a_thread_goes_in_one_run_and_comes_back(database_url: str, rule: str, chunk_size: int, tmp_path: Path) -> None:
     if rule != "CASCADE" and chunk_size == 1:
         pytest.skip("one rule is enough for the smallest chunk") if False else None
     scene = thread_scene(database_url, tmp_path / "backups", rule)

@@ -220,9 +220,7 @@ def test_a_float_that_a_server_cannot_keep_is_the_nearest_and_counted(
     assert any(f"{plan.floats_rounded:,} floats of metadata are rounded" in s for s in plan.sentences())
 
 
-def test_what_changed_between_passes_is_followed(
-    server: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_changed_between_passes_is_followed(server: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def records(server: Any) -> None:
         model = server.get_collection("saju_knowledge")
         add(server, model, range(130, 190))
@@ -470,9 +468,7 @@ def test_chroma_makes_the_index_of_what_was_extracted_when_it_opens_it(
     assert len(list((tmp_path / "out").glob("*/data_level0.bin"))) == 1, "of the one that was asked for anything"
 
 
-def test_a_restore_makes_the_index_before_the_folder_is_in_its_place(
-    without_room: WithoutRoom, tmp_path: Path
-) -> None:
+def test_a_restore_makes_the_index_before_the_folder_is_in_its_place(without_room: WithoutRoom, tmp_path: Path) -> None:
     storage, _, shown = without_room
     target = Source(folder=tmp_path / "target")
     dry = restore_snapshot(storage, target, zone=KST, memory_mb=NO_ROOM)

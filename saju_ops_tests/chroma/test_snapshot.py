@@ -334,9 +334,7 @@ def test_what_chroma_changes_in_its_clone_is_no_difference(
 def test_the_stored_files_are_listed_as_the_folder_is(folder: Path, taken: Taken) -> None:
     storage, manifest = taken
     with storage.open(manifest.file) as stream:
-        hashes, stored = look_through(
-            stream, password=None, encrypted=False, content_bytes=manifest.content_bytes
-        )
+        hashes, stored = look_through(stream, password=None, encrypted=False, content_bytes=manifest.content_bytes)
     assert hashes.stored_sha256 == manifest.stored_sha256
     assert stored["."] == FOLDER
     assert {n for n, told in stored.items() if told != FOLDER} == {
@@ -661,8 +659,6 @@ def test_the_process_that_opens_snapshots_gets_no_secret_of_ours(monkeypatch: py
     for name in (*secrets, "ARCHIVE_PASSWORD", "CLEANUP_TRIGGER_TOKEN", "CHROMA_SERVER_AUTHN_CREDENTIALS"):
         monkeypatch.setenv(name, "s3cret-value")
     code = "import os; print(open('/proc/self/environ').read())"
-    shown = subprocess.run(
-        [sys.executable, "-c", code], env=_environment(), capture_output=True, text=True, check=True
-    )
+    shown = subprocess.run([sys.executable, "-c", code], env=_environment(), capture_output=True, text=True, check=True)
     assert "s3cret-value" not in shown.stdout
     assert "PATH=" in shown.stdout

@@ -185,9 +185,7 @@ def tar_of(build: Build) -> bytes:
 def test_a_tar_that_no_snapshot_is_gets_refused_and_nothing_is_written_elsewhere(tmp_path: Path, what: str) -> None:
     content = tar_of(HOSTILE[what])
     with pytest.raises(ProofFailed):
-        look_through(
-            io.BytesIO(gzip.compress(content)), password=None, encrypted=False, content_bytes=len(content)
-        )
+        look_through(io.BytesIO(gzip.compress(content)), password=None, encrypted=False, content_bytes=len(content))
     place = tmp_path / "place"
     place.mkdir()
     with pytest.raises(ProofFailed):
@@ -203,9 +201,7 @@ def test_a_tar_that_no_snapshot_is_gets_refused_and_nothing_is_written_elsewhere
 def test_no_more_is_unpacked_than_the_manifest_says(tmp_path: Path) -> None:
     content = tar_of(lambda tar: add(tar, "chroma_db/zeros", bytes(64 << 20)))
     with pytest.raises(ProofFailed, match="more than its manifest says"):
-        unpack(
-            io.BytesIO(gzip.compress(content)), tmp_path / "out", password=None, encrypted=False, content_bytes=4096
-        )
+        unpack(io.BytesIO(gzip.compress(content)), tmp_path / "out", password=None, encrypted=False, content_bytes=4096)
     assert (tmp_path / "out" / "zeros").stat().st_size <= 4096
 
 

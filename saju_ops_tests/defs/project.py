@@ -143,7 +143,6 @@ def plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value.value for key, value in metadata.items()}
 
 
-
 def recorded_run(
     instance: dg.DagsterInstance, job: str, status: dg.DagsterRunStatus, tags: Mapping[str, str],
     selection: frozenset[dg.AssetKey] | None = None,

@@ -349,5 +349,3 @@ def test_rows_that_the_purge_leaves_behind_are_told_and_so_is_their_end(
     look(0.3)
     scene.tick()
     assert "해결됨: 삭제할 로그가 쌓입니다" in scene.last()
-
-

@@ -100,9 +100,7 @@ def project_folder(tmp_path: Path) -> Path:
 def dagster_says(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONWARNINGS": "ignore", "DAGSTER_TELEMETRY_ENABLED": "false", **environment}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
-    return subprocess.run(
-        [console(arguments[0]), *arguments[1:]], capture_output=True, text=True, env=env, check=False
-    )
+    return subprocess.run([console(arguments[0]), *arguments[1:]], capture_output=True, text=True, env=env, check=False)
 
 
 @pytest.mark.usefixtures("project_folder")
@@ -168,11 +166,7 @@ def test_the_source_asset_names_the_table_of_the_settings(monkeypatch: pytest.Mo
 
 
 def test_every_check_says_what_it_means(definitions: dg.Definitions) -> None:
-    found = {
-        spec.name: spec
-        for asset in definitions.resolve_asset_graph().assets_defs
-        for spec in asset.check_specs
-    }
+    found = {spec.name: spec for asset in definitions.resolve_asset_graph().assets_defs for spec in asset.check_specs}
     assert set(found) >= {
         "stored_file_matches_database", "no_rows_before_first_partition", "every_due_day_is_archived",
         "created_at_is_indexed", "no_stale_jobs", "results_have_an_index",

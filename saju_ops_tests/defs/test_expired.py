@@ -29,8 +29,12 @@ class Service:
         monkeypatch.setenv("JOBS_S3_DELETE", "false")
 
     def run(self, job: str, **config: Any) -> Run:
-        result = defs().resolve_job_def(job).execute_in_process(
-            instance=self.instance, raise_on_error=False, run_config={"ops": {job: {"config": config}}}
+        result = (
+            defs()
+            .resolve_job_def(job)
+            .execute_in_process(
+                instance=self.instance, raise_on_error=False, run_config={"ops": {job: {"config": config}}}
+            )
         )
         return Run(self.instance, result.run_id)
 

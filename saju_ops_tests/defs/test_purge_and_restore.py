@@ -99,12 +99,8 @@ def test_innodb_is_said_to_give_its_space_back_only_after_optimize(
 # --- purge: its config ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("retention", "left"), [(39, 35), (40, 65), (10, 5), (36500, 65), (30, 15)]
-)
-def test_the_retention_can_be_longer_or_shorter_than_the_settings(
-    sqlite: Project, retention: int, left: int
-) -> None:
+@pytest.mark.parametrize(("retention", "left"), [(39, 35), (40, 65), (10, 5), (36500, 65), (30, 15)])
+def test_the_retention_can_be_longer_or_shorter_than_the_settings(sqlite: Project, retention: int, left: int) -> None:
     run = sqlite.purge(dry_run=False, retention_days=retention)
     assert run.succeeded, run.failure
     assert sqlite.scene.count() == left

@@ -118,7 +118,8 @@ def test_it_shows_progress(done: Demo) -> None:
 
 def test_what_it_deleted_is_what_it_archived(done: Demo) -> None:
     archived, deleted = (
-        int(re.search(label + r": (\d+) rows", done.first.stdout)[1]) for label in ("백업 수", "삭제 수")  # type: ignore[index]
+        int(re.search(label + r": (\d+) rows", done.first.stdout)[1])
+        for label in ("백업 수", "삭제 수")  # type: ignore[index]
     )
     assert archived == deleted > 10_000
     with sqlite3.connect(f"file:{done.folder}/.demo/service.db?mode=ro", uri=True) as database:

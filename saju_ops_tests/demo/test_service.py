@@ -45,10 +45,7 @@ def dump(service: DemoService) -> dict[str, list[tuple]]:
 
 
 def files(folder: Path) -> dict[str, bytes | None]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def test_it_holds_at_least_60_days_and_20000_messages(made: DemoService) -> None:
@@ -77,9 +74,7 @@ def test_log_ids_grow_with_time_and_orders_within_a_session_have_no_gap(made: De
 
 def test_the_day_has_its_peak_in_the_evening_of_seoul(made: DemoService) -> None:
     by_hour = dict(
-        query(
-            made, "SELECT strftime('%H', created_at, '+9 hours'), count(*) FROM conversation_logs GROUP BY 1"
-        )
+        query(made, "SELECT strftime('%H', created_at, '+9 hours'), count(*) FROM conversation_logs GROUP BY 1")
     )
     assert max(by_hour, key=by_hour.__getitem__) in {"20", "21", "22"}
     assert by_hour["21"] > 5 * by_hour["04"]

@@ -387,9 +387,7 @@ def broken(request: pytest.FixtureRequest) -> Iterator[tuple[str, Engine]]:
         server.execute(*(f"DROP USER IF EXISTS {user}" for user in users.values()))
 
 
-def test_broken_views_are_named_and_all_else_is_dumped_and_proven(
-    broken: tuple[str, Engine], tmp_path: Path
-) -> None:
+def test_broken_views_are_named_and_all_else_is_dumped_and_proven(broken: tuple[str, Engine], tmp_path: Path) -> None:
     url, _ = broken
     dumps = Dumps(url, tmp_path)
     result = dumps.take()
@@ -461,9 +459,7 @@ def test_a_view_that_breaks_while_it_is_dumped_is_dumped_again(
     mariadb_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the look and the program's work: the dump is spoilt, and the next one knows of it."""
-    run_sql(
-        mariadb_url, "CREATE TABLE a (id int)", "CREATE TABLE b (id int)", "CREATE VIEW v AS SELECT a.id FROM a, b"
-    )
+    run_sql(mariadb_url, "CREATE TABLE a (id int)", "CREATE TABLE b (id int)", "CREATE VIEW v AS SELECT a.id FROM a, b")
     real, looked = taking.broken_views, []
 
     def then_drop(*args: object) -> object:

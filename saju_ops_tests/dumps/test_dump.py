@@ -154,9 +154,7 @@ def test_the_drill_leaves_no_database(mysql_server: Engine, mysql_url: str, orac
     assert scratch_databases(mysql_server) == []
 
 
-def test_a_password_is_in_no_command_line_and_no_file(
-    mariadb_server: Engine, mariadb_url: str, tmp_path: Path
-) -> None:
+def test_a_password_is_in_no_command_line_and_no_file(mariadb_server: Engine, mariadb_url: str, tmp_path: Path) -> None:
     """A password with everything in it that an options file could stumble over."""
     fill(mariadb_url)
     password = "p#a\"s's\\w;o rd=%"

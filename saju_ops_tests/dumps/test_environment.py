@@ -33,7 +33,7 @@ def watched(folder: Path, names: tuple[str, ...]) -> None:
         script = folder / "bin" / name
         notes = f"{folder}/environ.{name}"
         script.write_text(
-            f"#!/bin/sh\ncat /proc/$$/environ >> {notes}\nexec {shutil.which(name)} \"$@\"\n"  # of the shell itself
+            f'#!/bin/sh\ncat /proc/$$/environ >> {notes}\nexec {shutil.which(name)} "$@"\n'  # of the shell itself
         )
         script.chmod(0o755)
 

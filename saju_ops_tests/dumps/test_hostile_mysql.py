@@ -369,4 +369,3 @@ def test_a_postgresql_dump_that_does_not_load_leaves_the_target_as_it_was(postgr
     with pytest.raises(OperatorError, match="Nothing was touched"):
         dumps.restore(replace=dumps.url.database, unproven=True)
     assert everything(dumps.url) == live
-

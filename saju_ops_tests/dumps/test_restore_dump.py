@@ -35,9 +35,7 @@ def change(url: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ["mariadb", "postgres", "sqlite"])
-def test_replacing_puts_the_old_state_back_whole(
-    engine: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_replacing_puts_the_old_state_back_whole(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     url = request.getfixturevalue(f"{engine}_url")
     fill(url)
     dumps = Dumps(url, tmp_path)

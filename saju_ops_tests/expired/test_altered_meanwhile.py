@@ -186,8 +186,7 @@ def test_a_trigger_on_sessions_that_is_made_between_two_batches_never_fires(sess
     made = [f"CREATE TRIGGER seen AFTER DELETE ON user_sessions {body}"]
     if family == "postgresql":
         made = [
-            "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS"
-            f" 'BEGIN {insert}; RETURN OLD; END'",
+            f"CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN {insert}; RETURN OLD; END'",
             "CREATE TRIGGER seen AFTER DELETE ON user_sessions FOR EACH ROW EXECUTE FUNCTION keep()",
         ]
     sessions.run("CREATE TABLE kept (a integer)")

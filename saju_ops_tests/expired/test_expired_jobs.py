@@ -433,9 +433,7 @@ def test_archives_of_before_there_was_a_key_are_one_problem_a_table_and_stop_no_
     assert result.rows_archived["payments"] == 4
 
 
-def test_an_archive_that_the_store_does_not_give_stops_no_job(
-    lite: JobScene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_archive_that_the_store_does_not_give_stops_no_job(lite: JobScene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as one in Glacier. Its rows are archived again."""
     lite.add([1])
     lite.run("CREATE TRIGGER no BEFORE DELETE ON sms_logs BEGIN SELECT RAISE(ABORT, 'kept'); END")

@@ -145,9 +145,7 @@ def test_a_ring_that_nothing_may_empty_goes_where_the_database_looks_at_the_end(
     assert ids(scene, "jobs") == ids(scene, "reports") == []
 
 
-def test_a_ring_that_the_database_will_not_let_go_stays_whole_and_the_others_go(
-    mysql_url: str, tmp_path: Path
-) -> None:
+def test_a_ring_that_the_database_will_not_let_go_stays_whole_and_the_others_go(mysql_url: str, tmp_path: Path) -> None:
     scene = JobScene(mysql_url, tmp_path / "backups")
     jobs(scene, ", latest INTEGER NOT NULL")
     build(scene, "reports (id INTEGER PRIMARY KEY, job INTEGER NOT NULL, FOREIGN KEY (job) REFERENCES jobs (id))")

@@ -288,6 +288,6 @@ def test_a_table_of_jobs_in_another_database_is_purged_there(
 
 
 def test_a_table_whose_name_holds_a_point_is_itself(lite: JobScene) -> None:
-    build(lite, "\"app.jobs\" (id INTEGER PRIMARY KEY, expires_at TIMESTAMP)")
+    build(lite, '"app.jobs" (id INTEGER PRIMARY KEY, expires_at TIMESTAMP)')
     lite.run(f"INSERT INTO \"app.jobs\" VALUES (1, '{EXPIRED}')")  # noqa: S608
     assert lite.purge(tables=JobTables("app.jobs", ())).deleted == 1

@@ -45,9 +45,7 @@ class S3Server:
                     Bucket=bucket.name, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
                 )
             if versions:
-                bucket.client.put_bucket_versioning(
-                    Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"}
-                )
+                bucket.client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"})
             yield bucket
 
 

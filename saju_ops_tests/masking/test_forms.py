@@ -343,7 +343,9 @@ def test_the_demo_is_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(service, "_write_collections", lambda path, seed, report: path.mkdir())
     for seed in (1, 2):
-        made = service.make_service(tmp_path / str(seed), now=datetime(2026, 11, 28, tzinfo=UTC), rows=10_000, seed=seed)
+        made = service.make_service(
+            tmp_path / str(seed), now=datetime(2026, 11, 28, tzinfo=UTC), rows=10_000, seed=seed
+        )
         assert masked(made.database_url, tmp_path / f"dump{seed}").proven
 
 

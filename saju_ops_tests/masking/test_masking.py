@@ -463,7 +463,8 @@ def test_another_name_of_the_log_table_has_the_same_rules(sqlite_url: str, tmp_p
 def test_every_column_of_the_services_tables_is_named_or_harmless() -> None:
     for table in TABLES.values():
         columns = [
-            MaskedColumn(table.name, c.name, "x", RULES.get(table.name, {}).get(c.name)) for c in table.columns  # type: ignore[arg-type]
+            MaskedColumn(table.name, c.name, "x", RULES.get(table.name, {}).get(c.name))
+            for c in table.columns  # type: ignore[arg-type]
         ]
         assert suspicious_columns(columns) == []
     known = {(t, c.name) for t, table in TABLES.items() for c in table.columns}

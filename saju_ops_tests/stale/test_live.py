@@ -96,9 +96,7 @@ def test_a_job_whose_row_a_worker_holds_is_left_alone_and_nobody_waits(
     assert (result.settled, result.left_moved) == (1, 1)
 
 
-def test_no_job_that_a_worker_finishes_meanwhile_is_overwritten(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_job_that_a_worker_finishes_meanwhile_is_overwritten(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("saju_ops.stale.plan.BATCH_JOBS", 10)
     for number in range(120):
         scene.job(f"j{number:03}", files=2)

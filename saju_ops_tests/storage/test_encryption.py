@@ -130,9 +130,7 @@ def test_what_is_no_encrypted_zip_is_refused(tmp_path: Path) -> None:
 
 def test_two_files_in_one_zip_are_refused() -> None:
     file = io.BytesIO()
-    with pyzipper.AESZipFile(
-        file, "w", compression=pyzipper.ZIP_DEFLATED, encryption=pyzipper.WZ_AES
-    ) as zipped:
+    with pyzipper.AESZipFile(file, "w", compression=pyzipper.ZIP_DEFLATED, encryption=pyzipper.WZ_AES) as zipped:
         zipped.setpassword(PASSWORD.encode())
         # AE-2 is what pyzipper writes for small members.
         zipped.writestr("a", b"1")

@@ -63,9 +63,7 @@ def put(storage: Any, name: str, data: bytes) -> None:
 
 
 def manifest(data: bytes = DATA) -> bytes:
-    return json.dumps(
-        {"file": FILE, "stored_sha256": sha256(data).hexdigest(), "stored_bytes": len(data)}
-    ).encode()
+    return json.dumps({"file": FILE, "stored_sha256": sha256(data).hexdigest(), "stored_bytes": len(data)}).encode()
 
 
 def back_up(storage: MirroredStorage, data: bytes = DATA) -> None:

@@ -207,9 +207,7 @@ CASES = [(p, k, m) for p in PLACES for k, m in FAULTS if m.get("code") != "BadDi
 @pytest.mark.parametrize(
     ("place", "kind", "more"), CASES, ids=[f"{p}-{k}-{m.get('code', m.get('status', ''))}" for p, k, m in CASES]
 )
-def test_a_fault_that_passes_costs_nothing(
-    bucket: Bucket, place: str, kind: Any, more: dict[str, Any]
-) -> None:
+def test_a_fault_that_passes_costs_nothing(bucket: Bucket, place: str, kind: Any, more: dict[str, Any]) -> None:
     storage = storage_at(bucket, read_seconds=0.5 if kind == "slow" else 20.0)
     method, path, data = PLACES[place]
     fault = bucket.proxy.add(kind, method, path, **more)

@@ -37,9 +37,7 @@ FINISHED = {
     " of the table's growth against what archiving removed. Reads only.",
 )
 @without_secrets
-def weekly_digest(
-    context: dg.OpExecutionContext, log_database: LogDatabase, backup_storage: BackupStorage
-) -> None:
+def weekly_digest(context: dg.OpExecutionContext, log_database: LogDatabase, backup_storage: BackupStorage) -> None:
     from saju_ops.reports.chart import growth_png
     from saju_ops.reports.digest import digest_report
 

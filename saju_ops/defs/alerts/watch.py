@@ -255,5 +255,3 @@ def _limit(run: dg.DagsterRun, default: timedelta) -> timedelta:
         return min(default, timedelta(seconds=float(tag))) if tag else default
     except (ValueError, OverflowError):
         return default
-
-

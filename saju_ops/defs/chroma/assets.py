@@ -101,9 +101,7 @@ def snapshot_asset() -> dg.AssetsDefinition:
             raise dg.Failure(str(error), allow_retries=True) from error
         tell(context.log, f"{snapshot.location}: {counted(snapshot.records, 'record')}, proven.")
         yield dg.MaterializeResult(asset_key=SNAPSHOT, metadata=snapshot_metadata(snapshot))
-        yield dg.AssetCheckResult(
-            passed=True, check_name=PROOF, asset_key=SNAPSHOT, metadata=proof_metadata(snapshot)
-        )
+        yield dg.AssetCheckResult(passed=True, check_name=PROOF, asset_key=SNAPSHOT, metadata=proof_metadata(snapshot))
         if snapshot.incomplete:
             raise dg.Failure(
                 f"This snapshot is stored and proven, but not all is well. {snapshot.incomplete}", allow_retries=False
@@ -166,9 +164,7 @@ def usage_asset() -> dg.AssetsDefinition:
         " plot. It only looks; nothing to **restore** here: see `chroma_snapshot`.",
     )
     @without_secrets
-    def chroma_usage(
-        context: dg.AssetExecutionContext, backup_storage: BackupStorage
-    ) -> dg.MaterializeResult[Any]:
+    def chroma_usage(context: dg.AssetExecutionContext, backup_storage: BackupStorage) -> dg.MaterializeResult[Any]:
         from saju_ops.chroma.usage import usage
         from saju_ops.wiring import source_of
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from saju_ops.rows.engines.open import LogStore
 
 
-
 NAMED_DAYS = 20
+
+
 def checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
     """Cheap looks at the table: what an archive of single days can't see."""
 

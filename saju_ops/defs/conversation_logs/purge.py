@@ -210,5 +210,3 @@ def purge_metadata(result: "PurgeResult") -> dict[str, Any]:
 def purge_conversation_logs_job() -> None:
     # The step bears the job's name, by which its config is addressed; a definition of that name would clash.
     purge_conversation_logs.alias("purge_conversation_logs")()
-
-

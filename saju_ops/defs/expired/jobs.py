@@ -176,9 +176,7 @@ class PurgeJobsConfig(dg.Config):
     " archived and compared first, files in S3 go before the rows' deletion is committed.",
 )
 @without_secrets
-def purge_expired_jobs(
-    context: dg.OpExecutionContext, config: PurgeJobsConfig, backup_storage: BackupStorage
-) -> None:
+def purge_expired_jobs(context: dg.OpExecutionContext, config: PurgeJobsConfig, backup_storage: BackupStorage) -> None:
     try:
         result = _purge(context, config, backup_storage)
     except OperatorError as error:

@@ -48,9 +48,7 @@ def why_not(settings: Settings) -> str | None:
     """Why there is nothing to purge here, in a sentence; None where there is a table of sessions."""
     from saju_ops.expired.batches import missing_table
 
-    return missing_table(
-        settings.database_url, settings.sessions_table, settings.database_timezone, "SESSIONS_TABLE"
-    )
+    return missing_table(settings.database_url, settings.sessions_table, settings.database_timezone, "SESSIONS_TABLE")
 
 
 class PurgeSessionsConfig(dg.Config):
@@ -120,8 +118,11 @@ def _purge(config: PurgeSessionsConfig, backup: BackupStorage) -> "SessionPurgeR
         batch_sessions=config.batch_sessions, pause_seconds=config.pause_seconds,
     )  # fmt: skip
     tables = expired_sessions.SessionTables(
-        settings.sessions_table, settings.session_purge_tables, settings.conversation_log_table,
-        settings.session_clear_columns, "session_clear_columns_text" in settings.model_fields_set,
+        settings.sessions_table,
+        settings.session_purge_tables,
+        settings.conversation_log_table,
+        settings.session_clear_columns,
+        "session_clear_columns_text" in settings.model_fields_set,
     )
     url = settings.redis_url_secret
     grace = settings.expired_session_grace_days if config.grace_days is None else config.grace_days

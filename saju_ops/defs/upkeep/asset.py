@@ -11,6 +11,8 @@ STORED = dg.AssetKey("stored_backups")
 CHECK = "every_backup_reads_back"
 OPENS = "archive_password_opens_every_backup"
 POOL = "backup_retention"
+
+
 def source_asset(settings: Settings) -> dg.AssetSpec:
     return dg.AssetSpec(
         STORED,

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from saju_ops.upkeep.prune import PruneResult
 
 
-
 class PruneConfig(dg.Config):
     dry_run: bool = Field(
         default=True,

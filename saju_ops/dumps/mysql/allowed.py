@@ -417,7 +417,7 @@ class Statements:
 
     def _shown(self, name: bytes) -> str:
         quote = name[:1]
-        return (name[1:-1].replace(quote * 2, quote) if quote in b"`\"" else name).decode(errors="replace")
+        return (name[1:-1].replace(quote * 2, quote) if quote in b'`"' else name).decode(errors="replace")
 
     def _key(self, name: bytes) -> bytes:
         shown = self._shown(name)

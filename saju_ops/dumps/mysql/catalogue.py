@@ -53,6 +53,8 @@ ELSEWHERE = sa.text(
 )
 VERSIONED = "SYSTEM VERSIONED"
 IMPLICIT_PERIOD = (("row_start", "timestamp"), ("row_end", "timestamp"))
+
+
 @dataclass(frozen=True)
 class _Table:
     name: str

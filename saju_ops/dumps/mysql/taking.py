@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from saju_ops.dumps.mysql.engine import MySQLDumps
 
 
-
 # Seconds. While FLUSH TABLES WITH READ LOCK waits for a long query, new writes wait behind it.
 LOCK_WAIT_SECONDS = 1
 # Seconds that the lock is held at most: the dump program connects and opens its snapshot in 0.05.
@@ -44,6 +43,8 @@ COMPLETED = re.compile(rb"\n-- Dump completed(?: on [^\n]*)?\n?\Z")
 BEGUN = re.compile(rb"\n-- (?:Table structure|Temporary|Dumping|Final view|Sequence)|SEQUENCE")
 TAIL = 512
 PROCESSES = "SELECT ID, USER, DB, COMMAND, STATE FROM information_schema.PROCESSLIST"
+
+
 class MySQLTaking:
     _client: Client
     tool: str
@@ -72,9 +73,7 @@ class MySQLTaking:
         self._broken = {name: unqualified(text.encode(), database).decode() for name, text in broken.items()}
         self._events = events_that_spin(look)
         if self._events:
-            self._client = replace(
-                self._client, arguments=tuple(a for a in self._client.arguments if a != "--events")
-            )
+            self._client = replace(self._client, arguments=tuple(a for a in self._client.arguments if a != "--events"))
         look.commit()
         if strategy == "bracketed":
             self._before = _snapshot(self._connection())

@@ -255,6 +255,8 @@ def restored_order(tables: Mapping[str, tuple[Sequence[str], Sequence[str]]]) ->
 # Settings that are lists of names, kept as they are written in a statement.
 LIST_SETTINGS = {"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"}
 LIST_ITEM = re.compile(r'"(?:[^"]|"")*"|[^",\s]+')
+
+
 def _rows(connection: sa.Connection, statement: str) -> list[Any]:
     return list(connection.exec_driver_sql(statement.replace("%", "%%")).all())
 
@@ -285,9 +287,7 @@ def _measured(connection: sa.Connection, table: str, order: list[str] | None) ->
     # As `::text` prints it, but by no cast that somebody made for the table's rows.
     row = f"ROW({', '.join(f'saju_row.{_identifier(c)}' for c in order)})" if order else "saju_row.*"
     hashed = f"pg_catalog.hashtextextended(pg_catalog.textin(pg_catalog.record_out({row})), 0)::pg_catalog.numeric"
-    statement = (
-        f"SELECT pg_catalog.count(*), coalesce(pg_catalog.sum({hashed}), 0) FROM ONLY {table} saju_row"
-    )
+    statement = f"SELECT pg_catalog.count(*), coalesce(pg_catalog.sum({hashed}), 0) FROM ONLY {table} saju_row"
     try:
         with connection.begin_nested():
             ((rows, total),) = _rows(connection, statement)

@@ -106,9 +106,7 @@ class Live:
 
 
 @contextmanager
-def scratch(
-    source: PostgresDumps, server: sa.URL | None, now: datetime, scratch_of: Any
-) -> Iterator[PostgresDumps]:
+def scratch(source: PostgresDumps, server: sa.URL | None, now: datetime, scratch_of: Any) -> Iterator[PostgresDumps]:
     """A database of a drill's own and the role that it is entered as. `scratch_of` makes the engine of both."""
     base, name = server or source.url, scratch_name(now)
     try:

@@ -217,9 +217,7 @@ class PostgresDumps:
         with self._engine.connect() as connection:
             return bool(connection.exec_driver_sql(IS_SUPERUSER).scalar())
 
-    def scratch(
-        self, server: sa.URL | None, now: datetime, *, own: bool = False
-    ) -> AbstractContextManager[DumpEngine]:
+    def scratch(self, server: sa.URL | None, now: datetime, *, own: bool = False) -> AbstractContextManager[DumpEngine]:
         # Always as the role that is made for it: what an account lacks there, it may be given.
         return scratch(self, server, now, _Scratch)
 

@@ -200,9 +200,7 @@ class LogStore(abc.ABC):
         Gives a function that tells whether it is still held."""
 
     @abc.abstractmethod
-    def load(
-        self, table: str, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]
-    ) -> None:
+    def load(self, table: str, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> None:
         """Adds rows. The caller's transaction decides whether they stay."""
 
     def require_writable(self, columns: Sequence[Column]) -> None:
@@ -365,10 +363,7 @@ class LogStore(abc.ABC):
         columns = self.table.key_columns
         if len(columns) == 1:
             return self.col(columns[0].name).in_([self.typed(columns[0], k[0]) for k in keys])
-        each = (
-            sa.and_(*(self.col(c.name) == self.typed(c, v) for c, v in zip(columns, k, strict=True)))
-            for k in keys
-        )
+        each = (sa.and_(*(self.col(c.name) == self.typed(c, v) for c, v in zip(columns, k, strict=True))) for k in keys)
         return sa.or_(sa.false(), *each)
 
     def ordered(self, column: Column) -> sa.ColumnElement[Any]:

@@ -13,6 +13,8 @@ from saju_ops.rows.days import Day
 from saju_ops.rows.pieces import Piece, Pieces
 
 Key = tuple[bytes, ...]
+
+
 class NoSuchTable(Refused):
     """The database has no table of that name."""
 
@@ -20,6 +22,8 @@ class NoSuchTable(Refused):
 # A batch's text stays under this many bytes, so that memory is the same for rows of 300 bytes and of 30 MB.
 BATCH_BYTES = 32 << 20
 BATCH_ROWS = 2048
+
+
 @dataclass(frozen=True)
 class Selection:
     """Rows of a day, of a range of keys (both ends included), of a list of keys, or of their intersection."""

@@ -360,8 +360,7 @@ class PostgresLogStore(LogStore):
     # --- restore -------------------------------------------------------------------------------------------
 
     def require_writable(self, columns: Sequence[Column]) -> None:
-        query = sa.text(
-            "SELECT has_any_column_privilege(:table, 'INSERT'), current_user")
+        query = sa.text("SELECT has_any_column_privilege(:table, 'INSERT'), current_user")
         table = self._quote(self.table.name)
         may, user = self.connection.execute(query, {"table": table}).one()
         self.end_read()
@@ -372,9 +371,7 @@ class PostgresLogStore(LogStore):
             )
 
     def require_creatable(self, name: str) -> None:
-        query = sa.text(
-            "SELECT current_schema(), current_user, has_schema_privilege(current_schema(), 'CREATE')"
-        )
+        query = sa.text("SELECT current_schema(), current_user, has_schema_privilege(current_schema(), 'CREATE')")
         schema, user, may = self.connection.execute(query).one()
         self.end_read()
         if not may:
@@ -474,6 +471,7 @@ def _joined(separator: Any, pieces: Sequence[Any]) -> Any:
     parts = [pieces[start : start + size] for start in range(0, len(pieces), size)]
     return _joined(separator, [_joined(separator, part) for part in parts])
 
+
 def _in_keys(values: Sequence[str], width: int) -> Iterator[Key]:
     return (tuple(v.encode() for v in values[i : i + width]) for i in range(0, len(values), width))
 
@@ -531,9 +529,7 @@ def _foreign_keys(rows: Sequence[Any], oid: int) -> tuple[tuple[ForeignKey, ...]
     children, parents = [], []
     for name, schema, table, parent_schema, parent, rule, child_oid, is_child, columns, parent_columns in rows:
         rule = DELETE_RULES.get(_str(rule), _str(rule))
-        key = ForeignKey(
-            name, table, tuple(columns), parent, tuple(parent_columns), rule, schema, parent_schema
-        )
+        key = ForeignKey(name, table, tuple(columns), parent, tuple(parent_columns), rule, schema, parent_schema)
         if is_child:
             children.append(key)
         if child_oid == oid:

@@ -49,7 +49,7 @@ class SQLiteLogStore(LogStore):
     time_types = ("text", "literal")
 
     def describe(self, table: str) -> Table:
-        rows = self._all("SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid", table)
+        rows = self._all('SELECT name, type, "notnull", pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid', table)
         rows = [r for r in rows if r[4] != 1]
         require_table(rows, table, self.url)
         key = self._key(table, rows)
@@ -396,9 +396,9 @@ class SQLiteLogStore(LogStore):
         writable = [c for c in columns if not c.generated]
         target = sa.table(table, *(sa.column(c.name) for c in writable))
         statement = str(
-            sa.insert(target).values({c.name: sa.bindparam(f"c{i}") for i, c in enumerate(writable)}).compile(
-                dialect=self.connection.dialect
-            )
+            sa.insert(target)
+            .values({c.name: sa.bindparam(f"c{i}") for i, c in enumerate(writable)})
+            .compile(dialect=self.connection.dialect)
         )
         # A row may have been written while CHECKs were ignored.
         self._all(f"PRAGMA ignore_check_constraints = {'ON' if self.takes_old_rows else 'OFF'}")
@@ -412,13 +412,13 @@ class SQLiteLogStore(LogStore):
             with self.driver() as raw:
                 raw.executemany(statement, list(zip(*cells, strict=True)))
 
-
     def _kept_as_texts(self, columns: Sequence[Column]) -> set[str]:
         """Numbers of another engine that go into a column of texts, with all their digits: SQLite would print a REAL
         with fifteen."""
         kinds = {c.name: c.type.upper() for c in self.table.columns}
         other = (c.name for c in columns if c.encoding == "number" and c.family not in ("integer", "real"))
         return {n for n in other if re.search("CHAR|CLOB|TEXT", kinds[n]) and "INT" not in kinds[n]}
+
 
 def foreign_keys(
     table: str, rows: Sequence[Sequence[Any]], columns_of: Callable[[str], dict[str, str]],

@@ -12,6 +12,8 @@ API_URL = "https://www.googleapis.com"
 CHUNK = 16 << 20
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 _URI = re.compile(r"gdrive://(?P<folder>[A-Za-z0-9_-]{5,})/?")
+
+
 @dataclass(frozen=True)
 class DriveOptions:
     # Path of a service account's key; empty means what the machine offers (Application Default Credentials).

@@ -25,6 +25,8 @@ _IN_WORDS = {
     "cannotDownloadAbusiveFile": "Drive takes the file for malware. Its owner can still download it in the browser;"
     " put it with its manifest into a local folder, and name that in BACKUP_URI.",
 }
+
+
 class _Missing(StorageError): ...
 
 

@@ -336,9 +336,7 @@ class DriveStorage:
         except StorageError:
             # In a shared drive only managers delete for good.
             with suppress(_Missing):
-                self.request(
-                    "PATCH", f"/drive/v3/files/{file_id}", what, params=ALL_DRIVES, json={"trashed": True}
-                )
+                self.request("PATCH", f"/drive/v3/files/{file_id}", what, params=ALL_DRIVES, json={"trashed": True})
 
     def complete(self, prefix: str) -> list[str]:
         return []
@@ -372,5 +370,3 @@ class _Body:
     def close(self) -> None:
         with suppress(Exception):
             self._response.close()
-
-

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from saju_ops.storage.drive.store import DriveStorage
 
 
-
 UNFINISHED = ".unfinished"
+
+
 class _DriveWriter:
     def __init__(self, storage: DriveStorage, name: str) -> None:
         self._storage, self._name = storage, name

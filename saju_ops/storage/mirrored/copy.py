@@ -13,6 +13,8 @@ from saju_ops.storage.remote import BUFFER, Written
 from saju_ops.storage.seal import read_bounded, require_seal
 
 T = TypeVar("T")
+
+
 def _sha256_and_size(stream: BinaryIO) -> tuple[str, int]:
     found, size = sha256(), 0
     while data := stream.read(BUFFER):

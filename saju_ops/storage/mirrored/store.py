@@ -366,5 +366,3 @@ class _ReadBack(io.RawIOBase):
         if not self.closed:
             self._close_stream()
         super().close()
-
-

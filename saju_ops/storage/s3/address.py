@@ -13,6 +13,8 @@ MIB = 1 << 20
 FIRST_PART = 16 * MIB
 CONNECT_SECONDS, READ_SECONDS, MAX_ATTEMPTS = 10, 60, 8
 _URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[^?#]*))?")
+
+
 @dataclass(frozen=True)
 class S3Options:
     """Empty values leave the choice to boto3: environment, profile, instance or container role."""

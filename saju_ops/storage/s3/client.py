@@ -15,6 +15,8 @@ THREADS = 3
 # Times that a part is sent again which arrived damaged, and that a conflict with another writer is waited out.
 AGAIN = 4
 MARK = "saju-ops-writer"
+
+
 @lru_cache(8)
 def _client(o: S3Options) -> Any:
     """One client for all that is opened with the same options: making one takes half a second."""
@@ -44,6 +46,8 @@ _WRONG_CREDENTIALS = (
 _REDIRECTED = (
     "AWS_REGION must be the bucket's region, and S3_ENDPOINT_URL the store's own address, with https where it has that."
 )
+
+
 def _setup(error: Any) -> str:
     name = type(error).__name__
     known = {

@@ -306,5 +306,3 @@ class _Body:
     def close(self) -> None:
         with suppress(Exception):
             self._body.close()
-
-

@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from saju_ops.storage.s3.store import S3Storage
 
 
-
 LARGEST_PART = 512 * MIB
 PARTS_OF_A_SIZE = 1_000
 # Bytes of parts that may be on their way at once.
 IN_FLIGHT = 48 * MIB
+
+
 def part_size(number: int, first: int = FIRST_PART) -> int:
     """Bytes of the part with this number, from 1."""
     return max(first, min(first << ((number - 1) // PARTS_OF_A_SIZE), LARGEST_PART))

@@ -71,6 +71,8 @@ SIZES = sa.text(
     "SELECT DATA_LENGTH + INDEX_LENGTH, DATA_FREE FROM information_schema.TABLES"
     " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
 )
+
+
 def _column(table: str, row: Any) -> Column:
     name, data_type, column_type, charset, nullable, generation = (_str(v) for v in row[:6])
     family = str(data_type).lower()

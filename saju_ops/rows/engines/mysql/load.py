@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-
 # Rows in one INSERT where LOAD DATA isn't allowed.
 ROWS_PER_INSERT = 1000
+
+
 class _Feeder(threading.Thread):
     """Writes the batches as lines for LOAD DATA into a pipe that the client library reads from.
 

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from saju_ops.rows.engines.mysql.store import MySQLLogStore
 
 
-
 # Bytes of a piece: beyond one megabyte its size makes no difference to the speed, and some copies of one are held.
 PIECE_BYTES = 1 << 20
 # Rows of the first piece, roughly; those that follow are cut by what the ones before them held, each at most four
 # times the last: what the catalogue says of a table's rows may be of last week, or nothing.
 FIRST_ROWS = 500
+
+
 class _DayInPieces(PieceRows):
     """A day by ranges of its key, each one statement: the next is under way while one is written.
 

@@ -129,8 +129,9 @@ class MySQLLogStore(LogStore):
         if self._inserts_history:
             columns = tuple(replace(c, generated=c.generated and c.name not in versioned) for c in columns)
             versioned = ()
-        self._unwritable, self._zoned = versioned, _zoned(
-            rows, columns, mariadb=bool(getattr(self.connection.dialect, "is_mariadb", False))
+        self._unwritable, self._zoned = (
+            versioned,
+            _zoned(rows, columns, mariadb=bool(getattr(self.connection.dialect, "is_mariadb", False))),
         )
         indexes = self.connection.execute(INDEXES, name).all()
         key = _key(indexes)
