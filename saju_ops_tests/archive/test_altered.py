@@ -329,7 +329,7 @@ def test_rows_of_a_partition_that_was_exchanged_are_compared_anew(
     )
     archived(scene)
     scene.run(
-        f"INSERT INTO other SELECT * FROM {scene.name} WHERE log_id > 20",
+        f"INSERT INTO other SELECT * FROM {scene.name} WHERE log_id > 20",  # noqa: S608
         "UPDATE other SET tokens = 9 WHERE log_id < 31",
     )
     result = purge_with(scene, f"ALTER TABLE {scene.name} EXCHANGE PARTITION b WITH TABLE other")
