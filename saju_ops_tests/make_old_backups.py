@@ -83,7 +83,7 @@ def command(store: Path, *words: str, folder: Path = FOLDER, **settings: str) ->
         "CHROMA_DB_PATH": str(folder / "chroma_db"), **settings,
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "saju_ops.cli.main", *words],
+        [sys.executable, "-m", "saju_ops.cli", *words],
         env=environment, cwd=folder, capture_output=True, text=True,
         check=False,
     )  # fmt: skip

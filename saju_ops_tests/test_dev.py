@@ -75,7 +75,7 @@ def test_dagster_is_started_on_loopback_where_no_env_file_lies(monkeypatch: pyte
 
 def started(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "saju_ops.cli.main", "dev", *arguments],
+        [sys.executable, "-m", "saju_ops.cli", "dev", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, env=dict(os.environ), start_new_session=True,
     )  # fmt: skip

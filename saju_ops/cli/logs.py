@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from saju_ops.cli.address import INTO_SETTING, chosen_address
-from saju_ops.cli.main import main
 from saju_ops.cli.now import chosen_day
 from saju_ops.cli.seals import accept_unsealed
 from saju_ops.settings.load import load_settings
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from saju_ops.archive.restore import RestorePlan
 
 
-@main.command("restore-logs")
+@click.command("restore-logs")
 @click.option("--from", "first", required=True, metavar="YYYY-MM-DD", help="First archived day to put back.")
 @click.option("--to", "last", required=True, metavar="YYYY-MM-DD", help="Last archived day to put back.")
 @click.option("--into-table", default=None, help="Another table; made, without foreign keys, if it isn't there.")

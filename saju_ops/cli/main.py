@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import sqlite3
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from sqlalchemy.exc import DBAPIError
@@ -19,17 +19,16 @@ from saju_ops.cli.alerts import test_alert
 from saju_ops.cli.backups import prune_command, verify_command
 from saju_ops.cli.chroma import restore_chroma
 from saju_ops.cli.dumps import restore_dump
+from saju_ops.cli.logs import restore_logs
 from saju_ops.cli.now import archive_command, dump_command, purge_command, snapshot_command
 from saju_ops.cli.seals import seal_command
+from saju_ops.cli.service import demo, dev, status
 from saju_ops.cli.stale import reconcile_stale_jobs
 from saju_ops.cli.trigger import serve_trigger
 from saju_ops.database.connect import error_text
 from saju_ops.errors import OperatorError
 from saju_ops.logins import hide_logins
 from saju_ops.settings.settings import SettingsError
-
-if TYPE_CHECKING:
-    pass
 
 
 def _print_without_logins(kind: type[BaseException], error: BaseException, trace: Any) -> None:
@@ -76,17 +75,22 @@ def main() -> None:
     """Archives, backups and restores of the chatbot's data, without Dagster."""
 
 
-main.add_command(serve_trigger)
-main.add_command(test_alert)
-main.add_command(reconcile_stale_jobs)
-for command in (dump_command, snapshot_command, archive_command, purge_command):
+for command in (
+    demo,
+    dev,
+    status,
+    dump_command,
+    snapshot_command,
+    archive_command,
+    purge_command,
+    verify_command,
+    prune_command,
+    seal_command,
+    restore_logs,
+    restore_dump,
+    restore_chroma,
+    reconcile_stale_jobs,
+    serve_trigger,
+    test_alert,
+):
     main.add_command(command)
-main.add_command(restore_dump)
-main.add_command(restore_chroma)
-main.add_command(verify_command)
-main.add_command(prune_command)
-main.add_command(seal_command)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import click
 
-from saju_ops.cli.main import main
 
-
-@main.command()
+@click.command()
 @click.option("--folder", default=".demo", show_default=True, help="Where the demo lives; made if it isn't there.")
 @click.option("--ui", is_flag=True, help="Open the Dagster UI on the demo, on 127.0.0.1:3000, after it ran.")
 def demo(folder: str, ui: bool) -> None:
@@ -26,7 +24,7 @@ def demo(folder: str, ui: bool) -> None:
         open_ui(Path(folder))
 
 
-@main.command()
+@click.command()
 @click.option("--port", default=3000, show_default=True, help="The UI's port on 127.0.0.1.")
 def dev(port: int) -> None:
     """Starts the Dagster UI and daemon, with their history in .dagster_home."""
@@ -35,7 +33,7 @@ def dev(port: int) -> None:
     start_dev(Path(".dagster_home"), port)
 
 
-@main.command()
+@click.command()
 def status() -> None:
     """Says for each setting, database and folder whether it is usable, and why not."""
     from saju_ops.cli.status_report import report

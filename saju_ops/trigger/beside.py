@@ -48,7 +48,7 @@ class DagsterBeside:
         require_free("127.0.0.1", self.port, "DAGSTER_WEBSERVER_URL")
         environment = {k: v for k, v in os.environ.items() if k not in ("CLEANUP_TRIGGER_TOKEN", "PORT")}
         self.process = process = subprocess.Popen(
-            [sys.executable, "-m", "saju_ops.cli.main", "dev", "--port", str(self.port)],
+            [sys.executable, "-m", "saju_ops.cli", "dev", "--port", str(self.port)],
             env=environment, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         threading.Thread(target=_watch, args=(process, ended), daemon=True).start()

@@ -150,7 +150,7 @@ def test_a_purge_stops_at_the_end_of_a_chunk_when_it_is_told_to(sqlite: Project,
         # It waits for this lock, so that the signal comes while it works.
         connection.execute("BEGIN IMMEDIATE")
         process = subprocess.Popen(
-            [sys.executable, "-m", "saju_ops.cli.main", "purge", "--apply"],
+            [sys.executable, "-m", "saju_ops.cli", "purge", "--apply"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, env=dict(os.environ),
         )  # fmt: skip

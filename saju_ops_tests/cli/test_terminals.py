@@ -17,7 +17,7 @@ def run(*arguments: str, encoding: str, url: str, folder: Path) -> tuple[int, st
         "PATH": os.environ["PATH"], "DATABASE_URL": url, "PYTHONIOENCODING": encoding, "LANG": "C", "PYTHONUTF8": "0",
         "SLACK_CHANNEL": "운영-알림", "HOME": str(folder),
     }  # fmt: skip
-    command = [sys.executable, "-m", "saju_ops.cli.main", *arguments]
+    command = [sys.executable, "-m", "saju_ops.cli", *arguments]
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, check=False, timeout=120)
     return done.returncode, (done.stdout + done.stderr).decode(encoding, "replace")
 
