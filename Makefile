@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export PYTHONWARNINGS ?= ignore::UserWarning
 
-.PHONY: install demo test dev lint bench
+.PHONY: install demo test test-long dev lint bench coverage
 install: $(READY)
 
 # Built beside and stamped last, so that an interrupted installation is done again.
@@ -19,9 +19,20 @@ $(READY): pyproject.toml constraints.txt
 demo: install
 	@$(BIN)/saju-ops demo
 
+# Every behaviour once.
 test: install
 	@$(BIN)/python -m saju_ops_tests.engines install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not long"
+
+# What repeats or waits: kills at every step, storms of calls, hostile inputs in number, full-size data.
+test-long: install
+	@$(BIN)/python -m saju_ops_tests.engines install
+	$(BIN)/python -m pytest -m long
+
+# Branches of the domain packages that no test of both runs takes.
+coverage: install
+	@$(BIN)/python -m saju_ops_tests.engines install
+	$(BIN)/python -m pytest --cov=saju_ops --cov-branch --cov-report=term:skip-covered
 
 # The UI and the daemon on 127.0.0.1:3000. History lives in .dagster_home and survives restarts.
 dev: install

@@ -52,7 +52,7 @@ def test_no_message_counts_one_thing_in_the_plural() -> None:
 
 def is_korean(path: Path) -> bool:
     """Reports for operators, whose labels are the specification's, and SQL."""
-    return "alerts" in path.parts or "schema" in path.parts or path.name == "sealed.py"
+    return bool({"alerts", "reports", "schema"} & {*path.parts}) or path.name == "seal.py"
 
 
 def test_numbers_agree_with_their_nouns() -> None:

@@ -417,7 +417,7 @@ def archived_rows(folder: Path) -> dict[int, list[dict[str, str]]]:
     return found
 
 
-@pytest.mark.kill
+@pytest.mark.long
 def test_whatever_is_altered_at_random_moments_no_row_goes_that_no_archive_holds(scene: Scene) -> None:
     """Archive and purge again and again: what is gone stands in an archive with every value that it had."""
     scene.add(400, first=100)

@@ -350,7 +350,7 @@ def own_mysql(tmp_path: Path) -> Iterator[OwnMySQL]:
     server.close()
 
 
-@pytest.mark.kill
+@pytest.mark.long
 def test_a_purge_whose_server_is_killed_loses_nothing(own_mysql: OwnMySQL, tmp_path: Path) -> None:
     """SIGKILL of the server between two chunks, inside a transaction and during an archive; then it is back."""
     own_mysql.engine.create_database("logs")
@@ -375,7 +375,7 @@ def test_a_purge_whose_server_is_killed_loses_nothing(own_mysql: OwnMySQL, tmp_p
     require_finished_by_the_next(job, truth)
 
 
-@pytest.mark.kill
+@pytest.mark.long
 def test_a_purge_whose_postgres_backend_is_killed_loses_nothing(
     postgres_server: Engine, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,7 @@ from saju_ops_tests.archive.fault_worker import (
 )
 from saju_ops_tests.engines import Engine
 
-pytestmark = pytest.mark.kill
+pytestmark = pytest.mark.long
 
 ARCHIVE, PURGE, RESTORE = (f"saju_ops.archive.{name}" for name in ("archive", "purge", "restore"))
 LOCAL, STORE = "saju_ops.storage.local", "saju_ops.rows.engines.base"

@@ -34,7 +34,7 @@ SECONDS = {"mysql": 4.0, "mariadb": 2.0, "postgres": 2.0, "sqlite": 2.0}
 LONGEST_WAIT = 5.0
 
 
-@pytest.mark.kill
+@pytest.mark.long
 def test_late_rows_and_changes_during_archive_and_purge_are_never_lost(
     database_url: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -783,7 +783,7 @@ def test_a_replica_of_which_nothing_may_be_seen_can_not_be_asked(
 
 def test_the_slowest_replica_counts(mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lags = {"one": 0.0, "two": 90.0, "three": 1.0}
-    monkeypatch.setattr("saju_ops.rows.engines.mysql.store._lag_of", lambda url: lags[url.host])
+    monkeypatch.setattr("saju_ops.rows.engines.mysql.store.lag_of", lambda url: lags[url.host])
     scene = Scene(mysql_url, tmp_path / "backups").create_table()
     with scene.store() as store:
         assert store.replica_lag([sa.make_url(f"mysql://{host}") for host in lags]) == 90.0

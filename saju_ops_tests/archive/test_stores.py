@@ -147,7 +147,7 @@ def test_rot_in_the_store_is_found_before_anything_is_deleted(sqlite_url: str, t
 KILLED = """
 import os, signal, sys
 from saju_ops.archive.day import _Task
-from saju_ops.storage.open import s3
+from saju_ops.storage.s3 import writer as s3
 from saju_ops_tests.archive.test_stores import archive_once
 target = {"part": (s3._S3Writer, "_part"), "finish": (s3._S3Writer, "_put"), "read": (s3._S3Writer, "read_back"),
           "commit": (s3._S3Writer, "commit"), "manifest": (_Task, "_write_manifest")}[sys.argv[1]]
@@ -168,7 +168,7 @@ def archive_once(url: str, uri: str, endpoint: str) -> None:
     scene.archive()
 
 
-@pytest.mark.kill
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("at", "when"),
     [
@@ -235,7 +235,7 @@ def test_with_one_store_down_the_run_fails_nothing_is_purged_and_the_next_run_co
 
 KILLED_BETWEEN = """
 import os, signal, sys
-from saju_ops.storage.open import local
+from saju_ops.storage import local
 from saju_ops_tests.archive.test_stores import archive_once
 commit = local._LocalWriter.commit
 def dies(self):
@@ -247,7 +247,7 @@ archive_once(*sys.argv[1:])
 """
 
 
-@pytest.mark.kill
+@pytest.mark.long
 def test_a_run_killed_when_one_of_two_stores_had_the_file_is_finished_in_both(sqlite_url: str, tmp_path: Path) -> None:
     scene = Scene(sqlite_url, tmp_path / "unused").create_table()
     scene.add(100)

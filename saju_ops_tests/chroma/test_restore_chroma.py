@@ -224,7 +224,7 @@ restore_snapshot(open_storage(sys.argv[1]), Source(folder=Path(sys.argv[2])), re
 """
 
 
-@pytest.mark.kill
+@pytest.mark.long
 def test_killed_at_any_moment_nothing_is_lost_and_launching_again_restores(
     taken: Any, storage: LocalStorage, wanted: Everything, tmp_path: Path
 ) -> None:

@@ -584,7 +584,7 @@ def assert_scratch_is_cleaned(scratch: Path) -> None:
     assert scratch_left(scratch) == []
 
 
-@pytest.mark.kill
+@pytest.mark.long
 def test_killed_at_any_moment_it_leaves_no_half_snapshot_and_the_next_run_cleans_up(
     folder: Path, storage: LocalStorage, own_scratch: Path
 ) -> None:
@@ -595,7 +595,7 @@ def test_killed_at_any_moment_it_leaves_no_half_snapshot_and_the_next_run_cleans
     assert_same(held_in(folder), before)
 
 
-@pytest.mark.kill
+@pytest.mark.long
 def test_killed_while_a_server_is_read_neither_a_half_snapshot_nor_the_folder_of_it_is_left(
     folder: Path, storage: LocalStorage, own_scratch: Path, tmp_path: Path
 ) -> None:

@@ -56,7 +56,7 @@ def times_told(fake: FakeSlack, runs: list[str]) -> Counter[int]:
     return Counter(text.count(f"run {run[:8]}") for run in runs)
 
 
-@pytest.mark.kill
+@pytest.mark.long
 def test_two_hundred_runs_are_told_once_though_slack_was_down_and_the_sensor_was_killed_twice(
     tmp_path: Path, fake: FakeSlack
 ) -> None:
@@ -97,7 +97,7 @@ def test_two_hundred_runs_are_told_once_though_slack_was_down_and_the_sensor_was
     assert len(fake.messages) < 60
 
 
-@pytest.mark.kill
+@pytest.mark.long
 def test_kills_at_any_moment_lose_nothing_and_repeat_only_what_was_on_its_way(tmp_path: Path, fake: FakeSlack) -> None:
     folder = tmp_path / "instance"
     environment = {
@@ -124,7 +124,7 @@ def test_kills_at_any_moment_lose_nothing_and_repeat_only_what_was_on_its_way(tm
     assert sum((times - 1) * count for times, count in told.items()) <= 2, told
 
 
-@pytest.mark.kill
+@pytest.mark.long
 def test_a_real_daemon_that_is_killed_twice_tells_every_run_once(
     tmp_path: Path, fake: FakeSlack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -283,7 +283,7 @@ make_service(Path(sys.argv[1]), now=datetime.fromisoformat(sys.argv[3]), days=12
 """
 
 
-@pytest.mark.kill
+@pytest.mark.long
 @pytest.mark.usefixtures("few_vectors")
 @pytest.mark.parametrize("stage", ["messages", "database rows", "vectors"])
 @pytest.mark.parametrize("stood_there", [False, True])

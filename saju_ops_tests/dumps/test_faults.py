@@ -312,7 +312,7 @@ def test_a_killed_dump_program_leaves_nothing(mariadb_url: str, tmp_path: Path) 
     assert dumps.files() == []
 
 
-@pytest.mark.kill
+@pytest.mark.long
 def test_a_killed_run_leaves_no_backup_and_the_next_one_cleans_up(
     mariadb_url: str, mariadb_server: Engine, tmp_path: Path
 ) -> None:

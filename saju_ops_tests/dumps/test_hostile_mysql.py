@@ -220,7 +220,7 @@ def test_the_user_of_a_killed_drill_is_dropped_by_a_later_one(scene: tuple[Engin
     server, dumps, _ = scene
     code = (
         "import sys, time; from datetime import datetime, UTC; import sqlalchemy as sa;"
-        "from saju_ops.dumps.engine import ForeignToDumps, open_engine\n"
+        "from saju_ops.dumps.open import open_engine\n"
         "with open_engine(sa.make_url(sys.argv[1])).scratch(None, datetime.now(UTC)) as s:\n"
         "    print(s.url.username, flush=True); time.sleep(60)"
     )

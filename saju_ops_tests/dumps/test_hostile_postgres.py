@@ -220,7 +220,7 @@ def test_the_drills_role_owns_the_scratch_database_and_has_no_other_right(
 def test_what_a_killed_drill_left_is_dropped_by_a_later_one(postgres_server: Engine, postgres_url: str) -> None:
     script = (
         "import os, signal, sqlalchemy as sa\nfrom datetime import UTC, datetime\n"
-        "from saju_ops.dumps.engine import open_engine\n"
+        "from saju_ops.dumps.open import open_engine\n"
         f"with open_engine(sa.make_url({postgres_url!r})).scratch(None, datetime.now(UTC)):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )

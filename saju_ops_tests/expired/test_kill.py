@@ -43,7 +43,7 @@ def work(url: str, folder: str, bucket: str, endpoint: str, minutes: int, begun:
     scene.purge(tables=TABLES, files=files, batch_jobs=3, now=NOW + timedelta(minutes=minutes), wait=20.0)
 
 
-@pytest.mark.kill
+@pytest.mark.long
 def test_whatever_moment_a_run_is_killed_at(database_url: str, tmp_path: Path, files: Files) -> None:
     scene = JobScene(database_url, tmp_path / "backups").create()
     scene.add(EXPIRED)
