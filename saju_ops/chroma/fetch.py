@@ -72,7 +72,7 @@ def fetch_server(host: str, port: int, target: Path, **login: Any) -> dict[str, 
         "records_moving": moving,
         "server_version": server.get_version(),
         "databases": sorted({database for database, _ in held.collections}),
-        "lists_databases": server_databases(server)[1],
+        "lists_databases": held.lists_databases,
     }
 
 
@@ -178,6 +178,8 @@ class _Held:
         self.collections: dict[Key, Any] = {}
         # Ids of collections in the folder that something was written to.
         self.begun: set[str] = set()
+        # Whether the server says which databases it has.
+        self.lists_databases = True
         self._records = ScratchDatabase(
             "CREATE TABLE held (collection TEXT, id TEXT, digest BLOB, seen INTEGER, PRIMARY KEY (collection, id))"
             " WITHOUT ROWID",
@@ -229,7 +231,8 @@ class _Pass:
     def changed(self) -> int:
         """How many records and collections differed."""
         changed, there = 0, set[Key]()
-        for tenant, database in server_databases(self._server)[0]:
+        found, self._held.lists_databases = server_databases(self._server)
+        for tenant, database in found:
             make_database(self._local, tenant, database)
             for model in models(self._server, tenant, database):
                 there.add((database, model.name))

@@ -411,7 +411,7 @@ PRELOAD = [
     # pandas, since pyarrow imports it at the first conversion of a list.
     *("numpy", "pandas", "psycopg", "pymysql", "pymysql._auth", "pyarrow.compute", "pyarrow.csv"),
     *("isal.isal_zlib", "isal.igzip", "pytest", "saju_ops.archive.purge", "saju_ops.archive.restore"),
-    *(f"saju_ops.rows.engines.open.{name}" for name in ("mysql", "postgres", "sqlite")),
+    *(f"saju_ops.rows.engines.{name}" for name in ("mysql.store", "postgres", "sqlite")),
     *("sqlalchemy.dialects.mysql.pymysql", "sqlalchemy.dialects.sqlite.pysqlite"),
     "sqlalchemy.dialects.postgresql.psycopg",
 ]

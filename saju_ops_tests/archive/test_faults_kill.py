@@ -34,7 +34,7 @@ from saju_ops_tests.engines import Engine
 
 pytestmark = pytest.mark.long
 
-ARCHIVE, PURGE, RESTORE = (f"saju_ops.archive.{name}" for name in ("archive", "purge", "restore"))
+ARCHIVE, PURGE, RESTORE = (f"saju_ops.archive.{name}" for name in ("day", "purge", "restore"))
 LOCAL, STORE = "saju_ops.storage.local", "saju_ops.rows.engines.base"
 # Killed runs per engine: many where it is cheap to ask for many, a few elsewhere to see that nothing differs.
 KILLS = {"mysql": 30, "mariadb": 3, "postgres": 3, "sqlite": 3}

@@ -506,8 +506,8 @@ def test_a_replica_that_stops_answering_stops_the_purge(scene: Scene, monkeypatc
     scene.archive()
     lags = [0.0, 0.0, 0.5, None]
     monkeypatch.setattr(LogStore, "replica_lag", lambda self, replicas: lags.pop(0))
-    for engine in ("mysql.MySQLLogStore", "postgres.PostgresLogStore"):
-        monkeypatch.setattr(f"saju_ops.rows.engines.open.{engine}.replica_lag", lambda self, replicas: lags.pop(0))
+    for engine in ("mysql.store.MySQLLogStore", "postgres.PostgresLogStore"):
+        monkeypatch.setattr(f"saju_ops.rows.engines.{engine}.replica_lag", lambda self, replicas: lags.pop(0))
     result = scene.purge(chunk_size=4, max_replica_lag_seconds=5)
     assert (result.deleted, result.stopped) == (4, "no replica can be asked for its lag any more")
 
