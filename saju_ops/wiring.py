@@ -21,7 +21,6 @@ from saju_ops.chroma.snapshot import Source
 from saju_ops.database.address import parse_database_url
 from saju_ops.dumps.restore import target_url
 from saju_ops.errors import Refused
-from saju_ops.expired.jobs import JobTables
 from saju_ops.paths import slip_in_path
 from saju_ops.settings.places import require_apart
 from saju_ops.settings.settings import Settings
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from saju_ops.alerts.mail import Email
     from saju_ops.alerts.slack import Slack
     from saju_ops.expired.job_files import JobFiles
+    from saju_ops.expired.jobs import JobTables
     from saju_ops.upkeep.verify import VerifyResult
 
 
@@ -106,6 +106,8 @@ def job_files(settings: Settings) -> JobFiles | None:
 
 
 def tables_of(settings: Settings) -> JobTables:
+    from saju_ops.expired.jobs import JobTables
+
     return JobTables(
         settings.jobs_table, settings.purge_tables, settings.purge_keep_tables, settings.purge_file_columns,
         settings.purge_links,

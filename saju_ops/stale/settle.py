@@ -9,15 +9,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from saju_ops.errors import Busy, OperatorError
+from saju_ops.stale import plan
 from saju_ops.stale import status_check as stale_holds
 from saju_ops.stale.audit import Audit, Batch, StaleJob, key_from_json, key_to_json
 from saju_ops.stale.connections import data_version
 from saju_ops.stale.files import Files
 from saju_ops.stale.judge import _judge
 from saju_ops.stale.plan import (
-    BATCH_JOBS,
     FINISHED,
-    PART_BATCHES,
     SCAN_TRIES,
     ShouldStop,
     StalePlan,
@@ -45,7 +44,7 @@ class _Settling:
         for samples in self.result.samples.values():
             stale_holds.tried(self.tables, samples)
         size = _batch_jobs(self.tables)
-        per_part = 1 if size > BATCH_JOBS else PART_BATCHES
+        per_part = 1 if size > plan.BATCH_JOBS else plan.PART_BATCHES
         for batches in _batches(_batches(self.result.jobs, size), per_part):
             if self.result.stopped == FINISHED and (why := self.should_stop()):
                 self.result.stopped = why

@@ -19,7 +19,6 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from saju_ops.chroma import check as chroma_check
 from saju_ops.chroma import vectors as chroma_vectors
 from saju_ops.chroma.check import check_folder
 from saju_ops.chroma.engine import open_folder
@@ -247,7 +246,7 @@ def test_an_index_of_few_links_that_finds_few_is_no_damage(tmp_path: Path, monke
     folder = collection_of(tmp_path / "chroma_db", rows, sync=4000, max_neighbors=3, ef_search=5, ef_construction=5)
     for memory_mb in (256, 0):
         assert check_folder(folder, None, memory_mb=memory_mb)["neighbours_share"] < 0.3
-    monkeypatch.setattr(chroma_check, "WIDER", ())
+    monkeypatch.setattr("saju_ops.chroma.comparison.WIDER", ())
     with pytest.raises(TornCopy, match=r"the index of odd finds \d+ of 200"):
         check_folder(folder, None, memory_mb=256)
 

@@ -26,7 +26,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> DemoService:
 
 @pytest.fixture
 def few_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collections, "COLLECTIONS", dict.fromkeys(collections.COLLECTIONS, 20))
+    few = dict.fromkeys(collections.COLLECTIONS, 20)
+    for module in ("collections", "rows", "service"):
+        monkeypatch.setattr(f"saju_ops.demo.{module}.COLLECTIONS", few)
 
 
 def query(service: DemoService, sql: str) -> list[tuple]:
