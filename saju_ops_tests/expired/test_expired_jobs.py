@@ -576,7 +576,7 @@ def test_a_job_that_the_server_did_not_delete_stays_whole(postgres_url: str, tmp
     result = scene.purge()
     assert [scene.whole(1), scene.whole(2)] == [True, None]
     assert (result.deleted, list(result.stayed)) == (
-        1, ["the server deleted 0 rows of jobs where 1 were found and locked"],
+        1, ["the server deleted 0 rows of jobs where 1 was found and locked"],
     )  # fmt: skip
 
 

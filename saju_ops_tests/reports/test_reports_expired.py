@@ -66,7 +66,7 @@ def test_a_reason_that_nobody_translated_is_told_as_it_is() -> None:
         ("dependents.py", "that has not expired hangs on it"),
         ("job_files.py", "S3 did not say that a file was deleted"),
         ("job_files.py", "S3 can't be used ("),
-        ("dependents.py", "were found and locked"),
+        ("dependents.py", " found and locked"),
         ("dependents.py", "in a DELETE; a trigger or rule may do so"),
         ("batches.py", "expired ones were looked at"),
         ("batches.py", "the database was locked by others"),
