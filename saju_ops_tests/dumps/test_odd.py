@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from saju_ops.dumps.engine import DumpSpoilt
 from saju_ops.dumps.mysql import engine as dump_mysql
 from saju_ops.dumps.postgres import engine as dump_postgres
 from saju_ops.errors import OperatorError
+from saju_ops.upkeep.drills import dump_drills
 from saju_ops_tests.dumps.scene import AT_THREE, Dumps, everything, oracle
 from saju_ops_tests.engines import Engine
 
@@ -200,6 +202,26 @@ def test_an_index_that_no_server_can_build_any_more_is_left_out_and_named(postgr
     with brought_back(dumps, postgres_url) as back:
         assert asked(back, "SELECT v FROM t") == [("a",)]
     assert dumps.restore(sa.make_url(postgres_url).render_as_string(hide_password=False), dry_run=True)
+
+
+def test_a_name_that_holds_a_line_end_forges_no_line(postgres_url: str, tmp_path: Path) -> None:
+    run_sql(
+        postgres_url,
+        *UPPER,
+        "CREATE TABLE t (v text)",
+        "INSERT INTO t VALUES ('a')",
+        'CREATE INDEX "x\nDone: all is well" ON t (loud(v))',
+        "CREATE OR REPLACE FUNCTION loud(v text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS"
+        " 'begin raise exception ''no''; end'",
+    )
+    dumps = Dumps(postgres_url, tmp_path)
+    taken = dumps.take()
+    with brought_back(dumps, postgres_url) as back:
+        restored = dumps.restore(back, replace=sa.make_url(back).database)
+    drilled = dump_drills(dumps.storage, [dumps.url], [], now=datetime.now(UTC))
+    for told in (taken.message, *restored.left_out, *(each.text for each in drilled)):
+        assert told.isprintable()
+        assert "x\\nDone" in told
 
 
 def test_what_a_server_takes_from_nobody_leaves_an_unproven_dump(postgres_url: str, tmp_path: Path) -> None:
