@@ -204,6 +204,21 @@ def test_an_index_that_no_server_can_build_any_more_is_left_out_and_named(postgr
     assert dumps.restore(sa.make_url(postgres_url).render_as_string(hide_password=False), dry_run=True)
 
 
+@pytest.mark.parametrize("damage", [(b"PRIMARY KEY (id)", b"PRIMARY KEY (iX)"), (b"p_pkey PRIMARY", b"p_pkey PRIMARX")])
+def test_a_key_that_was_damaged_on_the_way_is_not_left_out_as_one_that_no_server_makes(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: tuple[bytes, bytes]
+) -> None:
+    run_sql(postgres_url, "CREATE TABLE p (id int PRIMARY KEY)", "INSERT INTO p VALUES (1)")
+    taken = dump_postgres.PostgresTaking.chunks
+
+    def damaged(taking: dump_postgres.PostgresTaking) -> Iterator[bytes]:
+        yield b"".join(taken(taking)).replace(*damage)
+
+    monkeypatch.setattr(dump_postgres.PostgresTaking, "chunks", damaged)
+    result = Dumps(postgres_url, tmp_path).take()
+    assert not result.proven, result.message
+
+
 def test_a_name_that_holds_a_line_end_forges_no_line(postgres_url: str, tmp_path: Path) -> None:
     run_sql(
         postgres_url,
