@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from saju_ops.errors import OperatorError, Refused
+from saju_ops.errors import OperatorError, ProofFailed, Refused
 from saju_ops.settings.load import load_settings
 from saju_ops.settings.settings import Settings
 from saju_ops.words import counted
@@ -110,10 +110,14 @@ def archive_command(first: str | None, last: str | None) -> None:
     with open_log_store(settings.database_url, settings.conversation_log_table, settings.database_timezone) as store:
         days = _days_to_archive(settings, store, _perhaps(first, "--from", settings),
                                 _perhaps(last, "--to", settings), now)  # fmt: skip
+        stopped, problem = True, ""
         try:
             stopped = _archive(settings, store, days, done)
+        except ProofFailed as error:
+            problem = str(error)
+            raise
         finally:
-            note_archive(done, store.table, say=_warn)
+            note_archive(done, store.table, finished=not stopped, problem=problem, say=_warn)
             if len(done) < len(days):
                 click.echo(f"{counted(len(done), 'day')} of {len(days)} done; launch again for the others.")
     cutoff = cutoff_day(now, settings.log_retention_days, settings.timezone).date

@@ -19,8 +19,9 @@ import sqlalchemy as sa
 from saju_ops.errors import Refused
 
 Ask = Callable[[], Hashable]
-# Seconds after which a second connection counts as waiting for a session, since all of them are taken.
-PATIENCE = 2.0
+# Seconds after which a second connection counts as waiting for a session, since all of them are taken; and for which it
+# goes on waiting when it is asked again.
+PATIENCE, MOMENT = 2.0, 0.2
 # A pooler gives the session that was used last, or the one that was not used for the longest time.
 ROUNDS = 2
 
@@ -29,10 +30,15 @@ def is_shared(one: Ask, other: Ask) -> bool:
     """Each asks on a connection of its own which session it has; `other` says None where it gets none in time.
 
     Where the two differ all the time, each has a session of its own. A connection that gets none while the
-    first is answered at once waits in a queue for sessions of which the first holds one."""
+    first is answered at once waits in a queue for sessions of which the first holds one. Where the first had to wait,
+    too, it was for others' transactions, and whoever waits longer has an answer by then."""
     first, second = one(), other()
     if second is None:
-        return one() != first
+        began = time.monotonic()
+        again, waited = one(), time.monotonic() - began
+        second = other()
+        if second is None or again != first:
+            return again != first or waited >= PATIENCE
     if second == first:
         return True
     return any(other() != second or one() != first for _ in range(ROUNDS))
@@ -48,7 +54,7 @@ def require_own_postgres_session(connection: Any, another: Callable[[], Any], wh
     """Raises Refused. `connection` is psycopg's, in autocommit; `another()` opens one to the same place."""
     with closing(another()) as second:
         second.autocommit = True
-        if not is_shared(lambda: _session(connection), lambda: _session_in_time(second)):
+        if not is_shared(lambda: _session(connection), _SessionInTime(second)):
             return
     raise Refused(
         f"{where} is reached through a pooler (such as PgBouncer) in transaction or statement mode: several connections"
@@ -62,21 +68,28 @@ def _session(connection: Any) -> int:
     return int(connection.execute("SELECT pg_backend_pid()").fetchone()[0])
 
 
-def _session_in_time(connection: Any) -> int | None:
-    """As above; None after PATIENCE seconds, and then the connection is of no use any more."""
-    pg = connection.pgconn
-    pg.send_query(b"SELECT pg_backend_pid()")
-    poll, end = select.poll(), time.monotonic() + PATIENCE
-    poll.register(pg.socket, select.POLLIN)
-    while pg.is_busy():
-        left = end - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
-            return None
-        pg.consume_input()
-    found = None
-    while result := pg.get_result():
-        found = found or result.get_value(0, 0)
-    return int(found) if found else None
+class _SessionInTime:
+    """As above; None after PATIENCE seconds. Asked again then, it waits for the same answer."""
+
+    def __init__(self, connection: Any) -> None:
+        self._pg, self._waits = connection.pgconn, False
+
+    def __call__(self) -> int | None:
+        pg, end = self._pg, time.monotonic() + (MOMENT if self._waits else PATIENCE)
+        if not self._waits:
+            pg.send_query(b"SELECT pg_backend_pid()")
+        self._waits = True
+        poll = select.poll()
+        poll.register(pg.socket, select.POLLIN)
+        while pg.is_busy():
+            left = end - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                return None
+            pg.consume_input()
+        self._waits, found = False, None
+        while result := pg.get_result():
+            found = found or result.get_value(0, 0)
+        return int(found) if found else None
 
 
 def require_own_mysql_session(connection: Any, another: Callable[[], Any], where: str) -> None:

@@ -60,7 +60,11 @@ def note_snapshot(snapshot: Snapshot, *, say: Say) -> None:
     _note(events, say)
 
 
-def note_archive(done: Sequence[DayResult], table: Table, *, say: Say) -> None:
+def note_archive(
+    done: Sequence[DayResult], table: Table, *, finished: bool, problem: str = "", say: Say
+) -> None:  # fmt: skip
+    """`problem`: what could not be proven. Days that were not come to say nothing of the proof."""
+
     def events() -> Iterable[Any]:
         from saju_ops.defs.conversation_logs import asset as logs
 
@@ -70,9 +74,11 @@ def note_archive(done: Sequence[DayResult], table: Table, *, say: Say) -> None:
             yield _made(logs.ARCHIVE, logs.day_metadata(result, table, schema, rows), str(result.day))
         totals = {"days": len(done), "rows_in_file": sum(r.rows for r in done),
                   "rows_written": sum(r.rows_written for r in done)}  # fmt: skip
-        yield _checked(logs.ARCHIVE, logs.PROOF, True, totals)
+        if finished or problem:
+            why = {"error": problem} if problem else {}
+            yield _checked(logs.ARCHIVE, logs.PROOF, not problem, {**totals, **why})
 
-    if done:
+    if done or problem:
         _note(events, say)
 
 

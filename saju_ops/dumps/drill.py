@@ -22,7 +22,7 @@ from saju_ops.dumps.engine import DrillNotPossible, DumpEngine, ForeignToDumps
 from saju_ops.dumps.open import open_engine
 from saju_ops.dumps.pack import Packed, unpacked
 from saju_ops.dumps.programs import ProgramFailed, ProgramMissing
-from saju_ops.errors import ProofFailed
+from saju_ops.errors import ProofFailed, shown
 from saju_ops.storage.manifest import BackupManifest
 from saju_ops.storage.open import Storage
 
@@ -142,7 +142,8 @@ def _restored(
         return Drill(why_not=f"The scratch database could not be used ({error_text(error)}).")
     return Drill(
         differences=differences(contents, found), where=redacted(scratch.url), tables=len(found.tables),
-        rows=found.rows, definitions_compared=contents.dialect == found.dialect, left_out=left_out,
+        rows=found.rows, definitions_compared=contents.dialect == found.dialect,
+        left_out=[shown(what) for what in left_out],
     )  # fmt: skip
 
 

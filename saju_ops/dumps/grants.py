@@ -62,8 +62,9 @@ def to_dump(url: sa.URL) -> str:
 def to_restore(url: sa.URL, definitions: Iterable[str]) -> str:
     """The statements by which the address's user may restore a dump into its database, also one that isn't there.
     `definitions`: what the dump holds, each with its kind before its name."""
-    kinds = {name.partition(" ")[0] for name in definitions if name != "extension plpgsql"}
-    return _asked(url, lambda url: _mysql_to_restore(url, kinds), lambda url: _postgres_to_restore(url, kinds))
+    names = [name for name in definitions if name != "extension plpgsql"]
+    kinds = {name.partition(" ")[0] for name in names}
+    return _asked(url, lambda url: _mysql_to_restore(url, kinds), lambda url: _postgres_to_restore(url, kinds, names))
 
 
 def about_definers(url: sa.URL, definitions: Iterable[str]) -> str:
@@ -143,7 +144,7 @@ def _postgres_to_dump(url: sa.URL) -> str:
     return " ".join(wanted).replace("%%", "%")
 
 
-def _postgres_to_restore(url: sa.URL, kinds: set[str]) -> str:
+def _postgres_to_restore(url: sa.URL, kinds: set[str], names: list[str]) -> str:
     try:
         with connect(url).connect() as connection:
             quote = connection.dialect.identifier_preparer.quote_identifier
@@ -156,7 +157,7 @@ def _postgres_to_restore(url: sa.URL, kinds: set[str]) -> str:
     to, wanted = quote(str(user)), []
     if not in_database and kinds & {"schema", "extension"}:
         wanted.append(f"GRANT CREATE ON DATABASE {quote(str(database))} TO {to};")
-    if not in_public:
+    if not in_public and any(" public." in name for name in names):
         wanted.append(f"GRANT CREATE ON SCHEMA public TO {to};")
     return " ".join(wanted).replace("%%", "%")
 

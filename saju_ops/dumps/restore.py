@@ -329,14 +329,15 @@ def _restore(
     say(f"Restoring into {result.target}.")
     source = _dumped_as(manifest)
     try:
-        result.left_out = target.load(_content(storage, manifest), source, drill=False)
+        left_out = target.load(_content(storage, manifest), source, drill=False)
     except ProgramFailed as error:
         raise OperatorError(
             f"The restore into {result.target} broke off: {error} The target holds a part or nothing"
             f"{', and what was in it before is gone' if result.target_objects > 0 else ''}; the dump is as it was. When"
             f" the cause is gone, start again with --replace {result.target_database}."
         ) from None
-    result.left_out += _other_defaults(manifest, target)
+    # Names in a dump are whatever who wrote it made them.
+    result.left_out = [*map(printable, left_out), *_other_defaults(manifest, target)]
     if (contents := Contents.from_json(manifest.contents)).broken_views:
         result.left_out.append(_broken(contents))
     say("Comparing the target with the manifest.")

@@ -65,11 +65,14 @@ def _text(path: Path) -> str:
 
 def _require_readable(path: Path, bindings: list[Binding], known: Collection[str]) -> None:
     found: dict[str, tuple[int, str]] = {}
-    names = {each.key for each in bindings}
+    # Set so far: what comes later, python-dotenv takes for empty.
+    names: set[str | None] = set()
     for each in bindings:
         line = each.original.line + _line_at(_blank_before(each.original.string)) - 1
         if why := _why_unreadable(each, names, known):
             raise SettingsError(f"{_named(path)}, line {line}: {why}.")
+        if each.value is not None:
+            names.add(each.key)
         if each.key is not None and each.key in known and each.value is not None:
             first, value = found.setdefault(each.key, (line, each.value))
             if value != each.value:
@@ -100,7 +103,7 @@ def _why_unreadable(binding: Binding, names: Collection[str | None], known: Coll
     if _LINE_END.search(value):
         return f"the value of {key} has a line end in it; close its quote on the same line"
     unset = next(_unset(value, names), None)
-    return f"{key} refers to ${{{unset}}}, which is not set; set it, or write the value itself" if unset else ""
+    return f"{key} refers to ${{{unset}}}, which is not set; set it above, or write the value itself" if unset else ""
 
 
 def _unset(value: str, names: Collection[str | None]) -> Iterator[str]:

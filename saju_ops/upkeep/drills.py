@@ -214,6 +214,8 @@ def _dump_drill(
     if not found.proven:
         return Drill(name, False, found.foreign or found.refused, found.why_not, seconds=seconds)
     back = f"{counted(found.tables, 'table')} and {counted(found.rows, 'row')} came back."
+    if found.otherwise:
+        back += f" Some of it otherwise: {'; '.join(found.otherwise)}."
     return Drill(name, True, True, back, found.rows, seconds)
 
 

@@ -188,6 +188,18 @@ def test_the_next_schedule_does_not_ask_again_for_what_a_command_archived(sqlite
         assert latest_check(instance, ARCHIVE, PROOF) is AssetCheckExecutionRecordStatus.SUCCEEDED
 
 
+def test_an_archive_that_is_not_proven_is_noted_as_that(sqlite: Project, history: Path) -> None:
+    assert saju_ops("archive").exit_code == 0
+    data = sqlite.scene.data_file(ago(40))
+    data.chmod(0o600)
+    data.write_bytes(data.read_bytes()[:-3])
+    said = saju_ops("archive")
+    assert (said.exit_code, f"{data} is damaged" in said.stderr) == (1, True), said.output
+    with dg.DagsterInstance.get() as instance:
+        # The day before it, which is well, doesn't outweigh it.
+        assert latest_check(instance, ARCHIVE, PROOF) is AssetCheckExecutionRecordStatus.FAILED
+
+
 def latest_check(instance: dg.DagsterInstance, asset: dg.AssetKey, name: str) -> Any:
     key = dg.AssetCheckKey(asset, name)
     return instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key].status

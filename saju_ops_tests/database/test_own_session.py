@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,36 @@ def test_a_pooler_that_shares_sessions_is_refused_before_anything_is_set(
         with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as service:
             held = service.execute("SHOW lock_timeout").fetchone()
         assert held == ("0",), "what we set holds for the service"
+
+
+def test_a_busy_pooler_that_shares_sessions_is_refused(
+    postgres_server: Engine, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service's transactions take longer than our patience: none of our connections gets a session at once."""
+    monkeypatch.setattr("saju_ops.database.own_session.PATIENCE", 0.3)
+    with pool(postgres_server, postgres_url, "transaction", default_pool_size="1") as url, busy(url):
+        with pytest.raises(Refused, match="transaction or statement mode"):
+            one(url, "SELECT 1")
+
+
+@contextmanager
+def busy(url: str) -> Iterator[None]:
+    over = threading.Event()
+
+    def serve() -> None:
+        with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as service:
+            while not over.is_set():
+                with service.transaction():
+                    service.execute("SELECT pg_sleep(0.6)")
+
+    with ThreadPoolExecutor(2) as threads:
+        served = [threads.submit(serve) for _ in range(2)]
+        try:
+            yield
+        finally:
+            over.set()
+    for each in served:
+        each.result()
 
 
 def test_a_purge_through_a_pooler_in_transaction_mode_deletes_nothing(

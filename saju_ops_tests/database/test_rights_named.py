@@ -157,3 +157,20 @@ def test_a_dumps_restore_on_postgresql_names_what_it_lacks_in_its_dry_run(
         run_sql(postgres_server.database_url(target), f"DROP OWNED BY {name}")
     finally:
         postgres_server.drop_database(target)
+
+
+def test_a_dump_of_other_schemas_needs_no_right_on_public(
+    postgres_server: Engine, postgres_url: str, tmp_path: Path, role: tuple[str, str]
+) -> None:
+    run_sql(postgres_url, "CREATE SCHEMA app", "CREATE TABLE app.notes (id int PRIMARY KEY)")
+    dumps, (name, url) = Dumps(postgres_url, tmp_path), role
+    dumps.take()
+    target = f"into_{secrets.token_hex(4)}"
+    postgres_server.create_database(target)
+    try:
+        run_sql(postgres_server.database_url(target), f'GRANT CREATE ON DATABASE "{target}" TO "{name}"')
+        into = sa.make_url(url).set(database=target).render_as_string(hide_password=False)
+        assert dumps.restore(into=into).tables == 1
+        run_sql(postgres_server.database_url(target), f"DROP OWNED BY {name}")
+    finally:
+        postgres_server.drop_database(target)

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from saju_ops.dumps.engine import DumpSpoilt
 from saju_ops.dumps.mysql import engine as dump_mysql
 from saju_ops.dumps.postgres import engine as dump_postgres
 from saju_ops.errors import OperatorError
+from saju_ops.upkeep.drills import dump_drills
 from saju_ops_tests.dumps.scene import AT_THREE, Dumps, everything, oracle
 from saju_ops_tests.engines import Engine
 
@@ -202,6 +204,41 @@ def test_an_index_that_no_server_can_build_any_more_is_left_out_and_named(postgr
     assert dumps.restore(sa.make_url(postgres_url).render_as_string(hide_password=False), dry_run=True)
 
 
+@pytest.mark.parametrize("damage", [(b"PRIMARY KEY (id)", b"PRIMARY KEY (iX)"), (b"p_pkey PRIMARY", b"p_pkey PRIMARX")])
+def test_a_key_that_was_damaged_on_the_way_is_not_left_out_as_one_that_no_server_makes(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: tuple[bytes, bytes]
+) -> None:
+    run_sql(postgres_url, "CREATE TABLE p (id int PRIMARY KEY)", "INSERT INTO p VALUES (1)")
+    taken = dump_postgres.PostgresTaking.chunks
+
+    def damaged(taking: dump_postgres.PostgresTaking) -> Iterator[bytes]:
+        yield b"".join(taken(taking)).replace(*damage)
+
+    monkeypatch.setattr(dump_postgres.PostgresTaking, "chunks", damaged)
+    result = Dumps(postgres_url, tmp_path).take()
+    assert not result.proven, result.message
+
+
+def test_a_name_that_holds_a_line_end_forges_no_line(postgres_url: str, tmp_path: Path) -> None:
+    run_sql(
+        postgres_url,
+        *UPPER,
+        "CREATE TABLE t (v text)",
+        "INSERT INTO t VALUES ('a')",
+        'CREATE INDEX "x\nDone: all is well" ON t (loud(v))',
+        "CREATE OR REPLACE FUNCTION loud(v text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS"
+        " 'begin raise exception ''no''; end'",
+    )
+    dumps = Dumps(postgres_url, tmp_path)
+    taken = dumps.take()
+    with brought_back(dumps, postgres_url) as back:
+        restored = dumps.restore(back, replace=sa.make_url(back).database)
+    drilled = dump_drills(dumps.storage, [dumps.url], [], now=datetime.now(UTC))
+    for told in (taken.message, *restored.left_out, *(each.text for each in drilled)):
+        assert told.isprintable()
+        assert "x\\nDone" in told
+
+
 def test_what_a_server_takes_from_nobody_leaves_an_unproven_dump(postgres_url: str, tmp_path: Path) -> None:
     """Nothing in its place would be the wrong answer."""
     run_sql(
@@ -272,9 +309,12 @@ LONG = ", ".join(f"c{n} char(250)" for n in range(40))
                      "INSERT INTO odd VALUES (1)"], "odd"),
         ("mariadb", ["CREATE TABLE old (id int)", "INSERT INTO old VALUES (-1)",
                      "SET SESSION check_constraint_checks = 0", "ALTER TABLE old ADD CHECK (id > 0)"], "old"),
+        # Of what is refused, this engine keeps the first two.
+        ("mariadb", ["CREATE TABLE old (id int) ENGINE=Aria", "INSERT INTO old VALUES (1), (2), (-1), (3)",
+                     "SET SESSION check_constraint_checks = 0", "ALTER TABLE old ADD CHECK (id > 0)"], "old"),
     ],
     indirect=["server_url"],
-    ids=["foreign key", "mysql rows", "mariadb rows", "row format", "old rows"],
+    ids=["foreign key", "mysql rows", "mariadb rows", "row format", "old rows", "old rows of Aria"],
 )  # fmt: skip
 def test_tables_that_a_server_holds_and_would_not_make_come_back_and_are_named(
     server_url: str, statements: list[str], named: str, tmp_path: Path

@@ -39,6 +39,11 @@ UNREADABLE = [
     pytest.param("\u200bTIMEZONE=UTC\n", "line 1: the name looks like TIMEZONE", id="letter that isn't seen"),
     pytest.param("ＴＩＭＥＺＯＮＥ=UTC\n", "line 1: the name looks like TIMEZONE", id="wide letters"),
     pytest.param("DATABASE_URL=${DB_ADDRESS}\n", "line 1: DATABASE_URL refers to ${DB_ADDRESS}", id="unset variable"),
+    pytest.param(
+        "DATABASE_URL=mysql://ops:${DB_PASSWORD}@h/db\nDB_PASSWORD=geheim\n",
+        "line 1: DATABASE_URL refers to ${DB_PASSWORD}",
+        id="variable that is set later",
+    ),
 ]
 
 

@@ -46,6 +46,8 @@ from saju_ops.dumps.mysql.words import Unread, Word, chains, name_of, quoted, un
 
 # Bytes: the dump programs are given 1G for a row.
 LONGEST = (1 << 30) + (1 << 20)
+# Lines at which a statement may seem to end: each has it read again from its beginning.
+MOST_ENDS = 1_000
 # How a session of ours begins.
 FIRST_MODE = b"NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES"
 
@@ -90,7 +92,7 @@ class Statements:
         self.events: list[str] = []
 
     def read(self, chunks: Iterable[bytes]) -> Iterator[Statement]:
-        buffer, looked = bytearray(), 0
+        buffer, looked, ends = bytearray(), 0, 0
         for chunk in chunks:
             buffer += chunk
             while True:
@@ -114,12 +116,13 @@ class Statements:
                     statement = self._judged(text.strip())
                 except Unread:
                     # A line may end inside a text, such as a view's: it continues.
-                    if not text.startswith((b"CREATE", b"/*!")) or len(text) > 1 << 24:
+                    ends += 1
+                    if not text.startswith((b"CREATE", b"/*!")) or len(text) > 1 << 24 or ends > MOST_ENDS:
                         raise self._refused(text) from None
                     looked = end
                     continue
                 del buffer[:end]
-                looked = 0
+                looked = ends = 0
                 if statement is not None:
                     yield statement
         if rest := bytes(buffer[self._skipped(buffer, final=True) :]).strip():

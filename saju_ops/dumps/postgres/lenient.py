@@ -26,6 +26,9 @@ from saju_ops.dumps.programs import words_of
 OWN_FAULT = ("21", "22", "23", "2F", "38", "39", "42", "55000", "P0")
 DENIED = "42501"
 BROKEN_BY_ROWS = ("23503", "23514")
+# Syntax, a column, table or name that isn't there or is there twice: said of a statement itself, and not of what a
+# function in it executes, no server can hold it. So it isn't what pg_dump wrote.
+NEVER_HELD = ("42601", "42703", "42P01", "42P07", "42710")
 WITH_SCHEMAS = "made with every schema in the search path, since a function of theirs names things without a schema"
 AFTER_ROWS = "put back when all rows were there, since they execute a function"
 NOT_VALID = "put back NOT VALID, since rows break them"
@@ -44,6 +47,7 @@ class Lenient:
         # By what was done: the things.
         self._done: dict[str, list[str]] = {}
         self._lost = False
+        self._refused: psycopg.Error | None = None
         # As `Contents.definitions` calls what is not as in the dump.
         self.adopted: set[str] = set()
 
@@ -94,6 +98,8 @@ class Lenient:
         if not state:
             self._note(WITH_SCHEMAS, label)
             return True
+        if state in NEVER_HELD and self._refused is not None and not self._refused.diag.context:
+            raise self._refused
         self.adopted |= names
         if state in BROKEN_BY_ROWS and not self._try(text + b" NOT VALID", everywhere=True)[0]:
             self._note(NOT_VALID, label)
@@ -114,6 +120,7 @@ class Lenient:
             if not state.startswith(OWN_FAULT) or state == DENIED:
                 raise
             self._send(b"ROLLBACK TO SAVEPOINT saju_ops_made")
+            self._refused = error
             first = (error.diag.message_primary or type(error).__name__).splitlines()[0]
             return state, words_of(f"ERROR: {first}").removeprefix("ERROR: ")
         if everywhere:
