@@ -150,7 +150,7 @@ def test_a_right_that_is_lacking_ends_the_purge_there_too(
 def test_after_a_deadlock_nothing_is_deleted_by_what_was_compared_before_it(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """The server ends the transaction, its savepoints and its locks. A row that the service changed then was deleted."""
+    """The server ends the transaction, its savepoints and its locks. A row that was changed then was deleted."""
     scene = Scene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups").create_table()
     scene.run("CREATE TABLE audit (id int PRIMARY KEY, deleted int)", "INSERT INTO audit VALUES (1, 0)")
     scene.run(
@@ -167,7 +167,7 @@ def test_after_a_deadlock_nothing_is_deleted_by_what_was_compared_before_it(
             run = connection.exec_driver_sql
             run("UPDATE audit SET deleted = deleted + 1000 WHERE id = 1")
             for n in range(2, 200):  # the server ends the transaction that changed less
-                run(f"INSERT INTO audit VALUES ({n}, 0)")
+                run(f"INSERT INTO audit VALUES ({n}, 0)")  # noqa: S608
             started.set()
             waiting = "SELECT COUNT(*) FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT'"
             for _ in range(200):

@@ -164,3 +164,23 @@ def test_a_message_that_changed_after_it_was_archived_comes_back_with_its_answer
     assert scene.purge().deleted == 4
     assert scene.restore().written == 4
     assert scene.state() == original
+
+
+@pytest.mark.parametrize("engine", ["mysql", "mariadb"])
+def test_a_ring_goes_though_the_server_renews_times_in_each_update(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    scene = Scene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups")
+    scene.run(
+        f"CREATE TABLE {scene.name} (log_id int PRIMARY KEY, parent_id int, created_at timestamp NOT NULL"
+        " DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,"
+        f" FOREIGN KEY (parent_id) REFERENCES {scene.name} (log_id))"
+    )
+    at = scene.time(DAY.start + timedelta(hours=1))
+    scene.insert([{"log_id": 1, "parent_id": 1, "created_at": at}, {"log_id": 2, "parent_id": None, "created_at": at}])
+    original = scene.state()
+    scene.archive()
+    result = scene.purge()
+    assert (result.deleted, result.kept, result.problems) == (2, 0, [])
+    assert scene.restore().written == 2
+    assert scene.state() == original
