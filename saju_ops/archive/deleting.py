@@ -173,6 +173,8 @@ class Deleter:
             for selection in selections:
                 rows = hashed_rows(self.store, selection, chunk.key, lock=True)
                 same |= {key: None for key, row in rows if archived.get(key) == row}
+            # All of them locked before: at REPEATABLE READ the first look decides what the later ones see.
+            for selection in selections:
                 hanging.update(*self.store.referenced_keys(selection, others).values())
                 answered |= self.store.answered(selection)
             plan = Thread([key for key in same if key not in hanging and key not in result.refused], answered)

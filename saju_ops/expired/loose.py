@@ -53,7 +53,7 @@ class LooseColumns:
 
     store: LogStore
     columns: list[tuple[Ref, str, tuple[str, ...]]] = field(default_factory=list)
-    # Of columns of another kind than the sessions' key, such as texts for UUIDs: servers compare those wrongly, if ever.
+    # Of columns of another kind than the key of the sessions, such as texts for UUIDs: servers compare those wrongly.
     kinds: dict[tuple[Ref, str], Kind] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
 
