@@ -221,8 +221,7 @@ class _Task:
         if profile.rows == 0:
             return self._kept(files, "purged", len(held), "was purged; its archive is kept as it is.")
         with self.store.snapshot():
-            asked = marked_offset(latest) is not None or not self._take_types()
-            same = self._unchanged(latest) if asked and not altered else None
+            same = self._unchanged(latest) if not (self._take_types(latest) or altered) else None
             if same is not None:
                 return self._kept(files, "unchanged", len(held), "is archived and unchanged; nothing was done.", same)
             try:
@@ -231,14 +230,15 @@ class _Task:
                 self.store.read_types(needed.columns)
                 return self._add_new(files, held, profile, self.store.digest(Selection(self.day)))
 
-    def _take_types(self) -> bool:
-        """Whether documents of the day hold more than an archive of an earlier version says, so that their rows are new
-        to it. From now on they are read with their types."""
+    def _take_types(self, latest: Manifest) -> bool:
+        """Whether documents of the day hold more than the latest archive says, so that their rows are new to it: an
+        earlier version made it, or they were changed since. From now on they are read with their types."""
         doubtful = self.store.doubtful_columns
-        typed = self.store.comeback(self.day, documents=True).typed if doubtful else ()
-        if typed:
-            self.store.read_types(typed)
-        return bool(typed)
+        typed = {*self.store.comeback(self.day, documents=True).typed} if doubtful else set()
+        told = {c.name for c in doubtful if c.family == TYPED} if marked_offset(latest) is not None else set()
+        if typed - told:
+            self.store.read_types(typed | told)
+        return bool(typed - told)
 
     def _unchanged(self, latest: Manifest) -> Digest | Pieces | None:
         """What the database says of the day, if that is what it said when the latest part was made."""

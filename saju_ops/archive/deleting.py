@@ -173,6 +173,8 @@ class Deleter:
             for selection in selections:
                 rows = hashed_rows(self.store, selection, chunk.key, lock=True)
                 same |= {key: None for key, row in rows if archived.get(key) == row}
+            # All of them locked before: at REPEATABLE READ the first look decides what the later ones see.
+            for selection in selections:
                 hanging.update(*self.store.referenced_keys(selection, others).values())
                 answered |= self.store.answered(selection)
             plan = Thread([key for key in same if key not in hanging and key not in result.refused], answered)
@@ -210,16 +212,20 @@ class Deleter:
                 if in_ring:
                     for selection in of_keys(day, keys):
                         self.store.forget_answered(selection)
-                if self.store.delete(Selection(day, keys=tuple(keys))) != len(keys):
+                # MySQL may have renewed their created_at with their references.
+                if self.store.delete(Selection(None if in_ring else day, keys=tuple(keys))) != len(keys):
                     raise _Mismatch
                 self.store.check_now()
                 return None
         except sa.exc.DBAPIError as error:
-            reason = error_text(_first(error))
+            first = _first(error)
+            reason = error_text(first)
             if not self.store.in_server_transaction:
                 raise _Ended(keys, reason) from None
-            if not is_about_rows(error):
-                raise
+            # Where the way back to the savepoint failed, the server had ended the transaction, as for a deadlock: the
+            # rows are locked no more, and what they were compared with may be past.
+            if first is not error or not is_about_rows(error):
+                raise first from None
             return reason
         return SILENTLY
 
@@ -287,12 +293,13 @@ def is_about_rows(error: sa.exc.DBAPIError) -> bool:
     """Whether another row may be deleted all the same: a trigger or a foreign key refused some row."""
     if error.connection_invalidated or is_lock_conflict(error):
         return False
+    if isinstance(code := getattr(error.orig, "args", (None,))[0], int):
+        # Before the state: PyMySQL's errors have one, too.
+        return code not in MYSQL_BEYOND_ROWS and not 2000 <= code < 3000
     if (state := getattr(error.orig, "sqlstate", None)) is not None:
         return not str(state).startswith(POSTGRES_BEYOND_ROWS) and state != "42501"
-    if (name := getattr(error.orig, "sqlite_errorname", None)) is not None:
-        return str(name) == "SQLITE_ERROR" or str(name).startswith("SQLITE_CONSTRAINT")
-    code = getattr(error.orig, "args", (None,))[0]
-    return isinstance(code, int) and code not in MYSQL_BEYOND_ROWS and not 2000 <= code < 3000
+    name = str(getattr(error.orig, "sqlite_errorname", None))
+    return name == "SQLITE_ERROR" or name.startswith("SQLITE_CONSTRAINT")
 
 
 def _first(error: sa.exc.DBAPIError) -> sa.exc.DBAPIError:

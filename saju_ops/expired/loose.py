@@ -19,7 +19,7 @@ from saju_ops.errors import Refused
 from saju_ops.expired.catalogue import Ref, named, shown
 from saju_ops.expired.dependents import Identity, chunks, one_of
 from saju_ops.expired.foreign_keys import Closure, catalogue_of, child_of, parent_of
-from saju_ops.expired.link_values import are_comparable
+from saju_ops.expired.link_values import Kind, are_comparable, kind_of, spelled
 from saju_ops.expired.links import PLAIN_KEYS, singular
 from saju_ops.rows.engines.open import LogStore
 
@@ -53,13 +53,19 @@ class LooseColumns:
 
     store: LogStore
     columns: list[tuple[Ref, str, tuple[str, ...]]] = field(default_factory=list)
+    # Of columns of another kind than the key of the sessions, such as texts for UUIDs: servers compare those wrongly.
+    kinds: dict[tuple[Ref, str], Kind] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
+
+    def _values(self, ref: Ref, column: str, sessions: Sequence[Identity]) -> Sequence[Identity]:
+        kind = self.kinds.get((ref, column))
+        return sessions if kind is None else spelled(sessions, [kind])
 
     def count(self, sessions: Sequence[Identity]) -> Counter[str]:
         """Rows whose column holds one of these ids."""
         found: Counter[str] = Counter()
         for ref, column, _ in self.columns:
-            for chunk in chunks(sessions):
+            for chunk in chunks(self._values(ref, column, sessions)):
                 table = _table(ref, column)
                 where = one_of([table.c[column]], chunk)
                 query = sa.select(sa.func.count()).select_from(table).where(where)
@@ -71,7 +77,7 @@ class LooseColumns:
         changed: Counter[str] = Counter()
         for ref, column, renewed in self.columns:
             table = _table(ref, column, *renewed)
-            for chunk in chunks(sessions):
+            for chunk in chunks(self._values(ref, column, sessions)):
                 values = {column: sa.null(), **{name: table.c[name] for name in renewed}}
                 update = sa.update(table).values(values).where(one_of([table.c[column]], chunk))
                 changed[shown(ref)] += self.store.connection.execute(update).rowcount
@@ -102,6 +108,9 @@ def loose_columns(store: LogStore, closure: Closure, wanted: Collection[str], *,
         else:
             written = next(c for c in catalogue.table(ref).columns if c.casefold() == column.casefold())
             found.columns.append((ref, written, _renewed(store, ref)))
+            types = (catalogue.table(ref).types[written], closure.tables[closure.root].types[identity[0]])
+            mine, theirs = (kind_of(store.table.engine, each) for each in types)
+            found.kinds |= {(ref, written): mine} if mine != theirs else {}
         store.end_read()
     if wanted or not given:
         found.doubts += list(_others(store, closure, [ref for ref, _, _ in found.columns], found.doubts))

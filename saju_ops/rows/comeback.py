@@ -147,10 +147,10 @@ def require_comeback(store: LogStore, day: Day, parts: Iterable[Manifest]) -> No
 
 
 def adopt_part(store: LogStore, part: Manifest) -> bool:
-    """Whether the store's rows are now read as the part has them, to be compared with it before they are deleted. Where
-    an earlier version made it, a document that holds more than its text says equals no archived row."""
+    """Whether the store's rows are now read as the part has them, to be compared with it before they are deleted. A
+    document that holds more than its text says, since an earlier version archived it or since it was changed to that,
+    equals no archived row: one of which the text says all reads the same with its types."""
     if not store.adopt(part.table_columns):
         return False
-    if marked_offset(part) is None:
-        store.read_types({c.name for c in store.doubtful_columns})
+    store.read_types({c.name for c in store.doubtful_columns})
     return True

@@ -182,6 +182,32 @@ def test_a_document_that_got_a_decimal_after_it_was_archived_stays_and_is_archiv
     assert (scene.state(), types_of(scene)) == (before, types)
 
 
+@pytest.mark.parametrize(
+    ("document", "value"),
+    [
+        ("""'{"a": "2026-10-01", "b": 0.5}'""", "CAST('2026-10-01' AS DATE), '$.b', CAST(0.5 AS DECIMAL(2, 1))"),
+        ("""'{"a": "2026-10-01", "b": "x"}'""", "CAST('2026-10-01' AS DATE)"),
+        ("JSON_OBJECT('a', CAST('2026-10-01' AS DATE), 'b', CURDATE())", "'2026-10-01'"),
+    ],
+)
+def test_a_document_that_changed_to_another_type_with_the_same_text_stays_and_is_archived_anew(
+    mysql_url: str, document: str, value: str, tmp_path: Path
+) -> None:
+    scene = made(mysql_url, tmp_path, document, document)
+    scene.archive()
+    scene.update(f"tool_calls = JSON_SET(tool_calls, '$.a', {value})", "log_id = 2")
+    before, types = scene.state(), types_of(scene)
+    assert types[0] != types[1]
+    assert scene.purge(dry_run=True).deletable == 1
+    result = scene.purge()
+    assert (result.deleted, result.kept_changed, scene.ids()) == (1, 1, [2])
+    assert scene.archive().rows_written == 1
+    assert scene.archive().outcome == "unchanged"
+    assert scene.purge().deleted == 1
+    scene.restore()
+    assert (scene.state(), types_of(scene)) == (before, types)
+
+
 @pytest.mark.parametrize("other", ["mariadb_url", "postgres_url", "sqlite_url"])
 def test_types_inside_json_are_left_out_where_another_engine_gets_the_rows(
     mysql_url: str, tmp_path: Path, other: str, request: pytest.FixtureRequest

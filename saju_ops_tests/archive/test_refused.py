@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -122,3 +124,64 @@ def test_a_right_that_is_lacking_is_no_rows_fault_and_ends_the_purge(postgres_se
             reader.purge()
         assert scene.count() == 5
         scene.run("DROP OWNED BY reader", "DROP ROLE reader")
+
+
+@pytest.mark.parametrize("engine", ["mysql", "mariadb"])
+def test_a_right_that_is_lacking_ends_the_purge_there_too(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    from saju_ops.errors import OperatorError
+
+    scene = Scene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups").create_table()
+    scene.add(5)
+    scene.archive()
+    scene.run("DROP USER IF EXISTS reader", "CREATE USER reader IDENTIFIED BY 'r'")
+    scene.run(f"GRANT SELECT, UPDATE ON `{scene.engine.url.database}`.* TO reader")
+    address = scene.engine.url.set(username="reader", password="r").render_as_string(hide_password=False)
+    try:
+        with pytest.raises(OperatorError, match="DELETE command denied"):
+            Scene(address, tmp_path / "backups").purge()
+    finally:
+        scene.run("DROP USER reader")
+    assert scene.count() == 5
+
+
+@pytest.mark.parametrize("engine", ["mysql", "mariadb"])
+def test_after_a_deadlock_nothing_is_deleted_by_what_was_compared_before_it(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """The server ends the transaction, its savepoints and its locks. A row that was changed then was deleted."""
+    scene = Scene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups").create_table()
+    scene.run("CREATE TABLE audit (id int PRIMARY KEY, deleted int)", "INSERT INTO audit VALUES (1, 0)")
+    scene.run(
+        "CREATE TRIGGER spare BEFORE DELETE ON conversation_logs FOR EACH ROW"
+        " UPDATE audit SET deleted = deleted + 1 WHERE id = 1"
+    )
+    scene.add(4)
+    scene.archive()
+    scene.update("content = 'late'", "log_id = 3")  # so that the chunk goes row by row
+    started = threading.Event()
+
+    def change() -> None:
+        with scene.connected() as connection, connection.execution_options(isolation_level="REPEATABLE READ"):
+            run = connection.exec_driver_sql
+            run("UPDATE audit SET deleted = deleted + 1000 WHERE id = 1")
+            for n in range(2, 200):  # the server ends the transaction that changed less
+                run(f"INSERT INTO audit VALUES ({n}, 0)")  # noqa: S608
+            started.set()
+            waiting = "SELECT COUNT(*) FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT'"
+            for _ in range(200):
+                if scene.run(waiting)[0][0]:
+                    break
+                time.sleep(0.05)
+            run("UPDATE conversation_logs SET content = 'changed' WHERE log_id = 4")
+            connection.commit()
+
+    service = threading.Thread(target=change)
+    service.start()
+    assert started.wait(30)
+    result = scene.purge()
+    service.join()
+    assert scene.run("SELECT log_id, content FROM conversation_logs ORDER BY 1") == [(3, "late"), (4, "changed")]
+    assert (result.deleted, result.kept_changed, result.problems) == (2, 2, [])
+    assert scene.run("SELECT deleted FROM audit WHERE id = 1") == [(1002,)]

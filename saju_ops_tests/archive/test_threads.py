@@ -138,3 +138,49 @@ def test_what_is_answered_and_neither_there_nor_restored_is_named_before_the_fir
     assert scene.restore(NEXT_DAY, table="restored").written == 2
     assert scene.restore(DAY).written == 1
     assert scene.restore(NEXT_DAY).written == 2
+
+
+@pytest.mark.parametrize("changed", [0, 1, 3])
+@pytest.mark.parametrize("kind", ["numbers", "texts"])
+def test_a_message_that_changed_after_it_was_archived_comes_back_with_its_answers(
+    database_url: str, changed: int, kind: str, tmp_path: Path
+) -> None:
+    """It stands in the later part only: what answers it can't be written before, and may stand in that range."""
+    scene = thread_scene(database_url, tmp_path / "backups")
+    keys = IDS[:4]
+    if kind == "numbers":
+        keys = ["1", "2", "3", "4"]
+        scene.run(f"DROP TABLE {scene.name}")
+        scene.run(
+            f"CREATE TABLE {scene.name} (log_id int PRIMARY KEY, parent_id int, content varchar(20),"
+            f" created_at {WHEN[scene.family]} NOT NULL, FOREIGN KEY (parent_id) REFERENCES {scene.name} (log_id))"
+        )
+    tell(scene, (keys[0], None, 0), *((key, keys[i], 0) for i, key in enumerate(keys[1:])))
+    scene.archive()
+    scene.update("content = '바뀜'", f"log_id = '{keys[changed]}'")
+    scene.archive()
+    original = scene.state()
+    assert scene.parts() == [4, 1]
+    assert scene.purge().deleted == 4
+    assert scene.restore().written == 4
+    assert scene.state() == original
+
+
+@pytest.mark.parametrize("engine", ["mysql", "mariadb"])
+def test_a_ring_goes_though_the_server_renews_times_in_each_update(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    scene = Scene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups")
+    scene.run(
+        f"CREATE TABLE {scene.name} (log_id int PRIMARY KEY, parent_id int, created_at timestamp NOT NULL"
+        " DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,"
+        f" FOREIGN KEY (parent_id) REFERENCES {scene.name} (log_id))"
+    )
+    at = scene.time(DAY.start + timedelta(hours=1))
+    scene.insert([{"log_id": 1, "parent_id": 1, "created_at": at}, {"log_id": 2, "parent_id": None, "created_at": at}])
+    original = scene.state()
+    scene.archive()
+    result = scene.purge()
+    assert (result.deleted, result.kept, result.problems) == (2, 0, [])
+    assert scene.restore().written == 2
+    assert scene.state() == original

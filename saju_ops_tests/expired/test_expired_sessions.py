@@ -603,6 +603,34 @@ def test_a_default_column_that_cannot_be_cleared_keeps_no_session_and_is_said(sc
     assert "The ids of purged sessions stay in system_metrics.session_id: it is NOT NULL" in doubt
 
 
+@pytest.mark.parametrize(
+    ("key", "column", "ids", "others"),
+    [
+        ("int", "varchar(40)", [1, 2], ["01", "1 other", "other"]),
+        ("varchar(40)", "int", ["1", "2"], [0, 12]),
+        ("varchar(40)", "varchar(40)", ["a", "b"], ["c"]),
+    ],
+)
+def test_ids_of_another_type_are_cleared_and_no_other_is_taken_for_one(
+    scene: SessionScene, key: str, column: str, ids: list[Any], others: list[Any]
+) -> None:
+    for table in ("system_metrics", "conversation_logs", "saju_analyses", "saju_calculations", "user_sessions"):
+        scene.run(f"DROP TABLE IF EXISTS {table}{' CASCADE' if scene.engine.dialect.name == 'postgresql' else ''}")
+    zone = "timestamptz" if scene.engine.dialect.name == "postgresql" else "datetime"
+    scene.run(f"CREATE TABLE user_sessions (session_id {key} PRIMARY KEY, expires_at {zone})")
+    scene.run(f"CREATE TABLE system_metrics (metric_id int PRIMARY KEY, session_id {column})")
+    scene.run("CREATE INDEX metrics_session ON system_metrics (session_id)")
+    for session in ids:
+        scene.run("INSERT INTO user_sessions VALUES (:id, :at)", id=session, at=str(OLD.replace(tzinfo=None)))
+    kept = str if column.startswith("varchar") else int
+    for number, each in enumerate([*map(kept, ids), *others]):
+        scene.run("INSERT INTO system_metrics VALUES (:n, :id)", n=number, id=each)
+    assert scene.purge(dry_run=True).cleared == {"system_metrics": 2}
+    result = scene.purge()
+    assert (result.deleted, dict(result.stayed), dict(result.cleared)) == (2, {}, {"system_metrics": 2})
+    assert [s for _, s in metrics(scene)] == [None, None, *others]
+
+
 @pytest.mark.parametrize("server", ["mysql", "mariadb"])
 def test_an_account_that_may_not_change_the_metrics_purges_all_the_same_and_hears_the_grant(
     server: str, request: pytest.FixtureRequest, tmp_path: Path
