@@ -73,6 +73,7 @@ def checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
         " are never archived and never purged. Severity WARN: nothing is lost; correct the rows, or move"
         " ARCHIVE_START_DATE back.",
     )
+    @without_secrets
     def every_row_has_a_day(log_database: LogDatabase) -> dg.AssetCheckResult:
         from saju_ops.rows.days import Day
 
