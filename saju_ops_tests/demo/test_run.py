@@ -189,9 +189,11 @@ def test_a_dotenv_file_beside_it_does_not_turn_the_demos_ui_to_production(done: 
 import os, subprocess, sys
 from pathlib import Path
 def instead(command, arguments):
-    assert arguments[1] == "dev" and arguments[-4:-1] == ["-h", "127.0.0.1", "-p"]
+    assert arguments[1:3] == ["-m", "saju_ops.supervise"]
+    command, *arguments = arguments[3:]
+    assert arguments[0] == "dev" and arguments[-4:-1] == ["-h", "127.0.0.1", "-p"]
     print(os.environ["DATABASE_URL"], os.environ["DAGSTER_HOME"], flush=True)
-    sys.exit(subprocess.run([command, "definitions", "validate", *arguments[2:-4]]).returncode)
+    sys.exit(subprocess.run([command, "definitions", "validate", *arguments[1:-4]]).returncode)
 os.execv = instead
 from saju_ops.demo.run import open_ui
 open_ui(Path("../.demo"))

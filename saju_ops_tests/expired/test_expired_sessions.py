@@ -381,7 +381,7 @@ def test_a_log_row_that_comes_between_the_comparison_and_the_delete_keeps_its_se
     result = scene.purge()
     assert (result.deleted, scene.sessions(), scene.count("conversation_logs")) == (0, ["s1"], 2)
     (reason,) = result.stayed
-    assert "2 rows of conversation_logs would have gone where 1 were compared" in reason
+    assert "2 rows of conversation_logs would have gone where 1 was compared" in reason
 
 
 def test_a_table_that_is_not_listed_is_refused(lite: SessionScene) -> None:
