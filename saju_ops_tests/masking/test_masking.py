@@ -218,7 +218,7 @@ def test_a_column_that_no_rule_names_and_that_looks_personal_stops_it(
     with pytest.raises(MaskingRefused) as refused:
         masked(url, tmp_path)
     assert f"partners.{why}" in str(refused.value)
-    assert "masking_rules.py" in str(refused.value)
+    assert "masking/rules.py" in str(refused.value)
     assert insert.strip("'") not in str(refused.value).replace("extra", "").replace("example", "") or insert == "'x'"
     assert Dumps(url, tmp_path).files() == []
 
