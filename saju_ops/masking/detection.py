@@ -1,6 +1,6 @@
 """What looks personal, and whether anything true is left: names, types, values and definitions.
 
-It errs on the safe side: what it takes for somebody's and isn't costs the operator a line in `masking_rules.py`.
+It errs on the safe side: what it takes for somebody's and isn't costs the operator a line in `rules.py`.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ def _with_rules(work: Copier, aliases: dict[str, str]) -> list[MaskedColumn]:
         if c.mask == "null" and not c.nullable:
             raise MaskingRefused(
                 f"The rule of {c.table}.{c.column} is null, and the column takes no NULL; give it another in"
-                " masking_rules.py. No masked dump was written."
+                " saju_ops/masking/rules.py. No masked dump was written."
             )
     return follow_keys(found, work.keys())
 

@@ -2,7 +2,7 @@
 
 `19900505`, `1990. 5. 5.`, `90년 5월 5일` and `900505-1` are one day; `+82 (0)10 1234 5678` and `010_1234_5678` are one
 number. A form that means one thing only is certain; `900505` may be an order's number, so it is doubtful, and how
-often it is alike by chance is known (see `masking_people.py`).
+often it is alike by chance is known (see `people.py`).
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ class Masker:
         if not 0 <= number < half:
             raise MaskingRefused(
                 f"{where} holds numbers below 0 or from {half} on, so it can't be masked as an identifier. Give it"
-                " another rule in masking_rules.py. No masked dump was written."
+                " another rule in saju_ops/masking/rules.py. No masked dump was written."
             )
         false = half + self._permuted("whole", number, half)
         return false if isinstance(value, int) else like(value, str(false))
@@ -279,7 +279,7 @@ class Masker:
     @staticmethod
     def _no_category(where: str) -> MaskingRefused:
         return MaskingRefused(
-            f"{where} has too many values to be a category. Give it another rule in masking_rules.py. No masked dump"
+            f"{where} has too many values to be a category. Give it another rule in saju_ops/masking/rules.py. No masked dump"
             " was written."
         )
 

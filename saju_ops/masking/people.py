@@ -1,4 +1,4 @@
-"""What is true of whom, and whether a copy still says it, in whatever form (see `masking_forms.py`).
+"""What is true of whom, and whether a copy still says it, in whatever form (see `forms.py`).
 
 A form that is certain is compared with everybody's true ones. One that is doubtful, such as 900505, is compared with
 those of the row's own person, which are alike by chance once in 25,000 times; and, in a column where more of them are

@@ -10,7 +10,7 @@ can still be asked what that snapshot holds, a second snapshot is opened right a
 3. else a third snapshot is opened before, and each table that is alike in both is proven (`bracketed`).
 
 It never reads or writes another database than the one it is told. What of a dump is executed: see
-`dump_mysql_allowed.py`; as whom: `dump_mysql_drill.py`.
+`allowed.py`; as whom: `drill.py`.
 """
 
 from __future__ import annotations

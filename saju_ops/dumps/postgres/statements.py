@@ -1,4 +1,4 @@
-"""Which statements pg_dump writes: 9.6 to 18, plain, with our options, and what `dump_postgres.py` adds.
+"""Which statements pg_dump writes: 9.6 to 18, plain, with our options, and what `engine.py` adds.
 
 A statement is let through by what it begins with; everything else is refused. Of SET, SELECT, COPY and DO, which
 could do anything, the whole text must be as pg_dump or we write it.
@@ -52,7 +52,7 @@ _SELECTED = re.compile(
 )
 # Statistics of the planner's, which a dump of version 18 may hold: the target gathers its own.
 _STATISTICS = re.compile(rb"SELECT \* FROM pg_catalog\.pg_restore_(?:relation|attribute)_stats\(")
-# Written by `_settings` of dump_postgres.py.
+# Written by `_settings` of catalogue.py.
 _OURS = re.compile(
     r"BEGIN EXECUTE format\('((?:[^']|'')*)', current_database\(\)\);"
     r" EXCEPTION WHEN OTHERS THEN RAISE WARNING 'a setting of the database was left out'; END",
