@@ -279,8 +279,8 @@ class Masker:
     @staticmethod
     def _no_category(where: str) -> MaskingRefused:
         return MaskingRefused(
-            f"{where} has too many values to be a category. Give it another rule in saju_ops/masking/rules.py. No masked dump"
-            " was written."
+            f"{where} has too many values to be a category. Give it another rule in saju_ops/masking/rules.py. No"
+            " masked dump was written."
         )
 
     def _coded(self, originals: set[str]) -> dict[str, str]:
