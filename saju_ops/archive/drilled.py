@@ -1,6 +1,6 @@
 """Whether a restored day has the values that its archive has: the comparison of the drill of `verify`.
 
-The drill restores into a SQLite table whose columns are texts, so each value is there as it stands in the file, but for
+The drill restores into a SQLite table whose columns are texts, so each value is there as it is in the file, but for
 keys that are numbers, which are compared as numbers, and offsets of instants, which only PostgreSQL has. What is
 compared is the digest of all rows that count, each with all its columns.
 """

@@ -220,7 +220,7 @@ class _Purge:
         # Per day: rows that are still there, and why; of the day at work, those that the database refused.
         self.kept: dict[Day, _Kept] = {}
         self.refused: dict[Key, str] = {}
-        # How keys of the parts at work are told apart.
+        # By what the keys of the parts at work differ.
         self.hashing: Hashing = key_hashes
         # Days with rows that wait for rows of the same table to go; of the day at work, those rows by part.
         self.waiting_days: set[Day] = set()

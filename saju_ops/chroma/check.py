@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     pass
 
 # Bytes that this process takes beside an index (100 MB for 5,000 vectors as for 40,000), and what Chroma takes for one:
-# the elements and links as they are, and for each id sixteen times what it takes in the file, for it stands in two
+# the elements and links as they are, and for each id sixteen times what it takes in the file, for it is in two
 # tables of Chroma's (76 MB for 20,000 vectors, of which 64 MB elements and 0.7 MB ids).
 BESIDE_AN_INDEX, FOR_IDS = 110 << 20, 16
 # What Chroma takes for a vector that waits in its queue, when it makes an index of them: the element, the vector itself
@@ -180,7 +180,7 @@ def _without_index(twin: Path, collection: Collection, last_write: int, but: lis
 def _same_settings(model: Any, collection: Collection) -> None:
     if (model.metadata or {}) != collection.metadata or model.dimension != collection.dimension:
         raise TornCopy(f"Chroma shows other metadata or dimensions of {collection.label} than its files hold")
-    # Chroma shows what is written of the index, and goes by the segment's metadata where that is as usual.
+    # Chroma shows what is written of the index, and follows the segment's metadata where that is as usual.
     shown, name = shown_configuration(model), (collection.embedding_function or {}).get("name")
     same = in_force(shown["hnsw"], collection.legacy) == collection.index
     if not same or (name and (shown["embedding_function"] or {}).get("name") != name):

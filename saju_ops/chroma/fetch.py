@@ -78,7 +78,7 @@ def fetch_server(host: str, port: int, target: Path, **login: Any) -> dict[str, 
 
 def make_indexes(folder: Path, memory_mb: int) -> None:
     """Has Chroma make an index of what waits for one, where this process stays below that many MB by it. What has less
-    records than the collection's `sync_threshold` goes on waiting, as ever."""
+    records than the collection's `sync_threshold` still waits, as ever."""
     with ChromaFiles(folder) as files:
         waiting = [(c, files.vectors(c)) for c in files.collections()]
         fit = [c for c, v in waiting if v.waiting and memory_of(files, c, v) <= memory_mb << 20]

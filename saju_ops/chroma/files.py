@@ -58,7 +58,7 @@ class Collection:
     name: str
     dimension: int | None
     metadata: dict[str, Any]
-    # What Chroma goes by when it makes and searches the index, and what the vector's segment says of that by itself.
+    # What Chroma uses to make and search the index, and what the vector's segment says of that by itself.
     index: dict[str, Any]
     legacy: dict[str, Any]
     embedding_function: dict[str, Any] | None
@@ -329,7 +329,7 @@ def _changed(record: Record | None, operations: list[tuple[int, dict[str, Any]]]
 
 def _written(config: str | None, schema: str | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """What the database file says of an index, and the embedding function, wherever this version of Chroma keeps them.
-    What Chroma 0.5.5 to 0.6 wrote there (`hnsw_configuration`) no version goes by, nor did those."""
+    What Chroma 0.5.5 to 0.6 wrote there (`hnsw_configuration`) no version uses, nor did those."""
     if schema:
         index = json.loads(schema)["keys"]["#embedding"]["float_list"]["vector_index"]["config"]
         return {**(index.get("hnsw") or {}), "space": index.get("space")}, index.get("embedding_function")
@@ -350,7 +350,7 @@ LEGACY_INDEX = {
 
 
 def in_force(written: dict[str, Any], legacy: dict[str, Any]) -> dict[str, Any]:
-    """What Chroma goes by when it makes and searches an index: what is written or shown of it, or, where that is
+    """What Chroma uses to make and search an index: what is written or shown of it, or, where that is
     nothing or as usual, what the metadata of the vector's segment say."""
     index = {name: usual if written.get(name) is None else written[name] for name, usual in USUAL_INDEX.items()}
     if index == USUAL_INDEX:

@@ -81,7 +81,7 @@ def make_database(server: Any, tenant: str, database: str) -> None:
 
 
 def settings_of(model: Any) -> dict[str, Any]:
-    """What a server goes by: what it shows of an index, or, where that is as usual, the metadata."""
+    """What a server uses: what it shows of an index, or, where that is as usual, the metadata."""
     index = in_force(shown_configuration(model)["hnsw"], model.metadata or {})
     names = ("space", "ef_construction", "ef_search", "max_neighbors")
     return {**{name: index[name] for name in names}, "embedding_function": _embedding_function(model)}

@@ -20,7 +20,7 @@ from saju_ops.errors import Refused
 
 Ask = Callable[[], Hashable]
 # Seconds after which a second connection counts as waiting for a session, since all of them are taken; and for which it
-# goes on waiting when it is asked again.
+# still waits when it is asked again.
 PATIENCE, MOMENT = 2.0, 0.2
 # A pooler gives the session that was used last, or the one that was not used for the longest time.
 ROUNDS = 2

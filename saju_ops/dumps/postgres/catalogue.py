@@ -129,7 +129,7 @@ SELECT DISTINCT r.rolname FROM pg_roles r WHERE r.oid IN (
   UNION SELECT (aclexplode(defaclacl)).grantee FROM pg_default_acl)
 ORDER BY 1"""
 
-# How many there are of what has no definition above, and yet stands in a restore's way.
+# How many there are of what has no definition above, and yet is in a restore's way.
 OTHER_OBJECTS = [
     f"SELECT count(*) FROM {_CLASS} WHERE c.relkind = 'S' AND {OURS}",
     "SELECT count(*) FROM pg_largeobject_metadata",
