@@ -25,6 +25,7 @@ from saju_ops.defs.dumps import jobs as dump_jobs
 from saju_ops.defs.expired import jobs as expired_jobs
 from saju_ops.defs.expired import sessions as expired_sessions
 from saju_ops.defs.resources import BackupStorage, LogDatabase
+from saju_ops.defs.schema import migrate as schema
 from saju_ops.defs.upkeep import asset as stored_backups
 from saju_ops.defs.upkeep import prune, verify
 from saju_ops.settings.load import load_settings
@@ -118,6 +119,7 @@ def defs() -> dg.Definitions:
             *stale_jobs.checks(),
             verify.verify_check(),
             *expired_jobs.checks(),
+            *schema.checks(),
         ],
         jobs=[
             archive,
@@ -134,6 +136,7 @@ def defs() -> dg.Definitions:
             chroma_jobs.restore_chroma_snapshot_job,
             prune.prune_backups_job,
             verify.verify_backups_job,
+            schema.migrate_schema_job,
         ],
         schedules=[
             cleanup_schedule(settings, archive),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from saju_ops.alerts.slack import Slack
     from saju_ops.expired.job_files import JobFiles
     from saju_ops.expired.jobs import JobTables
+    from saju_ops.schema.migrate.steps import Installation
     from saju_ops.upkeep.verify import VerifyResult
 
 
@@ -57,6 +58,13 @@ def open_backups(settings: Settings, *, reading: bool = False, accept_unsealed: 
         s3=settings.s3_options, drive=settings.drive_options, reading=reading,
         seals=Seals(settings.seal_secrets, accept_unsealed),
     )  # fmt: skip
+
+
+def installation_of(settings: Settings) -> Installation:
+    """What the migrations need to know of this installation."""
+    from saju_ops.schema.migrate.steps import Installation
+
+    return Installation(settings.conversation_log_table, settings.timezone)
 
 
 def source_of(settings: Settings) -> Source:

@@ -20,6 +20,7 @@ from saju_ops.cli.backups import prune_command, verify_command
 from saju_ops.cli.chroma import restore_chroma
 from saju_ops.cli.dumps import restore_dump
 from saju_ops.cli.logs import restore_logs
+from saju_ops.cli.migrate import migrate
 from saju_ops.cli.now import archive_command, dump_command, purge_command, snapshot_command
 from saju_ops.cli.seals import seal_command
 from saju_ops.cli.service import demo, dev, status
@@ -90,6 +91,7 @@ for command in (
     restore_dump,
     restore_chroma,
     reconcile_stale_jobs,
+    migrate,
     serve_trigger,
     test_alert,
 ):

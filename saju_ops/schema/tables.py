@@ -7,8 +7,8 @@ key, a time or a flag, or where the service cannot work without it; what the SPE
 JSON and text, may be NULL. Instants are TIMESTAMP on MySQL and naive UTC elsewhere.
 
 Refuses: to describe what an installation really has. The archive, the purge and the restore read the columns
-from the database they work on; these definitions serve the demo, the tests and the first migration. The
-composite indexes of SPEC D2 and the log partitions belong to the migrations, not here.
+from the database they work on; these definitions serve the demo, the tests and the migrations. The composite
+indexes of SPEC D2 and the log partitions belong to the migrations, not here.
 """
 
 from typing import Any
@@ -256,6 +256,16 @@ schema_migrations = Table(
     Column("rollback_sql", Text, nullable=True),
     **_INNODB,
 )
+
+
+def chatbot_tables(log_table: str) -> list[Table]:
+    """The tables of the chatbot in a MetaData of their own, the log under its name; parents before children."""
+    copies = MetaData(naming_convention=_NAMES)
+    for table in chatbot.sorted_tables:
+        if table is not conversation_logs:
+            table.to_metadata(copies)
+    return [*copies.sorted_tables, conversation_log_table(log_table, MetaData(naming_convention=_NAMES))]
+
 
 # --- paid reports -------------------------------------------------------------------------------------------
 # No ON DELETE CASCADE here: the old code had its cascades in the ORM (SPEC C5), and a purge that relied on

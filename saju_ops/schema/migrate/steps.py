@@ -1,0 +1,195 @@
+"""What a migration consists of: steps that ask the catalogue whether they are done.
+
+DDL commits by itself on MySQL and MariaDB, so a migration that breaks off half-way leaves its first steps done. Each
+step therefore says by the catalogue alone whether it is done, and a second run does what is left. A step knows its SQL
+in both directions, what waits while it runs, and what it drops: all of that is looked at before the first step runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from saju_ops.schema.migrate import catalogue
+
+if TYPE_CHECKING:
+    from saju_ops.schema.migrate.run import Run
+
+MYSQL = ("mysql", "mariadb")
+SEOUL = ZoneInfo("Asia/Seoul")
+ONLINE = " ALGORITHM=INPLACE LOCK=NONE"
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What differs between installations, as the settings say it."""
+
+    log_table: str = "conversation_logs"
+    # Of months and days.
+    zone: ZoneInfo = SEOUL
+    months_ahead: int = 3
+    # MySQL and MariaDB: the sort order of new tables; None for the server's own for utf8mb4.
+    collation: str | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step would do to others, asked before anything is done."""
+
+    # Why writers or readers wait while it runs, as half a sentence; empty where nobody waits.
+    blocks: str = ""
+    # Rows of the table that it works on; counted where it blocks or drops.
+    rows: int = 0
+    # It drops or rewrites rows: a proven dump must be there.
+    needs_dump: bool = False
+    # Tables that it drops, with their rows: each that has rows must be named by --drop-data.
+    drops: Mapping[str, int] = field(default_factory=dict)
+    # What makes it impossible, as a sentence.
+    refused: str = ""
+    notes: Sequence[str] = ()
+
+
+class Step:
+    """One change. A subclass says its SQL, or does its work in `up` and `down`."""
+
+    title: str
+    # On PostgreSQL: a statement that can't be in a transaction.
+    outside_transaction = False
+
+    def left_out(self, dialect: sa.Dialect) -> str:
+        """Why this engine goes without it, as a sentence; empty where it has it."""
+        return ""
+
+    def is_done(self, connection: sa.Connection) -> bool:
+        raise NotImplementedError
+
+    def up_sql(self, dialect: sa.Dialect) -> list[str]:
+        """For `sql`, for a dry run and for the record; executed by `up` one by one."""
+        raise NotImplementedError
+
+    def down_sql(self, dialect: sa.Dialect) -> list[str]:
+        raise NotImplementedError
+
+    def up_cost(self, connection: sa.Connection) -> Cost:
+        return Cost()
+
+    def down_cost(self, connection: sa.Connection) -> Cost:
+        return Cost()
+
+    def up(self, run: Run) -> None:
+        for statement in self.up_sql(run.dialect):
+            run.execute(statement)
+
+    def down(self, run: Run) -> None:
+        for statement in self.down_sql(run.dialect):
+            run.execute(statement)
+
+
+class MakeTable(Step):
+    """A table with its keys, without its indexes."""
+
+    def __init__(self, table: sa.Table, installation: Installation) -> None:
+        self.table, self.installation = table, installation
+        self.title = f"table {table.name}"
+
+    def is_done(self, connection: sa.Connection) -> bool:
+        """Raises Refused where a table of that name has not all of the columns."""
+        return catalogue.has_table(connection, self.table)
+
+    def up_sql(self, dialect: sa.Dialect) -> list[str]:
+        statement = compiled(CreateTable(self.table), dialect)
+        if dialect.name in MYSQL and self.installation.collation:
+            statement += f" COLLATE {self.installation.collation}"
+        return [statement]
+
+    def down_sql(self, dialect: sa.Dialect) -> list[str]:
+        return [f"DROP TABLE {dialect.identifier_preparer.format_table(self.table)}"]
+
+    def down_cost(self, connection: sa.Connection) -> Cost:
+        rows = catalogue.rows_of(connection, self.table.name)
+        return Cost(rows=rows, needs_dump=True, drops={self.table.name: rows})
+
+
+class MakeIndex(Step):
+    """An index, built while the table is written wherever the engine can. One of the same columns in the same order
+    under another name counts as done. On the way down, only one under our own name is dropped."""
+
+    def __init__(self, index: sa.Index, *, on_new_table: bool = False) -> None:
+        self.index, self.on_new_table = index, on_new_table
+        assert index.table is not None
+        self.table = index.table
+        self.outside_transaction = not on_new_table
+        self.shape = catalogue.shape_of(index)
+        self.title = f"index {index.name} on {self.table.name} ({', '.join(self.shape.columns)})"
+
+    def is_done(self, connection: sa.Connection) -> bool:
+        there = catalogue.indexes(connection, self.table.name)
+        return any(found.serves(self.shape) for found in there.values())
+
+    def up_sql(self, dialect: sa.Dialect) -> list[str]:
+        statement = compiled(CreateIndex(self.index), dialect)
+        if dialect.name in MYSQL:
+            return [statement + ONLINE]
+        if dialect.name == "postgresql" and self.outside_transaction:
+            return [statement.replace("INDEX ", "INDEX CONCURRENTLY ", 1)]
+        return [statement]
+
+    def down_sql(self, dialect: sa.Dialect) -> list[str]:
+        name = dialect.identifier_preparer.format_index(self.index)
+        if dialect.name in MYSQL:
+            table = dialect.identifier_preparer.format_table(self.table)
+            return [f"DROP INDEX {name} ON {table}{ONLINE}"]
+        concurrently = "CONCURRENTLY " if dialect.name == "postgresql" and self.outside_transaction else ""
+        return [f"DROP INDEX {concurrently}{name}"]
+
+    def up_cost(self, connection: sa.Connection) -> Cost:
+        if not catalogue.exists(connection, self.table.name):
+            return Cost()  # a step before this one makes it
+        why = catalogue.why_index_blocks(connection, self.table.name)
+        return Cost(blocks=why, rows=catalogue.rows_of(connection, self.table.name)) if why else Cost()
+
+    def up(self, run: Run) -> None:
+        there = catalogue.indexes(run.connection, self.table.name, usable=False)
+        mine = there.get(str(self.index.name))
+        if mine is not None and not mine.usable and mine.serves(self.shape, usable=False):
+            # What a CREATE INDEX CONCURRENTLY left that broke off: it serves no query, and costs every write.
+            super().down(run)
+            there.pop(str(self.index.name))
+        taken = catalogue.index_names(run.connection, self.table.name)
+        for statement in self.up_sql(run.dialect):
+            name = _free(str(self.index.name), taken)
+            if name != self.index.name:
+                quote = run.dialect.identifier_preparer.quote
+                statement = statement.replace(quote(str(self.index.name)), quote(name), 1)
+            run.build_index(statement, self.table.name)
+
+    def down(self, run: Run) -> None:
+        there = catalogue.indexes(run.connection, self.table.name, usable=False)
+        mine = there.get(str(self.index.name))
+        if mine is None or not mine.serves(self.shape, usable=False):
+            run.say(f"The {self.title} is not ours: it has another name, and stays.")
+            return
+        if catalogue.is_needed_by_key(run.connection, self.table.name, str(self.index.name)):
+            # MySQL refuses it (1553): the foreign key would be without any index.
+            run.say(f"The {self.title} stays: it is the last index of a foreign key.")
+            return
+        super().down(run)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, or with a number behind it where something else has it."""
+    number, free = 2, name
+    while free.casefold() in taken:
+        free, number = f"{name}_{number}", number + 1
+    return free
+
+
+def compiled(construct: sa.schema.ExecutableDDLElement, dialect: sa.Dialect) -> str:
+    """A DDL construct as one statement without line ends."""
+    return re.sub(r"\s*\n\s*", " ", str(construct.compile(dialect=dialect))).strip()

@@ -1,0 +1,1 @@
+"""One file for each migration. docs/schema.md says how to add one."""
