@@ -79,9 +79,9 @@ def up_command(target: str | None, allow_blocking: bool, dry_run: bool) -> None:
 
     settings = load_settings()
     options = Options(allow_blocking, storage=lambda: open_backups(settings, reading=True))
-    say = None if dry_run else click.echo
+    say = _silent if dry_run else click.echo
     _ended(up(settings.database_url, installation_of(settings), options, target=target, dry_run=dry_run,
-              say=say or (lambda _: None)))  # fmt: skip
+              say=say))  # fmt: skip
 
 
 @migrate.command("down", context_settings={"ignore_unknown_options": True})
@@ -98,9 +98,13 @@ def down_command(target: str, drop_data: tuple[str, ...], dry_run: bool) -> None
 
     settings = load_settings()
     options = Options(drop_data=frozenset(drop_data), storage=lambda: open_backups(settings, reading=True))
-    say = None if dry_run else click.echo
+    say = _silent if dry_run else click.echo
     _ended(down(settings.database_url, installation_of(settings), target, options, dry_run=dry_run,
-                say=say or (lambda _: None)))  # fmt: skip
+                say=say))  # fmt: skip
+
+
+def _silent(_: str) -> None:
+    """A dry run's SQL is all that it prints."""
 
 
 def _ended(result: Result) -> None:

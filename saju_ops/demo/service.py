@@ -18,6 +18,7 @@ from pathlib import Path
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
+from saju_ops.database.address import parse_database_url
 from saju_ops.demo import texts
 from saju_ops.demo.collections import COLLECTIONS, _write_collections
 from saju_ops.demo.folder import (
@@ -32,6 +33,8 @@ from saju_ops.demo.folder import (
 )
 from saju_ops.demo.rows import _ELEMENT_OF, _service_rows
 from saju_ops.schema import tables
+from saju_ops.schema.migrate.commands import up
+from saju_ops.schema.migrate.steps import Installation
 
 DATABASE = "service.db"
 CHROMA = "chroma_db"
@@ -114,7 +117,9 @@ def open_service(folder: Path) -> DemoService | None:
 
 
 def _write_database(path: Path, made: Rows, report: Progress) -> None:
-    """All tables and rows in one transaction."""
+    """The chatbot's tables by its migrations, as a service has them; the others and all rows in one transaction."""
+    path.touch()
+    up(parse_database_url(f"sqlite:///{path}"), Installation())
     engine = create_engine(
         f"sqlite:///{path}", poolclass=NullPool, json_serializer=lambda v: json.dumps(v, ensure_ascii=False)
     )
@@ -122,7 +127,7 @@ def _write_database(path: Path, made: Rows, report: Progress) -> None:
     # AUTOCOMMIT and an explicit BEGIN: the driver would otherwise sync the file after every CREATE.
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("BEGIN")
-        for metadata in (tables.chatbot, tables.paid_reports, tables.speech_analysis):
+        for metadata in (tables.paid_reports, tables.speech_analysis):
             metadata.create_all(connection, checkfirst=False)
         for table, rows in made.items():
             for chunk in _chunks(rows, _INSERT_CHUNK):

@@ -106,7 +106,7 @@ def test_a_dump_that_a_key_of_ours_sealed_counts_on_another_machine_too(tmp_path
     sealed = dumped(url, opened(["a long enough key"]), 1)
     (state_folder() / LEDGER).unlink()
     assert require_recent_dump(url, opened(["a long enough key"]), NOW) == sealed
-    assert "no key of this installation sealed" in refused(url, opened(["another key of ours"]))
+    assert "saju-ops seal" in refused(url, opened(["another key of ours"]))
 
 
 def test_a_dump_that_is_no_longer_what_was_stored_does_not_count(tmp_path: Path, storage: LocalStorage) -> None:

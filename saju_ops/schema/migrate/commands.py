@@ -55,7 +55,7 @@ class State:
 class Status:
     database: str
     states: list[State]
-    history: list[history.Row]
+    recorded: list[history.Row]
     by_hand: list[history.Row]
 
 
@@ -214,6 +214,8 @@ def _execute(run: Run, steps: Sequence[Any]) -> list[str]:
             changed.append(step.info.up_revision_id)
             yield step
 
+    # Alembic leaves a transaction that was begun before it to whoever began it.
+    run.connection.rollback()
     context = _context(run, one_by_one, opts=opts, connection=run.connection)
     try:
         context.run_migrations(run=run)

@@ -89,7 +89,7 @@ def records(installation: Installation, dialect: sa.Dialect) -> dict[str, Record
             if not step.left_out(dialect)
             for statement in step.down_sql(dialect)
         ]
-        found[revision] = Record(revision, scripts.description(script), "\n".join(back))
+        found[revision] = Record(revision, scripts.description(script), " ".join(back))
     return found
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.schema.migrate import catalogue
 from saju_ops.schema.migrate.session import TABLE_WAIT, holders, waited_for_a_table
-from saju_ops.schema.migrate.steps import ONLINE, Installation, Step
+from saju_ops.schema.migrate.steps import ONLINE, ONLINE_ALTER, Installation, Step
 from saju_ops.storage.open import Storage
 from saju_ops.words import counted
 
@@ -134,7 +134,7 @@ class Run:
         return str(self.connection.get_execution_options().get("isolation_level", "")) == "AUTOCOMMIT"
 
     def build_index(self, statement: str, table: str) -> None:
-        """While the table is written; otherwise only where that is allowed. Raises Refused."""
+        """Builds or drops it while the table is written; otherwise only where that is allowed. Raises Refused."""
         if self.scratch:
             self.execute(_plain(statement))
             return
@@ -153,7 +153,7 @@ class Run:
             if not self.options.allow_blocking:
                 rows = catalogue.rows_of(self.connection, table)
                 raise Refused(
-                    f"an index on {table} ({counted(rows, 'row')}) can't be built here while the table is written;"
+                    f"an index on {table} ({counted(rows, 'row')}) can't be built or dropped here while the table is written;"
                     " launch this again with allow_blocking at an hour when writers may wait"
                 ) from None
             self.execute(_plain(statement))
@@ -161,4 +161,4 @@ class Run:
 
 def _plain(statement: str) -> str:
     """An index's statement as one that makes writers wait."""
-    return statement.replace(ONLINE, "").replace("INDEX CONCURRENTLY ", "INDEX ", 1)
+    return statement.replace(ONLINE, "").replace(ONLINE_ALTER, "").replace("INDEX CONCURRENTLY ", "INDEX ", 1)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MYSQL = ("mysql", "mariadb")
 SEOUL = ZoneInfo("Asia/Seoul")
 ONLINE = " ALGORITHM=INPLACE LOCK=NONE"
+ONLINE_ALTER = ", ALGORITHM=INPLACE, LOCK=NONE"
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class MakeIndex(Step):
         name = dialect.identifier_preparer.format_index(self.index)
         if dialect.name in MYSQL:
             table = dialect.identifier_preparer.format_table(self.table)
-            return [f"DROP INDEX {name} ON {table}{ONLINE}"]
+            return [f"ALTER TABLE {table} DROP INDEX {name}{ONLINE_ALTER}"]
         concurrently = "CONCURRENTLY " if dialect.name == "postgresql" and self.outside_transaction else ""
         return [f"DROP INDEX {concurrently}{name}"]
 
@@ -179,7 +180,8 @@ class MakeIndex(Step):
             # MySQL refuses it (1553): the foreign key would be without any index.
             run.say(f"The {self.title} stays: it is the last index of a foreign key.")
             return
-        super().down(run)
+        for statement in self.down_sql(run.dialect):
+            run.build_index(statement, self.table.name)
 
 
 def _free(name: str, taken: set[str]) -> str:
