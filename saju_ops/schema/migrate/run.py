@@ -153,8 +153,8 @@ class Run:
             if not self.options.allow_blocking:
                 rows = catalogue.rows_of(self.connection, table)
                 raise Refused(
-                    f"an index on {table} ({counted(rows, 'row')}) can't be built or dropped here while the table is written;"
-                    " launch this again with allow_blocking at an hour when writers may wait"
+                    f"an index on {table} ({counted(rows, 'row')}) can't be built or dropped here while the table"
+                    " is written; launch this again with allow_blocking at an hour when writers may wait"
                 ) from None
             self.execute(_plain(statement))
 
