@@ -259,12 +259,9 @@ schema_migrations = Table(
 
 
 def chatbot_tables(log_table: str) -> list[Table]:
-    """The tables of the chatbot in a MetaData of their own, the log under its name; parents before children."""
-    copies = MetaData(naming_convention=_NAMES)
-    for table in chatbot.sorted_tables:
-        if table is not conversation_logs:
-            table.to_metadata(copies)
-    return [*copies.sorted_tables, conversation_log_table(log_table, MetaData(naming_convention=_NAMES))]
+    """The tables of the chatbot, the log under its name; parents before children."""
+    others = [table for table in chatbot.sorted_tables if table is not conversation_logs]
+    return [*others, conversation_log_table(log_table, MetaData(naming_convention=_NAMES))]
 
 
 # --- paid reports -------------------------------------------------------------------------------------------

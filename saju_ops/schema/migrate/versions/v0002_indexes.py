@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Index
+from sqlalchemy import Index, MetaData
 
 from saju_ops.schema.migrate.run import Run
 from saju_ops.schema.migrate.steps import Installation, MakeIndex, Step
@@ -13,7 +13,8 @@ down_revision = "0001_tables"
 
 
 def steps(installation: Installation) -> list[Step]:
-    tables = {table.name: table for table in chatbot_tables(installation.log_table)}
+    # On copies, which know no types: an index joins the table that it is made on, and 0001 makes those without it.
+    tables = {table.name: table.to_metadata(MetaData()) for table in chatbot_tables(installation.log_table)}
     sessions, logs, metrics = tables["user_sessions"].c, tables[installation.log_table].c, tables["system_metrics"].c
     pillars, analyses = tables["saju_calculations"].c, tables["saju_analyses"].c
     indexes = [
