@@ -1,17 +1,17 @@
 """Opens a Chroma directory by Chroma and compares all of it with what its files hold.
 
-Runs in the worker process. Promises: every record is read by Chroma itself, page by page, and compared with what
-`chroma_files` read from the files; ids, documents and metadata exactly, by the sum of all records' digests, vectors one
-by one and exactly but for the cosine distance, for which Chroma stores vectors normalized (a relative 1e-5); and
-neighbours of a sample are looked up and compared with those that all vectors give. No embedding function is loaded and
-no text is embedded.
+Runs in the worker process. Chroma itself reads every record, page by page, and each is compared with what
+`chroma/files.py` read from the files. Ids, documents and metadata must be equal (by the sum of all records' digests).
+Vectors are compared exactly, except for the cosine distance, for which Chroma stores them normalized (a relative
+1e-5). The neighbours of a sample are searched and compared with those that all vectors give. No embedding function is
+loaded and no text is embedded.
 
-Chroma changes a directory by opening it, so it opens a copy, and the directory stays as it is. It holds a collection's
-whole index in memory, so it opens the copy anew for each. A collection whose index would take more memory than is
-allowed is opened by Chroma without its index: Chroma gives every record, and the index is searched where it lies, by
-its own links, as Chroma's search does (`chroma_index`). So memory stays within the limit at any size. Of one that has
-no index yet, since it was fetched from a server and has no room, Chroma makes an index of the first vectors, as many as
-have room, and neighbours are looked up among these.
+Opening a directory changes it, so Chroma opens a copy, and the directory stays as it is. Chroma holds a collection's
+whole index in memory, so the copy is opened anew for each collection. Where an index would take more memory than
+allowed, Chroma opens the collection without it: Chroma still gives every record, and the index is searched in its file,
+along its own links, as Chroma's search does (`chroma/index.py`). So memory stays within the limit at any size. A
+collection that was fetched from a server and was too large for an index has none; then Chroma indexes as many of its
+first vectors as fit into memory, and neighbours are searched among these.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from saju_ops.errors import TornCopy
 if TYPE_CHECKING:
     pass
 
-# Bytes that this process takes beside an index (100 MB for 5,000 vectors as for 40,000), and what Chroma takes for one:
-# the elements and links as they are, and for each id sixteen times what it takes in the file, for it is in two
-# tables of Chroma's (76 MB for 20,000 vectors, of which 64 MB elements and 0.7 MB ids).
+# Bytes that this process takes beside an index (100 MB for 5,000 vectors as for 40,000), and bytes that Chroma takes
+# for an index: elements and links at their size in the file, and sixteen times the file's bytes for each id, since two
+# of Chroma's tables hold it (76 MB for 20,000 vectors, of which 64 MB elements and 0.7 MB ids).
 BESIDE_AN_INDEX, FOR_IDS = 110 << 20, 16
 # What Chroma takes for a vector that waits in its queue, when it makes an index of them: the element, the vector itself
 # and an id in a pickle (6.9 kB for one of 768 dimensions, with 5,000 to 40,000 of them).
@@ -65,45 +65,45 @@ def check_folder(
     if twin is None:
         twin = folder.with_name(f"{folder.name}.opened")
         shutil.copytree(folder, twin, copy_function=copy_file)
-    told = judged(folder, twin, memory_mb=memory_mb)
-    refuse_other(expected, told["contents"])
-    looked_for, neighbours = told["neighbours_looked_for"], told["neighbours_found"]
+    judgement = judged(folder, twin, memory_mb=memory_mb)
+    refuse_other(expected, judgement["contents"])
+    looked_for, neighbours = judgement["neighbours_looked_for"], judgement["neighbours_found"]
     if neighbours < (share - FEWER_THAN_BEFORE) * looked_for:
         raise TornCopy(
             f"its index finds {neighbours} of {looked_for} nearest neighbours; {share:.0%} when it was taken"
         )
-    return told
+    return judgement
 
 
 def judged(
     folder: Path, twin: Path, *, memory_mb: int | None, digest_vectors: bool = True, keep: bool = False
 ) -> dict[str, Any]:
-    """What Chroma gives of the twin, each vector compared with the folder's files. The twin is removed, unless it is to
-    be kept. Raises TornCopy. Whether it is all that the folder holds is what `contents` tells. Without
-    `digest_vectors`, the contents lack the digest of vectors, for who takes it from the same files meanwhile.
+    """Reads the twin by Chroma and compares each vector with the folder's files. Removes the twin, unless `keep`.
+    Raises TornCopy. `contents` says what Chroma gave; the caller compares it with what the folder holds. Without
+    `digest_vectors` the contents lack the digest of vectors, which another process then takes from the same files.
 
-    `memory_mb`: Chroma opens or makes an index only if this process stays below that many MB by it, or whatever it
-    takes (None). `searched_in_files` names the collections of the others, and `not_indexed` those of them that have no
-    index, so that neighbours were looked for among those vectors only of which one was made.
+    `memory_mb`: Chroma opens or makes an index only if this process stays below that many MB (None: no limit).
+    `searched_in_files` names the collections whose index was searched without Chroma. `not_indexed` names those among
+    them that have no index: neighbours were searched only among the vectors for which one was made.
     """
     with ChromaFiles(folder) as files:
         try:
             with opened(twin) as server:
                 _same_names(server, files.collections())
-            told = [_checked(files, c, twin, memory_mb, digest_vectors) for c in files.collections()]
+            results = [_checked(files, c, twin, memory_mb, digest_vectors) for c in files.collections()]
         finally:
             if not keep:
                 shutil.rmtree(twin, ignore_errors=True)
-    looked_for = sum(t.neighbours_looked_for for t in told)
-    neighbours = sum(t.neighbours_found for t in told)
+    looked_for = sum(r.neighbours_looked_for for r in results)
+    neighbours = sum(r.neighbours_found for r in results)
     return {
-        "contents": {"collections": [t.content for t in told]},
-        "records_compared": sum(t.content["count"] for t in told),
+        "contents": {"collections": [r.content for r in results]},
+        "records_compared": sum(r.content["count"] for r in results),
         "neighbours_looked_for": looked_for,
         "neighbours_found": neighbours,
         "neighbours_share": round(neighbours / looked_for, 4) if looked_for else 1.0,
-        "searched_in_files": [t.label for t in told if t.in_files],
-        "not_indexed": [t.label for t in told if t.in_files and not t.indexed],
+        "searched_in_files": [r.label for r in results if r.in_files],
+        "not_indexed": [r.label for r in results if r.in_files and not r.indexed],
         "chroma_version": version("chromadb"),
     }
 
@@ -129,7 +129,7 @@ def _checked(
         model = server.get_collection(collection.name, tenant=collection.tenant, database=collection.database)
         _same_settings(model, collection)
         try:
-            return _Comparison(server, model, collection, vectors, in_files, some).told(digest_vectors)
+            return _Comparison(server, model, collection, vectors, in_files, some).compared(digest_vectors)
         except KeyError:
             raise TornCopy(f"a record of the collection {collection.label} has no vector in its files") from None
 
@@ -153,9 +153,9 @@ def _memory_of_one(collection: Collection) -> int:
 
 
 def _without_index(twin: Path, collection: Collection, last_write: int, but: list[int]) -> None:
-    """Has Chroma find an empty index there, that lacks nothing: it loads an index whole before it gives anything. What
-    waits in the queue for the index alone goes, too, for Chroma reads that into memory, whatever its index has; `but`
-    for these numbers, of which it makes one."""
+    """Gives Chroma an empty index that claims to be complete, since Chroma loads a whole index before it gives any
+    record. Rows that the queue keeps only for the index are deleted too: Chroma would read them into memory. `but`:
+    numbers of the rows to keep, from which Chroma makes an index."""
     shutil.rmtree(twin / collection.vector_segment, ignore_errors=True)
     with closing(sqlite3.connect(twin / DATABASE)) as connection, connection:
         connection.execute("PRAGMA synchronous = OFF")
@@ -180,7 +180,7 @@ def _without_index(twin: Path, collection: Collection, last_write: int, but: lis
 def _same_settings(model: Any, collection: Collection) -> None:
     if (model.metadata or {}) != collection.metadata or model.dimension != collection.dimension:
         raise TornCopy(f"Chroma shows other metadata or dimensions of {collection.label} than its files hold")
-    # Chroma shows what is written of the index, and follows the segment's metadata where that is as usual.
+    # Chroma shows what is written for the index; where that is the default, the segment's metadata apply.
     shown, name = shown_configuration(model), (collection.embedding_function or {}).get("name")
     same = in_force(shown["hnsw"], collection.legacy) == collection.index
     if not same or (name and (shown["embedding_function"] or {}).get("name") != name):

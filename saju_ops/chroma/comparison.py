@@ -18,25 +18,26 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-# Numbers in the vectors of a page, characters in its texts, and records of a collection's first pages, which tell how
-# long those are.
+# Numbers in the vectors of a page, characters in its texts, and records in the first pages of a collection, from which
+# the length of its texts is known.
 PAGE_NUMBERS, PAGE_CHARACTERS, FIRST_PAGES = 250 * 768, 1 << 20, 25
-# Of ids alone.
+# Ids in a page that holds nothing else.
 IDS = 5_000
 SAMPLE, PLACES, NEAREST = 20, 5, 10
-# How many of the nearest are kept on the way in a second and a third search, where an index whose parameters are small
-# finds too few by its own (100 by default). Chroma can't answer with more than some 30,000.
+# How many of the nearest vectors are kept during a second and a third search. An index with small parameters finds too
+# few with its own (100 by default). Chroma can't answer with more than some 30,000.
 WIDER = (1_000, 20_000)
-# A sound index found 94 to 100 of 100 vectors when asked for themselves. How many of the ten nearest it finds hangs
-# on the data and, for the worst of it, on how many there are: all of texts' vectors; of random ones in 768 dimensions
-# 68 of 100 where there are 12,000, 58 of 20,000, 25 of 100,000. So the first is looked at strictly, at any size, and
-# the second loosely, up to FEW records, and always against what the same snapshot found when it was taken.
+# A sound index found 94 to 100 of 100 vectors when asked for themselves. How many of the ten nearest it finds depends
+# on the data and, for the hardest data, on their number: all of them for texts' vectors; for random vectors in 768
+# dimensions 68 of 100 among 12,000, 58 among 20,000, 25 among 100,000. So the first share has a strict limit at any
+# size, and the second a loose one up to FEW records; both are compared with what the same snapshot found when it was
+# taken.
 THEMSELVES_AT_LEAST, NEIGHBOURS_AT_LEAST, FEW, FEWER_THAN_BEFORE = 0.8, 0.3, 20_000, 0.15
 
 
 @dataclass(frozen=True)
-class _Told:
-    """`content` holds the digests of the records that Chroma gave, and of the vectors that the files hold of them."""
+class _Compared:
+    """`content` holds digests of the records that Chroma gave, and of their vectors as the files hold them."""
 
     label: str
     content: dict[str, Any]
@@ -47,8 +48,8 @@ class _Told:
 
 
 def same_vectors(stored: np.ndarray, given: np.ndarray, space: str) -> bool:
-    """Row by row: exactly, but for the cosine distance, where both were normalized and multiplied by their length
-    again in 32-bit floats. Of what is too short or too long for that, Chroma gives back that it is so at best."""
+    """Row by row: exactly, except for the cosine distance, where both were normalized and multiplied by their length
+    again in 32-bit floats. For a vector too short or too long for that, Chroma reports at best that it is so."""
     import numpy as np
 
     if stored.shape != given.shape:
@@ -87,7 +88,7 @@ class _Comparison:
         self._asked = asked[measurable(np.linalg.norm(asked.astype("<f8"), axis=1))]
         self._largest = max(1, min(PAGE, PAGE_NUMBERS // (collection.dimension or 1)))
         self._page = min(FIRST_PAGES, self._largest)
-        # Of each of the sample: how far the nearest are, of all vectors, and how far the farthest is.
+        # For each vector of the sample: the distances of the nearest among all vectors, and that of the farthest.
         self._near = np.full((self._number, len(self._asked)), np.inf)
         self._farthest = np.zeros(len(self._asked))
 
@@ -118,8 +119,8 @@ class _Comparison:
         characters = sum(characters_of(record) for _, record, _ in page)
         self._page = max(1, min(self._largest, PAGE_CHARACTERS * len(page) // max(characters, 1)))
 
-    def told(self, digest_vectors: bool) -> _Told:
-        # Before the records are looked at: the index is what most often is torn.
+    def compared(self, digest_vectors: bool) -> _Compared:
+        # The index comes first: it is the part that is torn most often.
         found = self._found()
         records, of_vectors = Digest(), Digest() if digest_vectors else None
         c, include = self._collection, RECORDS if self._in_files else INCLUDE
@@ -135,7 +136,7 @@ class _Comparison:
             raise TornCopy(f"Chroma counts {counted(self._count, 'record')} in {c.label} and gives {records.count}")
         looked_for, neighbours = self._judged(found)
         content = described(c, records, of_vectors)
-        return _Told(c.label, content, looked_for, neighbours, self._in_files, self._vectors.indexed)
+        return _Compared(c.label, content, looked_for, neighbours, self._in_files, self._vectors.indexed)
 
     def _compare(self, page: list[Row], digest: Digest | None) -> None:
         import numpy as np
@@ -156,8 +157,8 @@ class _Comparison:
             self._near = np.partition(both, self._number - 1, axis=0)[: self._number]
 
     def _found(self, width: int | None = None) -> list[np.ndarray]:
-        """Of each of the sample, the vectors that the index finds nearest to it: by Chroma, or in its files. `width`:
-        how many are kept on the way; else as many as the collection says."""
+        """For each vector of the sample, those that the index finds nearest to it: by Chroma, or in its files. `width`:
+        how many are kept during the search; the collection's own number by default."""
         if not len(self._asked):
             return []
         if self._in_files and self._last is None:
@@ -173,19 +174,19 @@ class _Comparison:
         ]  # fmt: skip
 
     def _judged(self, found: list[np.ndarray]) -> tuple[int, int]:
-        """How many of the nearest neighbours of the sample were looked for and how many the index found. Raises
-        TornCopy where they are too few, in a wide search too: an index of few links that keeps few on the way finds
-        few, and is sound; one whose links lead nowhere finds few however many it keeps."""
+        """How many nearest neighbours of the sample were searched and how many the index found. Raises TornCopy where
+        they are too few in a wide search too: an index with few links finds few in a narrow search, and is sound; an
+        index whose links are broken finds few in any."""
         looked_for, neighbours, selves = self._neighbours(found)
         vectors = counted(len(found), "vector")
-        told = f"finds {neighbours} of {looked_for} nearest neighbours and {selves} of {vectors} themselves"
+        found_so_many = f"finds {neighbours} of {looked_for} nearest neighbours and {selves} of {vectors} themselves"
         enough = self._enough(looked_for, neighbours, selves)
         for width in WIDER:
             if enough:
                 break
             enough = self._enough(*self._neighbours(self._found(width)))
         if not enough:
-            raise TornCopy(f"the index of {self._collection.label} {told} only")
+            raise TornCopy(f"the index of {self._collection.label} {found_so_many} only")
         return looked_for, neighbours
 
     def _enough(self, looked_for: int, neighbours: int, selves: int) -> bool:

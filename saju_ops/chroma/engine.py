@@ -59,7 +59,7 @@ def opened(folder: Path) -> Iterator[Any]:
     try:
         yield client._server
     finally:
-        # Older versions have no such thing, and keep what they loaded.
+        # Older versions have no such method, and keep what they loaded.
         getattr(client, "close", lambda: None)()
 
 

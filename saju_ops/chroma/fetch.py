@@ -1,14 +1,14 @@
 """Everything that a Chroma server holds, into a folder of Chroma's own format. Runs in the worker process.
 
-A server offers no snapshot, so collections are read page by page, and then again until a whole pass finds nothing that
-changed. Records that were there before it began and did not change are in it for certain; a server that never rests
-gives what the last pass saw, and the answer says how many records were moving.
+A server offers no snapshot. So collections are read page by page, and read again until a whole pass finds no change.
+Every record that existed before the first pass and did not change is in the folder. A server that is written to all the
+time gives what the last pass saw, and the answer says how many records were changing.
 
-Memory: 180 MB, at any size. Chroma's own code writes the folder, and it would make each collection's index in memory,
-4 KB for a vector. So the folder says that its indexes have everything already; documents and metadata go into their
-tables, and vectors stay in the queue, where Chroma keeps what it acknowledged and has not indexed yet. In the end the
-folder says the truth. Then an index is made of what has room (`make_indexes`); the others Chroma makes when it opens
-them for the first time, as it does after every crash.
+Memory: 180 MB, at any size. Chroma's own code writes the folder, and would make each collection's index in memory, 4 KB
+for a vector. So the folder first claims that its indexes are complete: documents and metadata are written into their
+tables, and vectors stay in the queue, where Chroma keeps what it acknowledged and has not indexed yet. At the end the
+claim is removed. Then an index is made for each collection that fits into memory (`make_indexes`); Chroma makes the
+others when it opens them for the first time, as it does after every crash.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from saju_ops.chroma.server import (
 from saju_ops.errors import TornCopy
 from saju_ops.words import counted
 
-# Reads of everything: the first fetches, the second confirms, the others follow what moves.
+# Reads of everything: the first fetches, the second confirms, the others pick up records that changed meanwhile.
 PASSES = 5
-# Records of the first page of a collection, which tells how large its records are; and ids asked for by name.
+# Records of the first page of a collection, from which the size of its records is known; and ids asked for by name.
 FIRST_PAGE = 20
 # The number of a write that comes after all others.
 AHEAD = 1 << 62
@@ -85,7 +85,7 @@ def make_indexes(folder: Path, memory_mb: int) -> None:
     for collection in fit:
         with opened(folder) as engine:
             where = {"tenant": collection.tenant, "database": collection.database}
-            # Whoever asks for anything has what waits indexed first.
+            # Any query makes Chroma index first what waits in the queue.
             engine._count(engine.get_collection(collection.name, **where).id, **where)
 
 
@@ -133,7 +133,7 @@ def _database(folder: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _tidy_queue(connection: sqlite3.Connection) -> None:
-    """Takes from the queue what belongs to no collection any more, and what stands in the tables, too."""
+    """Deletes from the queue what belongs to no collection any more, and what the tables already hold."""
     connection.execute(
         "DELETE FROM embeddings_queue WHERE REPLACE(topic, RTRIM(topic, REPLACE(topic, '/', '')), '')"
         " NOT IN (SELECT id FROM collections)"
@@ -223,7 +223,7 @@ class _Held:
 
 
 class _Pass:
-    """Brings the folder to what the server shows now."""
+    """Brings the folder to the server's present state."""
 
     def __init__(self, server: Any, local: Any, held: _Held, number: int) -> None:
         self._server, self._local, self._held, self._number = server, local, held, number
@@ -285,8 +285,8 @@ class _Pass:
         return len(fresh)
 
     def _write(self, mine: Any, database: str, rows: list[Row]) -> None:
-        """Chroma heeds what the folder says of an index from the second write on. So the first is of one record, for
-        which none is written: `sync_threshold` is 2 or more."""
+        """Chroma obeys the folder's claim about an index from the second write on. So the first write has one record,
+        for which Chroma writes no index: `sync_threshold` is 2 or more."""
         if rows and str(mine.id) not in self._held.begun:
             self._held.begun.add(str(mine.id))
             write(self._local, mine.id, TENANT, database, rows[:1])

@@ -1,12 +1,12 @@
 """Reads a Chroma directory that nobody uses, without Chroma: SQLite by SQLite, the vector index by its bytes.
 
-It is what a snapshot is compared with, so it shares no code with what it judges. It promises to say what the
-directory holds (every collection, its configuration, every record with its vector) or to raise `TornCopy`
-when the parts don't belong together. It changes nothing. Never used on a directory that a chatbot has open.
+A snapshot is compared with what this module reads, so it shares no code with what it judges. It says what the directory
+holds (every collection, its configuration, every record with its vector), or raises `TornCopy` when the parts don't
+belong together. It changes nothing. Never used on a directory that a chatbot has open.
 
-How Chroma 1.5 keeps a directory (its source, and directories made by it): a write is acknowledged when it is in
-the table `embeddings_queue`; from there it goes into `embeddings` and `embedding_metadata`, and, every thousand
-records, into the index files, whose progress is in `max_seq_id`; only then the queue is emptied up to there. So a
+How Chroma 1.5 keeps a directory (by its source, and by directories that it made): a write is acknowledged when it is in
+the table `embeddings_queue`. From there Chroma copies it into `embeddings` and `embedding_metadata`, and every thousand
+records into the index files, whose progress is in `max_seq_id`. Only then are those rows deleted from the queue. So a
 record's text is in the metadata tables or the queue, and its vector in the index files or the queue.
 """
 
@@ -58,7 +58,7 @@ class Collection:
     name: str
     dimension: int | None
     metadata: dict[str, Any]
-    # What Chroma uses to make and search the index, and what the vector's segment says of that by itself.
+    # The parameters with which Chroma makes and searches the index, and those in the metadata of the vectors' segment.
     index: dict[str, Any]
     legacy: dict[str, Any]
     embedding_function: dict[str, Any] | None
@@ -71,7 +71,7 @@ class Collection:
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """As it stands in manifests."""
+        """In the form that manifests use."""
         hnsw = {name: self.index[name] for name in ("ef_construction", "ef_search", "max_neighbors")}
         return {"space": self.space, "hnsw": hnsw, "embedding_function": self.embedding_function}
 
@@ -104,7 +104,7 @@ def record_digest(id: str, record: Record) -> bytes:
 
 
 def vector_digest(id: str, vector: np.ndarray) -> bytes:
-    """SHA-256 of id and vector as it lies in the files, 32-bit floats, little-endian."""
+    """SHA-256 of the id and the vector as the files hold it: 32-bit floats, little-endian."""
     return sha256(id.encode() + b"\0" + vector.astype("<f4", copy=False).tobytes()).digest()
 
 
@@ -252,8 +252,8 @@ class ChromaFiles:
         return max(int(waiting), *(self._reached(segment) for segment in segments))
 
     def _waiting(self, collection: Collection, reached: int) -> Iterator[tuple[int, str, dict[str, Any]]]:
-        """Operation, id and metadata of what the queue holds beyond `reached`, in order. Few: Chroma brings what it
-        acknowledged into its tables at once, whatever waits for the index."""
+        """Operation, id and metadata of the queue's rows beyond `reached`, in order. They are few: Chroma copies what
+        it acknowledged into its tables at once, even if it has not indexed it yet."""
         for operation, id, metadata in self._rows(
             "SELECT operation, id, metadata FROM embeddings_queue WHERE topic LIKE ? ESCAPE '!' AND seq_id > ?"
             " ORDER BY seq_id",
@@ -314,8 +314,8 @@ def _record(found: dict[str, Any]) -> Record:
 
 
 def _changed(record: Record | None, operations: list[tuple[int, dict[str, Any]]]) -> Record | None:
-    """What a record becomes by what waits for it, by Chroma's rules: adding what is there changes nothing, an update
-    merges, and what is null goes."""
+    """The record after the operations that wait for it, by Chroma's rules: adding an existing record changes nothing,
+    an update merges, and a null deletes the key."""
     for operation, metadata in operations:
         if operation == DELETE:
             record = None
@@ -350,8 +350,8 @@ LEGACY_INDEX = {
 
 
 def in_force(written: dict[str, Any], legacy: dict[str, Any]) -> dict[str, Any]:
-    """What Chroma uses to make and search an index: what is written or shown of it, or, where that is
-    nothing or as usual, what the metadata of the vector's segment say."""
+    """The parameters with which Chroma makes and searches an index: those written or shown for the index, or, where
+    they are missing or the default, those in the metadata of the vectors' segment."""
     index = {name: usual if written.get(name) is None else written[name] for name, usual in USUAL_INDEX.items()}
     if index == USUAL_INDEX:
         index.update({name: legacy[key] for key, name in LEGACY_INDEX.items() if legacy.get(key) is not None})
@@ -370,7 +370,7 @@ def damage(folder: Path) -> str:
     return "" if answer == "ok" else str(answer).splitlines()[-1]
 
 
-# --- what it holds, as it stands in manifests ------------------------------------------------------------------
+# --- contents, in the form that manifests use ------------------------------------------------------------------
 
 
 def contents(files: ChromaFiles) -> dict[str, Any]:
@@ -393,7 +393,7 @@ def _content(files: ChromaFiles, collection: Collection) -> dict[str, Any]:
             records.add(record_digest(id, record))
             of_vectors.add(vector_digest(id, vector))
     if files.has_an_id_twice(collection):
-        raise TornCopy(f"an id of the collection {collection.name} stands twice")
+        raise TornCopy(f"an id of the collection {collection.name} is there twice")
     return described(collection, records, of_vectors)
 
 
@@ -414,13 +414,13 @@ def batched(
 
 
 def characters_of(record: Record) -> int:
-    """Of its texts."""
+    """Number of characters in all its texts."""
     count = len(record.document or "") + len(record.uri or "")
     return count + sum(len(value) for value in record.metadata.values() if isinstance(value, str | list))
 
 
 def described(collection: Collection, records: Digest, vectors: Digest | None) -> dict[str, Any]:
-    """A collection as it stands in manifests."""
+    """A collection, in the form that manifests use."""
     of_vectors = {} if vectors is None else {"vectors_digest": vectors.hex}
     return {
         "tenant": collection.tenant,

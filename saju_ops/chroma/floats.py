@@ -1,9 +1,9 @@
-"""Floats of metadata, which Chroma doesn't keep as they are given. Runs in the worker process.
+"""Floats in metadata, which Chroma changes slightly. Runs in the worker process.
 
 Chroma writes metadata into its queue as JSON and reads it again with a parser that rounds: of 4,000 random floats 787
 came back one or two units in the last place off, and 202 of those again when they were written once more (1.5.9).
-So what is fetched from a server is written over in the folder's own tables, where a float is eight bytes; and what is
-pushed into a server is tried with the floats beside it, until it reads as it should.
+So floats that are fetched from a server are written again into the folder's own tables, where a float is eight bytes.
+Floats that are pushed into a server are tried with their neighbouring values until they read as they should.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ExactFloats:
         )
 
     def keep(self, collection: str, rows: Sequence[Row]) -> None:
-        """Those of records that are written now, in place of what they had before. `collection`: its id."""
+        """Replaces the floats of records that are written now. `collection`: its id."""
         with self._floats.transaction():
             self._floats.executemany(
                 "DELETE FROM floats WHERE collection = ? AND id = ?", ((collection, row[0]) for row in rows)
@@ -113,7 +113,7 @@ def _update(server: Any, id: Any, metadata: dict[str, dict[str, Any]], where: di
 
 
 def _differing(wanted: dict[str, Any], shown: dict[str, Any]) -> list[str]:
-    """Keys whose value is a float, or holds some, and reads otherwise: by no more than rounding."""
+    """Keys whose value is or holds floats that read differently, by no more than rounding."""
     return [k for k, v in wanted.items() if k in shown and shown[k] != v and nearly(v, shown[k])]
 
 
@@ -129,7 +129,7 @@ def _shifted(wanted: Any, shown: Any, given: Any, step: int) -> Any:
 
 
 def _nearer(wanted: Any, old: tuple[Any, Any], new: tuple[Any, Any]) -> tuple[Any, Any]:
-    """Of two pairs (read, given) the one that reads nearer."""
+    """The nearer of two pairs (read, given)."""
     if isinstance(wanted, list):
         pairs = [
             _nearer(w, (old[0][n], old[1][n]), (new[0][n], new[1][n])) for n, w in enumerate(wanted)

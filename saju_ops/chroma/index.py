@@ -41,8 +41,8 @@ WHOLE_PICKLE = 2 << 20
 AT_ONCE, NAMES_AT_ONCE, ASKED_AT_ONCE = 16 << 20, 10_000, 250
 # Bytes of the links above read at once, mostly four for an element.
 UPPER_AT_ONCE = 1 << 20
-# Of so few vectors, where more than this share of the elements are deleted, Chroma looks at each: what few links are
-# left lead nowhere.
+# Where an index has so few vectors and more than this share of its elements are deleted, Chroma looks at each element:
+# the few links that are left connect too little.
 LOOKED_AT_EACH, DELETED_SHARE = 100, 0.2
 # The lengths of vectors that 32-bit floats can be squared and divided by. Chroma's arithmetic makes nothing, rubbish or
 # no number at all of the direction of shorter and longer ones, which a collection may hold nevertheless.
@@ -87,8 +87,8 @@ class Index:
         self.dimension = data_bytes // 4
         if (folder / "data_level0.bin").stat().st_size < count * stride:
             raise TornCopy(f"{self._what} is cut: data_level0.bin is shorter than its header says")
-        # Read by calls, not mapped: of a mapped file, what lies around each element counts as this process's memory
-        # too, 230 MB of a search in 100,000 vectors.
+        # Read by calls, not mapped: a mapped file's pages around each element count as this process's memory too,
+        # 230 MB for a search in 100,000 vectors.
         self._elements = (folder / "data_level0.bin").open("rb", buffering=0)
         self._stride, self._count = stride, count
         self._links, self._data, self._label_at = slice(0, data_at), slice(data_at, label_at), label_at
@@ -219,11 +219,11 @@ class Index:
         return vectors * self._lengths[elements][:, None] if self._space == "cosine" else vectors
 
     def _stored(self, elements: list[int]) -> np.ndarray:
-        """Their vectors as they lie in the file."""
+        """Their vectors as the file holds them."""
         import numpy as np
 
         if len(elements) > 1 and elements == list(range(elements[0], elements[0] + len(elements))):
-            # Records lie as they came, mostly.
+            # Records are mostly stored in the order of their arrival.
             return np.ascontiguousarray(self._part(elements[0], len(elements))[:, self._data]).view("<f4")
         width = self._data.stop - self._data.start
         vectors = np.empty((len(elements), width), "u1")
@@ -324,7 +324,7 @@ class Index:
 
 
 def measurable(lengths: np.ndarray, shortest: float = SHORTEST, longest: float = LONGEST) -> np.ndarray:
-    """Of each length, whether Chroma keeps the direction of a vector of that length."""
+    """For each length, whether Chroma keeps the direction of a vector of that length."""
     return (lengths > shortest) & (lengths < longest)
 
 
@@ -360,33 +360,33 @@ class Names:
             with self._database.transaction():
                 self._database.executemany("INSERT INTO names VALUES (?, ?)", pairs)
         except sqlite3.Error:
-            # An id twice, or what is no text and no number.
+            # An id that is there twice, or one that is neither a text nor a number.
             raise ValueError from None
 
     def _loaded(self, stream: Any) -> Iterator[tuple[str, int]]:
         loaded = _Plain(stream).load()
-        told = loaded if isinstance(loaded, dict) else vars(loaded)
-        self.legacy_reached = told.get("max_seq_id")
-        names: dict[str, int] = told["id_to_label"]
+        names_and_progress = loaded if isinstance(loaded, dict) else vars(loaded)
+        self.legacy_reached = names_and_progress.get("max_seq_id")
+        names: dict[str, int] = names_and_progress["id_to_label"]
         return iter(names.items())
 
     def _streamed(self, stream: Any) -> Iterator[tuple[str, int]]:
         """The same, without loading it: the ids are written one after the other. Raises _OtherForm."""
         operations = _plain_operations(stream)
         before: Any = None
-        reached_told = False
+        reached_read = False
         for name, value in operations:
             if before == "max_seq_id":
-                reached_told, self.legacy_reached = True, value if name in _NUMBERS else None
+                reached_read, self.legacy_reached = True, value if name in _NUMBERS else None
             if before == "id_to_label":
-                if name != "EMPTY_DICT" or not reached_told:
+                if name != "EMPTY_DICT" or not reached_read:
                     raise _OtherForm
                 break
             before = value if name in _TEXTS else None
         else:
             raise _OtherForm
         yield from _pairs(operations)
-        # To the end: what is cut behind the ids is cut, too.
+        # Read to the end, so that a file that is cut behind the ids is found.
         for _ in operations:
             pass
 
@@ -422,7 +422,7 @@ _SILENT = ("MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT", "FRAME", "PROTO")
 
 
 class _OtherForm(Exception):
-    """A pickle whose operations come in another order than Chroma's. It can be loaded only."""
+    """The pickle's operations come in another order than Chroma writes them. It can only be loaded whole."""
 
 
 def _plain_operations(stream: Any) -> Iterator[tuple[str, Any]]:

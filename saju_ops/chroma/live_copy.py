@@ -45,8 +45,8 @@ class Copied:
 
 
 def copy_live(source: Path, target: Path) -> Copied:
-    """Copies into `target`, a new folder. Raises Refused for what is no Chroma directory or can't be read, Busy where
-    the lock can't be had, ProofFailed for a database file that is damaged."""
+    """Copies into `target`, a new folder. Raises Refused for a folder that is no Chroma directory or can't be read,
+    Busy if the lock can't be had, ProofFailed for a damaged database file."""
     if not (source / DATABASE).is_file():
         raise Refused(
             f"CHROMA_DB_PATH names {source}, where there is no {DATABASE}; it may name the folder that the chatbot"
@@ -55,7 +55,7 @@ def copy_live(source: Path, target: Path) -> Copied:
     target.mkdir(mode=0o700)
     copied = Copied()
     try:
-        # First without the lock: what lies still needs no second look, so that the lock is held for what changed only.
+        # First without the lock: it is then held only for the files that change during this first copy.
         known = _copy_indexes(source, target, _index_folders(source), {}, copied)
         _copy_under_lock(source, target, known, copied)
     except PermissionError as error:
@@ -110,13 +110,13 @@ class _closing:
         self._connection.close()
 
 
-# Size, time of change and inode of every file: what tells that a file has been written to.
+# Size, time of change and inode of every file: if one of them differs, the file was written to.
 State = dict[str, tuple[int, int, int]]
 
 
 def _copy_under_lock(source: Path, target: Path, known: dict[str, State], copied: Copied) -> None:
     began = time.monotonic()
-    # Two connections: SQLite does not copy by the one that holds the write lock.
+    # Two connections: SQLite can't copy through the connection that holds the write lock.
     with _closing(_connect(source / DATABASE)) as holder, _closing(_connect(source / DATABASE)) as reader:
         holder.execute("BEGIN IMMEDIATE")
         locked = time.monotonic()
@@ -180,8 +180,8 @@ def _state(folder: Path) -> State:
         for entry in entries:
             with suppress(FileNotFoundError):
                 if entry.is_file(follow_symlinks=False):
-                    told = entry.stat(follow_symlinks=False)
-                    found[entry.name] = (told.st_size, told.st_mtime_ns, told.st_ino)
+                    status = entry.stat(follow_symlinks=False)
+                    found[entry.name] = (status.st_size, status.st_mtime_ns, status.st_ino)
     return found
 
 

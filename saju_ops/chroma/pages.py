@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-# Records at once. A page without a limit fails beyond some 30,000, for the number of SQL variables. Of 768 dimensions,
-# 250 cost the least: their numbers, each an object of Python's, still fit into the processor's cache.
+# Records at once. A page without a limit fails beyond some 30,000, for the number of SQL variables. With 768
+# dimensions, 250 records cost the least: their numbers, each a Python object, still fit into the processor's cache.
 PAGE = 250
 RECORDS = ["documents", "uris", "metadatas"]
 INCLUDE = [*RECORDS, "embeddings"]
@@ -53,9 +53,9 @@ def pages(
     server: Any, model: Any, tenant: str, database: str, size: int = PAGE, ids: Iterator[list[str]] | None = None,
     include: list[str] = INCLUDE,
 ) -> Generator[list[Row], None, None]:  # fmt: skip
-    """Every record, a page at a time, in the order in which Chroma keeps them; or those of `ids`, page by page, whose
-    time grows with their number only: Chroma counts its way to every page from the first record on. The next page is
-    fetched by another thread while one is looked at: close it before Chroma is."""
+    """Every record, a page at a time, in the order in which Chroma keeps them; or only those of `ids`, which takes time
+    by their number: without ids, Chroma counts from the first record to every page. Another thread fetches the next
+    page while the caller looks at one. Close the generator before Chroma."""
 
     def fetch(start: int) -> Any:
         if ids is None:
@@ -84,10 +84,10 @@ def _fetch(
     server: Any, model: Any, tenant: str, database: str, ids: list[str] | None, limit: int, offset: int,
     include: list[str],
 ) -> Any:  # fmt: skip
-    """A page. Of a folder as Chroma's Rust code answers it, which becomes Python's lists where it is used: in the
-    thread that fetches, that would keep the other one waiting (0.6 s for 12,000 vectors, else 0.4 s)."""
+    """A page. A folder's page stays as Chroma's Rust code returns it; the thread that uses it makes Python lists of it.
+    In the fetching thread that would hold up the other (0.6 s for 12,000 vectors instead of 0.4 s)."""
     if bindings := getattr(server, "bindings", None):
-        with suppress(TypeError):  # a version that is called otherwise
+        with suppress(TypeError):  # a version whose method takes other arguments
             got = bindings.get(str(model.id), ids, None, limit, offset, None, include, tenant, database)
             if all(hasattr(type(got), name) for name in include):
                 return {name: functools.partial(getattr, got, name) for name in ("ids", *include)}
@@ -113,13 +113,13 @@ def rows_of(got: Any) -> list[Row]:
 
 
 def _matrix(vectors: Any) -> np.ndarray:
-    """Of a folder's vectors, which are lists of Python's numbers, by `struct`: 0.10 s for 20,000 of 768 dimensions,
-    0.24 s by numpy."""
+    """The vectors of a folder, which come as lists of Python numbers, converted by `struct`: 0.10 s for 20,000 vectors
+    of 768 dimensions; numpy takes 0.24 s."""
     import numpy as np
 
     if type(vectors) is list and type(vectors[0]) is list and vectors[0]:
         packed = struct.Struct(f"<{len(vectors[0])}f")
-        with suppress(struct.error, OverflowError):  # numpy says what is wrong with them
+        with suppress(struct.error, OverflowError):  # numpy's error says what is wrong with them
             data = b"".join([packed.pack(*vector) for vector in vectors])
             return np.frombuffer(data, "<f4").reshape(len(vectors), -1)
     return np.asarray(vectors, "<f4")

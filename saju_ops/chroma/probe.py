@@ -24,7 +24,7 @@ LONGEST_ANSWER = 1 << 16
 
 @dataclass(frozen=True)
 class Server:
-    """Where a server is, and what it wants (CHROMA_SSL, CHROMA_AUTH_TOKEN)."""
+    """Address of a server, and what it requires (CHROMA_SSL, CHROMA_AUTH_TOKEN)."""
 
     host: str
     port: int
@@ -68,7 +68,7 @@ def _asked(server: Server, path: str, seconds: float) -> str | None:
     request = urllib.request.Request(address, headers=server.headers)
     try:
         with opener.open(request, timeout=seconds) as answer:
-            told: Any = json.loads(answer.read(LONGEST_ANSWER))
+            content: Any = json.loads(answer.read(LONGEST_ANSWER))
     except HTTPError as error:
         error.close()
         if error.code == NOT_THERE:
@@ -76,7 +76,7 @@ def _asked(server: Server, path: str, seconds: float) -> str | None:
         raise _refused(server, error.code) from None
     except ValueError:
         raise _another(server) from None
-    return told if isinstance(told, str) else ""
+    return content if isinstance(content, str) else ""
 
 
 class _NoRedirection(urllib.request.HTTPRedirectHandler):

@@ -50,14 +50,14 @@ def push_server(
     with ChromaFiles(folder) as files:
         source = [_Source(files, c) for c in files.collections()]
         _refuse_taken(f"{host}:{port}", _taken(server, source), source, replace)
-        told = {"collections": [s.collection.name for s in source], "records": sum(s.count() for s in source)}
+        planned = {"collections": [s.collection.name for s in source], "records": sum(s.count() for s in source)}
         if dry_run:
-            return {**told, "renamed": {}, "written": 0, "floats_rounded": 0}
-        done = [_push(server, one) for one in source]
-        # Only now, with everything there and proven, the names change.
+            return {**planned, "renamed": {}, "written": 0, "floats_rounded": 0}
+        done = [_push(server, each) for each in source]
+        # The names change only now that everything is there and proven.
         asides = {s.collection.name: _name_it(server, *s.place, stamp) for s in source}
     return {
-        **told, "renamed": {name: aside for name, aside in asides.items() if aside},
+        **planned, "renamed": {name: aside for name, aside in asides.items() if aside},
         "written": sum(written for written, _ in done), "floats_rounded": sum(rounded for _, rounded in done),
     }  # fmt: skip
 

@@ -1,10 +1,10 @@
 """Puts a snapshot of the vector store back: into a folder, or into a Chroma server.
 
-Promises: before anything is touched, the stored file is read whole, its SHA-256 compared with its manifest, and what
-it holds opened by Chroma in a place of its own and compared record by record. A folder appears by one rename; the one
-that it replaces is renamed, not deleted. Refuses a folder that any process has open, one that is not empty and was not
-named for replacement, and a server's collections of the same names that were not named either. Killed at any moment,
-it leaves the old folder, the new one, or the old one under its new name, and can be launched again.
+Before anything is touched, the stored file is read whole, its SHA-256 is compared with its manifest, and Chroma opens
+its content in a place of its own, where every record is compared. A folder appears by one rename; a folder that it
+replaces is renamed, not deleted. Refused are: a folder that any process has open, a folder that is not empty and was
+not named for replacement, and a server that has collections of the same names, unless they were named. Killed at any
+moment, it leaves the old folder, the new one, or the old one under its new name, and can be launched again.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ class ChromaRestore:
     collections: dict[str, int] = field(default_factory=dict)
     moved_aside: str | None = None
     renamed: dict[str, str] = field(default_factory=dict)
-    # Processes whose open files this user may not see.
+    # Number of processes whose open files this user may not see.
     unseen_processes: int = 0
     # Newer files that are no backups, with the reason.
     passed_over: list[str] = field(default_factory=list)
     zone: ZoneInfo = UTC_ZONE
     # What the process may take in which Chroma opens it.
     memory_mb: int = PROOF_MEMORY_MB
-    # Collections whose index is not in the snapshot, since it had no room when that was taken, and whether it was made.
+    # Collections whose index is not in the snapshot, since memory was too small for it, and whether it was made now.
     not_indexed: list[str] = field(default_factory=list)
     index_failed: bool = False
     # Floats of metadata that the server can't keep: it has the nearest that it can.
@@ -143,7 +143,7 @@ def restore_snapshot(
     """Restores the newest snapshot (until `at`) into a folder or a server.
 
     `replace` names what may be moved aside: the folder's own name, or the server's collections. Raises Refused,
-    ProofFailed or WrongPassword; then what was there is as it was.
+    ProofFailed or WrongPassword; then folder or server is as it was.
     """
     began = time.monotonic()
     manifest = choose(storage, at, zone, clock())
@@ -188,12 +188,12 @@ def _proven(storage: Storage, plan: ChromaRestore, scratch: Path) -> Path:
     folder = scratch / "chroma_db"
     extract_snapshot(storage, plan.manifest, folder)
     try:
-        told = ask("check", scratch, folder=str(folder), memory_mb=plan.memory_mb, **expectation(plan.manifest))
+        judgement = ask("check", scratch, folder=str(folder), memory_mb=plan.memory_mb, **expectation(plan.manifest))
     except TornCopy as error:
         raise ProofFailed(
             f"The snapshot {storage.location(plan.manifest.file)} can't be restored: {error}. Nothing was touched."
         ) from None
-    plan.not_indexed = list(told["not_indexed"])
+    plan.not_indexed = list(judgement["not_indexed"])
     return folder
 
 
@@ -357,13 +357,13 @@ def _like(target: Path, folder: Path) -> None:
     """The mode and owner that the folder had, so that the chatbot's user can go on using it."""
     if not target.is_dir():
         return
-    told = target.stat()
+    status = target.stat()
     inner = target / DATABASE
-    file_mode = inner.stat().st_mode & 0o777 if inner.is_file() else told.st_mode & 0o666
+    file_mode = inner.stat().st_mode & 0o777 if inner.is_file() else status.st_mode & 0o666
     for path in [folder, *folder.rglob("*")]:
         with suppress(PermissionError):
-            os.chown(path, told.st_uid, told.st_gid)
-        path.chmod(told.st_mode & 0o7777 if path.is_dir() else file_mode)
+            os.chown(path, status.st_uid, status.st_gid)
+        path.chmod(status.st_mode & 0o7777 if path.is_dir() else file_mode)
 
 
 def _make_durable(folder: Path) -> None:
@@ -402,5 +402,5 @@ def _sync(path: Path) -> None:
 
 def _state_after(target: Path, aside: str | None) -> str:
     if aside and Path(aside).exists():
-        return f"What was there lies in {aside}."
-    return "What was there before is untouched." if target.exists() else "Nothing was there before."
+        return f"The former content is in {aside}."
+    return "The former content is untouched." if target.exists() else "Nothing was there before."

@@ -1,7 +1,7 @@
-"""A database of SQLite's that is private to the process that made it, for what grows with the number of records.
+"""A private SQLite database of this process, for data that grows with the number of records.
 
-It has no name. It is in memory while its cache of 8 MB holds it, then in a file where SQLite puts temporary ones
-(SQLITE_TMPDIR, TMPDIR, /var/tmp), which goes with the process, however that ends.
+It has no name. It is in memory while its cache of 8 MB holds it, then in a file where SQLite puts temporary files
+(SQLITE_TMPDIR, TMPDIR, /var/tmp). The file disappears with the process, however the process ends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from saju_ops.errors import OperatorError
 
 
 class ScratchDatabase:
-    """Raises OperatorError where the temporary folder is full: that is no fault of what is read."""
+    """Raises OperatorError if the temporary folder is full: the data that is read has no fault then."""
 
     def __init__(self, schema: str, what: str) -> None:
         """`what` it holds, in the plural, as messages call it."""

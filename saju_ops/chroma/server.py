@@ -45,7 +45,7 @@ def connect(host: str, port: int, *, tls: bool = False, token: str | None = None
 
 
 def http_status(error: BaseException | None) -> tuple[int, str] | None:
-    """The status of the answer that an error of Chroma's client comes from, and what was asked for: method and path."""
+    """The HTTP status behind an error of Chroma's client, and the request's method and path."""
     while error is not None:
         response = getattr(error, "response", None)
         if response is not None:
@@ -81,7 +81,7 @@ def make_database(server: Any, tenant: str, database: str) -> None:
 
 
 def settings_of(model: Any) -> dict[str, Any]:
-    """What a server uses: what it shows of an index, or, where that is as usual, the metadata."""
+    """What a server uses for an index: its shown parameters, or, where they are the default, the metadata."""
     index = in_force(shown_configuration(model)["hnsw"], model.metadata or {})
     names = ("space", "ef_construction", "ef_search", "max_neighbors")
     return {**{name: index[name] for name in names}, "embedding_function": _embedding_function(model)}

@@ -1,16 +1,16 @@
 """A snapshot of the vector store: taken while the chatbot writes, proven from where it is stored, then named.
 
-Promises: every record that was acknowledged before the snapshot began is in it; the file gets its name only after
-Chroma opened the copy and gave every record as its files hold it, and after what is stored was read back and found to
-hold the very files that Chroma opened, no more and no less, each of the same SHA-256; the manifest comes last. A copy
-that was torn by the chatbot's own writing is thrown away and taken again, ATTEMPTS times at most. Refuses to open a
-live directory by Chroma, to load an embedding model, and to overwrite anything.
+Every record that was acknowledged before the snapshot began is in it. The file gets its name only after two proofs:
+Chroma opened the copy and gave every record as the copy's files hold it; and the stored file was read back and holds
+exactly the files that Chroma opened, each with the same SHA-256. The manifest comes last. A copy that the chatbot's own
+writing tore is thrown away and taken again, at most ATTEMPTS times. It never opens a live directory with Chroma, never
+loads an embedding model, and never overwrites anything.
 
-Three processes look at one copy at once: this one packs it, stores it and reads it back; one reads it without Chroma;
-and one opens a clone of it by Chroma, which takes the longest. Chroma changes what it opens, so the clone's files are
-hashed before. Were what is read back extracted first and opened then, 20,000 vectors would take a second more.
+Three processes work on one copy at once: this one packs it, stores it and reads it back; one reads it without Chroma;
+and one opens a clone of it with Chroma, which takes the longest. Chroma changes what it opens, so the clone's files are
+hashed before. To extract and open what was read back instead would take a second more for 20,000 vectors.
 
-Of a server it holds what its API shows, which is no single moment: see `chroma_server`.
+A snapshot of a server holds what its API shows, which is no single moment: see `chroma/fetch.py`.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class Source:
 
 @dataclass
 class Snapshot:
-    """What was stored, and what it took. Seconds are of the attempt that counted: `store_seconds` with the other
-    processes at work on the proof, `proof_seconds` what was left of it then."""
+    """What was stored, and what it took. Seconds are those of the attempt that succeeded: `store_seconds` while the
+    other processes worked on the proof, `proof_seconds` what the proof took after that."""
 
     manifest: BackupManifest
     location: str
@@ -103,11 +103,11 @@ def take_snapshot(
     memory_mb: int = PROOF_MEMORY_MB,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Snapshot:
-    """Stores `chroma/chromadb_<time in zone>.tar.gz` and its manifest. `memory_mb` is what the process may take in
-    which Chroma opens it (CHROMA_PROOF_MEMORY_MB).
+    """Stores `chroma/chromadb_<time in zone>.tar.gz` and its manifest. `memory_mb`: limit for the process in which
+    Chroma opens the copy (CHROMA_PROOF_MEMORY_MB).
 
-    Raises ProofFailed when no copy could be proven, Refused for what is no Chroma directory, Busy when another run
-    takes one. Then nothing was stored.
+    Raises ProofFailed when no copy could be proven, Refused for a folder that is no Chroma directory, Busy when another
+    run takes a snapshot. Then nothing was stored.
     """
     with one_at_a_time(f"snapshots in {storage.uri}"), scratch_folder() as scratch:
         storage.clear_unfinished(FOLDER + "chromadb_")
@@ -142,13 +142,13 @@ def take_snapshot(
     raise ProofFailed(
         f"None of {counted(attempts, 'copy', 'copies')} of {source} could be proven; nothing was stored, and older"
         " snapshots are untouched."
-        f" The last: {torn[-1]}. Where this goes on, the directory itself may be damaged: try the chatbot."
+        f" The last error: {torn[-1]}. If this repeats, the directory itself may be damaged: try the chatbot."
     )
 
 
 def _refuse_damaged(source: Source, work: Path) -> None:
-    """SQLite copies its file under a lock, so what is wrong with the copy's is wrong with the chatbot's: no other copy
-    would be better. Raises ProofFailed."""
+    """SQLite copies its file under a lock, so damage in the copy is damage in the chatbot's file, and another copy
+    would be no better. Raises ProofFailed."""
     copy = work / "copy"
     if source.folder is None or not (copy / DATABASE).is_file():
         return
@@ -157,8 +157,8 @@ def _refuse_damaged(source: Source, work: Path) -> None:
 
 
 def _completed(storage: Storage) -> tuple[list[str], str]:
-    """What was copied from one of two stores to the other, and what can't be: no reason to go without tonight's
-    snapshot, since an old one that is lost would block all new ones."""
+    """What was copied from one of two stores to the other, and what can't be. The latter doesn't stop tonight's
+    snapshot: else one lost old snapshot would block all new ones."""
     try:
         return storage.complete(FOLDER), ""
     except StorageError as error:
@@ -194,7 +194,8 @@ def _attempt(
 
 
 def _start(judge: Worker, reader: Worker, work: Path, memory_mb: int) -> Listing:
-    """Has the copy read without Chroma, and a clone of it opened by Chroma. Returns what the clone held before."""
+    """Starts to read the copy without Chroma and to open a clone of it with Chroma. Returns what the clone held
+    before."""
     reader.start("read", folder=str(work / "copy"))
     opened = _cloned(work)
     judge.start("judge", folder=str(work / "copy"), twin=str(work / "opened"), memory_mb=memory_mb)
@@ -237,7 +238,7 @@ def _copy(source: Source, work: Path, memory_mb: int) -> dict[str, Any]:
 
 
 def _read_back(stream: Any, hashes: Hashes, opened: Listing, password: str | None) -> None:
-    """What lies in the storage is what was written, and holds the files that Chroma opens. Raises TornCopy."""
+    """Compares the stored file with what was written and with the files that Chroma opens. Raises TornCopy."""
     with stream:
         try:
             found, stored = look_through(
@@ -328,7 +329,7 @@ def expectation(manifest: BackupManifest) -> dict[str, Any]:
 
 
 def drill_snapshot(storage: Storage, manifest: BackupManifest, *, memory_mb: int = PROOF_MEMORY_MB) -> dict[str, Any]:
-    """Restores a stored snapshot into a scratch folder, opens it by Chroma and compares everything with its manifest.
+    """Restores a stored snapshot into a scratch folder, opens it with Chroma and compares all with its manifest.
 
     Raises ProofFailed. Returns what was compared, in plain numbers. Touches nothing but the scratch folder.
     """

@@ -15,20 +15,20 @@ BLOCK = 512
 
 
 def disk_bytes(path: Path) -> int:
-    """What a file takes of the disk, or its size, where that is less."""
-    told = path.stat()
-    return min(told.st_size, told.st_blocks * BLOCK)
+    """Bytes that a file takes on the disk, or its size, if that is less."""
+    status = path.stat()
+    return min(status.st_size, status.st_blocks * BLOCK)
 
 
 def copy_file(source: str | Path, target: str | Path) -> str:
     """For `shutil.copytree`, too. The mode is not copied."""
     with Path(source).open("rb") as file:
-        told = os.fstat(file.fileno())
-        if told.st_blocks * BLOCK >= told.st_size:
+        status = os.fstat(file.fileno())
+        if status.st_blocks * BLOCK >= status.st_size:
             return str(shutil.copyfile(source, target))
         with Path(target).open("wb") as to:
-            _copy_data(file.fileno(), to.fileno(), told.st_size)
-            to.truncate(told.st_size)
+            _copy_data(file.fileno(), to.fileno(), status.st_size)
+            to.truncate(status.st_size)
     return str(target)
 
 

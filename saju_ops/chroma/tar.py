@@ -1,10 +1,10 @@
-"""Reads the tar of a snapshot as `chroma_pack.pack` writes it, and refuses every other: whoever can write into the
-store must not decide what the disk, the memory or another folder of this machine gets.
+"""Reads the tar of a snapshot as `chroma/pack.py` writes it, and refuses every other: a person who can write into the
+store must not decide how much disk or memory this machine uses, or which of its other folders is written to.
 
-Promises: a name is below the one folder, is there once, and comes after its folder; a file has as many bytes as its
-header says, each of which is in the tar (no holes of sparse files); nothing is read beyond `limit` bytes; a header
-takes 64 KiB at most. Links, devices and what else a tar may hold are refused. tarfile itself reads headers here, but
-not the tar: it keeps whole extended headers and maps of sparse files in memory, whatever their size.
+Each name is below the one folder, is there once, and comes after its folder. A file has as many bytes as its header
+says, all of them in the tar (no holes of sparse files). Nothing is read beyond `limit` bytes, and a header takes 64 KiB
+at most. Links, devices and all other kinds of entries are refused. tarfile reads the headers here, but not the whole
+tar: it would keep extended headers and maps of sparse files in memory, whatever their size.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RECORD = re.compile(rb"(\d{1,6}) ([^=]+)=")
 
 
 class LimitedTar:
-    """Hands on what is read of the tar. Raises ProofFailed where there is more of it than `limit` bytes."""
+    """Passes on the bytes of the tar. Raises ProofFailed if there are more than `limit`."""
 
     def __init__(self, stream: Any, limit: int) -> None:
         self._stream, self._left = stream, limit
@@ -54,7 +54,7 @@ class LimitedTar:
         """Reads on to the end, and refuses anything but the zeros that fill a tar's last record."""
         while data := self.read(piece):
             if data.count(0) != len(data):
-                raise ProofFailed("it goes on after its end")
+                raise ProofFailed("data follow its end")
 
 
 class _File:
@@ -146,7 +146,7 @@ def _number(text: str) -> int:
 
 
 def _name_inside(header: tarfile.TarInfo) -> str:
-    """The name without ROOT. Raises ProofFailed for one that isn't below it, or that a disk may not take."""
+    """The name without ROOT. Raises ProofFailed for a name that isn't below it, or that a disk may not take."""
     name = header.name.removesuffix("/") if header.type == tarfile.DIRTYPE else header.name
     root, *parts = name.split("/")
     sound = all(0 < len(part.encode()) <= LONGEST_NAME and part not in (".", "..") for part in parts)

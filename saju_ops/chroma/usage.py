@@ -1,6 +1,6 @@
-"""How much the vector store holds: documents per collection, bytes on disk, and how old the newest snapshot is.
+"""How much the vector store holds: documents per collection, bytes on disk, and the age of the newest snapshot.
 
-Of a folder it reads SQLite's own tables, in a process of its own and without Chroma; of a server it asks the API.
+A folder is measured by SQLite's own tables, in a separate process and without Chroma; a server by its API.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from saju_ops.storage.open import Storage
 
 @dataclass
 class Usage:
-    """Bytes are 0 for a server, which doesn't tell."""
+    """Bytes are 0 for a server, which doesn't report them."""
 
     source: str
     collections: list[dict[str, Any]] = field(default_factory=list)
@@ -54,20 +54,21 @@ class Usage:
 
 
 def usage(source: Source, storage: Storage, *, now: datetime) -> Usage:
-    """Looks only. Raises Refused for what is no Chroma directory, OperatorError for a server that doesn't answer."""
-    told = Usage(str(source))
+    """Changes nothing. Raises Refused for a folder that is no Chroma directory, OperatorError for a server that doesn't
+    answer."""
+    found = Usage(str(source))
     with scratch_folder() as scratch:
         if source.host:
-            told.collections = ask("usage", scratch, **source.server)["collections"]
+            found.collections = ask("usage", scratch, **source.server)["collections"]
         else:
             for key, value in ask("usage_folder", scratch, folder=str(source.folder)).items():
-                setattr(told, key, value)
+                setattr(found, key, value)
     held = [m for m in backups(storage, "chroma_snapshot") if m.proven]
-    told.snapshots, told.snapshot_bytes = len(held), sum(m.stored_bytes for m in held)
+    found.snapshots, found.snapshot_bytes = len(held), sum(m.stored_bytes for m in held)
     if held:
-        told.newest = held[-1]
-        told.age_hours = round((now - held[-1].taken).total_seconds() / 3600, 2)
-    return told
+        found.newest = held[-1]
+        found.age_hours = round((now - held[-1].taken).total_seconds() / 3600, 2)
+    return found
 
 
 def folder_usage(folder: Path) -> dict[str, Any]:

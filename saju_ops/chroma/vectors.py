@@ -1,8 +1,8 @@
-"""The vectors of one collection of a Chroma directory: its index files, and over them what waits in Chroma's queue.
+"""The vectors of one collection of a Chroma directory: its index files, and the writes that wait in Chroma's queue.
 
-A vector waits there from its acknowledgement until the index is written, every `sync_threshold` records, and all of
-them do in a folder that was fetched from a server and whose index was not made yet. They are read from the queue when
-asked for; what is held of each is its id and its number in the queue, in a `ScratchDatabase`.
+A vector waits in the queue from its acknowledgement until the index is written, every `sync_threshold` records. In a
+folder that was fetched from a server and has no index yet, all of them wait. They are read from the queue on demand; a
+`ScratchDatabase` holds only the id and the queue number of each.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Queued(Described, Protocol):
 
 
 class Waiting:
-    """What the queue holds beyond `reached`, as Chroma will put it into the index: adding what is there changes
-    nothing, as does an update of what is not."""
+    """The queue's rows beyond `reached`, as Chroma will put them into the index: adding an existing id changes nothing,
+    nor does updating a missing one."""
 
     def __init__(self, connection: sqlite3.Connection, collection: Queued, reached: int, index: Index | None) -> None:
         self._connection, self._index, self.space = connection, index, collection.space
@@ -45,7 +45,7 @@ class Waiting:
 
     def _take(self, collection: Queued, reached: int) -> None:
         for number, operation, id, size, encoding in self._connection.execute(
-            # The length of a blob is told without reading it.
+            # SQLite knows the length of a blob without reading it.
             "SELECT seq_id, operation, id, LENGTH(vector), encoding FROM embeddings_queue"
             " WHERE topic LIKE ? ESCAPE '!' AND seq_id > ? ORDER BY seq_id",
             ("%/" + collection.id, reached),
@@ -63,8 +63,8 @@ class Waiting:
                 self._ids.execute("INSERT OR REPLACE INTO waiting VALUES (?, ?)", (id, number))
 
     def _there(self, id: str) -> bool:
-        told = self._ids.execute("SELECT seq_id FROM waiting WHERE id = ?", (id,)).fetchone()
-        return told[0] is not None if told else self._in_index(id)
+        row = self._ids.execute("SELECT seq_id FROM waiting WHERE id = ?", (id,)).fetchone()
+        return row[0] is not None if row else self._in_index(id)
 
     def _in_index(self, id: str) -> bool:
         return self._index is not None and id in self._index.names
@@ -77,7 +77,7 @@ class Waiting:
         return more
 
     def of(self, ids: Sequence[str]) -> dict[str, np.ndarray | None]:
-        """Of those that wait: their vectors, or None where they are deleted."""
+        """Vectors of those ids that wait, or None for an id that is deleted."""
         import numpy as np
 
         if not self.changed:
@@ -107,7 +107,7 @@ class Waiting:
         return [self._ids.execute("SELECT id FROM waiting WHERE seq_id = ?", (n,)).fetchone()[0] for n in numbers]
 
     def until(self, ids: Sequence[str], last: int) -> list[bool]:
-        """Of each, whether it waits and its number is not above that one."""
+        """For each id, whether it waits with a number of at most `last`."""
         found: set[str] = set()
         for start in range(0, len(ids), ASKED_AT_ONCE):
             some = ids[start : start + ASKED_AT_ONCE]
@@ -124,7 +124,7 @@ class Waiting:
             yield np.stack([np.frombuffer(vector, "<f4") for vector in self._read(some).values()])
 
     def changed_elements(self) -> np.ndarray | None:
-        """Of each element of the index, whether its id is in the queue, too. None: of none."""
+        """For each element of the index, whether the queue has its id too. None if it has none of them."""
         import numpy as np
 
         if self._index is None or not self.changed:

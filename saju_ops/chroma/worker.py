@@ -59,8 +59,8 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def judge(request: dict[str, Any]) -> dict[str, Any]:
-    """What Chroma gives of a folder's twin, beside the folder's files. What it should hold is told by `read`, as is the
-    digest of vectors, each of which is here compared with the same files."""
+    """What Chroma gives of a folder's twin, each vector compared with the folder's files. `read` says what it should
+    hold and takes the digest of vectors."""
     from saju_ops.chroma.check import judged
 
     return judged(Path(request["folder"]), Path(request["twin"]), memory_mb=request["memory_mb"], digest_vectors=False)
@@ -83,7 +83,7 @@ def index(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _server(request: dict[str, Any]) -> dict[str, Any]:
-    """The token among it goes no further than this process, which opens no folder by Chroma but its own."""
+    """The token stays in this process, and Chroma opens no folder in it but our own."""
     return {name: request[name] for name in ("host", "port", "tls", "token") if request.get(name)}
 
 

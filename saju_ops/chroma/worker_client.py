@@ -1,7 +1,7 @@
-"""Asks the worker process, and gives it a private folder to work in.
+"""Starts the worker process, gives it a private folder to work in, and reads its answer.
 
-Scratch folders are 0700 under TMPDIR and go when the work ends. What a killed run left is removed by the next one:
-each folder is locked by whoever uses it, and a lock ends with its process.
+Scratch folders are 0700 under TMPDIR and are removed when the work ends. The next run removes what a killed run left:
+each folder in use is locked, and a lock ends with its process.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Worker:
 
     def __init__(self, scratch: Path, *, warm: bool = False) -> None:
         self._task, self._looked_at = "", False
-        self._told = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 (closed in __exit__)
+        self._output = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 (closed in __exit__)
         # The pipe's writing end stays open until the answer is there: the worker ends when it closes.
         requests, self._to_worker = os.pipe()
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "saju_ops.chroma.worker", *(["warm"] if warm else [])],
-                stdin=requests, stdout=self._told, stderr=subprocess.DEVNULL, cwd=scratch, env=_environment(),
+                stdin=requests, stdout=self._output, stderr=subprocess.DEVNULL, cwd=scratch, env=_environment(),
             )  # fmt: skip
         finally:
             os.close(requests)
@@ -56,7 +56,7 @@ class Worker:
         self._process.kill()
         self._process.wait()
         os.close(self._to_worker)
-        self._told.close()
+        self._output.close()
 
     def start(self, task: str, **request: Any) -> None:
         self._task = task
@@ -73,10 +73,10 @@ class Worker:
             self.answer()
 
     def answer(self) -> dict[str, Any]:
-        """Waits. Raises the OperatorError that the worker answered, TornCopy where it died."""
+        """Waits. Raises the OperatorError that the worker answered, TornCopy if the worker died."""
         self._process.wait()
-        self._told.seek(0)
-        return _answer(self._task, self._told.read(), self._process.returncode)
+        self._output.seek(0)
+        return _answer(self._task, self._output.read(), self._process.returncode)
 
 
 def ask(task: str, scratch: Path, **request: Any) -> dict[str, Any]:
@@ -98,9 +98,9 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def _answer(task: str, told: bytes, status: int) -> dict[str, Any]:
+def _answer(task: str, output: bytes, status: int) -> dict[str, Any]:
     try:
-        answer = json.loads(told)
+        answer = json.loads(output)
     except ValueError:
         how = signal.Signals(-status).name if status < 0 else f"status {status}"
         raise TornCopy(f"the process that opened it by Chroma ended with {how}") from None
