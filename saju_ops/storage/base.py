@@ -18,7 +18,7 @@ from saju_ops.storage.seal import Seals
 
 
 class StorageError(OperatorError):
-    """The storage can't do what was asked. What was there before is still there."""
+    """The storage can't do what was asked. Nothing that was stored before is lost."""
 
 
 class AlreadyThere(StorageError):
@@ -35,7 +35,7 @@ def require_name(name: str) -> tuple[str, ...]:
 
 
 def is_name(name: str) -> bool:
-    """Whether a listed name is one that a run could have written; in a bucket others may lie, such as `a//b`."""
+    """Whether a run could have written a file of this name; a bucket may hold other files too, such as `a//b`."""
     try:
         return bool(require_name(name))
     except StorageError:
@@ -48,11 +48,11 @@ class Writer(Protocol):
     def write(self, data: bytes | memoryview) -> int: ...
 
     def read_back(self) -> BinaryIO:
-        """What has been written, made durable and read again from where it lies. Nothing may be written after."""
+        """Makes the written content durable and reads it again from the store. Nothing may be written after."""
 
     def commit(self) -> None:
-        """Makes the file durable, proves it by its SHA-256 where it lies elsewhere, and gives it its name.
-        Raises AlreadyThere."""
+        """Makes the file durable, proves it by its SHA-256 (in a remote store), and gives it its name. Raises
+        AlreadyThere."""
 
 
 @runtime_checkable
@@ -91,28 +91,28 @@ class Storage(Protocol):
         """Bytes stored. Raises FileNotFoundError."""
 
     def names(self, prefix: str) -> Iterator[str]:
-        """Every complete file whose name starts with prefix, sorted; never one that is on its way."""
+        """Every complete file whose name starts with prefix, sorted; no file that is still being written."""
 
     def location(self, name: str) -> str:
         """Where an operator finds the file, fit for a message: what isn't printed in its name is escaped."""
 
     def clear_unfinished(self, prefix: str) -> int:
-        """Removes what killed writers left of files whose names start with prefix. The caller holds the
-        lock under which such files are written. Returns how many."""
+        """Removes unfinished files of killed writers whose names start with prefix. The caller holds the lock under
+        which such files are written. Returns how many."""
 
     def delete(self, name: str) -> None:
-        """Removes a complete file, durably. A name that isn't there is fine. For retention alone: delete a
-        backup's manifest first, so that what is left never counts."""
+        """Removes a complete file, durably. A name that isn't there is no error. Only retention calls it. Delete a
+        backup's manifest first: without it, the other files count for nothing."""
 
     def complete(self, prefix: str) -> list[str]:
-        """Copies what only one of two stores has of files whose names start with prefix, each copy proven by
-        SHA-256, manifests last. Returns the names it copied; a single store has nothing to do. Call it first in
-        every run that writes, under the lock under which such files are written. Raises StorageError for what can't
-        be completed, after it completed the rest."""
+        """Copies files that only one of two stores has and whose names start with prefix, each copy proven by SHA-256,
+        manifests last. Returns the names of the copied files; a single store has nothing to do. Call it first in every
+        run that writes, under the lock under which such files are written. Raises StorageError for files that can't be
+        copied, after copying the rest."""
 
     def require_all(self) -> None:
-        """At the end of a run that writes: raises StorageError, with what is where, if one of two stores could
-        not be used in it."""
+        """At the end of a run that writes: raises StorageError, which says where each file is, if the run could not use
+        one of two stores."""
 
     def copies(self) -> Sequence[Storage]:
         """Each single store that holds a copy: what proves files before a deletion looks at every one."""
@@ -121,4 +121,4 @@ class Storage(Protocol):
         """What a delete leaves behind, in words: old versions, a trash. Empty where nothing does."""
 
     def free_space(self) -> str:
-        """What can be said of the room that is left, in words; empty where the store doesn't tell."""
+        """The free space, in words; empty if the store doesn't report it."""

@@ -1,12 +1,12 @@
 """Password protection of stored files: a zip file with one member, AES-256 (WinZip AE-2), as 7-Zip and others open.
 
-Promises: constant memory at any size, both ways (zip64 throughout); a wrong password is said before any content
-comes out; a file that was cut or altered never ends like a whole one: the member's HMAC, its sizes and the end of
-the zip file are checked. Refuses a zip that isn't encrypted like this where an encrypted one is expected.
+Memory is constant at any size, both ways (zip64 throughout). A wrong password is reported before any content is read.
+A file that was cut or altered never ends like a whole one: the member's HMAC, its sizes and the end of the zip file are
+checked. Where an encrypted file is expected, a zip that isn't encrypted in this way is refused.
 
-The one password guards archives, dumps and snapshots alike, so all of them have the one format that archives must
-have; a slower key derivation for some of them would not make it harder to guess. WinZip's derivation is fast to
-try (PBKDF2 with 1,000 rounds): the password must be long, and `SHORTEST` refuses what is not.
+One password guards archives, dumps and snapshots, so all of them use the format that archives must have. A slower key
+derivation for some of them would not make the password harder to guess. WinZip's derivation is fast to try (PBKDF2 with
+1,000 rounds): the password must be long, and one shorter than `SHORTEST` is refused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _END_SIGNATURE, _END_SIZE = b"PK\x05\x06", 22
 
 
 class WrongPassword(Refused):
-    """The password is not the one that the file was encrypted with, or there is none."""
+    """The file was encrypted with another password, or no password is set."""
 
 
 class Sink(Protocol):
@@ -52,11 +52,11 @@ def encrypting(
     compression: Literal["none", "gzip"] = "none",
     now: datetime | None = None,
 ) -> EncryptingWriter:
-    """Encrypts what is written on its way to `sink`; `close` writes what is left and leaves the sink open.
+    """Encrypts what is written and passes it to `sink`; `close` writes the rest and leaves the sink open.
 
-    `name` is what the file inside is called: the stored name without folder and ENDING. `compression` other than
-    none deflates it inside the zip. `now` is the member's time. Use it in a `with` block: leaving it by an
-    exception stops the work at once, and the sink then holds no whole file.
+    `name`: the name of the file inside, which is the stored name without folder and ENDING. A `compression` other than
+    none deflates it inside the zip. `now`: the member's time. Use it in a `with` block: an exception there stops the
+    work at once, and the sink then holds no whole file.
     """
     return EncryptingWriter(sink, password, name, compression, now or datetime.now(UTC))
 
@@ -83,7 +83,7 @@ class EncryptingWriter:
         self._thread.start()
 
     def write(self, data: Any) -> int:
-        """Takes bytes or a buffer. Raises what the sink raised."""
+        """Takes bytes or a buffer. Raises the sink's error."""
         view = memoryview(data).cast("B")
         for start in range(0, len(view), PIECE):
             # A copy: the caller may use its buffer again before the thread comes to it.
@@ -92,7 +92,7 @@ class EncryptingWriter:
         return len(view)
 
     def close(self) -> None:
-        """Writes the end of the zip file. Raises what the sink raised; twice is once."""
+        """Writes the end of the zip file. Raises the sink's error. A second call does nothing."""
         self._end(_END)
         self._work.raise_error()
 
@@ -160,7 +160,7 @@ class _Work:
         self._ended = True
 
     def _drain(self) -> None:
-        """After an error: take what is still written, so that no writer waits for a thread that has ended."""
+        """After an error: discards what is still written, so that no writer waits for a thread that has ended."""
         while not self._ended:
             self._ended = self.pieces.get() in (_END, _ABORT)
 
@@ -176,7 +176,7 @@ def _zipped(pieces: Iterable[bytes], password: str, name: str, compression: str,
 
 def _deflate(compression: str) -> Any:
     if compression == "none":
-        # Stored blocks: a zip whose member is merely stored would need its size before its content.
+        # Deflate's uncompressed blocks: a zip member without compression would need its size before its content.
         return zlib.compressobj(level=0, wbits=-zlib.MAX_WBITS)
     from isal import isal_zlib
 

@@ -1,9 +1,9 @@
-"""Which backups this installation itself restored and found whole: its own record, where nobody who can write into the
-store can write.
+"""Which backups this installation itself restored and found whole: a record of its own, outside the store, so that a
+person who can write into the store can't change it.
 
-`proven: true` in a manifest is a word that anybody can write there. So prune deletes an old backup only for the sake of
-newer ones whose manifest a key of ours sealed, or that are entered here. A dump or snapshot is entered by the run that
-took it, once its drill passed. `verify` enters nothing: a dump that somebody else made may be restored as well.
+Anybody who can write into the store can write `proven: true` into a manifest. So prune deletes an old backup only if
+newer ones are sealed by a key of ours, or are entered here. The run that took a dump or snapshot enters it, once its
+drill passed. `verify` enters nothing: it may have restored a dump that somebody else made.
 
 The ledger is a SQLite file in this user's state folder (`local_state`). Where it is lost, old backups stay until
 KEEP_MINIMUM newer ones are entered. Where dumps are taken on one machine and pruned on another, BACKUP_SEAL_KEY (or
@@ -31,8 +31,8 @@ SCHEMA = (
 
 
 def enter(manifest: BackupManifest, now: datetime, say: Callable[[str], None]) -> None:
-    """Once this run has stored and drilled it. The backup is whole whether it can be entered or not, so why it can't is
-    said, and the run goes on."""
+    """For a backup that this run has stored and drilled. If it can't be entered, the backup is still whole: the reason
+    is logged, and the run continues."""
     entered_at = now.astimezone(UTC).isoformat(timespec="seconds")
     try:
         with _ledger() as connection:

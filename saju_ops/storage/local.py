@@ -1,14 +1,14 @@
 """A local folder as storage: temporary name, fsync, hard link to the final name, fsync of the folder.
 
-The link is what makes a write create-only: unlike a plain rename it fails when the name exists. Files are 0600 and
-folders 0700, because they hold people's conversations.
+The link makes a write create-only: unlike a plain rename it fails when the name exists. Files are 0600 and folders
+0700, because they hold people's conversations.
 
-A listing is whole or an error: a folder that can't be read is not taken for an empty one. What the file system refuses
-comes as a FolderError, in words; only a file that isn't there is a FileNotFoundError, where one is opened or measured.
+A listing is whole or an error: an unreadable folder is never taken for an empty one. Errors of the file system come as
+FolderError, in words; only a missing file that is opened or measured is a FileNotFoundError.
 
-The store's own folder may be a link. Inside it none is followed, by reading, writing or deleting: whoever can write
-there could have a prune delete other people's files. A listing has the link itself, which is no backup, and opening or
-writing through one is refused (LinkFound).
+The store's own folder may be a link. Links inside it are not followed by reading, writing or deleting: a person who can
+write there could otherwise make a prune delete other people's files. A listing contains the link itself, which is no
+backup, and opening or writing through a link is refused (LinkFound).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from saju_ops.storage.base import AlreadyThere, StorageError, require_name
 from saju_ops.storage.seal import NO_SEALS, Seals
 
 UNFINISHED = ".unfinished"
-# Bytes after which what was written goes to the disk, and may be read by who follows.
+# Bytes after which written data is moved to the disk, where a reader that follows the writer may read it.
 HANDED_OVER = 1 << 20
 PAGE = 4096
 
@@ -88,7 +88,7 @@ class LocalStorage:
         path = self._path(name)
         # One leading dot hides it from Excel's file dialog; the suffix is what clear_unfinished looks for.
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{UNFINISHED}")
-        with _told("written", path, writing=True):
+        with _in_words("written", path, writing=True):
             _make_folders(path.parent)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             _let_owner(temporary, 0o600)
@@ -101,7 +101,7 @@ class LocalStorage:
 
     def open(self, name: str) -> BinaryIO:
         path = self._path(name)
-        with _told("read", path):
+        with _in_words("read", path):
             try:
                 return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
             except OSError as error:
@@ -110,21 +110,21 @@ class LocalStorage:
                 raise
 
     def exists(self, name: str) -> bool:
-        """A link is there, too: nothing can be written under its name."""
+        """A link counts as existing: nothing can be written under its name."""
         path = self._path(name)
-        with _told("looked at", path):
+        with _in_words("looked at", path):
             return path.is_symlink() or path.is_file()
 
     def size(self, name: str) -> int:
-        """Of a link, its own."""
+        """The size of a link is its own."""
         path = self._path(name)
-        with _told("looked at", path):
+        with _in_words("looked at", path):
             return path.lstat().st_size
 
     def names(self, prefix: str) -> Iterator[str]:
         start = prefix.rpartition("/")[0]
         folder = self._no_link(start) if start else self.root
-        with _told("listed", folder):
+        with _in_words("listed", folder):
             if not folder.exists():
                 require_can_be_made(folder)
                 return
@@ -134,7 +134,7 @@ class LocalStorage:
     def clear_unfinished(self, prefix: str) -> int:
         path = self._path(prefix)
         removed = 0
-        with _told("tidied", path.parent):
+        with _in_words("tidied", path.parent):
             for leftover in path.parent.glob(f".{path.name}*{UNFINISHED}"):
                 leftover.unlink(missing_ok=True)
                 removed += 1
@@ -142,7 +142,7 @@ class LocalStorage:
 
     def delete(self, name: str) -> None:
         path = self._path(name)
-        with _told("deleted", path):
+        with _in_words("deleted", path):
             try:
                 path.unlink()
             except FileNotFoundError:
@@ -197,14 +197,14 @@ class _LocalWriter:
             self.changed.notify_all()
 
     def end(self) -> None:
-        with _told("written", self._path, writing=True):
+        with _in_words("written", self._path, writing=True):
             self._hand_over(ended=True)
 
     def follow(self) -> BinaryIO:
         return cast(BinaryIO, _Follower(self, self._temporary))
 
     def read_back(self) -> BinaryIO:
-        with _told("written", self._path, writing=True):
+        with _in_words("written", self._path, writing=True):
             self._sync()
             # Drop the cached pages, so that the disk answers and not the memory that the bytes came from.
             os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -215,7 +215,7 @@ class _LocalWriter:
         os.fsync(self._file.fileno())
 
     def commit(self) -> None:
-        with _told("written", self._path, writing=True):
+        with _in_words("written", self._path, writing=True):
             self._sync()
             try:
                 _give_name(self._temporary, self._path)
@@ -227,7 +227,7 @@ class _LocalWriter:
         with self.changed:
             self.given_up = not self.ended
             self.changed.notify_all()
-        # A full disk shows again when the buffer is flushed on close; the first error is the one to tell.
+        # A full disk fails again when the buffer is flushed on close; the first error is the one to report.
         try:
             self._file.close()
         except OSError:
@@ -314,7 +314,7 @@ class _Follower(io.RawIOBase):
 
 
 def _is_link(path: Path) -> bool:
-    """False where it can't be looked at: what is done there then says why."""
+    """False if it can't be looked at: the next use of the path then says why."""
     try:
         return path.is_symlink()
     except OSError:
@@ -322,8 +322,8 @@ def _is_link(path: Path) -> bool:
 
 
 @contextmanager
-def _told(done: str, path: Path, *, writing: bool = False) -> Iterator[None]:
-    """What the file system refuses, in words; where nothing is written, a file that isn't there stays what it is."""
+def _in_words(done: str, path: Path, *, writing: bool = False) -> Iterator[None]:
+    """Turns errors of the file system into words. Unless writing, FileNotFoundError stays as it is."""
     try:
         yield
     except OSError as error:

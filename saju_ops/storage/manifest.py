@@ -1,7 +1,7 @@
 """The manifest of a dump or snapshot, and the list of what a storage holds of them.
 
-A backup exists only once its manifest does; it is written last. `proof` says what was restored and compared:
-a backup whose `proven` is false is there, but counts for nothing when old backups are deleted.
+A backup exists only once its manifest does; the manifest is written last. `proof` says what was restored and compared:
+a backup whose `proven` is false exists, but counts for nothing when old backups are deleted.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FOLDERS: dict[Kind, str] = {
 class BackupManifest:
     kind: Kind
     format: int
-    # Name of the data file in the storage, and of what it was made: a database's name, a folder, a server.
+    # Name of the data file in the storage, and its source: a database's name, a folder, a server.
     file: Name
     source: Text
     engine: Text
@@ -48,7 +48,7 @@ class BackupManifest:
     taken_at: Instant
     compression: Literal["none", "gzip"]
     encryption: Literal["none", "zip-aes256"]
-    # The content before compression and encryption, and the file as it lies in the storage.
+    # The content before compression and encryption, and the file as it is stored.
     content_sha256: Sha256
     content_bytes: Size
     stored_sha256: Sha256
@@ -91,7 +91,7 @@ def manifest_name(file: str) -> str:
 
 
 def stamp(instant: datetime, zone: ZoneInfo) -> str:
-    """`YYYYMMDD_HHMMSS` in TIMEZONE, as it stands in a backup's name: the 03:00 dump is called _030000."""
+    """`YYYYMMDD_HHMMSS` in TIMEZONE, as used in a backup's name: the 03:00 dump is called _030000."""
     return f"{instant.astimezone(zone):%Y%m%d_%H%M%S}"
 
 
@@ -103,14 +103,14 @@ def write_manifest(storage: Storage, manifest: BackupManifest) -> None:
 
 
 def read_manifest(storage: Storage, name: str, *, untouched: bool = False) -> BackupManifest:
-    """Raises ProofFailed for anything that is not a whole manifest of a format that this version knows, under its own
-    name; Unsealed where a key is set and none of ours sealed it; `untouched` also for one that isn't byte for byte what
-    was written. OSError and StorageError where it can't be read."""
+    """Raises ProofFailed unless it is a whole manifest, under its own name, in a format that this version knows;
+    Unsealed if a key is set and no key of ours sealed it; with `untouched` also ProofFailed unless it is byte for byte
+    what was written. OSError and StorageError if it can't be read."""
     return manifest_of(read_sealed(storage, name, untouched=untouched), name)
 
 
 def manifest_of(raw: dict[str, Any], name: str) -> BackupManifest:
-    """A manifest whose seal is right. Raises ProofFailed."""
+    """A manifest whose seal has been checked. Raises ProofFailed."""
     if str(raw.get("kind")) not in FOLDERS or raw.get("format") != FORMAT:
         raise ProofFailed(f"{shown(name)} is of a kind, format or file that this version doesn't know.")
     manifest = dataclass_of(BackupManifest, raw, shown(name))
@@ -121,7 +121,7 @@ def manifest_of(raw: dict[str, Any], name: str) -> BackupManifest:
 
 
 def _require_parts(manifest: BackupManifest, where: str) -> None:
-    """What a run takes out of the free parts of a manifest is what it must be. Raises ProofFailed."""
+    """Checks the types of what runs read from the free parts of a manifest. Raises ProofFailed."""
     validated(_Proof, manifest.proof, where)
     validated(_Extra, manifest.extra, where)
     if manifest.contents:
@@ -168,18 +168,18 @@ def latest_time(at: datetime | None, now: datetime) -> datetime:
 
 
 def passed_over(storage: Storage, chosen: BackupManifest, until: str | None, now: datetime) -> list[str]:
-    """What is there of the same source that is newer than the chosen backup (up to `until`, a stamp) and can't be
-    restored: each file's name with the reason."""
+    """Backups of the same source that are newer than the chosen one (up to `until`, a stamp) and can't be restored:
+    each file's name with the reason."""
     folder, _, file = chosen.file.rpartition("/")
     label, mine = _label_and_stamp(file)
     names = {*storage.names(f"{folder}/{label}_")}
-    told = []
+    unusable = []
     for stem in sorted({name.rpartition("/")[2].split(".", 1)[0] for name in names}):
         theirs = _label_and_stamp(stem)
         newer = theirs[0] == label and theirs[1] > mine and (until is None or theirs[1] <= until)
         if newer and (why := _why_not(storage, f"{folder}/{stem}{ENDING}", names, now)):
-            told.append(f"{shown(folder)}/{shown(stem)} ({why})")
-    return told
+            unusable.append(f"{shown(folder)}/{shown(stem)} ({why})")
+    return unusable
 
 
 def _label_and_stamp(file: str) -> tuple[str, str]:
@@ -224,9 +224,9 @@ class Held:
 
 
 def held(storage: Storage, kind: Kind) -> Held:
-    """Every backup of the kind that has a whole manifest and its data file, and what else is there by name. One that
-    is wrong, or that the store doesn't give, such as from Glacier, is that backup's fault alone. Raises StorageError
-    where the store gives none of several."""
+    """Every backup of the kind that has a whole manifest and its data file, and the names of the others. A backup that
+    is damaged, or that the store doesn't give (such as from Glacier), doesn't keep the rest from being listed. Raises
+    StorageError if the store gives none of several."""
     names = list(storage.names(FOLDERS[kind]))
     there, found, not_given = set(names), Held([], {}, []), list[StorageError]()
     for name in (n for n in names if n.endswith(ENDING)):

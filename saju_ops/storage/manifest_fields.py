@@ -1,5 +1,5 @@
-"""What the fields of manifests may hold: types, ranges and lengths. A field that holds anything else makes its manifest
-one that counts for nothing, before a run works with it."""
+"""What the fields of manifests may hold: types, ranges and lengths. A manifest with any other value counts for nothing,
+and that is found before a run works with it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ Hex = Annotated[str, Field(pattern=r"^[0-9a-f]+$", max_length=64)]
 
 
 def dataclass_of(kind: type[T], raw: Mapping[str, Any], where: str) -> T:
-    """An object of the dataclass whose fields are such as these. Raises ProofFailed, naming the field."""
+    """An object of the dataclass, from fields of these types. Raises ProofFailed, naming the field."""
     form: Any = kind
     return kind(**validated(_form_of(form), raw, where))
 
@@ -91,6 +91,6 @@ def _form_of(kind: type) -> Any:
 
 
 def _what(error: Exception) -> str:
-    """The field that is wrong, as far as it is one of ours; never what it holds."""
+    """The name of the wrong field, if it is one of ours; never its value."""
     first = error.errors(include_input=False, include_url=False)[0]["loc"] if isinstance(error, ValidationError) else ()
     return f" ({first[0]} is missing or not as it must be)" if first and str(first[0]).isidentifier() else ""

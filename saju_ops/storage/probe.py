@@ -14,9 +14,9 @@ FOLDER = "saju_ops_probe"
 
 
 def probe(store: Storage) -> str:
-    """What is to be said of a store that works. Raises StorageError or OSError, in words, for one that doesn't.
+    """A sentence about a store that works. Raises StorageError or OSError, in words, for a store that doesn't.
 
-    A local folder that isn't there yet is not made: it is said whether it could be.
+    A local folder that isn't there yet is not made: the sentence says whether it could be.
     """
     if isinstance(store, LocalStorage) and not store.root.exists():
         return f"{store.root}: a new folder, which isn't there yet (made at the first archive){_parent(store.root)}"

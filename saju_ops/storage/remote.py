@@ -1,4 +1,4 @@
-"""What stores over a network have in common: reading that goes on after a broken connection, and proof by SHA-256.
+"""What network stores have in common: reading continues after a broken connection, and files are proven by SHA-256.
 
 A stream ends without an error only after as many bytes as the store said the file has. A connection that breaks,
 stalls or ends early is opened again at the byte where it broke.
@@ -22,7 +22,7 @@ LONGEST_WAIT = 10.0
 
 
 class Broken(Exception):
-    """The connection broke or the body was short; opening it again may help. Its text goes to the operator."""
+    """The connection broke or the body was short; opening it again may help. Its text reaches the operator."""
 
 
 class Body(Protocol):

@@ -1,16 +1,16 @@
 """The seal of a manifest: what must be right before anything in it is believed.
 
-Without a key a manifest carries its own SHA-256 (`manifest_sha256`). That finds a flipped bit, and nothing more:
-whoever can write into the store can compute it.
+Without a key a manifest carries its own SHA-256 (`manifest_sha256`). That finds a flipped bit, and nothing more: any
+person who can write into the store can compute it.
 
 With a key (BACKUP_SEAL_KEY, else ARCHIVE_PASSWORD) it also carries an HMAC-SHA256 (`manifest_seal`) over its content
-and the name under which it is stored. Then nothing is believed of a manifest that has no such seal, that another key
-sealed, or that was copied to another name. Older backups get theirs from `saju-ops seal`, which reads each whole and
+and the name under which it is stored. Then a manifest is not believed if it has no such seal, if another key sealed it,
+or if it was copied to another name. Older backups get their seal from `saju-ops seal`, which reads each whole and
 writes a sealed list of their SHA-256s beside them: a stored manifest is never changed.
 
 `read_sealed` is the one way to read a manifest, and everything else that a run reads back and acts on. It reads a
-bounded number of bytes, and raises ProofFailed, naming the file, for what is no JSON object, and Unsealed for what
-is not sealed.
+bounded number of bytes, and raises ProofFailed, naming the file, unless they are a JSON object, and Unsealed if it is
+not sealed.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Seals:
     """The keys of an installation: the first seals, all verify. Without any, manifests have their plain SHA-256.
 
     `accept` names backups that are believed although no key of this installation sealed them: by the name of their
-    file or manifest, with or without its folder; "all" stands for every one. It never accepts one that was altered.
+    file or manifest, with or without its folder; "all" means every backup. An altered manifest is never accepted.
     """
 
     def __init__(self, secrets: Sequence[str] = (), accept: Collection[str] = ()) -> None:
@@ -107,7 +107,7 @@ State = Literal["keyed", "listed", "foreign", "unsealed"]
 
 
 class Checked(NamedTuple):
-    """A manifest as it is stored, and by what it is sealed: the key's id, where one of ours did it."""
+    """A stored manifest, and the id of the key of ours that sealed it, if any did."""
 
     whole: dict[str, Any]
     state: State
@@ -149,10 +149,11 @@ def write_sealed(storage: Storage, name: str, content: Mapping[str, Any], *, ind
 
 
 def read_sealed(storage: Storage, name: str, *, untouched: bool = False) -> dict[str, Any]:
-    """A manifest's content, of which every seal that it needs is right. `untouched`: without a key, too, its own
-    SHA-256 must be right; who deletes or verifies asks for that, and a restore compares all with the data itself.
+    """A manifest's content, after its seals have been checked. `untouched`: its own SHA-256 must be right even without
+    a key; a run that deletes or verifies asks for that. A restore doesn't need it: it compares everything with the
+    data.
 
-    Raises ProofFailed for what is too large, no JSON object, damaged or altered; Unsealed; OSError, StorageError.
+    Raises ProofFailed if it is too large, no JSON object, damaged or altered; Unsealed; OSError, StorageError.
     """
     return require_seal(read_bounded(storage, name), name, storage, untouched=untouched)
 
@@ -190,8 +191,8 @@ def require_seal(data: bytes, name: str, storage: Storage | None = None, *, unto
 
 
 def look(data: bytes, name: str, storage: Storage | None = None) -> Checked:
-    """What a manifest holds and by what it is sealed, for those who report that. Raises ProofFailed for what is no
-    JSON object, and for one that says it was sealed by a key of ours and wasn't."""
+    """A manifest's content and who sealed it, for reports. Raises ProofFailed if it is no JSON object, or if it claims
+    a seal by a key of ours that isn't right."""
     where = _of(storage, name)
     whole = parsed(data, where)
     seals = storage.seals if storage is not None else NO_SEALS
@@ -264,7 +265,7 @@ def _require_digest(whole: Mapping[str, Any], where: str) -> None:
 
 
 def _lists(storage: Storage) -> dict[str, dict[str, str]]:
-    """What the store's sealed lists say. One that no key of ours sealed vouches for nothing; `verify` names it."""
+    """The store's sealed lists. A list that no key of ours sealed proves nothing; `verify` names it."""
     found: dict[str, dict[str, str]] = {}
     for name in sorted(n for n in storage.names(LISTS) if LIST_NAME.fullmatch(n)):
         try:

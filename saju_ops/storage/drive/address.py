@@ -16,7 +16,7 @@ _URI = re.compile(r"gdrive://(?P<folder>[A-Za-z0-9_-]{5,})/?")
 
 @dataclass(frozen=True)
 class DriveOptions:
-    # Path of a service account's key; empty means what the machine offers (Application Default Credentials).
+    # Path of a service account's key; empty: the machine's own credentials (Application Default Credentials).
     credentials_file: str | None = None
     api_url: str = API_URL
     chunk_bytes: int = CHUNK

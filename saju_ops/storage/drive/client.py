@@ -1,4 +1,4 @@
-"""Requests to Google Drive: errors in words, what is tried again, and how long it waits."""
+"""Requests to Google Drive: errors in words, which requests are tried again, and how long it waits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIELDS = "id,name,mimeType,size,createdTime,sha256Checksum"
 ALL_DRIVES = {"supportsAllDrives": "true"}
 # 403s that pass when waited out, as Drive's error guide lists them.
 _RATE_REASONS = {"rateLimitExceeded", "userRateLimitExceeded", "sharingRateLimitExceeded"}
-# 403s that have nothing to do with who may use the folder.
+# 403s that aren't about rights on the folder.
 _IN_WORDS = {
     "accessNotConfigured": "the Google Drive API is not enabled in the project that the service account belongs to;"
     " enable it in the Google Cloud console.",

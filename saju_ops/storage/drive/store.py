@@ -1,10 +1,10 @@
 """A Google Drive folder as storage: nested folders for names with slashes, resumable uploads, create-only.
 
-Promises: a file is uploaded under a name that says it is unfinished, read back or compared by Drive's own SHA-256
-of the whole, and renamed at the commit. Drive lets two files have one name: so it is looked for before and after
-the renaming, and a writer that finds another takes its own away; of two all the same, the oldest has it. An upload
-goes on where it broke; 429 and 5xx are waited out. Shared drives work; a service account has no room of its own, so
-it needs one.
+A file is uploaded under a name that says it is unfinished, read back or compared by Drive's own SHA-256 of the whole,
+and renamed at the commit. Drive lets two files have the same name. So the writer looks for the name before and after
+renaming, and deletes its own file if it finds another; if two files have a name all the same, the oldest counts. A
+broken upload continues where it broke; after 429 and 5xx it waits and tries again. Shared drives work; a service
+account has no room of its own, so it needs one.
 
 The address of an upload session lets anybody write: it is in no message and no log.
 """
@@ -126,7 +126,7 @@ class DriveStorage:
         raise StorageError(f"Google Drive could not {what}: {why}, {TRIES} times. Launch again.")
 
     def ask(self, method: str, url: str, what: str, **options: Any) -> dict[str, Any]:
-        """A request whose answer is a JSON object. Raises StorageError."""
+        """Sends a request and returns its answer, a JSON object. Raises StorageError."""
         return _object(self.request(method, url, what, **options), what)
 
     def _send(self, method: str, url: str, headers: dict[str, str] | None = None, **options: Any) -> Any:
@@ -161,20 +161,20 @@ class DriveStorage:
         shown = f"{status} {reasons[0]}" if reasons else str(status)
         if status in (408, 429) or status >= 500 or (status == 403 and _RATE_REASONS & set(reasons)):
             return shown
-        told = f"Google Drive could not {what} ({shown})"
+        failure = f"Google Drive could not {what} ({shown})"
         if status in (404, 410):
-            raise _Missing(f"{told}: is {self.uri} right, and shared with the service account as a content manager?")
+            raise _Missing(f"{failure}: is {self.uri} right, and shared with the service account as a content manager?")
         if "storageQuotaExceeded" in reasons or "teamDriveFileLimitExceeded" in reasons:
             raise StorageError(
-                f"{told}: there is no room. A service account has none of its own: use a folder of a shared drive."
+                f"{failure}: there is no room. A service account has none of its own: use a folder of a shared drive."
             )
         for reason in filter(_IN_WORDS.get, reasons):
-            raise StorageError(f"{told}: {_IN_WORDS[reason]}")
+            raise StorageError(f"{failure}: {_IN_WORDS[reason]}")
         if status in (401, 403):
             raise StorageError(
-                f"{told}: access denied. Share the folder with the service account as a content manager."
+                f"{failure}: access denied. Share the folder with the service account as a content manager."
             )
-        raise StorageError(f"{told}. What was there before is still there.")
+        raise StorageError(f"{failure}. What was there before is still there.")
 
     # --- files and folders ---------------------------------------------------------------------------------
 
@@ -203,7 +203,7 @@ class DriveStorage:
         parameters = {"fields": "id,driveId,mimeType,trashed", **ALL_DRIVES}
         folder = self.ask("GET", f"/drive/v3/files/{self.root}", f"find {self.uri}", params=parameters)
         if folder.get("mimeType") != FOLDER or folder.get("trashed"):
-            raise StorageError(f"{self.uri} is no folder, or lies in the trash; correct BACKUP_URI.")
+            raise StorageError(f"{self.uri} is no folder, or is in the trash; correct BACKUP_URI.")
         drive = folder.get("driveId")
         return {"corpora": "drive", "driveId": drive} if drive else {"corpora": "user"}
 

@@ -141,7 +141,7 @@ class _DriveWriter:
             ) from None
 
     def _take(self, answer: Any, goal: int) -> None:
-        """What Drive says that it has: goes out of the buffer."""
+        """Drops the bytes from the buffer that Drive says it has."""
         if answer.status_code == 308:
             has = answer.headers.get("Range")
             arrived = int(has.rpartition("-")[2]) + 1 if has else 0

@@ -36,8 +36,8 @@ def _stem(name: str) -> str:
 def _copy_backup(
     others: Sequence[tuple[Storage, set[str]]], target: Storage, there: set[str], manifest_name: str
 ) -> list[str]:
-    """Copies what the target lacks of a backup: its file, and then its manifest. Raises StorageError where no other
-    store has it whole."""
+    """Copies a backup's missing files to the target: its data file, and then its manifest. Raises StorageError if no
+    other store has it whole."""
     described = [store for store, names in others if manifest_name in names]
     lacks_manifest = manifest_name not in there
     if not described and lacks_manifest:
@@ -121,7 +121,7 @@ class _Damaged(Exception):
 
 
 def _put(target: Storage, name: str, chunks: Iterator[bytes]) -> None:
-    """Raises _TargetFailed for what goes wrong at the target; what the chunks raise goes through."""
+    """Raises _TargetFailed for errors at the target; errors of the chunks pass unchanged."""
     written = Written(target.location(name))
     with ExitStack() as stack:
         writer = _at_target(lambda: stack.enter_context(target.create(name)))

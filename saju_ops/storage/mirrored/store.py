@@ -1,12 +1,11 @@
-"""Two stores at once: what is written goes to both, and a backup counts once its manifest is in both.
+"""Two stores at once: every file is written to both, and a backup counts once its manifest is in both.
 
-Promises: a store that fails while a run writes doesn't keep the other from getting its copy; the run then fails at
-its end, with what is where, and `complete` of the next run copies what is missing, file or manifest, proven by
-SHA-256. Every copy is read back, not only the first. A purge, which calls no `complete`, refuses to list while one of
-the two is down.
+If one store fails while a run writes, the other still gets its copy. The run then fails at its end and says where each
+file is, and `complete` of the next run copies what is missing, file or manifest, proven by SHA-256. Every copy is read
+back, not only the first. A purge, which doesn't call `complete`, refuses to list while one of the two is down.
 
-`reading` is for restores: one good copy is enough. So that a damaged one never stands in the way of a good one, a
-file's copies are compared with its manifest before the first is opened.
+`reading` is for restores, which need only one good copy. A file's copies are compared with its manifest before the
+first is opened, so that a damaged copy never hides a good one.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class MirroredStorage:
         return StorageError("No store can be used: " + "; ".join(f"{u}: {why}" for u, why in self.down.items()))
 
     def _of_each(self, work: Callable[[Storage], T]) -> dict[str, T]:
-        """What each usable store says. One that fails is left aside where that is allowed, and raises elsewhere."""
+        """The answer of each usable store. A store that fails is left out if that is allowed, and raises otherwise."""
         found: dict[str, T] = {}
         for store in self.usable:
             try:
@@ -290,7 +289,7 @@ class _MirroredWriter:
 
 
 class _ReadBack(io.RawIOBase):
-    """What one store gives back, and from where that one fails, the other: what was handed out is proven at the end."""
+    """Reads back from one store, and continues from the other if that fails: at the end the content is proven."""
 
     def __init__(self, writers: _MirroredWriter) -> None:
         self._writers = writers

@@ -1,4 +1,4 @@
-"""Requests to S3: the client, errors in words, what is tried again."""
+"""Requests to S3: the client, errors in words, which requests are tried again."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """S3 and its like as storage: create-only, multipart in constant memory, everything proven by reading it back.
 
-Promises: a write is refused where the key exists, by `If-None-Match: *` where the store knows it and by looking
-first everywhere; what was uploaded is read back and its SHA-256 compared before it counts (an ETag is no checksum
-for multipart or KMS objects, and S3's own full-object checksum of those is a CRC); a failed upload is aborted; a
-stream of a stored object goes on after a broken connection and never ends early without an error.
+A write is refused if the key exists: by `If-None-Match: *` if the store supports it, and always by looking first. What
+was uploaded is read back and its SHA-256 compared before it counts (an ETag is no checksum for multipart or KMS
+objects, and S3's own full-object checksum of those is a CRC). A failed upload is aborted. Reading a stored object
+continues after a broken connection and never ends early without an error.
 
-An upload can't be read before it is completed, so a key exists, whole, from `read_back` on. Leaving without
-`commit` deletes it again, by its version where the bucket keeps versions and lets it go.
+An upload can't be read before it is completed, so from `read_back` on the key exists, whole. Leaving without `commit`
+deletes it again, by its version if the bucket keeps versions and allows that.
 
 boto3 is used directly: dagster-aws' S3Resource builds the same client, but takes 1.6 s to import in every run and
 lets neither time-outs nor checksum modes be set.
@@ -70,7 +70,7 @@ class S3Storage:
 
     @cached_property
     def client(self) -> Any:
-        with self.told("set up"):
+        with self.errors_in_words("set up"):
             return _client(self.options)
 
     # --- writing -------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class S3Storage:
         where = self.location(name)
         condition = {"IfMatch": etag} if etag else {}
         try:
-            with self.told(f"read {where}"):
+            with self.errors_in_words(f"read {where}"):
                 first = self.client.get_object(Bucket=self.bucket, Key=self.key(name), **condition)
         except _Missing:
             raise FileNotFoundError(2, "No such object", where) from None
@@ -125,7 +125,7 @@ class S3Storage:
 
     def _fetch_from(self, name: str, position: int, size: int, etag: str) -> _Body:
         where = self.location(name)
-        with self.told(f"read {where} on from byte {position}"):
+        with self.errors_in_words(f"read {where} on from byte {position}"):
             asked = {"Range": f"bytes={position}-"} if position else {}
             answer = self.client.get_object(Bucket=self.bucket, Key=self.key(name), IfMatch=etag, **asked)
         body = _Body(answer["Body"])
@@ -147,13 +147,13 @@ class S3Storage:
     def _head(self, name: str) -> Any:
         what = f"look at {self.location(name)}"
         try:
-            with self.told(what):
+            with self.errors_in_words(what):
                 head = self.client.head_object(Bucket=self.bucket, Key=self.key(name))
         except _Missing:
             return None
         except (_Denied, _Unknown):
-            # The answer to a HEAD has no body, so it says of a token that has expired "400" and no more.
-            with self.told(what):
+            # The answer to a HEAD has no body: for an expired token it says only "400".
+            with self.errors_in_words(what):
                 self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.key(name), MaxKeys=1)
             raise
         self._require_s3(head)
@@ -170,7 +170,7 @@ class S3Storage:
     def names(self, prefix: str) -> Iterator[str]:
         root = f"{self.prefix}/" if self.prefix else ""
         found = []
-        with self.told(f"list {self.uri}"):
+        with self.errors_in_words(f"list {self.uri}"):
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=root + prefix)
             for page in pages:
                 found += [entry["Key"][len(root) :] for entry in page.get("Contents", ())]
@@ -186,7 +186,7 @@ class S3Storage:
         """
         removed = 0
         try:
-            with self.told(f"list unfinished uploads to {self.uri}"):
+            with self.errors_in_words(f"list unfinished uploads to {self.uri}"):
                 pages = self.client.get_paginator("list_multipart_uploads").paginate(
                     Bucket=self.bucket, Prefix=self.key(prefix)
                 )
@@ -199,11 +199,11 @@ class S3Storage:
         return removed
 
     def abort(self, key: str, upload_id: str) -> None:
-        with self.told(f"abort an upload to {self.uri}"):
+        with self.errors_in_words(f"abort an upload to {self.uri}"):
             self.client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload_id)
 
     def delete(self, name: str) -> None:
-        with suppress(_Missing), self.told(f"delete {self.location(name)}"):
+        with suppress(_Missing), self.errors_in_words(f"delete {self.location(name)}"):
             self.client.delete_object(Bucket=self.bucket, Key=self.key(name))
 
     def complete(self, prefix: str) -> list[str]:
@@ -217,7 +217,7 @@ class S3Storage:
 
     def remains(self) -> str:
         try:
-            with self.told(f"ask whether {self.uri} keeps versions"):
+            with self.errors_in_words(f"ask whether {self.uri} keeps versions"):
                 status = self.client.get_bucket_versioning(Bucket=self.bucket).get("Status")
         except (_Denied, _Unknown):
             return f"whether {self.bucket} keeps old versions could not be asked (s3:GetBucketVersioning)"
@@ -233,7 +233,7 @@ class S3Storage:
     # --- errors in words -----------------------------------------------------------------------------------
 
     @contextmanager
-    def told(self, what: str) -> Iterator[None]:
+    def errors_in_words(self, what: str) -> Iterator[None]:
         """Every error of boto3 as a StorageError. The errors' own texts may hold keys and addresses."""
         from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, HTTPClientError
 
@@ -254,42 +254,42 @@ class S3Storage:
         code = str(response.get("Error", {}).get("Code", ""))
         status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) or 0)
         shown = f"{status} {code}" if code and code != str(status) else str(status)
-        told = f"S3 could not {what} ({shown})"
+        failure = f"S3 could not {what} ({shown})"
         if code == "NoSuchBucket":
-            return StorageError(f"{told}: there is no bucket {self.bucket}; make it, or correct BACKUP_URI.")
+            return StorageError(f"{failure}: there is no bucket {self.bucket}; make it, or correct BACKUP_URI.")
         if code in ("NoSuchKey", "NoSuchUpload", "NotFound", "404") or status == 404:
-            return _Missing(f"{told}.")
+            return _Missing(f"{failure}.")
         if code in ("PreconditionFailed", "412") or status == 412:
-            return _Exists(f"{told}.")
+            return _Exists(f"{failure}.")
         if code in ("ConditionalRequestConflict", "OperationAborted") or status == 409:
-            return _Conflict(f"{told}: another writer is at the same key.")
+            return _Conflict(f"{failure}: another writer is at the same key.")
         if code in ("BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody"):
-            return _Damaged(f"{told}: the bytes arrived damaged.")
+            return _Damaged(f"{failure}: the bytes arrived damaged.")
         if code in _WRONG_CREDENTIALS:
-            return StorageError(f"{told}: the credentials are wrong or have expired.")
+            return StorageError(f"{failure}: the credentials are wrong or have expired.")
         if code in ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"):
-            return StorageError(f"{told}: this machine's clock and the store's differ; set the clock right.")
+            return StorageError(f"{failure}: this machine's clock and the store's differ; set the clock right.")
         if code in ("InvalidObjectState", "ObjectNotInActiveTierError"):
             return StorageError(
-                f"{told}: it lies in an archive class such as Glacier. Have it restored there first (aws s3api"
+                f"{failure}: it is in an archive class such as Glacier. Have it restored there first (aws s3api"
                 " restore-object), and launch again."
             )
         if code in ("AuthorizationHeaderMalformed", "IllegalLocationConstraintException") or 300 <= status < 400:
-            return StorageError(f"{told}: the bucket is elsewhere. {_REDIRECTED}")
+            return StorageError(f"{failure}: the bucket is elsewhere. {_REDIRECTED}")
         if status in (401, 403) or code in ("AccessDenied", "Forbidden", "AllAccessDisabled"):
             return _Denied(
-                f"{told}: access denied. The credentials need s3:ListBucket, s3:GetObject, s3:PutObject,"
+                f"{failure}: access denied. The credentials need s3:ListBucket, s3:GetObject, s3:PutObject,"
                 " s3:DeleteObject and s3:AbortMultipartUpload here, and the use of the KMS key where one is set."
             )
         if code.startswith("KMS."):
-            return StorageError(f"{told}: the key in S3_KMS_KEY_ID can't be used.")
+            return StorageError(f"{failure}: the key in S3_KMS_KEY_ID can't be used.")
         if status in (400, 405, 501):
-            return _Unknown(f"{told}.")
-        return StorageError(f"{told}. What was there before is still there; launch again.")
+            return _Unknown(f"{failure}.")
+        return StorageError(f"{failure}. What was there before is still there; launch again.")
 
 
 class _Body:
-    """A response body whose breaks are Broken."""
+    """A response body; if its connection breaks, it raises Broken."""
 
     def __init__(self, body: Any) -> None:
         self._body = body

@@ -81,7 +81,7 @@ class _S3Writer:
         self._committed = True
 
     def close(self) -> None:
-        """What was not committed goes. A failure here leaves an object without a manifest, which never counts."""
+        """Deletes what was not committed. If that fails, an object stays without a manifest, which never counts."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         if self._committed:
@@ -97,7 +97,7 @@ class _S3Writer:
                 self._storage.abort(self._key, self._upload_id)
 
     def _take_away(self, version: dict[str, str]) -> None:
-        with self._storage.told(f"take {self._where} away again"):
+        with self._storage.errors_in_words(f"take {self._where} away again"):
             self._storage.client.delete_object(Bucket=self._storage.bucket, Key=self._key, **version)
 
     # --- parts ---------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ class _S3Writer:
             self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="s3-part")
         data, self._buffer = self._buffer, bytearray()
         allowed = min(THREADS, IN_FLIGHT // len(data))
-        # The oldest that is still on its way is waited for; one that failed raises here.
+        # Waits for the oldest part that is still being sent; a part that failed raises here.
         for part in self._parts[-THREADS - 1 : len(self._parts) - allowed]:
             part.result()
         self._parts.append(self._pool.submit(self._part, len(self._parts) + 1, data))
@@ -118,7 +118,7 @@ class _S3Writer:
             self._parts[-1].result()
 
     def _begin(self) -> str:
-        with self._storage.told(f"begin the upload of {self._where}"):
+        with self._storage.errors_in_words(f"begin the upload of {self._where}"):
             answer = self._storage.client.create_multipart_upload(
                 Bucket=self._storage.bucket, Key=self._key, Metadata={MARK: self._mark}, **self._storage.protection
             )
@@ -126,7 +126,7 @@ class _S3Writer:
 
     def _part(self, number: int, data: bytes | bytearray) -> dict[str, Any]:
         def send() -> Any:
-            with self._storage.told(f"upload part {number} of {self._where}"):
+            with self._storage.errors_in_words(f"upload part {number} of {self._where}"):
                 return self._storage.client.upload_part(
                     Bucket=self._storage.bucket, Key=self._key, UploadId=self._upload_id, PartNumber=number,
                     Body=data, ContentMD5=_md5(data),
@@ -161,14 +161,14 @@ class _S3Writer:
         return self._stored
 
     def _put(self, data: bytes, only: dict[str, str]) -> Any:
-        with self._storage.told(f"write {self._where}"):
+        with self._storage.errors_in_words(f"write {self._where}"):
             return self._storage.client.put_object(
                 Bucket=self._storage.bucket, Key=self._key, Body=data, ContentMD5=_md5(data),
                 Metadata={MARK: self._mark}, **self._storage.protection, **only,
             )  # fmt: skip
 
     def _completed(self, parts: list[dict[str, Any]], only: dict[str, str]) -> Any:
-        with self._storage.told(f"complete the upload of {self._where}"):
+        with self._storage.errors_in_words(f"complete the upload of {self._where}"):
             return self._storage.client.complete_multipart_upload(
                 Bucket=self._storage.bucket, Key=self._key, UploadId=self._upload_id,
                 MultipartUpload={"Parts": parts}, **only,
