@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from saju_ops.alerts.redact import Redactor
 from saju_ops.cli.status_report import report
 from saju_ops.database.connect import connect, error_text, parse_database_url
-from saju_ops.defs.progress import tell
+from saju_ops.defs.progress import log_progress
 from saju_ops.dumps.programs import words_of
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.logins import hide_in_error, hide_logins
@@ -175,7 +175,7 @@ def test_the_command_line_prints_no_login_in_an_error_that_nobody_foresaw(tmp_pa
 def test_a_failure_in_a_run_keeps_no_login_in_the_history() -> None:
     @dg.op
     def failing() -> None:
-        tell(dg.OpExecutionContext.get().log, f"Now looking at {BROKEN[1]}")
+        log_progress(dg.OpExecutionContext.get().log, f"Now looking at {BROKEN[1]}")
         try:
             raise OperatorError(f"{BROKEN[0]} can't be reached")
         except OperatorError as error:

@@ -30,8 +30,8 @@ AGE_HEADER = b"age-encryption.org/v1"
 
 
 def open_outbox(folder: Path, now: datetime) -> Outbox:
-    """The outbox in the folder. A file that is no database any more is put aside, not deleted, and begun anew: what
-    was told is then known by Dagster's own cursor only."""
+    """The outbox in the folder. A file that is no longer a database is renamed, not deleted, and a new one begins: then
+    only Dagster's own cursor knows which messages were sent."""
     path = folder / FILE
     try:
         return Outbox(path)
@@ -58,7 +58,7 @@ class Files:
         pictures = [PICTURE] if message.picture else []
         if self.settings.slack_attach == "off":
             return pictures
-        # One more than are sent stands for the rest.
+        # One picture beyond the limit announces that there are more.
         return [*pictures, *range(min(len(message.files), FILES + 1))]
 
     def open(self, file: WaitingFile) -> FileContent:

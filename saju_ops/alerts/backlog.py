@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from saju_ops.rows.days import Day
     from saju_ops.rows.engines.open import LogStore
 
-# A count past this is told as "at least".
+# A count past this is reported as "at least".
 MOST = 1_000_000
 # What a clean-up may take before rows that it should have deleted count as overdue.
 GRACE = timedelta(hours=24)
@@ -48,7 +48,7 @@ class Measured:
 
 
 def last_clean_up(cron: str, now: datetime, zone: Any) -> datetime:
-    """The newest time of the cron line that lies at least a day back."""
+    """The newest time of the cron line that is at least a day ago."""
     from cronsim import CronSim
 
     return next(CronSim(cron, (now - GRACE).astimezone(zone), reverse=True)).astimezone(UTC)

@@ -15,7 +15,7 @@ from saju_ops.reports.message import Message, footer, utc_now
 SECTION = 3000
 BLOCKS = 50
 TEXT = 40_000
-# Of the 50, sections for the text; the rest is for the footer and for what is added later.
+# Sections for the text, out of 50 blocks; the rest is for the footer and later additions.
 SECTIONS = 45
 # A whole message may be no larger than this either, whatever the single limits say.
 WHOLE = 38_000
@@ -56,7 +56,7 @@ def _parts(line: str) -> list[str]:
 
 
 def cut(text: str, limit: int) -> str:
-    """Text of at most `limit` characters, cut at a line's end where possible, with the number of what was cut."""
+    """The text, cut to at most `limit` characters, at a line's end where possible, with the number of what was cut."""
     if len(text) <= limit:
         return text
     lines = text.split("\n")
@@ -94,7 +94,7 @@ def rendered(message: Message, zone: ZoneInfo, now: Any = None) -> dict[str, Any
 
 
 def plain(message: Message, zone: ZoneInfo, now: Any = None) -> dict[str, Any]:
-    """The same without blocks and short: what is sent where Slack refuses the other form."""
+    """The same message, short and without blocks, for when Slack refuses the other form."""
     foot = " · ".join(footer(message, now or utc_now(), zone))
     return {"text": cut(f"{escaped(message.text)}\n{escaped(foot)}", 3500)}
 

@@ -1,8 +1,8 @@
-"""Takes what waits in the outbox to the channels, each on its own, within a time that is set.
+"""Sends the messages of the outbox to the channels, each channel by itself, within a set time.
 
-Promises: at least once per channel; a mark is durable before the next message goes. One message that isn't taken, and
-one channel that is down, hold up no other. More than 20 waiting are gathered into one message (or as many as Slack's
-limits need), in which each is named. Never raises for a channel's sake: how it went is in the report.
+A message arrives at least once per channel; each mark is durable before the next message is sent. A message that is
+refused, or a channel that is down, holds up no other. More than 20 waiting messages are gathered into one (or as many
+as Slack's limits need), in which each is named. A failing channel never raises an error: the report says how it went.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GATHER_FROM = 20
 # Characters of a gathering's lines, escaped: within Slack's 40,000 of a message, and two hundred runs in one.
 GATHERED_CHARACTERS = 34_000
 LINE = 110
-# Seconds that one look takes at most before it leaves the rest to the next.
+# Seconds for one delivery; messages that are left then wait for the next.
 BUDGET = 35.0
 # A channel that failed is tried again after this, doubled each time, up to the second.
 FIRST_PAUSE, LONGEST_PAUSE = 20.0, 600.0
@@ -46,7 +46,7 @@ class Report:
     """How a delivery went on one channel."""
 
     channel: str
-    told: int = 0
+    delivered: int = 0
     refused: int = 0
     busy: bool = False
     error: str = ""
@@ -109,7 +109,7 @@ class Delivery:
                 finally:
                     channel.close()
         except Exception as error:
-            # What nobody foresaw, in the channel or on this machine's disk: the other channel goes on.
+            # An unforeseen error, of the channel or of this machine's disk: the other channel continues.
             log.exception("delivery on %s failed", channel.name)
             report.error = f"예상하지 못한 오류 ({type(error).__name__})"
             with suppress(sqlite3.Error):
@@ -126,7 +126,7 @@ class Delivery:
             return
         try:
             if self.outbox.waiting_count(name):
-                # On a full disk nothing could be marked as told, and the same message would go out at every look.
+                # On a full disk no message could be marked as delivered, and the same one would be sent at every tick.
                 self.outbox.set_fact(f"tried:{name}", self.clock().timestamp())
             self._messages(channel, report)
             self._files(channel)
@@ -149,7 +149,7 @@ class Delivery:
         if len(waiting) <= GATHER_FROM or not gathers:
             return [[each] for each in waiting]
         if min(each.attempts for each in waiting) >= PROBE_AFTER:
-            # Is it the channel, or one of them? A single one that arrives says that it is up.
+            # Is the channel down, or only one message refused? A single message that arrives shows that it is up.
             return [[waiting[0]], *self._portions(waiting[1:])]
         return self._portions(waiting)
 
@@ -173,12 +173,13 @@ class Delivery:
             log.exception("message %s could not be sent on %s", message.id, channel.name)
             return self._one_by_one(channel, portion, report, f"메시지를 만들 수 없습니다 ({type(error).__name__})")
         files = self.files(channel.name, message) if len(portion) == 1 else ()
-        self.outbox.told(channel.name, [w.message.id for w in portion], self.clock(), reference, files)
-        report.told += len(portion)
+        self.outbox.delivered(channel.name, [w.message.id for w in portion], self.clock(), reference, files)
+        report.delivered += len(portion)
         return True
 
     def _one_by_one(self, channel: Channel, portion: list[Waiting], report: Report, error: str) -> bool:
-        """What was not taken: each of many alone; one that was alone waits, and the next has its turn."""
+        """After a refusal: the messages of a portion are tried one by one; one that was alone waits for the next
+        tick."""
         report.error = error
         if len(portion) == 1:
             report.refused += 1
@@ -188,7 +189,7 @@ class Delivery:
         return any(taken)
 
     def _portions(self, waiting: list[Waiting]) -> list[list[Waiting]]:
-        """Parts whose gathering fits into one message. Messages with a picture go alone: they are few."""
+        """Parts that each fit into one gathered message. Messages with a picture are sent alone: they are few."""
         parts: list[list[Waiting]] = [[w] for w in waiting if w.message.picture]
         current: list[Waiting] = []
         size = 0

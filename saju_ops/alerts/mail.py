@@ -110,9 +110,11 @@ class Email:
             sentence = f"메일 전송이 끊겼습니다 ({type(error).__name__})."
             raise ChannelFailed(sentence, maybe_message=True) from None
         if refused:
-            # The others got it, and to send it again would tell them twice; the refused are told of in the log.
-            told = len(self._recipients) - len(refused)
-            logging.getLogger(__name__).warning("%d e-mail recipients were refused, %d told", len(refused), told)
+            # The others have the message; sending it again would repeat it. The log counts the refused recipients.
+            accepted = len(self._recipients) - len(refused)
+            logging.getLogger(__name__).warning(
+                "%d e-mail recipients were refused, %d accepted", len(refused), accepted
+            )
 
     def _connected(self) -> smtplib.SMTP:
         if self._connection is not None:
@@ -195,8 +197,8 @@ def compose(
 
 
 def subject(title: str) -> str:
-    """One line of what can be seen. `=?` would begin an encoded word, which is decoded on its way: into line breaks
-    and other headers, or into what the title doesn't say."""
+    """One line of visible characters. `=?` would begin an encoded word, which receivers decode: into line breaks and
+    other headers, or into text that the title doesn't contain."""
     line = " ".join(title.split()).replace("=?", "= ?")
     return "".join(letter for letter in line if letter.isprintable())[:SUBJECT]
 
@@ -216,7 +218,7 @@ def _html(message: Message, foot: list[str], picture: str) -> str:
 
 
 def _address(text: str) -> Address:
-    """Raises ValueError for what is no address."""
+    """Raises ValueError for a text that is no address."""
     name, address = parseaddr(text)
     user, at, domain = address.rpartition("@")
     if not (user and at and domain):

@@ -1,10 +1,11 @@
-"""What is to be told, and what was told on which channel: one small SQLite file that survives everything.
+"""Messages that wait, and messages that each channel has taken: one small SQLite file that survives everything.
 
-Promises: a message is kept from the moment `add` returns until every channel took it; each mark is durable (fsync)
-before the next message is sent; the same id is never added twice, so that whoever finds the same thing again may add
-it again. Several threads and processes may use it at once; only one at a time delivers on a channel (`delivering`).
+A message is kept from the moment `add` returns until every channel took it. Each mark is durable (fsync) before the
+next message is sent. The same id is never added twice, so a run that finds the same event again may add it again.
+Several threads and processes may use the file at once; only one at a time delivers on a channel (`delivering`).
 
-Refuses: to hold anything but the texts of alerts. The file is readable by its owner alone.
+The file holds only the texts of alerts, and only its owner can read it. Columns called `told` hold the time of
+delivery; their name stays, since outboxes of earlier versions have it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 from saju_ops.reports.message import Message, storable
 
 FILE = "saju_ops_alerts.sqlite"
-# Told messages are kept so long, so that nothing is told again; longer than Dagster's own look back.
+# Delivered messages are kept so long, so that none is sent again; longer than Dagster's own look back.
 KEPT = timedelta(days=90)
 BUSY_SECONDS = 15.0
 # Nothing is left alone for longer. A time beyond it was set by a clock that has been put back since.
@@ -111,7 +112,7 @@ class Outbox:
             try:
                 yield db
             except BaseException:
-                # A full disk has rolled it back already, and is what the operator must hear of.
+                # A full disk has rolled it back already; the operator must see that error and not the second one.
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
@@ -129,7 +130,7 @@ class Outbox:
 
     @contextmanager
     def delivering(self, channel: str) -> Iterator[bool]:
-        """True for the one that may deliver on the channel now. Ends with the process, whatever ends that."""
+        """True for the one process that may deliver on the channel now. Ends with the process, however that ends."""
         with self.path.with_name(f"{self.path.name}.{channel}.lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -180,7 +181,7 @@ class Outbox:
         return new
 
     def low_water(self, stream: str) -> int | None:
-        """The first position whose message isn't told on every channel; None where all are told."""
+        """The first position whose message isn't delivered on every channel; None if all are delivered."""
         query = (
             "SELECT MIN(m.position) FROM messages m JOIN deliveries d ON d.message = m.id"
             " WHERE d.told IS NULL AND m.stream = ?"
@@ -190,11 +191,11 @@ class Outbox:
         return int(row[0]) if row and row[0] is not None else None
 
     def waiting(self, channel: str, now: datetime | None = None, limit: int = 1000) -> list[Waiting]:
-        """Messages for the channel, oldest first; with `now`, only those whose time to be tried has come."""
+        """Messages for the channel, oldest first; with `now`, only those that are due to be tried."""
         query = (
             "SELECT m.payload, d.attempts FROM deliveries d JOIN messages m ON m.id = d.message"
             " WHERE d.channel = ? AND d.told IS NULL AND d.not_before NOT BETWEEN ? AND ?"
-            # What failed several times lets the others go first.
+            # Messages that failed several times come last.
             " ORDER BY MAX(d.attempts, 1), m.happened, m.added, m.rowid LIMIT ?"
         )
         waits = _waits(now) if now else (9e12, 9e12)
@@ -207,10 +208,10 @@ class Outbox:
             query = "SELECT COUNT(*) FROM deliveries WHERE channel = ? AND told IS NULL"
             return int(db.execute(query, (channel,)).fetchone()[0])
 
-    def told(
+    def delivered(
         self, channel: str, ids: Sequence[str], now: datetime, reference: str = "", files: Sequence[int] = ()
     ) -> None:
-        """The channel took these; durable on return. `files` are the numbers of files that are to follow."""
+        """The channel took these messages; durable on return. `files`: numbers of the files that are to follow."""
         with self._transaction() as db:
             for message in ids:
                 db.execute(
@@ -242,7 +243,7 @@ class Outbox:
             )
 
     def drop_channels(self, kept: Sequence[str]) -> None:
-        """Forgets what waits for channels that are no longer set up."""
+        """Deletes messages that wait for channels that are no longer set up."""
         with self._transaction() as db:
             names = [row[0] for row in db.execute("SELECT DISTINCT channel FROM deliveries WHERE told IS NULL")]
             names += [row[0] for row in db.execute("SELECT name FROM channels")]
@@ -252,7 +253,7 @@ class Outbox:
                 db.execute("DELETE FROM channels WHERE name = ?", (name,))
 
     def prune(self, now: datetime) -> None:
-        """Forgets what was told on every channel long ago."""
+        """Deletes messages that were delivered on every channel long ago."""
         with self._transaction() as db:
             db.execute(
                 "DELETE FROM messages WHERE added < ? AND id NOT IN"
@@ -307,7 +308,7 @@ class Outbox:
             )
 
     def stuck(self, channel: str, attempts: int) -> int:
-        """Messages that the channel didn't take so many times and still doesn't."""
+        """Messages that the channel has refused so many times and not taken yet."""
         query = "SELECT COUNT(*) FROM deliveries WHERE channel = ? AND told IS NULL AND attempts >= ?"
         with self._reading() as db:
             return int(db.execute(query, (channel, attempts)).fetchone()[0])
@@ -318,15 +319,15 @@ class Outbox:
         with self._reading() as db:
             rows = db.execute("SELECT key, since, told, reminders, payload FROM problems").fetchall()
         return {
-            key: {"since": since, "told": told, "reminders": reminders, **json.loads(payload)}
-            for key, since, told, reminders, payload in rows
+            key: {"since": since, "reported": reported, "reminders": reminders, **json.loads(payload)}
+            for key, since, reported, reminders, payload in rows
         }
 
     def change_problems(
         self, opened: dict[str, dict[str, Any]], reminded: Sequence[str], closed: Sequence[str],
         messages: Sequence[Message], channels: Mapping[str, Sequence[str]], now: datetime,
     ) -> None:  # fmt: skip
-        """Problems and what is said of them, in one transaction. `channels` is by message id."""
+        """Stores problems and the messages about them, in one transaction. `channels` is by message id."""
         at = now.timestamp()
         with self._transaction() as db:
             for key, payload in opened.items():
@@ -345,7 +346,7 @@ class Outbox:
 
 
 def _waits(now: datetime) -> tuple[float, float]:
-    """From just after now to as long as anything may wait: what has a time in there isn't due yet."""
+    """From just after now to the longest possible wait: a message whose time is in this span isn't due yet."""
     at = now.timestamp()
     return at + 0.001, at + LONGEST_WAIT.total_seconds()
 

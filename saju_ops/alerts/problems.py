@@ -1,7 +1,7 @@
-"""Problems that last: each told once, again after a time, and once more when it is over.
+"""Problems that last: each is reported once, again after a time, and once more when it is over.
 
-What is wrong now is handed in; what was told before is in the outbox. A kind of problem at which nobody could look
-this time stays as it was: not being able to see is no all-clear, but a problem of its own.
+The caller hands in the present problems; the outbox knows those that were reported before. A kind of problem that could
+not be looked at this time stays as it was: not being able to look is no all-clear, but a problem of its own.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Problem:
     since: datetime | None = None
     link: str = ""
     run_id: str = ""
-    # Told already, as part of another message: only reminders and the all-clear follow.
-    told_elsewhere: bool = False
+    # Reported already, as part of another message: only reminders and the all-clear follow.
+    reported_elsewhere: bool = False
 
 
 @dataclass
@@ -45,9 +45,9 @@ def settle(
     outbox: Outbox, seen: Seen, channels: Sequence[str], now: datetime, *, zone: Any, reminder: timedelta = REMINDER,
     not_through: Mapping[str, str] | None = None,
 ) -> list[Message]:  # fmt: skip
-    """Compares with what was told, and puts into the outbox what is to be told now. Returns that.
+    """Compares with what was reported, and puts the messages that are due into the outbox. Returns them.
 
-    `not_through` names, by a problem's key, the channel that it is about: it is told on the others.
+    `not_through` names, by a problem's key, the channel that it is about: it is reported on the others.
     """
     known = outbox.problems()
     current = {p.key: p for p in seen.problems}
@@ -58,9 +58,9 @@ def settle(
     for key, problem in current.items():
         if key not in known:
             opened[key] = _payload(problem)
-            if not problem.told_elsewhere:
+            if not problem.reported_elsewhere:
                 messages.append(_first(problem, now))
-        elif abs(now.timestamp() - known[key]["told"]) >= reminder.total_seconds():
+        elif abs(now.timestamp() - known[key]["reported"]) >= reminder.total_seconds():
             reminded.append(key)
             messages.append(_reminder(problem, known[key], now, zone))
     for key, before in known.items():
@@ -78,7 +78,7 @@ def _payload(problem: Problem) -> dict[str, Any]:
 
 
 def _key(message: Message) -> str:
-    """The key of the problem that a message tells of; an all-clear goes through every channel."""
+    """The key of the problem that a message is about; an all-clear is sent on every channel."""
     kind, _, rest = message.id.removeprefix("problem:").partition("|")
     return "" if rest.startswith("over") else kind
 

@@ -26,8 +26,8 @@ _PATTERNS = (
     (re.compile(r"(?P<head>\bBearer\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE), r"\g<head>" + MASK),
     (re.compile(r"\bAKIA[0-9A-Z]{16}\b"), MASK),
 )
-# A password that is a plain word is hidden as a word of its own, and one that every report holds only where it stands
-# in an address or behind `password=`: else half of a message would be stars, which tell the password as well.
+# A password that is a plain word is hidden only as a whole word; one that every report contains, only in an address or
+# after `password=`. Otherwise half of a message would be stars, which reveal the password as well.
 _PLAIN = re.compile(r"[A-Za-z]{1,8}|\d{1,6}|[가-힣]{1,4}")
 _WORDS = """
 root admin user users name saju ops chat chatbot job jobs local test demo prod dev backup backups archive

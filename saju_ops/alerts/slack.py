@@ -1,8 +1,8 @@
-"""Slack as a channel. The client is handed in; what its answers mean for the operator is said here.
+"""Slack as a channel. The client is handed in; this module says what its answers mean for the operator.
 
-A message is repeated only where Slack's own answer was lost. Slack's "no" is told apart: an answer about the token, the
-channel or the workspace stops the channel for a while and no message is spoiled; an answer about one message leaves
-the others going, and that one is sent again without blocks, in short.
+A message is repeated only if Slack's own answer was lost. Slack's refusals are of two kinds. One about the token, the
+channel or the workspace stops the channel for a while, and no message is lost. One about a single message leaves the
+others unaffected, and that message is sent again, short and without blocks.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def set_up(client: WebClient, api_url: str) -> WebClient:
 
 
 def retry_after(headers: Any) -> float | None:
-    """The seconds of a Retry-After header, whose value may be a list and whose name's case may vary."""
+    """The seconds of a Retry-After header. Its value may be a list, and its name in any case."""
     for name, value in dict(headers or {}).items():
         if name.lower() == "retry-after":
             text = value[0] if isinstance(value, list) and value else value
@@ -149,7 +149,7 @@ class Slack:
         )  # fmt: skip
 
     def who(self) -> str:
-        """Asks Slack whose token it is; posts nothing."""
+        """Asks Slack for the token's owner; posts nothing."""
         answer = self._call(self._client.auth_test)
         return f"#{self._wanted}, {answer.get('team', '?')}, @{answer.get('user', '?')}"
 

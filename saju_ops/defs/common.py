@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 def nothing_here(why: str, *, named: bool) -> dg.SkipReason:
-    """For a schedule that finds no table. Raises Refused where a setting names it: a skip would hide a mistyped name
-    for ever, and a tick that fails is told by the alerts."""
+    """For a schedule that finds no table. Raises Refused if a setting names the table: a skip would hide a mistyped
+    name for ever, but a tick that fails is reported by the alerts."""
     if named:
         raise Refused(why)
     return dg.SkipReason(why)
 
 
 def common_metadata(result: "Outcome") -> dict[str, Any]:
-    """What runs on jobs and on sessions tell alike."""
+    """Metadata that runs on jobs and on sessions have in common."""
     return {
         "dry_run": result.dry_run,
         "rows": result.rows.total(),

@@ -1,4 +1,4 @@
-"""One way for a run to say how far it is: its Dagster log, and whoever else listens in this process."""
+"""One way for a run to report its progress: in its Dagster log, and to listeners in this process."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from saju_ops.logins import hide_logins
 LISTENERS: list[Callable[[str], None]] = []
 
 
-def tell(log: Any, message: str) -> None:
-    """Never message text, never a secret: it is kept in the event log and shown in the UI."""
+def log_progress(log: Any, message: str) -> None:
+    """Never pass message text or a secret: the line is kept in the event log and shown in the UI."""
     message = hide_logins(message)
     log.info(message)
     for listener in LISTENERS:

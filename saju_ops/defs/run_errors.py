@@ -1,7 +1,7 @@
-"""What Dagster keeps of an error that an op, an asset, a check, a sensor or a schedule raises: nothing secret.
+"""Keeps secrets out of errors that an op, an asset, a check, a sensor or a schedule raises.
 
-Promises that no value of a secret setting and no login of an address is in the text of such an error, or of the errors
-that led to it, whoever raised them: Dagster keeps these texts in its history and shows them in the UI.
+Dagster keeps the texts of such errors in its history and shows them in the UI. Here every value of a secret setting and
+every login of an address is hidden in them, and in the errors that led to them, wherever they were raised.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class HiddenError(Exception):
-    """In the place of an error whose own text can't be changed."""
+    """Replaces an error whose own text can't be changed."""
 
 
 def without_secrets(function: Function) -> Function:
-    """The innermost decorator of everything that Dagster calls: what it raises holds no secret."""
+    """The innermost decorator of every function that Dagster calls: its errors then hold no secret."""
 
     @wraps(function)
     def calling(*args: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ from dagster._utils.interrupts import capture_interrupts, check_captured_interru
 from pydantic import Field
 
 from saju_ops.defs.common import nothing_here
-from saju_ops.defs.progress import tell
+from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError, Refused
@@ -58,7 +58,7 @@ def checks() -> list[dg.AssetChecksDefinition]:
         from saju_ops.stale.connections import NoTables
         from saju_ops.stale.plan import StalePlan
 
-        # The settings of the process that runs, not of the one that loaded the definitions.
+        # Settings of the process that runs the op, not of the process that loaded the definitions.
         try:
             result = _reconcile(StalePlan("stats", load_settings().stale_job_hours), None)
         except NoTables as error:
@@ -123,7 +123,7 @@ class ReconcileConfig(dg.Config):
 @dg.op(
     name="settle_stale_jobs",
     pool=POOL,
-    description="Finds analysis jobs that a crash left in pending or processing and, if told to, sets their status:"
+    description="Finds analysis jobs that a crash left in pending or processing and, on request, sets their status:"
     " completed where files have results, STALE_JOB_EMPTY_STATUS where none has. Results are not touched; what it"
     " changed is in an audit file under BACKUP_URI.",
 )
@@ -143,7 +143,7 @@ def reconcile_stale_jobs(
     # On the table itself, so that its numbers plot over the weeks.
     context.log_event(dg.AssetObservation(ANALYSIS_JOBS, metadata=metadata))
     verb = f"{result.settled:,} settled" if result.mode == "apply" and not result.dry_run else "nothing changed"
-    tell(
+    log_progress(
         context.log,
         f"{result.stale:,} of {counted(result.total, 'job')} didn't move for {counted(result.hours, 'hour')}; {verb},"
         f" {result.left_moved:,} left alone because they moved, {result.odd_count:,} not judged; in"
@@ -249,7 +249,9 @@ def _undo(context: dg.OpExecutionContext, config: ReconcileConfig, backup: Backu
     context.add_output_metadata(metadata)
     context.log_event(dg.AssetObservation(ANALYSIS_JOBS, metadata=metadata))
     verb = "would be put back" if result.dry_run else "put back"
-    tell(context.log, f"{result.put_back:,} of {counted(result.changed_then, 'job')} of run {result.run_id} {verb}.")
+    log_progress(
+        context.log, f"{result.put_back:,} of {counted(result.changed_then, 'job')} of run {result.run_id} {verb}."
+    )
     if result.stopped:
         raise dg.DagsterExecutionInterruptedError
 

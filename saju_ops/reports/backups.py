@@ -14,7 +14,7 @@ SHOWN = 5
 
 
 def prune_report(result: PruneResult, at: datetime) -> str:
-    """`at` is told in UTC."""
+    """Times are written in UTC, `at` too."""
     going, staying = result.going, result.staying
     if not going and not result.problems and not result.strangers:
         return f"✅ 삭제할 오래된 백업이 없습니다. (보관 {len(staying)}개)"

@@ -15,7 +15,7 @@ COLLECTIONS_NAMED = 10
 
 
 def snapshot_report(snapshot: Snapshot, at: datetime) -> str:
-    """`at` is told in UTC."""
+    """Times are written in UTC, `at` too."""
     manifest = snapshot.manifest
     lines = [
         "🧠 *ChromaDB Snapshot*",
@@ -49,18 +49,18 @@ def restore_report(plan: ChromaRestore, at: datetime) -> str:
     return "\n".join(lines)
 
 
-def usage_report(told: Usage, at: datetime) -> str:
-    age = "없음 ⚠️" if told.age_hours is None else f"{told.age_hours:.1f}시간 전"
+def usage_report(usage: Usage, at: datetime) -> str:
+    age = "없음 ⚠️" if usage.age_hours is None else f"{usage.age_hours:.1f}시간 전"
     lines = [
         "📊 *ChromaDB Usage*",
-        f"- 컬렉션: {_collections(told.per_collection())}",
-        f"- 문서 수: {told.documents:,}",
-        f"- 디스크 사용량: {told.bytes_on_disk / 1e6:,.1f} MB",
-        f"- 마지막 스냅샷: {age} (보관 {told.snapshots}개, {told.snapshot_bytes / 1e6:,.1f} MB)",
+        f"- 컬렉션: {_collections(usage.per_collection())}",
+        f"- 문서 수: {usage.documents:,}",
+        f"- 디스크 사용량: {usage.bytes_on_disk / 1e6:,.1f} MB",
+        f"- 마지막 스냅샷: {age} (보관 {usage.snapshots}개, {usage.snapshot_bytes / 1e6:,.1f} MB)",
         f"- 실행 시간: {_utc(at)}",
     ]
-    if told.orphaned_folders:
-        lines.append(f"- 사용되지 않는 인덱스 폴더: {told.orphaned_folders}개 ({told.orphaned_bytes / 1e6:,.1f} MB)")
+    if usage.orphaned_folders:
+        lines.append(f"- 사용되지 않는 인덱스 폴더: {usage.orphaned_folders}개 ({usage.orphaned_bytes / 1e6:,.1f} MB)")
     return "\n".join(lines)
 
 

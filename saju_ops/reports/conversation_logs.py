@@ -52,7 +52,7 @@ def kept_reasons(late: int, changed: int, referenced: int, refused: int, unexpla
 def archive_report(
     files: Sequence[str], rows: int, cutoff: date | None, at: datetime, *, days: int = 0, unchanged: int = 0
 ) -> str:
-    """The report of an archive run, with the labels of a clean-up's: what was written, and where the last file lies."""
+    """The report of an archive run, with a clean-up's labels: what was written, and the place of the last file."""
     if not files and not rows:
         if not unchanged:
             return cleanup_report([], 0, cutoff or at.date(), at)

@@ -103,7 +103,7 @@ def found(unknown: dict[str, str], what: str, find: Callable[[], T]) -> T | None
 
 
 def database_bytes(url: sa.URL) -> int:
-    """Bytes of all tables and indexes, by the server's own count. Raises what the database raises."""
+    """Bytes of all tables and indexes, by the server's own count. Raises the database's errors."""
     family = url.get_backend_name()
     queries = {
         "postgresql": "SELECT pg_database_size(current_database())",

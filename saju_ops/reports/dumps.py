@@ -76,7 +76,7 @@ def _broken_views(result: RestoreResult) -> Iterator[str]:
 
 
 def _target_now(result: RestoreResult) -> Iterator[str]:
-    """Of a preview: what lies where the dump would go."""
+    """What a preview found in the target."""
     if not result.dry_run:
         return
     if result.target_objects > 0:

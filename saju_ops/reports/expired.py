@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from saju_ops.expired.sessions import SessionPurgeResult
 
 NAMED = 5
-# Why something stayed, as the queue says it in English, for operators. What isn't here is told as it is.
+# Korean for the reasons why a row stayed, which the purges give in English. Any other reason is shown unchanged.
 REASONS = (
     (r"a row of its conversation log is not archived as it is now, or not beyond the retention",
      "대화 로그에 아직 보관되지 않았거나 보관 기간 안에 있는 행이 있음"),
@@ -62,7 +62,7 @@ UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
 def expired_jobs_report(result: JobPurgeResult) -> str:
-    """What an hourly run has to say; one line, and what it doubts, where there was nothing to do."""
+    """The report of an hourly run; one line, and its doubts, if there was nothing to do."""
     if not (result.deleted or result.stayed or result.problems or result.orphans or result.unreadable):
         nothing = f"✅ 삭제할 만료 작업이 없습니다. (기준: {result.now.astimezone(UTC):%Y-%m-%d %H:%M} UTC)"
         return "\n".join([nothing, *_doubts(result)])
@@ -82,10 +82,10 @@ def expired_jobs_report(result: JobPurgeResult) -> str:
 
 
 def expired_sessions_report(result: SessionPurgeResult) -> str:
-    """What a daily run has to say; one line, and what it doubts, where there was nothing to do."""
-    told = result.deleted or result.stayed or result.problems or result.orphans or result.unreadable
+    """The report of a daily run; one line, and its doubts, if there was nothing to do."""
+    something = result.deleted or result.stayed or result.problems or result.orphans or result.unreadable
     past = result.past or result.now
-    if not (told or result.cache_problem):
+    if not (something or result.cache_problem):
         nothing = f"✅ 삭제할 만료 세션이 없습니다. (기준: {past.astimezone(UTC):%Y-%m-%d %H:%M} UTC 이전 만료)"
         return "\n".join([nothing, *_doubts(result)])
     verb = "삭제 예정" if result.dry_run else "삭제"

@@ -18,7 +18,7 @@ LATE = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class Message:
-    """`id` is the same for the same thing for ever: it is how a channel knows what it has sent."""
+    """`id` never changes for the same event: by it a channel knows what it has sent."""
 
     id: str
     text: str
@@ -60,7 +60,7 @@ def storable(text: str) -> str:
 
 
 def footer(message: Message, now: datetime, zone: ZoneInfo) -> list[str]:
-    """What stands under the text: when, how late, which job and run."""
+    """The lines under the text: when, how late, which job and run."""
     lines = [f"{local(message.happened, zone)}"]
     if message.job:
         lines.append(message.job)

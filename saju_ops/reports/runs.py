@@ -1,4 +1,4 @@
-"""How a finished run is told: what it reported itself, or what failed, what was left untouched and what to do."""
+"""The message of a finished run: its own report, or what failed, what was left untouched and what to do."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ArchivedDay:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What the event log holds of a run, as far as it may be told."""
+    """What the event log holds of a run and may be shown."""
 
     run_id: str
     job: str
@@ -69,11 +69,11 @@ class FinishedRun:
 
 
 def run_key(run_id: str, ending: str) -> str:
-    """The same for the same ending of the same run: a run is told once, however often it is found."""
+    """The same for the same ending of the same run: a run is reported once, however often it is found."""
     return f"run:{run_id}:{ending}"
 
 
-def told(run: FinishedRun, *, link: str, cutoff: date | None = None, attach: bool = False) -> Message:
+def run_message(run: FinishedRun, *, link: str, cutoff: date | None = None, attach: bool = False) -> Message:
     """The message of a finished run. `cutoff` is the first day that a clean-up keeps."""
     title = job(run.job, run.assets)
     head, level = _head(run, title.title)

@@ -1,7 +1,7 @@
 """The first line of an error, as far as it may be shown: an exception's text can quote a row, a message, a birth date.
 
-What this project raises itself (`Failure`, `OperatorError` and its kind) is written for the operator and shown. Of
-foreign errors only those are shown whose text is made of names and codes; of all others, the class alone.
+The project's own errors (`Failure`, `OperatorError` and its subclasses) are written for the operator and shown. Of
+other errors only those are shown whose text consists of names and codes; of the rest, only the class.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PLAIN = {
     "TimeoutError", "InterruptedError", "BlockingIOError", "ModuleNotFoundError", "ImportError", "MemoryError",
     "NoCredentialsError", "EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError",
 }  # fmt: skip
-# Dagster's own, whose texts name steps, assets, partitions and settings of a run.
+# Dagster's own errors, whose texts name steps, assets, partitions and settings of a run.
 _DAGSTER = {
     "DagsterAssetCheckFailedError", "DagsterUnknownPartitionError", "DagsterInvariantViolationError",
     "DagsterInvalidConfigError", "DagsterExecutionInterruptedError", "DagsterUserCodeUnreachableError",

@@ -66,7 +66,7 @@ def statistics_lines(result: StaleResult) -> Iterator[str]:
 
 
 def job_lines(number: int, job: StaleJob, now: datetime, zone: ZoneInfo) -> Iterator[str]:
-    """A job's block to the letter, then a line of our own, what it becomes, and the blank line behind it."""
+    """A job's block as the specification has it, then a line of our own with its new status, and a blank line."""
     created = datetime.fromisoformat(job.created)
     yield f"{number}. Job ID: {visible(job.job_id)}"
     yield f"   상태: {visible(job.status)} → 정리 필요"

@@ -1,6 +1,7 @@
-"""The drills of `verify`: a restore of each kind into a scratch place of its own, compared, and thrown away.
+"""The drills of `verify`: one backup of each kind is restored into a scratch place, compared, and thrown away.
 
-After a change of ARCHIVE_PASSWORD they pick among what it opens, and say so; where it opens nothing, nothing is tried.
+After a change of ARCHIVE_PASSWORD they choose among the files that it opens, and say so; if it opens none, none is
+tried.
 """
 
 from __future__ import annotations
@@ -118,8 +119,8 @@ def _restore_day(storage: Storage, stamp: str, zone: ZoneInfo) -> tuple[str, int
 
 
 def _make_table(path: Path, part: Manifest) -> None:
-    """Its columns as the manifest has them. What another engine's types mean is not SQLite's to change: text stays as
-    it stands in the file."""
+    """Its columns as the manifest has them. SQLite must not interpret another engine's types: a text stays as it is in
+    the file."""
     own = part.engine == "sqlite"
     columns = []
     for column in part.table_columns:
@@ -148,7 +149,7 @@ def _quoted(name: str) -> str:
 def dump_drills(
     storage: Storage, databases: Sequence[sa.URL], servers: Sequence[sa.URL], *, now: datetime
 ) -> list[Drill]:
-    """The newest dump of each database that has any and opens. One whose database is no longer configured is not
+    """The newest dump of each database that can be opened. A dump of a database that is no longer configured is not
     tried."""
     there = held(storage, "database_dump")
     of_each: dict[str, list[BackupManifest]] = {}
@@ -233,8 +234,8 @@ def snapshot_drill(storage: Storage, memory_mb: int = PROOF_MEMORY_MB, now: date
         return _nothing("snapshot", "snapshot of Chroma", there)
 
     def restore(manifest: BackupManifest) -> tuple[str, int]:
-        told = drill_snapshot(storage, manifest, memory_mb=memory_mb)
-        count = int(told["records_compared"])
+        compared = drill_snapshot(storage, manifest, memory_mb=memory_mb)
+        count = int(compared["records_compared"])
         return f"{counted(count, 'record')} came back, with their vectors and neighbours.", count
 
     def one(manifest: BackupManifest) -> Drill:

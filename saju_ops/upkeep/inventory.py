@@ -23,14 +23,14 @@ class Inventory:
     """What all stores together have of one kind."""
 
     held: list[Held] = field(default_factory=list)
-    # Files of ours without a manifest, by the time in their name; and what else lies there.
+    # Files of ours without a manifest, by the time in their name; and names of all other files.
     strays: list[tuple[str, datetime, int]] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
 
 
 def inventory(storage: Storage, kind: Kind, zone: ZoneInfo) -> Inventory:
     """Looks at every store. A manifest that can't be read protects its file: that is no stray."""
-    told = Inventory()
+    found = Inventory()
     stores = list(storage.copies())
     names = [set(store.names(FOLDERS[kind])) for store in stores]
     everything = sorted(set().union(*names))
@@ -38,19 +38,19 @@ def inventory(storage: Storage, kind: Kind, zone: ZoneInfo) -> Inventory:
     for name in (n for n in everything if n.endswith(ENDING)):
         manifest, ours, why = _manifest_anywhere(stores, names, name)
         if manifest is None or manifest.kind != kind:
-            told.strangers.append(f"{shown(name)} ({why or 'a manifest of another kind'})")
+            found.strangers.append(f"{shown(name)} ({why or 'a manifest of another kind'})")
             continue
         described.add(manifest.file)
         whole = all(_whole(s, n, manifest) for s, n in zip(stores, names, strict=True))
         m, why = manifest, "" if manifest.proven else str(manifest.proof.get("why_not") or "")
-        told.held.append(Held(kind, m.file, m.taken, m.stored_bytes, m.proven, whole, ours, why))
+        found.held.append(Held(kind, m.file, m.taken, m.stored_bytes, m.proven, whole, ours, why))
     for name in (n for n in everything if not n.endswith(ENDING) and n not in described):
         at = stamp_in(name, zone)
         if at is None:
-            told.strangers.append(shown(name))
+            found.strangers.append(shown(name))
         elif manifest_name(name) not in everything:
-            told.strays.append((name, at, _size(stores, name)))
-    return told
+            found.strays.append((name, at, _size(stores, name)))
+    return found
 
 
 def stamp_in(name: str, zone: ZoneInfo) -> datetime | None:

@@ -1,7 +1,7 @@
 """Whether a stored file opens with ARCHIVE_PASSWORD as it is set now.
 
-After a change of the password every older file needs the older one. That is no damage: a file whose stored bytes are
-those of its manifest was read back and proven when it was written. But whoever restores it must have the old password.
+After a change of the password every older file needs the former one. That is no damage: a file whose stored bytes match
+its manifest was read back and proven when it was written. But a restore of it needs the former password.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Stored(Protocol):
 
 
 def needs_another(store: Storage, manifest: Stored) -> bool:
-    """Whether the file itself says so, in its first 256 KiB. False too for one that can't be read or is damaged there:
-    who reads it whole finds that."""
+    """Whether the file's first 256 KiB say so. False too for a file that can't be read or is damaged there: reading it
+    whole finds that."""
     with suppress(OperatorError, OSError):
         return not _decrypts(store, manifest, whole=False)
     return False
@@ -41,8 +41,8 @@ def needs_another(store: Storage, manifest: Stored) -> bool:
 
 def opens(store: Storage, manifest: Stored, *, whole: bool) -> bool:
     """Whether a file opens whose stored bytes are known to be right. A wrong password passes WinZip's own test, of two
-    bytes, once in 65,536 times, and then gives what can't be unpacked; `whole` reads on to the HMAC, which none passes.
-    Raises OSError, StorageError."""
+    bytes, once in 65,536 times, and then gives bytes that can't be unpacked; `whole` reads on to the HMAC, which no
+    wrong password passes. Raises OSError, StorageError."""
     try:
         return _decrypts(store, manifest, whole=whole)
     except ProofFailed:

@@ -50,7 +50,7 @@ class Held:
     everywhere: bool
     # Whether that it is proven is this installation's own word: a key of ours sealed it, or the ledger has it.
     ours: bool = True
-    # Of one that isn't proven.
+    # Why it isn't proven.
     why_not: str = ""
 
     @property
@@ -69,15 +69,15 @@ class Verdict:
     file: str
     bytes: int
     taken: datetime | None
-    goes: bool
+    to_delete: bool
     why: str
 
 
 def judge(held: Sequence[Held], policy: Policy, now: datetime, zone: ZoneInfo) -> list[Verdict]:
-    """What goes and why each stays, of one kind and database; the newest first."""
+    """Which backups of one kind and database are deleted, and why each of the others is kept; the newest first."""
     policy.require()
     newest_first = sorted(held, key=lambda h: (h.taken, h.file), reverse=True)
-    # One from the future was taken by a wrong clock: nobody knows how old it is, so nothing goes for its sake.
+    # A backup from the future was taken by a wrong clock: its age is unknown, so it justifies no deletion.
     good = [h for h in newest_first if h.good and h.taken <= now]
     reasons = _kept_by_bucket(good, policy, zone)
     for h in good[: policy.minimum]:
@@ -90,7 +90,7 @@ def _newer(h: Held, good: Sequence[Held]) -> int:
 
 
 def _verdict(h: Held, good: Sequence[Held], reason: str | None, policy: Policy, now: datetime) -> Verdict:
-    goes, why = False, reason or ""
+    to_delete, why = False, reason or ""
     age = now - h.taken
     if h.taken > now:
         why = "its time is in the future"
@@ -105,9 +105,9 @@ def _verdict(h: Held, good: Sequence[Held], reason: str | None, policy: Policy, 
             proven = counted(newer, "newer one")
             why = f"this installation has no record of its proof, and has proven only {proven} itself"
         else:
-            goes = True
+            to_delete = True
             why = f"{counted(age.days, 'day')} old" + _weakness(h)
-    return Verdict(h.file, h.bytes, h.taken, goes, why)
+    return Verdict(h.file, h.bytes, h.taken, to_delete, why)
 
 
 def _weakness(h: Held) -> str:

@@ -56,11 +56,11 @@ class PruneResult:
 
     @property
     def going(self) -> list[Verdict]:
-        return [v for v in [*self.verdicts, *self.strays, *self.archives] if v.goes]
+        return [v for v in [*self.verdicts, *self.strays, *self.archives] if v.to_delete]
 
     @property
     def staying(self) -> list[Verdict]:
-        return [v for v in [*self.verdicts, *self.strays, *self.archives] if not v.goes]
+        return [v for v in [*self.verdicts, *self.strays, *self.archives] if not v.to_delete]
 
 
 # --- judging: pure ---------------------------------------------------------------------------------------------
@@ -81,10 +81,11 @@ def prune(
     dry_run: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> PruneResult:
-    """Deletes what the policy lets go, in every store; with `dry_run` only says what would go and why each stays.
+    """Deletes in every store what the policy doesn't keep; with `dry_run` only says what would be deleted, and why each
+    of the others is kept.
 
-    Raises Refused for an empty policy. A kind that a run is writing right now, and a database whose newest backup
-    can't be proven any more, are left whole and named in `problems`.
+    Raises Refused for an empty policy. A kind that a run is writing right now, and a database whose newest backup can't
+    be proven any more, are left whole and named in `problems`.
     """
     policy.require()
     result = PruneResult(dry_run, remains=storage.remains())
@@ -110,18 +111,18 @@ def _prune_kind(
     storage: Storage, kind: Kind, policy: Policy, now: datetime, zone: ZoneInfo, result: PruneResult,
     say: Callable[[str], None],
 ) -> None:  # fmt: skip
-    told = inventory(storage, kind, zone)
-    result.strangers += told.strangers
-    for label in sorted({h.label for h in told.held}):
-        group = [h for h in told.held if h.label == label]
+    found = inventory(storage, kind, zone)
+    result.strangers += found.strangers
+    for label in sorted({h.label for h in found.held}):
+        group = [h for h in found.held if h.label == label]
         verdicts = judge(group, policy, now, zone)
         result.problems += unproven_for_nights(kind, label, group, now, zone)
-        if any(v.goes for v in verdicts):
+        if any(v.to_delete for v in verdicts):
             verdicts = _relied_on(storage, kind, label, [h for h in group if h.taken <= now], verdicts, result)
         result.verdicts += verdicts
-        for verdict in (v for v in verdicts if v.goes):
+        for verdict in (v for v in verdicts if v.to_delete):
             _delete(storage, [manifest_name(verdict.file), verdict.file], verdict, result, say)
-    for name, at, size in told.strays:
+    for name, at, size in found.strays:
         old = now - at > STRAY_AGE
         why = "it has no manifest, and is older than a day" if old else "it has no manifest; it is not a day old"
         verdict = Verdict(name, size, at, old, why)
@@ -131,8 +132,8 @@ def _prune_kind(
 
 
 def unproven_for_nights(kind: Kind, label: str, group: Sequence[Held], now: datetime, zone: ZoneInfo) -> list[str]:
-    """A sentence where the newest backups of a database are not proven, night after night: nothing goes for their sake,
-    so its backups become more and more, and none of the new ones may be relied on."""
+    """A sentence if the newest backups of a database are not proven, night after night: they justify no deletion, so
+    its backups become more and more, and no new one can be relied on."""
     newest_first = sorted((h for h in group if h.taken <= now), key=lambda h: h.taken, reverse=True)
     unproven = list(takewhile(lambda h: not h.proven, newest_first))
     if len(unproven) < UNPROVEN or now - unproven[-1].taken < UNPROVEN_AGE:
@@ -148,8 +149,8 @@ def unproven_for_nights(kind: Kind, label: str, group: Sequence[Held], now: date
 def _relied_on(
     storage: Storage, kind: Kind, label: str, group: Sequence[Held], verdicts: list[Verdict], result: PruneResult
 ) -> list[Verdict]:
-    """The newest good backup, for whose sake others go, is read back in every store. If it is not what its manifest
-    says, nothing of its database goes."""
+    """Reads the newest good backup back in every store, since older ones are deleted only because it exists. If it is
+    not what its manifest says, no backup of its database is deleted."""
     newest = max((h for h in group if h.good), key=lambda h: (h.taken, h.file))
     try:
         for store in storage.copies():
@@ -159,7 +160,9 @@ def _relied_on(
             require_sound(store, manifest)
     except OperatorError as error:
         result.problems.append(f"{kind} {label}: nothing was deleted, since its newest backup fails: {error}")
-        return [replace(v, goes=False, why="the newest backup can't be proven") if v.goes else v for v in verdicts]
+        return [
+            replace(v, to_delete=False, why="the newest backup can't be proven") if v.to_delete else v for v in verdicts
+        ]
     return verdicts
 
 

@@ -1,10 +1,9 @@
-"""Seals older backups: those of before there was a key, and those that a key sealed which is to go.
+"""Seals older backups: those made before there was a key, and those sealed by a key that is to be given up.
 
-Promises: a backup is sealed only after its file was read whole and is what its manifest says, an archive row by row, in
-every store that has it, as `verify` reads them, and an encrypted one decrypts to its end.
-No stored file is changed: what is sealed is named in a new list,
-`seals/seals_<time>.json`, with the SHA-256 of each manifest. What was altered, what another installation's key sealed
-and what doesn't open is left, and named.
+A backup is sealed only after its file was read whole, in every store that has it, and matches its manifest (an archive
+row by row), as `verify` reads them; an encrypted file is decrypted to its end. No stored file is changed: the sealed
+backups are named in a new list, `seals/seals_<time>.json`, with the SHA-256 of each manifest. Backups that were
+altered, that another installation's key sealed or that don't open are left alone, and named.
 """
 
 from __future__ import annotations

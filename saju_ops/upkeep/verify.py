@@ -1,10 +1,10 @@
-"""Reads every stored backup back, says what rotted, is missing or strange, and restores some as a drill.
+"""Reads every stored backup back, says what is damaged, missing or strange, and restores some as a drill.
 
-Promises: with `in_days` of 1 every file of every store is read whole and compared with its manifest; with N, a share of
-them each day, so that all is read in any N days on end. Archives are read row by row, as
-far as ARCHIVE_PASSWORD opens them: what is intact and needs an older password is told apart from what rotted. One
-random archive day, the newest dump of each database and the newest snapshot are restored into scratch places and
-compared. A data file of ours without its manifest is missing that. It changes nothing.
+With `in_days` of 1 every file of every store is read whole and compared with its manifest; with N, a share of them each
+day, so that all are read within any N consecutive days. Archives are read row by row, as far as ARCHIVE_PASSWORD opens
+them; an intact file that needs another password is distinguished from a damaged one. One random archive day, the newest
+dump of each database and the newest snapshot are restored into scratch places and compared. A data file of ours without
+its manifest is reported. It changes nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from saju_ops.storage.seal import LIST_NAME, Unsealed, read_bounded, read_list, 
 from saju_ops.upkeep.password import needs_another, opens, require_sound
 from saju_ops.words import are, counted, its, them
 
-# Folders whose manifests are those of archives, and those that hold something else of saju_ops's.
+# Folders whose manifests are those of archives, and folders with other files of saju_ops.
 ROW_ARCHIVES = (f"{ARCHIVES}/", "purged_jobs/")
 OTHERS = ("redis_pending/", "reconciled_jobs/")
 # Files of one kind that are named.
@@ -43,7 +43,7 @@ ROWS_FILE = re.compile(r"(?P<stem>purged_jobs/[^.]+)\.csv[^/]*")
 
 @dataclass(frozen=True)
 class Drill:
-    """One restore that was tried. `text` says what was restored, or what went wrong, for the operator."""
+    """One restore that was tried. `text` says to the operator what was restored, or what went wrong."""
 
     name: str
     passed: bool
@@ -66,11 +66,11 @@ class VerifyResult:
     rot: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
-    # Whose stored bytes are right, and which ARCHIVE_PASSWORD as it is now doesn't open.
+    # Files whose stored bytes are right, and which the present ARCHIVE_PASSWORD doesn't open.
     other_password: list[str] = field(default_factory=list)
     # Manifests, and lists of seals, that no key of this installation sealed, though one is set: as sentences.
     unsealed: list[str] = field(default_factory=list)
-    # Links inside a store: what is behind one is seen by no run.
+    # Links inside a store: no run sees what is behind them.
     links: list[str] = field(default_factory=list)
     # Dumps and snapshots that a wrong clock dated in the future.
     future: list[str] = field(default_factory=list)
@@ -100,34 +100,34 @@ class VerifyResult:
 
     @property
     def warnings(self) -> list[str]:
-        """What an operator must see although nothing is damaged. An empty store is one: the first night's is, and so is
-        a mistyped BACKUP_URI or a disk that isn't mounted. Files that need another password are the other: nobody but
-        who changed it knows whether the old one was kept."""
-        told = [f"{self.uri} holds no backup. Look at BACKUP_URI."] if self.empty else []
+        """What an operator must see although nothing is damaged. An empty store: it is normal in the first night, but a
+        mistyped BACKUP_URI or a disk that isn't mounted looks the same. And files that need another password: only the
+        operator knows whether the former one was kept."""
+        sentences = [f"{self.uri} holds no backup. Look at BACKUP_URI."] if self.empty else []
         if number := len(self.other_password):
             now = "than ARCHIVE_PASSWORD holds now" if self.has_password else "and ARCHIVE_PASSWORD is not set"
-            told.append(
+            sentences.append(
                 f"{counted(number, 'file')} {are(number)} intact, but encrypted with another password {now}. Keep the"
                 f" old password: without it {'it' if number == 1 else 'they'} can't be restored. ARCHIVE_PASSWORD=<old>"
                 f" saju-ops verify reads {them(number)}."
             )
         if number := len(self.future):
-            told.append(
+            sentences.append(
                 f"{counted(number, 'backup')} {are(number)} dated in the future: this machine's"
                 " clock is wrong, or that one's was."
                 f" No restore takes {them(number)} unless it names {its(number)} time, and nothing is deleted for"
                 f" {its(number)} sake."
             )
         if number := len(self.links):
-            told.append(
+            sentences.append(
                 f"{counted(number, 'link')} inside the store {are(number)} not followed, so no run sees what is behind"
                 f" {them(number)}, and nothing of that was read. Put the files themselves there, or mount their disk"
                 " there (mount --bind)."
             )
         if self.untried_drills:
             names = ", ".join(d.name for d in self.untried_drills)
-            told.append(f"Nothing is known of whether these can be restored, since no drill could be tried: {names}.")
-        return told
+            sentences.append(f"It is unknown whether these can be restored, since no drill could be tried: {names}.")
+        return sentences
 
     def sentences(self) -> list[str]:
         share = "" if self.in_days == 1 else f" (a share of 1 in {self.in_days} of {self.files})"
@@ -210,7 +210,7 @@ def _verify_store(
         elif _in_share(name, result.in_days, today):
             _verify_file(store, manifest, unsealed, result, say)
         elif unsealed and not needs_another(store, manifest):
-            # What needs another password is told as that, on the day on which it is read.
+            # A file that needs another password is reported as that, on the day on which it is read.
             result.unsealed.append(unsealed)
     _verify_lists(store, names, described, rotten, result)
     for name in (n for n in names if n not in described | rotten and not n.startswith(OTHERS)):
@@ -227,7 +227,7 @@ def _verify_store(
 
 
 def _manifest_of_ours(name: str) -> str | None:
-    """The manifest that a data file has whose name is of our own form; None for any other name."""
+    """The manifest of a data file whose name has our own form; None for any other name."""
     for form in (DAY_FILE, ROWS_FILE, BACKUP_FILE):
         if found := form.fullmatch(name):
             return f"{found['stem']}{ENDING}"
@@ -299,7 +299,7 @@ def read_any_manifest(store: Storage, name: str, *, untouched: bool = False) -> 
 
 
 def look_at_manifest(store: Storage, name: str) -> BackupManifest | Manifest:
-    """The same, whoever sealed it: for those who compare it with its file and rely on nothing in it."""
+    """The same, without regard to its seal: for callers that compare it with its file and rely on nothing in it."""
     return any_manifest_of(require_seal(read_bounded(store, name), name), name)
 
 
@@ -327,16 +327,16 @@ def _verify_file(
         return
     result.bytes_read += manifest.stored_bytes
     if not opened:
-        # Whoever has that password has the key that sealed it, too, where that was derived from it.
+        # An installation with that password also has the key that sealed it, if the key was derived from it.
         result.other_password.append(store.location(manifest.file))
     elif unsealed:
         result.unsealed.append(unsealed)
 
 
 def read_back(store: Storage, manifest: BackupManifest | Manifest, *, decrypt: bool = False) -> bool:
-    """Reads a stored file whole and compares it with its manifest, an archive row by row; whether ARCHIVE_PASSWORD
-    opens it. With `decrypt` dumps and snapshots are decrypted to their end, too: what passes that was encrypted by
-    somebody who has the password. Raises OperatorError, OSError."""
+    """Reads a stored file whole and compares it with its manifest, an archive row by row. Returns whether
+    ARCHIVE_PASSWORD opens it. With `decrypt`, dumps and snapshots too are decrypted to their end: if that succeeds, the
+    file was encrypted with our password. Raises OperatorError, OSError."""
     if isinstance(manifest, BackupManifest):
         require_sound(store, manifest)
         return opens(store, manifest, whole=decrypt)
@@ -345,7 +345,7 @@ def read_back(store: Storage, manifest: BackupManifest | Manifest, *, decrypt: b
     except OperatorError:
         if manifest.encryption == "none":
             raise
-        # What its rows are can't be said; what lies there can: first whether it rotted, then whether it opens.
+        # Its rows can't be read; but first see whether it is damaged, then whether it opens.
         require_sound(store, manifest)
         if opens(store, manifest, whole=True):
             raise
@@ -354,7 +354,7 @@ def read_back(store: Storage, manifest: BackupManifest | Manifest, *, decrypt: b
 
 
 def _compare_stores(stores: Sequence[Storage], names: list[list[str]], result: VerifyResult) -> None:
-    """Of two stores, what only one of them has of backups."""
+    """Finds backups present in only one of the two stores."""
     known = (*FOLDERS.values(), *ROW_ARCHIVES)
     everything = {n for there in names for n in there if n.startswith(known)}
     for store, there in zip(stores, names, strict=True):

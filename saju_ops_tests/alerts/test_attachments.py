@@ -149,7 +149,7 @@ def test_the_outbox_is_its_owners_alone(tmp_path: Path) -> None:
 def test_the_same_id_is_kept_once_and_what_was_told_stays_told(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "o.sqlite")
     assert outbox.add([message(1)], ["slack"], START) == 1
-    outbox.told("slack", ["m1"], START)
+    outbox.delivered("slack", ["m1"], START)
     assert outbox.add([message(1)], ["slack", "email"], START) == 0
     assert outbox.waiting("slack") == outbox.waiting("email") == []
 
@@ -157,7 +157,7 @@ def test_the_same_id_is_kept_once_and_what_was_told_stays_told(tmp_path: Path) -
 def test_old_messages_go_when_they_are_told_and_never_before(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "o.sqlite")
     outbox.add([message(1), message(2)], ["slack"], START)
-    outbox.told("slack", ["m1"], START)
+    outbox.delivered("slack", ["m1"], START)
     outbox.prune(START + KEPT - timedelta(days=1))
     assert outbox.known(["m1", "m2"]) == {"m1", "m2"}
     outbox.prune(START + KEPT + timedelta(days=1))

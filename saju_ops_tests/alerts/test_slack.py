@@ -311,8 +311,8 @@ def test_a_delivery_leaves_the_rest_to_the_next_look_when_its_time_is_up(scene: 
     fake.fault(POST, "slow", times=0, seconds=0.2)
     scene.add(*(message(n) for n in range(1, 21)))
     (report,) = scene.deliver(budget=0.7)
-    assert 1 <= report.told <= 5
-    assert report.left == 20 - report.told
+    assert 1 <= report.delivered <= 5
+    assert report.left == 20 - report.delivered
     fake.mend()
     scene.until_told()
     assert len(fake.messages) == 20

@@ -16,7 +16,7 @@ from saju_ops.alerts.deliver import gathering
 from saju_ops.alerts.outbox import Outbox
 from saju_ops.alerts.redact import Redactor
 from saju_ops.reports.message import Message, ago
-from saju_ops.reports.runs import FailedCheck, FinishedRun, told
+from saju_ops.reports.runs import FailedCheck, FinishedRun, run_message
 from saju_ops.reports.safe_errors import RaisedError, shown
 from saju_ops.reports.titles import JOBS, job
 from saju_ops.settings.load import load_settings
@@ -198,7 +198,7 @@ def test_an_error_that_may_quote_a_row_is_named_by_its_kind_alone(error: RaisedE
 @pytest.mark.parametrize("name", [*JOBS, "a_job_of_tomorrow"])
 def test_every_job_has_words_for_each_of_its_ends(name: str) -> None:
     for ending in ("success", "failure", "canceled"):
-        text = told(FinishedRun("12345678", name, ending, NOW), link="http://ui/runs/1").text  # type: ignore[arg-type]
+        text = run_message(FinishedRun("12345678", name, ending, NOW), link="http://ui/runs/1").text  # type: ignore[arg-type]
         assert text.strip()
         if ending != "success":
             assert "- 그대로인 것: " in text
@@ -213,14 +213,14 @@ def test_a_job_named_after_an_asset_is_called_like_it() -> None:
 
 def test_more_checks_than_can_be_read_are_counted() -> None:
     checks = tuple(FailedCheck(f"check_{n}", "database_dump", "ERROR") for n in range(30))
-    made = told(FinishedRun("1", "database_dump", "success", NOW, failed_checks=checks), link="")
+    made = run_message(FinishedRun("1", "database_dump", "success", NOW, failed_checks=checks), link="")
     assert "검사 실패 30건" in made.text
     assert "… (검사 10건 생략)" in made.text
     assert made.level == "error"
 
 
 def test_nothing_to_archive_is_the_line_that_operators_know() -> None:
-    made = told(FinishedRun("1", "archive_conversation_logs", "success", NOW), link="", cutoff=NOW.date())
+    made = run_message(FinishedRun("1", "archive_conversation_logs", "success", NOW), link="", cutoff=NOW.date())
     assert made.text == "✅ 백업할 오래된 로그가 없습니다. (기준: 2026-11-02)"
 
 

@@ -89,7 +89,7 @@ def test_garbage_that_calls_itself_proven_makes_no_genuine_dump_go(storage: Loca
     for age in (1, 2, 3):
         put(storage, age, entered=False)
     result = run(storage, Policy(7, minimum=1))
-    assert {v.file for v in result.verdicts if v.goes} == genuine - {max(genuine)}
+    assert {v.file for v in result.verdicts if v.to_delete} == genuine - {max(genuine)}
     assert max(genuine) in files(storage)
 
 
@@ -282,10 +282,10 @@ def test_whatever_the_policy_the_floor_stays_and_a_newer_good_one_follows_what_g
     verdicts = {v.file: v for v in judge(held, policy, NOW, KST)}
     assert len(verdicts) == len(held)
     good = sorted((h for h in held if h.good), key=lambda h: (h.taken, h.file), reverse=True)
-    assert not any(verdicts[h.file].goes for h in good[: policy.minimum])
-    stays = [h for h in good if not verdicts[h.file].goes]
+    assert not any(verdicts[h.file].to_delete for h in good[: policy.minimum])
+    stays = [h for h in good if not verdicts[h.file].to_delete]
     for h in held:
-        if verdicts[h.file].goes:
+        if verdicts[h.file].to_delete:
             assert any(s.taken > h.taken for s in stays), "nothing goes without a newer good one that stays"
             assert policy.days == 0 or NOW - h.taken >= timedelta(days=policy.days)
 
@@ -321,7 +321,7 @@ def test_a_file_without_a_manifest_is_reported_and_goes_after_a_day(storage: Loc
     young, old = put(storage, 0.99, manifest=False), put(storage, 1.01, manifest=False)
     result = run(storage)
     assert files(storage) == {young}
-    assert {v.file: v.goes for v in result.strays} == {young: False, old: True}
+    assert {v.file: v.to_delete for v in result.strays} == {young: False, old: True}
 
 
 def test_a_file_whose_manifest_is_damaged_stays(storage: LocalStorage) -> None:

@@ -1,8 +1,8 @@
-"""Looks every hour whether purges keep up with the rows that become due; the sensor `alerts` tells what it finds.
+"""Looks every hour whether purges keep up with the rows that become due; the sensor `alerts` sends what it finds.
 
-It alone of the alerts asks the production database, and so stands alone: a database that hangs holds up no alert, and
-its failing ticks are told like any sensor's. Dagster reads annotations when a sensor is defined, so this module can't
-postpone their evaluation.
+No other alert asks the production database, so this is a sensor of its own: a database that hangs holds up no alert,
+and failing ticks are reported like any sensor's. Dagster reads annotations when a sensor is defined, so this module
+can't postpone their evaluation.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -24,8 +24,8 @@ def purge_backlog_sensor(settings: Settings) -> dg.SensorDefinition:
         name="purge_backlog",
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Counts the rows of the conversation log that the last clean-up should have deleted, and has it"
-        " told where they become more. Reads only.",
+        description="Counts the rows of the conversation log that the last clean-up should have deleted, and reports"
+        " when they become more. Reads only.",
     )
     @without_secrets
     def purge_backlog(context: dg.SensorEvaluationContext, log_database: LogDatabase) -> dg.SkipReason:
@@ -35,7 +35,7 @@ def purge_backlog_sensor(settings: Settings) -> dg.SensorDefinition:
 
 
 def measure(instance: dg.DagsterInstance, database: LogDatabase, settings: Settings, now: datetime) -> str:
-    """Counts, compares, and puts what is to be told into the outbox. Returns what it saw."""
+    """Counts, compares, and puts messages about changes into the outbox. Returns what it saw."""
     from saju_ops.alerts.attachments import open_outbox
     from saju_ops.alerts.backlog import KEY, Measured, judge, kept, last_clean_up, overdue_rows, problem
     from saju_ops.alerts.problems import Seen, settle
@@ -52,7 +52,7 @@ def measure(instance: dg.DagsterInstance, database: LogDatabase, settings: Setti
     measurements = [*before, Measured(now, overdue, _purged(instance, before[-1].at if before else now))]
     outbox.set_fact(FACT, [m.to_json() for m in measurements])
     verdict = judge(measurements)
-    # What neither grows nor shrinks goes on being what it was.
+    # A backlog that neither grows nor shrinks keeps its last state.
     lasts = verdict == "grows" or (verdict == "stays" and KEY in outbox.problems())
     seen = Seen(problems=[problem(measurements)] if lasts else [], kinds={"backlog"})
     settle(

@@ -1,6 +1,6 @@
 """The weekly digest as a job: numbers from the event log, the databases' and the storage's sizes, and a chart.
 
-It only reads. The alert sensor tells its report like every run's, with the chart. Dagster reads an op's annotations
+It only reads. The alert sensor sends its report like every run's, with the chart. Dagster reads an op's annotations
 when it is defined, so this module can't postpone their evaluation.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import dagster as dg
 
 from saju_ops.defs.conversation_logs.asset import ARCHIVE, LOGS
-from saju_ops.defs.progress import tell
+from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage, LogDatabase
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.settings.load import load_settings
@@ -65,7 +65,7 @@ def weekly_digest(context: dg.OpExecutionContext, log_database: LogDatabase, bac
     context.add_output_metadata(metadata)
     if week.table_bytes is not None:
         context.log_event(dg.AssetObservation(LOGS, metadata={"table_bytes": week.table_bytes}))
-    tell(context.log, report)
+    log_progress(context.log, report)
 
 
 @dg.job(

@@ -1,8 +1,8 @@
-"""Reads what Dagster's event log holds of finished runs. Looks only; nothing here knows of channels.
+"""Reads what Dagster's event log holds of finished runs. It changes nothing, and knows nothing of channels.
 
-Which runs ended is found twice over: by the event log's storage id after a cursor, and by time over the last minutes.
-The first misses an event whose id was taken before and committed after a later one's (PostgreSQL, MySQL), and one that
-got the id of a deleted run's event (SQLite gives ids again). What is found twice is told once, by its run's id.
+Ended runs are found in two ways: by the event log's storage id after a cursor, and by time over the last minutes. The
+first misses an event whose id was taken before a later event's and committed after it (PostgreSQL, MySQL), and one that
+got the id of a deleted run's event (SQLite reuses ids). A run that is found twice is reported once, by its id.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Found:
 
 
 def newest_ids(instance: dg.DagsterInstance) -> dict[str, int]:
-    """Where the event log ends now, per kind of ending: what is there already is the past."""
+    """The newest id in the event log, per kind of ending: what is there already is the past."""
     found = {}
     for kind in ENDINGS:
         records = instance.fetch_run_status_changes(kind, limit=1).records
@@ -68,13 +68,13 @@ def endings(
 ) -> Iterator[tuple[list[Found], dict[str, int]]]:
     """Ends of runs in portions, some of them seen before, each with the cursor as it is after the portion.
 
-    `since` is when alerts began: nothing older is found. `known_since` is from when on it is known what was told.
+    `since`: when alerts began; nothing older is found. `known_since`: the outbox knows what was sent since then.
     """
     after = dict(cursor)
     for kind in ENDINGS:
         newest = instance.fetch_run_status_changes(kind, limit=1).records
         wiped = bool(newest) and newest[0].storage_id < after.get(kind.value, 0)
-        # A wiped event log counts from the start again; what was told is known by its run's id.
+        # A wiped event log counts from the start again; the outbox knows by a run's id that it was reported.
         start = 0 if wiped else after.get(kind.value, 0)
         for portion in _pages(instance, kind, after_storage_id=start):
             after[kind.value] = portion[-1].storage_id
@@ -126,7 +126,7 @@ class _Collected:
 
 
 def finished_run(instance: dg.DagsterInstance, found: Found, run: dg.DagsterRun | None) -> FinishedRun:
-    """Everything of a run that may be told. A run that was deleted meanwhile is told by its name and end."""
+    """Everything of a run that may be reported. If the run was deleted meanwhile, only its name and end are known."""
     collected = _Collected()
     if run is not None:
         for entry in instance.all_logs(found.run_id, of_type=WANTED):
@@ -197,7 +197,7 @@ def _archived_day(into: _Collected, day: str, metadata: Mapping[str, Any]) -> No
 
 
 def _storage_name(location: str) -> str:
-    """`conversation_logs/2026/10/….csv` of wherever it lies."""
+    """`conversation_logs/2026/10/….csv`, without the address of its store."""
     head, found, rest = location.rpartition("conversation_logs/")
     return f"{found}{rest}" if found and (not head or head.endswith(("/", "\\"))) else ""
 
@@ -232,7 +232,7 @@ def raised(error: SerializableErrorInfo) -> RaisedError:
 
 
 def _first_line(text: str | None) -> str:
-    """Of an event's own message, which Dagster writes itself."""
+    """The first line of an event's own message, which Dagster writes itself."""
     return (text or "").strip().splitlines()[0][:300] if (text or "").strip() else ""
 
 
@@ -297,8 +297,8 @@ RETRY_GRACE = timedelta(hours=1)
 
 
 def last_word(instance: dg.DagsterInstance, found: Found, run: dg.DagsterRun | None, now: datetime) -> Verdict:
-    """Whether a failure is the end of it: `retried` where Dagster launched another attempt, whose end will be told;
-    `wait` where it is about to."""
+    """Whether a failure is final: `retried` if Dagster launched another attempt, whose end will be reported; `wait` if
+    it is about to."""
     if found.ending != "failure" or run is None or not instance.run_retries_enabled:
         return "final"
     if run.tags.get("dagster/auto_retry_run_id"):

@@ -1,12 +1,12 @@
-"""Tells the operators what happened: the sensor `alerts`.
+"""Informs the operators of what happened: the sensor `alerts`.
 
 A plain sensor, because a run-status sensor whose body raises still advances its cursor, and the alert is lost. Each
-tick puts what happened since the last into the outbox, in one transaction with where it has read to, and then takes
-what waits there to the channels. So a tick may be killed at any instruction, fail or run out of time: the next goes
-on. Its first tick ever tells nothing of the past.
+tick puts what happened since the last into the outbox, in one transaction with the position up to which it has read.
+Then it sends what waits there to the channels. So a tick may be killed at any instruction, fail or run out of time: the
+next one continues. The very first tick reports nothing of the past.
 
-The tick fails, after everything was made durable, while a delivery keeps failing: that is how the UI shows it. The
-sensor's own cursor is the place up to which everything was told; it is read only where the outbox was lost.
+While a delivery keeps failing, the tick fails too, after everything was made durable: so the UI shows it. The sensor's
+own cursor is the position up to which everything was delivered; it is read only if the outbox was lost.
 """
 
 import json
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 NAME = "alerts"
 INTERVAL_SECONDS = 30
-# Of the 60 seconds of a tick: for reading, and (in alerts.deliver) 35 for delivering.
+# A tick has 60 seconds: these for reading, and (in alerts.deliver) 35 for delivering.
 READING_SECONDS = 12.0
-# A run whose events can't be read is tried again so often before it is told by its name alone.
+# A run whose events can't be read is tried again so often before it is reported by its name alone.
 READ_TRIES = 3
 # Failures in a row, or of one message, after which a delivery counts as one that keeps failing.
 KEEPS_FAILING = 3
@@ -53,7 +53,7 @@ def alerts_sensor(settings: Settings) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Tells Slack and e-mail of every finished run, and of what is wrong: failed checks, late backups,"
         " schedules and sensors that are stopped or fail, runs that don't end. A failing tick says which channel takes"
-        " nothing and why; what waits is kept and sent later. Resetting its cursor tells nothing twice.",
+        " nothing and why; what waits is kept and sent later. Resetting its cursor repeats no message.",
     )
     @without_secrets
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
@@ -122,7 +122,7 @@ class Tick:
         self.assets = [k.to_user_string() for k in repository.asset_graph.get_all_asset_keys()] if repository else []
 
     def run(self) -> str:
-        """Does it all and says what it did. A tick that ran out of time may still be at work: then it goes first."""
+        """Does it all and says what it did. If the last tick ran out of time and still works, this one waits for it."""
         with self.outbox.delivering("tick") as mine:
             return self._run() if mine else "the tick before this one is still at work"
 
@@ -137,9 +137,9 @@ class Tick:
         self._deliver()
         self.outbox.set_fact("last_tick", self.now.timestamp())
         self._tidy()
-        begun = "begun here; nothing of the past is told; " if first else ""
+        begun = "begun here; nothing of the past is reported; " if first else ""
         waiting = sum(self.outbox.waiting_count(name) for name in self.names)
-        return f"{begun}{self.counts.get('new', 0)} new, {self.counts.get('told', 0)} told, {waiting} waiting"
+        return f"{begun}{self.counts.get('new', 0)} new, {self.counts.get('delivered', 0)} delivered, {waiting} waiting"
 
     # --- beginning ---------------------------------------------------------------------------------------------
 
@@ -169,7 +169,7 @@ class Tick:
         )  # fmt: skip
 
     def cursor(self) -> str:
-        """Up to where everything was told on every channel."""
+        """The position up to which everything was delivered on every channel."""
         cursor: dict[str, float] = dict(self.outbox.fact("cursor") or {})
         for kind in list(cursor):
             low = self.outbox.low_water(kind)
@@ -203,7 +203,7 @@ class Tick:
     def _portion(
         self, found: Sequence["Found"], after: Mapping[str, int], deferred: dict[str, Any], end: float
     ) -> bool:
-        """False where time ran out before the portion's end: it is read again, and what is known is left out."""
+        """False if time ran out before the portion's end: it is read again, and known messages are left out."""
         messages: list[Message] = []
         streams: list[tuple[str, int]] = []
         whole = True
@@ -211,7 +211,7 @@ class Tick:
             if time.monotonic() > end:
                 whole = False
                 break
-            message = self._told(each, deferred)
+            message = self._message(each, deferred)
             if message is not None:
                 messages.append(message)
                 streams.append((each.kind.value, each.storage_id))
@@ -222,10 +222,10 @@ class Tick:
         self.counts["new"] = self.counts.get("new", 0) + new
         return whole
 
-    def _told(self, found: "Found", deferred: dict[str, Any]) -> "Message | None":
-        """The message of a run's end; None where it isn't ours, was retried, or must wait."""
+    def _message(self, found: "Found", deferred: dict[str, Any]) -> "Message | None":
+        """The message about a run's end; None for a run that isn't ours, was retried, or must wait."""
         from saju_ops.defs.alerts.events import finished_run, is_ours, last_word
-        from saju_ops.reports.runs import FinishedRun, told
+        from saju_ops.reports.runs import FinishedRun, run_message
 
         key = _key(found)
         tries = deferred.get(key, {}).get("tries", 0)
@@ -241,7 +241,7 @@ class Tick:
                 return None
             finished = finished_run(self.instance, found, run)
         except Exception as error:
-            # One run that can't be read must not keep the others from being told.
+            # A run that can't be read must not keep the others from being reported.
             self.context.log.warning(f"The events of run {found.run_id} can't be read ({type(error).__name__}).")
             if tries + 1 < READ_TRIES:
                 deferred[key] = _packed(found, tries + 1)
@@ -249,7 +249,7 @@ class Tick:
             deferred.pop(key, None)
             finished = FinishedRun(found.run_id, found.job, found.ending, found.at)
         attach = self.settings.slack_attach != "off"
-        return told(finished, link=self._link(found.run_id), cutoff=self._cutoff(found.at), attach=attach)
+        return run_message(finished, link=self._link(found.run_id), cutoff=self._cutoff(found.at), attach=attach)
 
     def _cutoff(self, at: datetime) -> Any:
         from saju_ops.rows.days import cutoff_day
@@ -270,7 +270,7 @@ class Tick:
             instance=self.instance, repository=self.context.repository_def, location=self.location, now=self.now,
             zone=self.settings.timezone, max_runtime=timedelta(hours=self.settings.alert_run_hours), link=self._link,
             is_ours=lambda run: is_ours(run, run.job_name, self.jobs, self.assets, self.location),
-            told=self.outbox.known, since=self._since(), own_sensor=NAME, first_seen=self._first_seen,
+            known=self.outbox.known, since=self._since(), own_sensor=NAME, first_seen=self._first_seen,
         )  # fmt: skip
         settle(
             self.outbox, look(place), self.names, self.now, zone=self.settings.timezone,
@@ -293,13 +293,13 @@ class Tick:
         files = Files(self.settings, BackupStorage().open)
         reports = Delivery(self.outbox, self.settings.timezone, files.follow, files.open).run(self.channels)
         for report in reports:
-            self.counts["told"] = self.counts.get("told", 0) + report.told
+            self.counts["delivered"] = self.counts.get("delivered", 0) + report.delivered
             if report.error:
                 self.context.log.warning(f"{report.channel}: {report.error} ({report.left} waiting)")
         self._failing(reports)
 
     def _failing(self, reports: Sequence["Report"]) -> None:
-        """A channel that keeps failing is a problem, told on the other ones, and makes the tick fail."""
+        """A channel that keeps failing is a problem that the other channels report, and makes the tick fail."""
         from saju_ops.alerts.problems import Problem, Seen, settle
 
         seen = Seen(kinds={"channel", "message"})

@@ -1,6 +1,6 @@
 """What is wrong in Dagster just now: checks, freshness, schedules and sensors, runs that don't end. Looks only.
 
-Each look stands alone: one that fails is a problem of its own, and the others are settled all the same.
+Each look is independent: if one fails, that is a problem of its own, and the others are settled all the same.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RUNS = 500
 
 @dataclass(frozen=True)
 class Place:
-    """What is looked at, and from where. `told` says which message ids are in the outbox."""
+    """What is looked at, and from where. `known` says which message ids are in the outbox."""
 
     instance: dg.DagsterInstance
     repository: dg.RepositoryDefinition | None
@@ -41,8 +41,8 @@ class Place:
     max_runtime: timedelta
     link: Callable[[str], str]
     is_ours: Callable[[dg.DagsterRun], bool]
-    told: Callable[[list[str]], set[str]]
-    # When alerts began: of a check that failed before, only reminders and the all-clear are told.
+    known: Callable[[list[str]], set[str]]
+    # When alerts began: of a check that failed before, only reminders and the all-clear are sent.
     since: datetime
     own_sensor: str = "alerts"
     # When this was first seen, by key: for what never happened at all.
@@ -88,7 +88,7 @@ def _checks(place: Place, seen: Seen) -> Iterator[Problem]:
             continue
         run = place.instance.get_run_by_id(record.run_id) if record.run_id else None
         if run is not None and not run.is_finished:
-            seen.unknown.add(name)  # told with its run
+            seen.unknown.add(name)  # reported with its run
             continue
         yield _failed_check(place, name, key, record)
 
@@ -109,7 +109,7 @@ def _failed_check(place: Place, name: str, key: dg.AssetCheckKey, record: Any) -
         (*lines, "- 할 일: Dagster의 자산 화면에서 검사 결과를 확인하세요."),
         "error" if evaluation.severity is dg.AssetCheckSeverity.ERROR else "warning",
         since=at, link=place.link(record.run_id) if record.run_id else "", run_id=record.run_id or "",
-        told_elsewhere=at < place.since or bool(place.told(endings)),
+        reported_elsewhere=at < place.since or bool(place.known(endings)),
     )  # fmt: skip
 
 

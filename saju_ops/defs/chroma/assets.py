@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from saju_ops.defs.charts import bar_chart
-from saju_ops.defs.progress import tell
+from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError, ProofFailed
@@ -33,15 +33,15 @@ DESCRIPTION = """
 Every collection of the vector store, as `chroma/chromadb_<time in Asia/Seoul>.tar.gz` under BACKUP_URI with a manifest
 beside it; `.tar.gz.zip` when ARCHIVE_PASSWORD is set.
 
-**Materializing** copies the folder CHROMA_DB_PATH while the chatbot goes on using it (under SQLite's own lock, for as
-long as `locked_seconds` says), or reads the server CHROMA_HOST through its API. A clone of the copy is
-opened in a scratch folder and compared record by record, and the stored file, read back, must hold the very files that
-were opened. It changes nothing, and loads no embedding model.
+**Materializing** copies the folder CHROMA_DB_PATH while the chatbot uses it (under SQLite's own lock, for the time that
+`locked_seconds` gives), or reads the server CHROMA_HOST through its API. A clone of the copy is opened in a scratch
+folder and compared record by record, and the stored file, read back, must hold exactly the files that were opened. It
+changes nothing, and loads no embedding model.
 
 **Restore:** with the chatbot stopped `saju-ops restore-chroma --replace chroma_db --dry-run`, then without
-`--dry-run`: the folder that is there is renamed, not deleted. `--at "2026-10-01 12:00"` for an older one, `--into
-PATH` or `--host H --port P` for another place; or the job `restore_chroma_snapshot`. Without saju_ops: `tar xzf`
-(after `7z x` where it is encrypted) gives the folder `chroma_db` that Chroma opens.
+`--dry-run`: the present folder is renamed, not deleted. `--at "2026-10-01 12:00"` for an older snapshot, `--into PATH`
+or `--host H --port P` for another place; or the job `restore_chroma_snapshot`. Without saju_ops: `tar xzf` (after
+`7z x` for an encrypted file) gives the folder `chroma_db` that Chroma opens.
 """
 
 
@@ -89,7 +89,7 @@ def snapshot_asset() -> dg.AssetsDefinition:
         try:
             snapshot = take_snapshot(
                 backup_storage.open(), source_of(settings), zone=settings.timezone, run_id=context.run.run_id,
-                memory_mb=settings.chroma_proof_memory_mb, progress=lambda text: tell(context.log, text),
+                memory_mb=settings.chroma_proof_memory_mb, progress=lambda text: log_progress(context.log, text),
             )  # fmt: skip
         except ProofFailed as error:
             yield dg.AssetCheckResult(
@@ -99,7 +99,7 @@ def snapshot_asset() -> dg.AssetsDefinition:
             raise dg.Failure(str(error), allow_retries=True) from error
         except OperatorError as error:
             raise dg.Failure(str(error), allow_retries=True) from error
-        tell(context.log, f"{snapshot.location}: {counted(snapshot.records, 'record')}, proven.")
+        log_progress(context.log, f"{snapshot.location}: {counted(snapshot.records, 'record')}, proven.")
         yield dg.MaterializeResult(asset_key=SNAPSHOT, metadata=snapshot_metadata(snapshot))
         yield dg.AssetCheckResult(passed=True, check_name=PROOF, asset_key=SNAPSHOT, metadata=proof_metadata(snapshot))
         if snapshot.incomplete:
@@ -138,9 +138,9 @@ def snapshot_metadata(snapshot: "Snapshot") -> dict[str, Any]:
         "neighbours_share": float(manifest.proof["neighbours_share"]),
         # Collections whose index Chroma did not load: CHROMA_PROOF_MEMORY_MB.
         "searched_in_files": len(manifest.proof["searched_in_files"]),
-        # Of these, of a server only: collections whose index is made when the snapshot is restored.
+        # Some of these, for a server only: collections whose index is made when the snapshot is restored.
         "not_indexed": len(manifest.proof["not_indexed"]),
-        # Of a server only: how often it was read, and what changed in the last of these passes.
+        # For a server only: how often it was read, and what changed in the last of these passes.
         "passes": int(copied.get("passes", 1)),
         "records_moving": int(copied.get("records_moving", 0)),
         "left_out": ", ".join(copied.get("left_out", [])) or "none",
@@ -170,35 +170,35 @@ def usage_asset() -> dg.AssetsDefinition:
 
         try:
             now = datetime.now(UTC)
-            told = usage(source_of(load_settings()), backup_storage.open(reading=True), now=now)
+            found = usage(source_of(load_settings()), backup_storage.open(reading=True), now=now)
         except OperatorError as error:
             raise dg.Failure(str(error), allow_retries=True) from error
-        return dg.MaterializeResult(metadata=usage_metadata(told, now))
+        return dg.MaterializeResult(metadata=usage_metadata(found, now))
 
     return chroma_usage
 
 
-def usage_metadata(told: "Usage", now: datetime) -> dict[str, Any]:
-    counts = told.per_collection()
+def usage_metadata(found: "Usage", now: datetime) -> dict[str, Any]:
+    counts = found.per_collection()
     return {
-        "dagster/row_count": told.documents,
-        "documents": told.documents,
+        "dagster/row_count": found.documents,
+        "documents": found.documents,
         "collections": len(counts),
-        "bytes_on_disk": told.bytes_on_disk,
-        "database_bytes": told.database_bytes,
-        "index_bytes": told.index_bytes,
-        "waiting_writes": told.waiting_writes,
-        "orphaned_folders": told.orphaned_folders,
-        "orphaned_bytes": told.orphaned_bytes,
-        "snapshots": told.snapshots,
-        "snapshot_bytes": told.snapshot_bytes,
+        "bytes_on_disk": found.bytes_on_disk,
+        "database_bytes": found.database_bytes,
+        "index_bytes": found.index_bytes,
+        "waiting_writes": found.waiting_writes,
+        "orphaned_folders": found.orphaned_folders,
+        "orphaned_bytes": found.orphaned_bytes,
+        "snapshots": found.snapshots,
+        "snapshot_bytes": found.snapshot_bytes,
         # -1: there is none, so that the plot has no gap.
-        "snapshot_age_hours": -1.0 if told.age_hours is None else told.age_hours,
-        "newest_snapshot": told.newest.file if told.newest else "none",
-        "source": told.source,
+        "snapshot_age_hours": -1.0 if found.age_hours is None else found.age_hours,
+        "newest_snapshot": found.newest.file if found.newest else "none",
+        "source": found.source,
         "documents_per_collection": dg.MetadataValue.md(
             f"{bar_chart(counts, 'documents per collection')}\n\n{_table(counts)}"
         ),
-        "report": dg.MetadataValue.md(usage_report(told, now).replace("\n", "\n\n")),
+        "report": dg.MetadataValue.md(usage_report(found, now).replace("\n", "\n\n")),
         **{f"documents/{name}": count for name, count in counts.items()},
     }

@@ -10,7 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from saju_ops.defs.chroma.assets import POOL, SNAPSHOT, USAGE
-from saju_ops.defs.progress import tell
+from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError
@@ -87,7 +87,7 @@ def restore_chroma_snapshot(
             dry_run=config.dry_run,
             zone=settings.timezone,
             memory_mb=settings.chroma_proof_memory_mb,
-            announce=lambda plan: tell(context.log, " ".join(plan.sentences())),
+            announce=lambda plan: log_progress(context.log, " ".join(plan.sentences())),
         )
     except OperatorError as error:
         raise dg.Failure(str(error), allow_retries=False) from error

@@ -12,7 +12,7 @@ import dagster as dg
 
 from saju_ops.defs.charts import bar_chart, hours_and_roles
 from saju_ops.defs.partitions import log_days
-from saju_ops.defs.progress import tell
+from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage, LogDatabase
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError, ProofFailed
@@ -76,7 +76,7 @@ def _archive_asset(settings: Settings) -> dg.AssetsDefinition:
                 PROOF,
                 asset=ARCHIVE,
                 blocking=True,
-                description="Each stored file, read back from where it lies, has the row count and the digest that the"
+                description="Each stored file, read back from its store, has the row count and the digest that the"
                 " database itself computes for the day. Blocking: without it the run fails and nothing relies on the"
                 " day.",
             )
@@ -131,7 +131,9 @@ def _archive_days(
                 compression=settings.archive_compression, run_id=context.run.run_id,
             )  # fmt: skip
             rows_per_day[key] = result.rows
-            tell(context.log, f"[{number}/{len(keys)}] {result.message} {counted(result.rows_written, 'row')} written.")
+            log_progress(
+                context.log, f"[{number}/{len(keys)}] {result.message} {counted(result.rows_written, 'row')} written."
+            )
             yield result, day_metadata(result, store.table, schema, rows_per_day)
 
 

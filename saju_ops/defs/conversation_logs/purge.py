@@ -13,7 +13,7 @@ from pydantic import Field
 from saju_ops.defs.charts import bar_chart
 from saju_ops.defs.common import CANCELLED, _day
 from saju_ops.defs.conversation_logs.asset import LOGS
-from saju_ops.defs.progress import tell
+from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage, LogDatabase
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError
@@ -54,10 +54,10 @@ class PurgeConfig(dg.Config):
         default=0.0, description="Pause after each chunk, 0 to 3600. Longer is easier on the service and replicas."
     )
     max_rows: int | None = Field(
-        default=None, description="Stop after so many rows; the next run goes on. Empty: no limit."
+        default=None, description="Stop after so many rows; the next run continues. Empty: no limit."
     )
     max_runtime_seconds: float | None = Field(
-        default=None, description="Stop at a chunk's end after so long; the next run goes on. Empty: no limit."
+        default=None, description="Stop at a chunk's end after so long; the next run continues. Empty: no limit."
     )
     max_replica_lag_seconds: float | None = Field(
         default=None,
@@ -86,7 +86,7 @@ def _plan(config: PurgeConfig, settings: Settings) -> "PurgePlan":
     name="purge_archived_rows",
     pool="conversation_log_purge",
     description="Deletes rows of the conversation log that a verified archive holds, unchanged, in days wholly beyond"
-    " the retention. Chunk by chunk, each compared with the stored archive under lock before it goes.",
+    " the retention. Chunk by chunk, each row compared with the stored archive under lock before it is deleted.",
 )
 @without_secrets
 def purge_conversation_logs(
@@ -96,7 +96,7 @@ def purge_conversation_logs(
         result = _purge(context, config, log_database, backup_storage)
     except OperatorError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
-    _tell(context, result)
+    _report(context, result)
     if result.stopped == CANCELLED:
         raise dg.DagsterExecutionInterruptedError
     if left := len(result.problems):
@@ -139,27 +139,27 @@ class _Progress:
 
     def __init__(self, context: dg.OpExecutionContext) -> None:
         self._log = context.log
-        self._told = 0.0
+        self._logged = 0.0
         self._days = 0
 
     def __call__(self, result: "PurgeResult", day: "Day") -> None:
         import time
 
-        if result.days == self._days and time.monotonic() - self._told < PROGRESS_SECONDS:
+        if result.days == self._days and time.monotonic() - self._logged < PROGRESS_SECONDS:
             return
-        self._told, self._days = time.monotonic(), result.days
+        self._logged, self._days = time.monotonic(), result.days
         verb, rows = ("would delete", result.deletable) if result.dry_run else ("deleted", result.deleted)
-        tell(self._log, f"{day}: {verb} {counted(rows, 'row')} so far, in {counted(result.chunks, 'chunk')}.")
+        log_progress(self._log, f"{day}: {verb} {counted(rows, 'row')} so far, in {counted(result.chunks, 'chunk')}.")
 
 
-def _tell(context: dg.OpExecutionContext, result: "PurgeResult") -> None:
+def _report(context: dg.OpExecutionContext, result: "PurgeResult") -> None:
     metadata = purge_metadata(result)
     context.add_output_metadata(metadata)
     # On the table itself, so that its numbers plot over the weeks.
     context.log_event(dg.AssetObservation(LOGS, metadata=metadata))
     rows = result.deletable if result.dry_run else result.deleted
     verb = "would be deleted" if result.dry_run else "deleted"
-    tell(
+    log_progress(
         context.log,
         f"{counted(rows, 'row')} {verb} from {counted(result.days, 'day')} before {result.cutoff} in"
         f" {result.seconds:.1f} s; {result.kept:,} kept{f' ({result.kept_because})' if result.kept else ''};"

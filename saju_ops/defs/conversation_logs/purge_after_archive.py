@@ -1,7 +1,7 @@
 """Purges when every archive run of a weekly clean-up succeeded.
 
-It keeps no state of its own: what it needs is in the runs' tags, and Dagster never launches the same run_key
-twice. So a daemon that restarts between archive and purge goes on where it was.
+It keeps no state of its own: everything it needs is in the runs' tags, and Dagster never launches the same run_key
+twice. So a daemon that restarts between archive and purge continues where it was.
 """
 
 from collections import defaultdict

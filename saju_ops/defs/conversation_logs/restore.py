@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from saju_ops.defs.common import _day
-from saju_ops.defs.progress import tell
+from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError, Refused
@@ -51,8 +51,10 @@ def restore_conversation_logs(
             table=(config.into_table or "").strip() or None,
             source_table=settings.conversation_log_table,
             dry_run=config.dry_run,
-            announce=lambda plan: tell(context.log, " ".join(plan.sentences())),
-            progress=lambda plan: tell(context.log, f"{plan.written:,} of {counted(plan.to_write, 'row')} written."),
+            announce=lambda plan: log_progress(context.log, " ".join(plan.sentences())),
+            progress=lambda plan: log_progress(
+                context.log, f"{plan.written:,} of {counted(plan.to_write, 'row')} written."
+            ),
         )
     except OperatorError as error:
         raise dg.Failure(str(error), allow_retries=False) from error

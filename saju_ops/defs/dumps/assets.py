@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from saju_ops.defs.conversation_logs.asset import LOGS
-from saju_ops.defs.progress import tell
+from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.dump_all import dump_all, mask_all
@@ -135,7 +135,7 @@ def _materialize(
     settings = load_settings()
     options = DumpOptions(settings.timezone, kind, settings.restore_drill_urls, context.run.run_id)
     try:
-        run = take(settings, backup.open(), options, lambda text: tell(context.log, text))
+        run = take(settings, backup.open(), options, lambda text: log_progress(context.log, text))
     except OperatorError as error:
         raise dg.Failure(str(error), allow_retries=True) from error
     metadata = run_metadata(run, masked=key != DUMP)
@@ -151,9 +151,9 @@ def _materialize(
     if run.results and key == DUMP:
         yield views_check(run)
     if run.problems:
-        # A difference won't go away by trying again at once; a server that was away may be back.
-        told = " ".join(filter(None, [*run.problems.values(), run.incomplete]))
-        raise dg.Failure(told, allow_retries=not run.differing)
+        # A difference stays when it is tried again at once; a server that was away may be back.
+        reasons = " ".join(filter(None, [*run.problems.values(), run.incomplete]))
+        raise dg.Failure(reasons, allow_retries=not run.differing)
     if run.incomplete:
         raise dg.Failure(f"These dumps are stored, but not all is well. {run.incomplete}", allow_retries=False)
 

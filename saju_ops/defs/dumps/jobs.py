@@ -10,7 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from saju_ops.defs.dumps.assets import DUMP, POOL
-from saju_ops.defs.progress import tell
+from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError
@@ -49,8 +49,8 @@ class RestoreDumpConfig(dg.Config):
     )
     into_setting: str | None = Field(
         default=None,
-        description="Where it goes, as the name of an environment variable that holds a database's address (an address"
-        " here would be stored with the run, password and all). Empty: the database that the dump is of.",
+        description="Where to restore it: the name of an environment variable that holds a database's address (an"
+        " address here would be stored with the run, password and all). Empty: the database from which the dump was taken.",
     )
     database: str | None = Field(
         default=None, description="Whose dump, by the database's name. Empty: the one that DATABASE_URL names."
@@ -112,8 +112,8 @@ def restore_database_dump(
             _request(config, settings),
             default=settings.database_url,
             configured=settings.dumped_urls,
-            announce=lambda result: tell(context.log, " ".join(result.sentences())),
-            say=lambda text: tell(context.log, text),
+            announce=lambda result: log_progress(context.log, " ".join(result.sentences())),
+            say=lambda text: log_progress(context.log, text),
         )
     except OperatorError as error:
         raise dg.Failure(str(error), allow_retries=False) from error

@@ -11,7 +11,7 @@ from dagster._utils.interrupts import capture_interrupts, check_captured_interru
 from pydantic import Field
 
 from saju_ops.defs.common import _listed, common_metadata, nothing_here
-from saju_ops.defs.progress import tell
+from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError
@@ -155,7 +155,7 @@ class PurgeJobsConfig(dg.Config):
         " their files in S3; only the rows of PURGE_KEEP_TABLES are archived.",
     )
     max_jobs: int | None = Field(
-        default=None, description="Stop after so many jobs, at least 1; the next run goes on. Empty: no limit."
+        default=None, description="Stop after so many jobs, at least 1; the next run continues. Empty: no limit."
     )
     max_runtime_seconds: float | None = Field(
         default=None, description="Stop at a batch's end after so long, at least 1. Empty: no limit."
@@ -186,7 +186,7 @@ def purge_expired_jobs(context: dg.OpExecutionContext, config: PurgeJobsConfig, 
     # On the table itself, so that its numbers plot over the days.
     context.log_event(dg.AssetObservation(PAID_JOBS, metadata=metadata))
     verb = "would be deleted" if result.dry_run else "deleted"
-    tell(
+    log_progress(
         context.log,
         f"{result.deleted:,} of {counted(result.expired, 'expired job')} {verb}, {counted(result.rows.total(), 'row')}"
         f" and {counted(result.files, 'file')}; {counted(result.stayed.total(), 'job')} kept; in {result.seconds:.1f}"

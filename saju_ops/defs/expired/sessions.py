@@ -11,7 +11,7 @@ from dagster._utils.interrupts import capture_interrupts, check_captured_interru
 from pydantic import Field
 
 from saju_ops.defs.common import common_metadata, nothing_here
-from saju_ops.defs.progress import tell
+from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError
@@ -63,7 +63,7 @@ class PurgeSessionsConfig(dg.Config):
         " Smaller deletes more; log rows within LOG_RETENTION_DAYS keep their session whatever this says.",
     )
     max_sessions: int | None = Field(
-        default=None, description="Stop after so many sessions, at least 1; the next run goes on. Empty: no limit."
+        default=None, description="Stop after so many sessions, at least 1; the next run continues. Empty: no limit."
     )
     max_runtime_seconds: float | None = Field(
         default=None, description="Stop at a batch's end after so long, at least 1. Empty: no limit."
@@ -96,7 +96,7 @@ def purge_expired_sessions(
     # On the table itself, so that its numbers plot over the weeks.
     context.log_event(dg.AssetObservation(SESSIONS, metadata=metadata))
     verb = "would be deleted" if result.dry_run else "deleted"
-    tell(
+    log_progress(
         context.log,
         f"{result.deleted:,} of {counted(result.expired, 'expired session')} {verb},"
         f" {counted(result.rows.total(), 'row')}, of them {counted(result.log_rows, 'archived log row')};"

@@ -1,4 +1,4 @@
-"""The asset that stands for everything under BACKUP_URI."""
+"""The asset that represents everything under BACKUP_URI."""
 
 import dagster as dg
 
@@ -17,7 +17,7 @@ def source_asset(settings: Settings) -> dg.AssetSpec:
     return dg.AssetSpec(
         STORED,
         deps=[ARCHIVE, DUMP, MASKED, SNAPSHOT],
-        description="Everything that lies under BACKUP_URI: archives, dumps, snapshots, in every store. The job"
-        " `verify_backups` reads it back weekly, and `prune_backups` removes daily what the retention lets go.\n\n"
+        description="Everything under BACKUP_URI: archives, dumps, snapshots, in every store. The job `verify_backups`"
+        " reads it back weekly, and `prune_backups` deletes daily what the retention doesn't keep.\n\n"
         "**Restore** with `saju-ops restore-logs`, `restore-dump` and `restore-chroma`; see the asset of each.",
     )

@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from saju_ops.defs.common import _lines
-from saju_ops.defs.progress import tell
+from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.defs.upkeep.asset import POOL, STORED
@@ -54,7 +54,7 @@ def prune_backups(context: dg.OpExecutionContext, config: PruneConfig, backup_st
     try:
         result = prune(
             backup_storage.open(), policy, now=datetime.now(UTC), zone=settings.timezone, dry_run=config.dry_run,
-            say=lambda text: tell(context.log, text),
+            say=lambda text: log_progress(context.log, text),
         )  # fmt: skip
     except OperatorError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
@@ -84,7 +84,7 @@ def prune_metadata(result: "PruneResult") -> dict[str, Any]:
         "problems": len(result.problems),
         "freed_bytes": result.freed_bytes,
         "bytes_to_go": sum(v.bytes for v in going),
-        "archives_to_go": sum(v.goes for v in result.archives),
+        "archives_to_go": sum(v.to_delete for v in result.archives),
         "what_remains": result.remains or "nothing",
         "goes": dg.MetadataValue.md(_lines([f"`{v.file}`: {v.why}" for v in going])),
         "stays": dg.MetadataValue.md(_lines([f"`{v.file}`: {v.why}" for v in result.staying])),

@@ -16,7 +16,7 @@ from pydantic import Field
 from saju_ops.defs.chroma.assets import SNAPSHOT
 from saju_ops.defs.common import _lines
 from saju_ops.defs.dumps.assets import DUMP
-from saju_ops.defs.progress import tell
+from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.defs.upkeep.asset import CHECK, OPENS, STORED
@@ -65,7 +65,7 @@ def verify_backups(context: dg.OpExecutionContext, config: VerifyConfig, backup_
     try:
         result = verify_everything(
             settings, backup_storage.open(accept_unsealed=config.accept_unsealed), config.in_days, config.drills,
-            lambda text: tell(context.log, text),
+            lambda text: log_progress(context.log, text),
         )  # fmt: skip
     except OperatorError as error:
         raise dg.Failure(str(error), allow_retries=True) from error
@@ -97,16 +97,16 @@ def verify_backups(context: dg.OpExecutionContext, config: VerifyConfig, backup_
 
 
 def check_results(result: "VerifyResult", instance: dg.DagsterInstance) -> list[dg.AssetCheckResult]:
-    """Damage, and what needs another password, as two checks: the second may last as long as the archives of before a
-    change of the password, which is for ever, and must not hide damage that comes meanwhile.
+    """Damage, and files that need another password, as two checks. The second may last as long as the archives made
+    before a change of the password, which is for ever, and must not hide damage that comes meanwhile.
 
-    A store without any backup doesn't pass, since a mistyped BACKUP_URI and a disk that isn't mounted look like that.
-    WARN, and the run goes on, as long as Dagster knows of no backup: of an installation's first days it is true, and
-    the first dump, at 03:00, mends it. ERROR where backups were made: then they are gone from where they should be.
+    A store without any backup doesn't pass, since a mistyped BACKUP_URI and an unmounted disk look the same. It is
+    WARN, and the run continues, as long as Dagster knows of no backup: that is normal in an installation's first days,
+    and the first dump, at 03:00, ends it. It is ERROR if backups were made: then they are missing.
 
-    Files of another password are a WARN, and the run goes on: their bytes were just proven, and after a change of the
-    password it is to be expected. They don't pass either: what is in them could not be looked at, and nobody but the
-    operator knows whether the old password was kept.
+    Files that need another password are WARN, and the run continues: their bytes were just proven, and they are to be
+    expected after a change of the password. They don't pass either: their content could not be looked at, and only the
+    operator knows whether the former password was kept.
     """
     new = result.passed and result.empty and not _made_before(instance)
     return [
@@ -185,7 +185,7 @@ def verify_check() -> dg.AssetChecksDefinition:
         context: dg.AssetCheckExecutionContext, backup_storage: BackupStorage
     ) -> Iterator[dg.AssetCheckResult]:
         result = verify_everything(
-            load_settings(), backup_storage.open(), 1, True, lambda text: tell(context.log, text)
+            load_settings(), backup_storage.open(), 1, True, lambda text: log_progress(context.log, text)
         )
         yield from check_results(result, context.instance)
 
