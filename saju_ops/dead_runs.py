@@ -1,7 +1,7 @@
-"""Runs whose process is gone, ended when Dagster starts: a machine that was switched off, a container that was killed.
+"""Ends runs whose process is gone when Dagster starts: after a machine was switched off or a container was killed.
 
 Dagster's own monitoring finds such a run when `max_runtime_seconds` are over, 12 hours. Until then its days count as
-worked on, its pool is taken, and the trigger answers each call with it.
+being worked on, its pool is taken, and the trigger answers each call with it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MESSAGE = (
 
 
 def end_dead_runs(instance: dg.DagsterInstance, alive: Callable[[int, float], bool] = is_alive) -> list[str]:
-    """Fails each started run of this machine whose process doesn't run any more; alerts tell of it as of any failure.
+    """Fails each started run of this machine whose process no longer runs; alerts report it like any failure.
 
     Returns their ids. It looks at runs that Dagster's default launcher started, as processes of this machine; a run
     whose process another launcher started, or never said its number, is left to Dagster's monitoring.

@@ -1,8 +1,8 @@
 """Starts the Dagster UI and daemon on 127.0.0.1, with the settings that this command sees and no others.
 
-Dagster's own commands let a `.env` file in their working folder win over the environment (tried with 1.13.27), so
-`DATABASE_URL=… make dev` beside a production `.env` would turn schedule and purge to production. Therefore the
-settings are read here, the environment first, and Dagster is started in its home folder, where no `.env` lies.
+Dagster's own commands let a `.env` file in their working folder override the environment (tried with 1.13.27), so
+`DATABASE_URL=… make dev` beside a production `.env` would make schedule and purge work on production. Therefore the
+settings are read here, the environment first, and Dagster is started in its home folder, where there is no `.env`.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ NOT_TWICE = (
 
 
 def start_dev(home: Path, port: int = PORT) -> NoReturn:
-    """Replaces this process by UI and daemon on the settings of the environment and of `.env`.
+    """Replaces this process by UI and daemon, with the settings of the environment and of `.env`.
 
-    Runs of before whose process is gone are ended first. Raises SettingsError, and OperatorError where another program
-    has the port or another daemon the history, before anything is started.
+    Earlier runs whose process is gone are ended first. Raises SettingsError, and OperatorError if another program has
+    the port or another daemon the history, before anything is started.
     """
     pin_settings()
     exec_dagster(home, port)
@@ -72,7 +72,7 @@ def _pin_sqlite(name: str, url: sa.URL) -> None:
 
 
 def prepare_home(home: Path) -> None:
-    """A DAGSTER_HOME with this project's configuration; one that is there already is left as it is."""
+    """A DAGSTER_HOME with this project's configuration; an existing configuration is left as it is."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     config = home / "dagster.yaml"
     if not config.exists():

@@ -1,6 +1,6 @@
-"""What this user keeps on this machine: locks, and the ledger of proven backups. A folder of our own, 0700.
+"""This user's files on this machine: locks, and the ledger of proven backups, in a folder of our own, 0700.
 
-Everybody may make files in the shared temporary folder: who made our lock first there would stop every dump.
+Everybody may make files in the shared temporary folder: any user who made our lock file first would stop every dump.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Logins in addresses, and words that are followed by a secret: hidden in any text, whoever wrote it.
+"""Hides logins in addresses, and words that follow a name such as `password=`, in any text from any source.
 
-Promises: of `scheme://user:password@host` everything between `//` and the last @ is hidden, but for a plain user name,
-also where the password itself holds @, /, : or a blank; and so is what follows `password=` and its like, a Slack
-webhook's path and the signature of a presigned address. It needs to know no setting.
+In `scheme://user:password@host` everything between `//` and the last @ is hidden, except a plain user name, even if the
+password itself holds @, /, : or a blank. So is the text after `password=` and its like, a Slack webhook's path, and the
+signature of a presigned address. No setting is needed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SIGNED = re.compile(r"(?P<head>X-Amz-(?:Signature|Credential|Security-Token)=)[
 
 
 def hide_logins(text: str) -> str:
-    """The text without what it may hold of logins. Texts without any come back as they are."""
+    """The text with all logins hidden. A text without any comes back as it is."""
     if "://" in text and "@" in text:
         text = _BROKEN.sub(_hidden, _LOGIN.sub(_hidden, text))
     text = _BEHIND.sub(rf"\g<head>{MASK}", text)

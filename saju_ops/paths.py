@@ -1,7 +1,7 @@
-"""A folder's or file's path as a person types it into a setting, and the slips that would silently make another of it.
+"""A folder's or file's path as a person types it into a setting, and typing errors that would silently name another.
 
-`s3:/bucket/x`, `$HOME/b` and `C:\\backups` are all names that a folder here may have. Taken for one, a night's backups
-lie in the working folder, and `status` says that all is well.
+`s3:/bucket/x`, `$HOME/b` and `C:\\backups` are all possible names of a folder here. If they were accepted, a night's
+backups would be in the working folder, and `status` would say that all is well.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ANOTHER = re.compile(r"\s(?:\.{0,2}/|~/|[A-Za-z0-9+]+:/)")
 
 
 def slip_in(text: str) -> str:
-    """Why a text can't be what was meant by a path or a store's address; empty where it can."""
+    """The reason why a text can't be meant as a path or a store's address; empty if it can."""
     if not text.isprintable():
         return "it holds a line end or another character that can't be seen"
     if text and (text[0] in _QUOTES or text[-1] in _QUOTES):
@@ -37,7 +37,7 @@ def slip_in(text: str) -> str:
 
 
 def slip_in_path(text: str) -> str:
-    """Why a text can't be what was meant by a path; empty where it can."""
+    """The reason why a text can't be meant as a path; empty if it can."""
     if slip := slip_in(text):
         return slip
     if "\\" in text or re.match("[A-Za-z]:(?:/|$)", text):
@@ -57,7 +57,7 @@ def _real(path: Path) -> Path:
 
 
 def _inside(path: Path, folder: Path) -> bool:
-    """Whether the path is the folder or in it, by its name or, through a mount, by what the file system has there."""
+    """Whether the path is the folder or in it, by its name or, through a mount, by the files' identity."""
     chain = [path, *path.parents]
     if folder in chain:
         return True

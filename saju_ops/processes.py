@@ -1,4 +1,4 @@
-"""What this machine says of its processes: who listens on a port, and whether a process is still the one that it was.
+"""What this machine knows of its processes: which one listens on a port, and whether a process is still the same.
 
 Read from /proc. On a machine without it nothing is known, and each question is answered as if all were well.
 """
@@ -15,7 +15,7 @@ from saju_ops.errors import OperatorError
 
 PROC = Path("/proc")
 LISTENS = "0A"
-# Seconds. The kernel tells the time of its start in whole ones, and clocks are set.
+# Seconds. The kernel gives a process's start in whole seconds, and clocks are set.
 SLACK = 5.0
 
 
@@ -33,7 +33,7 @@ def require_free(host: str, port: int, setting: str) -> None:
 
 
 def is_family_of(pid: int, port: int) -> bool:
-    """Whether whoever listens on the port is this process or descends from it, and somebody does."""
+    """Whether the port has a listener that is this process or a descendant of it."""
     if not (PROC / "net" / "tcp").exists():
         return True
     listening = {f"socket:[{inode}]" for inode in _listeners(port)}
@@ -41,8 +41,8 @@ def is_family_of(pid: int, port: int) -> bool:
 
 
 def is_alive(pid: int, seen_at: float) -> bool:
-    """Whether the process that had this number at that time, in seconds since 1970, still runs. One that has the number
-    now and began later is another."""
+    """Whether the process that had this number at that time, in seconds since 1970, still runs. A process that has the
+    number now and began later is another."""
     if not (PROC / "stat").exists():
         return True
     state = _stat(pid)

@@ -1,8 +1,8 @@
-"""Runs a command, and ends with all that descends from it within a few seconds of a SIGTERM, SIGINT or SIGHUP.
+"""Runs a command, and ends it with all its descendants within a few seconds of a SIGTERM, SIGINT or SIGHUP.
 
-`dagster dev` outlived a SIGTERM by 25 seconds, while its webserver and daemon went on; a host that stops a container
-kills what is left after ten. All of them get the signal at once, and what is left after GRACE_SECONDS is killed: work
-that is under way may be ended at any instruction. Imports nothing heavy, since it stays as long as the command runs.
+`dagster dev` outlived a SIGTERM by 25 seconds, while its webserver and daemon continued; a host that stops a container
+kills the rest after ten. All of them get the signal at once, and the rest is killed after GRACE_SECONDS: work under way
+may be ended at any instruction. Imports nothing heavy, since it stays as long as the command runs.
 """
 
 from __future__ import annotations

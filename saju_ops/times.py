@@ -1,4 +1,4 @@
-"""Times as operators write and read them: in TIMEZONE, as they stand in the names of backups."""
+"""Times as operators write and read them: in TIMEZONE, in the form that names of backups use."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def instant_of(text: str | None, zone: ZoneInfo, name: str) -> datetime | None:
     if len(given) <= len("2026-10-01"):
         found = found.replace(hour=23, minute=59, second=59, microsecond=999_999)
     elif len(given) == len("2026-10-01 03:00"):
-        found = found.replace(second=59, microsecond=999_999)  # that minute included
+        found = found.replace(second=59, microsecond=999_999)  # the whole minute
     elif len(given) == len("2026-10-01 03:00:00"):
-        found = found.replace(microsecond=999_999)  # that second, as `shown` tells it
+        found = found.replace(microsecond=999_999)  # the whole second, which is what `shown` prints
     return (found if found.tzinfo else found.replace(tzinfo=zone)).astimezone(UTC)
 
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# 1970-01-01, 0001-01-01 and 0000-00-00 stand for "no time" in many programs; no such service is that old.
+# 1970-01-01, 0001-01-01 and 0000-00-00 mean "no time" in many programs; no such service is that old.
 EARLIEST_YEAR = 2000
 PLAIN_LENGTHS = (19, 26)
 _SLOW = re.compile(
@@ -48,9 +48,9 @@ _SLOW = re.compile(
 
 
 def parse_instant(value: Any, zone: ZoneInfo) -> datetime | None:
-    """The instant, UTC, that a stored value means; None where it can't be told."""
+    """The instant, UTC, that a stored value means; None if that is unclear."""
     if type(value) is str and len(value) in PLAIN_LENGTHS and zone.key == "UTC" and value[10] in " T":
-        # What most programs write, three times as fast as the whole way round.
+        # The form that most programs write, read three times as fast as by the general way.
         with suppress(ValueError):
             found = datetime.fromisoformat(value)
             if found.tzinfo is None and value[4] == "-":

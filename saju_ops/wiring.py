@@ -206,7 +206,7 @@ ENVIRONMENT = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PGPASSWORD", "MYSQ
 
 
 def redactor(settings: Settings) -> Redactor:
-    """Of every secret of the settings."""
+    """Redacts every secret of the settings."""
     return Redactor(secrets_of(settings))
 
 
@@ -227,7 +227,7 @@ def secrets_of(settings: Settings) -> set[str]:
 
 
 def _passwords(address: str) -> set[str]:
-    """The passwords in an address, as it was written: of one that wasn't escaped, everything up to the last @."""
+    """The passwords in an address as written: in an address that wasn't escaped, everything up to the last @."""
     rest = address.partition("://")[2]
     found = {rest.rpartition("@")[0].partition(":")[2]}
     options = parse_qsl(rest.partition("?")[2])
@@ -263,7 +263,8 @@ def address_in_setting(variable: str, name: str) -> sa.URL:
 
 
 def server_at(settings: Settings, host: str, port: int) -> Source:
-    """CHROMA_SSL and CHROMA_AUTH_TOKEN are of the server CHROMA_HOST, where that is set: a token goes nowhere else."""
+    """CHROMA_SSL and CHROMA_AUTH_TOKEN belong to the server CHROMA_HOST, if that is set: no other server gets the
+    token."""
     if settings.chroma_host not in (None, host):
         return Source(host=host, port=port)
     token = settings.chroma_auth_token.get_secret_value() if settings.chroma_auth_token else None

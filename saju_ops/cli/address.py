@@ -33,7 +33,7 @@ def chosen_address(address: str | None, setting: str | None, option: str) -> sa.
 
 
 def hide_addresses(arguments: list[str]) -> None:
-    """Takes the logins of addresses out of this process's command line, and says what is better."""
+    """Removes the logins of addresses from this process's command line, and names a better way to pass them."""
     from saju_ops.logins import hide_logins
     from saju_ops.process_title import hide_argument
 

@@ -21,7 +21,7 @@ def test_alert() -> None:
 
 
 def try_channels(settings: Settings) -> tuple[list[str], bool]:
-    """A line for each channel, and whether every one that is set up took its message. None set up is not well."""
+    """A line for each channel, and whether every configured channel took its message. Without any, the answer is no."""
     from saju_ops.wiring import email_channel, email_is_set_up, email_problem, slack_channel, slack_client
 
     lines: list[str] = []
@@ -48,7 +48,7 @@ def _try(name: str, check: Callable[[], str], lines: list[str]) -> bool:
         lines.append(f"FAIL {name}: {failed.sentence}")
         return False
     except Exception as error:
-        # A command for finding out what is wrong must not end in a stack trace, which may hold the token.
+        # A diagnostic command must not end in a stack trace, which may hold the token.
         lines.append(f"FAIL {name}: {type(error).__name__}")
         return False
     return True

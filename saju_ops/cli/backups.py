@@ -37,8 +37,8 @@ def verify_command(in_days: int, no_drills: bool, accept_unsealed: tuple[str, ..
         click.echo("What was read is whole; what could not be looked at, and what is strange, is above.")
     else:
         click.echo("Everything that was read can be relied on.")
-    # A mistyped folder must not look like one where all is well, and whoever looks in the night of a restore must know
-    # that the password at hand doesn't open everything.
+    # A mistyped folder must not look like a store in good order, and an operator in the night of a restore must know
+    # that the present password doesn't open everything.
     sys.exit(0 if result.passed and not result.warnings else 1)
 
 
@@ -56,7 +56,7 @@ def prune_command(apply: bool) -> None:
     for verdict in result.staying:
         click.echo(shown(f"{verdict.file} stays ({verdict.why})"))
     for verdict in result.going:
-        verb = "is deleted" if verdict.file in result.deleted else "goes"
+        verb = "is deleted" if verdict.file in result.deleted else "is to be deleted"
         click.echo(shown(f"{verdict.file} {verb} ({verdict.why})"))
     for name in result.strangers:
         click.echo(shown(f"not ours, left alone: {name}"))

@@ -58,7 +58,7 @@ def restore_logs(
             "These days are archived and beyond the retention, so the next purge deletes them again;"
             " use --into-table to keep them."
         )
-    # The last line, and the status: who restores a month at night must not take a part for the whole.
+    # The last line, and the status: an operator who restores a month at night must not take a part for the whole.
     if plan.incomplete:
         click.echo(plan.incomplete)
         sys.exit(1)

@@ -1,7 +1,7 @@
 """saju-ops: for the night when Dagster itself is down. It calls the same functions as the jobs.
 
-Exit status: 0 done, 1 refused or failed (one sentence on standard error, nothing half-done) or not all of what was
-asked for was there (the last line says what), 2 wrong usage.
+Exit status: 0 done; 1 refused or failed (one sentence on standard error, nothing half-done), or a part of what was
+asked for was missing (the last line says which); 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _print_without_logins(kind: type[BaseException], error: BaseException, trace
 
 
 def _print_anything() -> None:
-    """A terminal that isn't UTF-8 gets a question mark for what it can't show, and not a traceback after a line."""
+    """On a terminal that isn't UTF-8, prints a question mark for a character that it can't show, and no traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

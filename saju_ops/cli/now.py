@@ -253,7 +253,7 @@ def _perhaps(text: str | None, option: str, settings: Settings) -> Day | None:
 
 
 def chosen_day(text: str, option: str, settings: Settings) -> Day:
-    """Raises OperatorError for what is no date."""
+    """Raises OperatorError for a text that is no date."""
     from saju_ops.rows.days import parse_day
 
     try:

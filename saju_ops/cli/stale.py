@@ -1,7 +1,7 @@
-"""`saju-ops reconcile-stale-jobs`: what the job does, for the night when Dagster is down, and for scripts.
+"""`saju-ops reconcile-stale-jobs`: the same as the job, for the night when Dagster is down, and for scripts.
 
-Exit status: 0 done, also where a check found something to do, as cron expects; 1 refused, failed or wrong usage; with
---exit-code, 2 where a check found something to do.
+Exit status: 0 done, also if a check found something to do, as cron expects; 1 refused, failed or wrong usage; with
+--exit-code, 2 if a check found something to do.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def _one_mode(check: bool, apply: bool, stats: bool, undo: str | None) -> Litera
 @click.option("--check", is_flag=True, help="List what would be settled; changes nothing (the default).")
 @click.option("--apply", is_flag=True, help="Settle them: set their status.")
 @click.option("--stats", is_flag=True, help="The numbers, alone or before the list of --check or --apply.")
-@click.option("--undo", metavar="RUN_ID", default=None, help="Put back what a run changed, where it still stands.")
+@click.option(
+    "--undo", metavar="RUN_ID", default=None, help="Put back what a run changed, where it is unchanged since."
+)
 @click.option("--hours", type=int, default=None, help="Hours without a move, 1 to 87600. Default: STALE_JOB_HOURS.")
 @click.option("--dry-run", is_flag=True, help="With --apply or --undo: only say what would be done.")
 @click.option(
@@ -70,7 +72,7 @@ def reconcile_stale_jobs(
     """
     mode = _one_mode(check, apply, stats, undo)
     if exit_code and mode != "check":
-        raise _WrongUsage("--exit-code goes with --check only.")
+        raise _WrongUsage("--exit-code works with --check only.")
     settings = load_settings()
     if mode == "undo":
         _undo(undo or "", settings, dry_run, as_json, ("all",) if accept_unsealed else ())

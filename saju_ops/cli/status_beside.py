@@ -15,12 +15,12 @@ from saju_ops.database.connect import error_text, redacted
 from saju_ops.errors import OperatorError
 from saju_ops.settings.settings import Settings
 
-# Name of the setting, usable or not, and what is said.
+# Name of the setting, whether it is usable, and the text.
 Tried = tuple[str, bool | None, str]
 
 
 def tried(settings: Settings) -> Iterator[Tried]:
-    """Each takes its own errors: one that can't be tried leaves the others."""
+    """Each trial catches its own errors: a setting that can't be tried doesn't keep the others from being tried."""
     yield from _replicas(settings)
     yield from _dumps(settings)
     yield from _redis(settings)

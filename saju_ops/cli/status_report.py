@@ -1,5 +1,5 @@
-"""What `saju-ops status` says: each setting, and whether what it names can be used. It changes nothing, but for a small
-file in each store and a scratch database on each server of a drill, which it takes away again."""
+"""The report of `saju-ops status`: each setting, and whether it can be used. Nothing is changed, except that a small
+file is written into each store and a scratch database made on each server of a drill, and both are removed again."""
 
 from __future__ import annotations
 
@@ -149,27 +149,27 @@ def _log_table(settings: Settings) -> Line:
 
 
 def _times(store: LogStore, setting: str, settings: Settings) -> Line:
-    """The newest row's time beside now, and whether the zone that is set can be right."""
+    """The newest row's time beside the present time, and whether the configured zone can be right."""
     from saju_ops.expired.clocks import Clock, shown_span
 
     now = datetime.now(UTC)
     clock = Clock(store, setting, now)
-    told = []
+    shown_times = []
     for name in ("created_at", "expires_at"):
         if (at := clock.newest(name)) is not None:
             side = "ago" if at <= now else "ahead"
-            told.append(f"newest {name} {at:%Y-%m-%d %H:%M:%S}+00:00 ({shown_span(now - at)} {side})")
+            shown_times.append(f"newest {name} {at:%Y-%m-%d %H:%M:%S}+00:00 ({shown_span(now - at)} {side})")
     ahead = clock.ahead()
     if ahead is not None:
-        told.append(f"{clock.ahead_sentence(ahead)} Set {setting}, or correct the row")
+        shown_times.append(f"{clock.ahead_sentence(ahead)} Set {setting}, or correct the row")
     zones = [ZoneInfo("UTC"), settings.timezone, settings.database_timezone]
-    told += [] if ahead is not None else clock.doubts(zones)
-    text = ", ".join([*told, f"now {now:%Y-%m-%d %H:%M:%S}+00:00", f"times without a zone in {store.zone.key}"])
+    shown_times += [] if ahead is not None else clock.doubts(zones)
+    text = ", ".join([*shown_times, f"now {now:%Y-%m-%d %H:%M:%S}+00:00", f"times without a zone in {store.zone.key}"])
     return Line(setting, ahead is None, text)
 
 
 def _drivers(settings: Settings) -> Iterator[Line]:
-    """Addresses of another program, whose driver isn't ours."""
+    """Addresses written for another program, with a driver that isn't ours."""
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
         if str(field.validation_alias) in DATABASE_SETTINGS and isinstance(value, SecretStr):
@@ -198,7 +198,7 @@ def _queue(name: str, url: sa.URL, table: str, zone: ZoneInfo, settings: Setting
     except Exception as error:
         text = str(error) if isinstance(error, OperatorError) else error_text(error)
         return Line(name, True, f"{redacted(url)}; the times of {table} can't be read ({text})")
-    usable = times.usable is not False or name != "JOBS_DATABASE_URL"  # whose purge refuses
+    usable = times.usable is not False or name != "JOBS_DATABASE_URL"  # the purge of jobs refuses such times
     return Line(name, usable, f"{redacted(url)}: table {table}, {times.text}")
 
 

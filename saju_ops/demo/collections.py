@@ -50,7 +50,7 @@ def _write_collections(path: Path, seed: int, report: Progress) -> None:
 
 
 def _unit_vectors(groups: Sequence[int], seed: int, name: str) -> Any:
-    """One unit vector per record; records of a group lie near each other, as texts on one subject would."""
+    """One unit vector per record; records of a group are near each other, as texts on one subject would be."""
     import numpy
 
     digest = sha256(f"{seed}:{name}".encode()).digest()

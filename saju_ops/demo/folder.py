@@ -63,7 +63,7 @@ def _building(folder: Path) -> Iterator[Path]:
     building.mkdir()
     try:
         _write_marker(building, complete=False)
-        # The lock tells a later run that this one is alive. The kernel drops it when a process is killed.
+        # The lock shows a later run that this one is alive. The kernel drops it when a process is killed.
         lock = os.open(building, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -92,14 +92,14 @@ def _clear_leftovers(folder: Path) -> None:
 
 
 def _put_in_place(building: Path, folder: Path) -> None:
-    """Rename the finished service to its name, and delete the one that stood there."""
+    """Renames the finished service to its name, and deletes the folder that had this name before."""
     _refuse_foreign(folder)
     old = building.with_name(building.name + "-old")
     replaces = bool(_read_marker(folder))
     if replaces:
         folder.rename(old)
     try:
-        # Onto an empty folder this replaces it; one that was filled meanwhile makes it fail.
+        # An empty folder is replaced by this; a folder that was filled meanwhile makes it fail.
         building.rename(folder)
     except OSError as error:
         if replaces:

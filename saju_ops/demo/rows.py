@@ -280,7 +280,7 @@ def _analysis(rng: Random, calculation_id: int, pillars: tuple[str, ...], at: da
 
 
 def _user_rows(rng: Random, people: Sequence[_Person], sessions: Sequence[Row]) -> list[Row]:
-    """Everybody who came, since shortly before the first session; and some who registered and never came."""
+    """Every visitor, since shortly before the first session; and some people who registered and never came."""
     first: dict[str, datetime] = {}
     last: dict[str, datetime] = {}
     for session in sessions:

@@ -1,13 +1,13 @@
 """A small realistic service to try everything on: three databases in one SQLite file, and a Chroma folder.
 
-Promises: `make_service` fills a folder of its own with `service.db` and `chroma_db/`. The same seed and the
-same now give the same rows; the last message was written seconds before now; stored times are naive UTC, the
-daily and hourly shape is Seoul's. It builds under a temporary name beside the folder and renames at the end,
-so a run that was killed leaves nothing that `open_service` accepts; the next run clears away what it left.
+`make_service` fills a folder of its own with `service.db` and `chroma_db/`. The same seed and the same present time
+give the same rows. The last message was written seconds ago; stored times are naive UTC, and messages spread over day
+and hour as they would in Seoul. It builds under a temporary name beside the folder and renames at the end, so a killed
+run leaves nothing that `open_service` accepts; the next run deletes what it left.
 
-Refuses: a folder that is not empty and does not carry the marker of an earlier run (`DemoFolderError`). A
-folder that carries it belongs to the demo as a whole and is replaced. No other folder or database is opened,
-no model is loaded, and nothing is fetched: the vectors are made up.
+A folder that is not empty and has no marker of an earlier run is refused (`DemoFolderError`). A folder with the marker
+belongs to the demo as a whole and is replaced. No other folder or database is opened, no model is loaded, and nothing
+is fetched: the vectors are made up.
 """
 
 import json
@@ -45,7 +45,7 @@ _INSERT_CHUNK = 4_000
 
 @dataclass(frozen=True)
 class DemoService:
-    """Where the service lies, and what was put in it when it was made."""
+    """The service's folder, and what it contained when it was made."""
 
     folder: Path
     seed: int
@@ -75,10 +75,10 @@ def make_service(
     rows: int = 24_000,
     progress: Progress | None = None,
 ) -> DemoService:
-    """Make the service in `folder`: `rows` messages over the last `days` Seoul days, and what goes with it.
+    """Makes the service in `folder`: `rows` messages over the last `days` Seoul days, with all that belongs to them.
 
-    `now` without a zone is UTC. Replaces a service that an earlier run made there, with everything in its
-    folder. `progress` is called with what is being made, how many are done, and of how many. Raises
+    `now` without a zone is UTC. Replaces a service that an earlier run made there, with everything in its folder.
+    `progress` is called with the name of what is being made, the number of finished items, and their total. Raises
     DemoFolderError for a folder that is not the demo's, ValueError for fewer than one day or row.
     """
     if days < 1 or rows < 1:
@@ -138,7 +138,7 @@ def _write_database(path: Path, made: Rows, report: Progress) -> None:
     engine.dispose()
 
 
-# --- what is in the tables ----------------------------------------------------------------------------------
+# --- rows of the tables ----------------------------------------------------------------------------------
 
 
 # 신 is both a stem (metal) and a branch (metal).

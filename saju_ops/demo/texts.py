@@ -1,8 +1,8 @@
 """The Korean phrases of the demo service, and how they combine into messages.
 
-Promises: every text is a pure function of the generator passed in and its arguments; a user's message has
-some 10 to 60 characters, an assistant's 100 to 400; they hold what logs hold: emoji, line breaks, commas,
-quotation marks of both kinds, backslashes. Refuses: to be fortune telling. Nothing here is a real person's.
+Every text is a pure function of the generator passed in and the arguments. A user's message has some 10 to 60
+characters, an assistant's 100 to 400. They contain what logs contain: emoji, line breaks, commas, quotation marks of
+both kinds, backslashes. They don't predict anybody's fate, and no text is a real person's.
 """
 
 import json
@@ -230,7 +230,7 @@ def birth_message(rng: Random, year: int, month: int, day: int, hour: int, lunar
 
 
 def user_message(rng: Random, topic: str) -> str:
-    """A question about the topic, or now and then a reaction to what was said."""
+    """A question about the topic, or now and then a reaction to the last answer."""
     if rng.random() < 0.25:
         return _fill(
             rng.choice(_REACTIONS),

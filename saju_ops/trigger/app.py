@@ -1,7 +1,7 @@
 """The trigger as an ASGI application: addresses, answers and errors. Everything it says is JSON.
 
-POST and GET `/run-cleanup` start, GET `/run-cleanup/<run id>` tells; `/jobs/<name>` likewise. `/healthz` needs no
-token.
+POST and GET `/run-cleanup` start the clean-up, GET `/run-cleanup/<run id>` reports its state; `/jobs/<name>` likewise.
+`/healthz` needs no token.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ LOG = logging.getLogger("saju_ops.trigger")
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z:.\-]{0,79}")
 _PATH = re.compile(r"[!-~]+")
 _HOST = re.compile(r"[0-9A-Za-z.\-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
-# Calls under way; the server behind it gives up somewhat later, in plain text.
+# Calls under way; the server behind this gives up somewhat later, in plain text.
 AT_ONCE = 2500
-AGAIN = f"Call again in {RETRY_SECONDS} seconds. What was started before goes on, and the call then joins it."
+AGAIN = f"Call again in {RETRY_SECONDS} seconds. What was started before continues, and the call then joins it."
 HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -48,8 +48,8 @@ HEADERS = {
 def trigger_app(
     settings: Settings, token: str, patience: float = 0.0, is_ours: Callable[[], bool] = lambda: True
 ) -> ASGIApp:
-    """`token` is CLEANUP_TRIGGER_TOKEN, which is set; `patience` the seconds that a Dagster may take to come up.
-    `is_ours`: whether who answers at its address is the Dagster that is meant."""
+    """`token` is CLEANUP_TRIGGER_TOKEN, which is set; `patience`: seconds that Dagster may take to come up. `is_ours`:
+    whether the server at Dagster's address is the intended one."""
     webserver = Webserver(settings.dagster_webserver_url, patience, is_ours)
     answers = _Answers(Starter(webserver, settings.trigger_jobs), settings.ui_url)
 
@@ -136,7 +136,7 @@ class _Outer:
 
 
 def _said(scope: Scope) -> tuple[str, str]:
-    """Method and route as they stand above. What was really sent may hold a token in the wrong place."""
+    """Method and route from the table above. The real request may hold a token in the wrong place."""
     method = scope["method"] if scope["method"] in ("GET", "HEAD", "POST") else "other"
     route = scope.get("route")
     return method, route.path if isinstance(route, Route) else "-"

@@ -1,7 +1,7 @@
-"""What a call must pass before anything is looked at: the token, the limits of rate and size.
+"""What is checked before a call is looked at: the token, and the limits of rate and size.
 
-It stands before routing, so that without the token nobody learns what there is. The token is compared in constant
-time, as bytes, and is part of no answer and no log line.
+It comes before routing, so that nobody learns without the token which routes there are. The token is compared in
+constant time, as bytes, and is part of no answer and no log line.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Guard:
         self._token = token.encode()
         self._token_in_url = token_in_url
         self._calls = Bucket(calls_per_minute)
-        # Of its own, so that somebody who guesses can't keep out who knows.
+        # Wrong tokens have a limit of their own, so that guessing can't keep out callers with the right token.
         self._wrong = Bucket(WRONG_TOKENS_PER_MINUTE)
 
     async def check(self, request: Request) -> None:

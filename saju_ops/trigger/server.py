@@ -56,7 +56,7 @@ class _Protocol(H11Protocol):
 
 
 def serve(settings: Settings, host: str, port: int, say: Callable[[str], None], *, with_dagster: bool = False) -> None:
-    """Answers until it is told to stop (SIGTERM, SIGINT); then what was begun is finished first."""
+    """Serves until a signal stops it (SIGTERM, SIGINT); it then finishes calls that have begun."""
     if settings.cleanup_trigger_token is None:
         raise OperatorError(
             "CLEANUP_TRIGGER_TOKEN is not set, so anybody could start a purge. Set it to at least 32 characters, such"
@@ -74,7 +74,7 @@ def serve(settings: Settings, host: str, port: int, say: Callable[[str], None], 
     say(f"Listening on http://{_bracketed(host)}:{bound} for Dagster at {settings.dagster_webserver_url}.")
     if not _is_loopback(host):
         say("Others can reach this address: put a proxy with TLS in front, or the token travels in the clear.")
-    # uvicorn sends itself the signal again once it has finished: being told to stop is no failure. It takes over these
+    # uvicorn sends itself the signal again once it has finished: to be stopped is no failure. It replaces these
     # handlers when it runs, and looks at should_exit before it begins.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))

@@ -1,7 +1,7 @@
-"""Starting the clean-up, or an allowed job, once: however many call at the same moment, from however many processes.
+"""Starts the clean-up, or an allowed job, once, however many callers in however many processes call at the same moment.
 
 Within a process, calls that come while one is being answered share its answer. Between processes, the order in which
-Dagster's storage took the runs decides: who finds that another was first withdraws its own run and joins.
+Dagster's storage took the runs decides: a process whose run came second withdraws it and joins the first.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Starter:
         self._under_way: dict[str, asyncio.Task[Group]] = {}
         self._starts: dict[str, Bucket] = {}
 
-    # --- what is called from outside ---------------------------------------------------------------------
+    # --- calls from outside ---------------------------------------------------------------------
 
     async def start_cleanup(self) -> Group:
         return await self._once("", self._start_cleanup)
@@ -81,7 +81,7 @@ class Starter:
             return None
         return await self._call_of(run)
 
-    # --- one answer for all who call at once ----------------------------------------------------------------
+    # --- one answer for all simultaneous calls ----------------------------------------------------------------
 
     async def _once(self, target: str, start: Callable[[], Awaitable[Group]]) -> Group:
         task = self._under_way.get(target)
@@ -90,7 +90,7 @@ class Starter:
         task = asyncio.ensure_future(start())
         self._under_way[target] = task
         task.add_done_callback(lambda _: self._under_way.pop(target, None))
-        # A caller who hangs up must not cut off a clean-up between two of its launches.
+        # A caller that hangs up must not cut off a clean-up between two of its launches.
         return await asyncio.shield(task)
 
     def _count_start(self, target: str) -> None:

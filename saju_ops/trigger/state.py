@@ -29,7 +29,7 @@ class State:
 
 
 def cleanup_state(runs: Sequence[Run], now: float) -> State:
-    """Of the runs of one clean-up, newest first. `now` in seconds since 1970, as Dagster's times are."""
+    """The state of one clean-up, from its runs, newest first. `now` in seconds since 1970, as Dagster's times are."""
     archives = latest_per_range([r for r in runs if r.job == ARCHIVE_JOB])
     purge = next((r for r in runs if r.job == PURGE_JOB), None)
     if purge is not None:
@@ -77,7 +77,8 @@ def _under_way(runs: Sequence[Run]) -> State:
 
 
 def job_state(runs: Sequence[Run]) -> State:
-    """Of the runs that one call started, newest first. A part that was run again counts as it ended then."""
+    """The state of a job, from the runs that one call started, newest first. A part that was run again counts by its
+    last end."""
     latest = list({_part(r): r for r in reversed(runs)}.values())
     if active := [r for r in latest if r.active]:
         queued = all(r.status in ("QUEUED", "NOT_STARTED") for r in latest)

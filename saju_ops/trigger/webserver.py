@@ -1,7 +1,7 @@
-"""Dagster's webserver over GraphQL: which schedules there are, what they ask for now, launching and looking.
+"""Dagster's webserver over GraphQL: lists schedules, evaluates them, launches runs and looks at them.
 
-Promises: every failure becomes one of two errors, each a sentence; an answer that got lost on its way back starts
-nothing twice. Refuses to follow redirects and to use a proxy from the environment.
+Every failure becomes one of two errors, each a sentence. An answer that is lost on its way back starts nothing twice.
+Redirects are not followed, and no proxy from the environment is used.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from saju_ops.errors import OperatorError
 
 RETRY_SECONDS = 30
 CONNECT_SECONDS = 3.0
-# A schedule asks the database what is due; Dagster gives it 60 s.
+# A schedule asks the database which days are due; Dagster gives it 60 s.
 ANSWER_SECONDS = 70.0
-# Of one clean-up: one for each stretch of days without an archive.
+# Runs of one clean-up: one for each stretch of days without an archive.
 MOST_RUNS = 1000
 ACTIVE = ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")
-# Whose messages are written for operators, and hold no secret.
+# Errors whose messages are written for operators, and hold no secret.
 OUR_ERRORS = {"OperatorError", "Busy", "Refused", "ProofFailed", "SettingsError"}
-# Tags that say who launched a run: here the trigger did.
+# Tags that name the launcher of a run: here the trigger.
 SCHEDULES_OWN = ("dagster/schedule_name", "dagster/run_key")
 
 
 class Unreachable(OperatorError):
-    """Dagster doesn't answer, or not yet, or what it relies on doesn't. The same call may succeed later."""
+    """Dagster doesn't answer, or not yet, or something that it relies on doesn't. The same call may succeed later."""
 
 
 class CannotStart(OperatorError):

@@ -45,7 +45,7 @@ def test_with_the_token_a_call_passes_and_dagster_being_down_is_503_with_retry_a
             assert answer.status_code == 503
             assert answer.headers["retry-after"] == "30"
             assert "can't be reached" in error_of(answer)
-            assert "Call again in 30 seconds. What was started before goes on" in error_of(answer)
+            assert "Call again in 30 seconds. What was started before continues" in error_of(answer)
     for path in ("/run-cleanup/some-id", "/jobs/purge_expired_jobs/some-id"):
         assert trigger.call("GET", path).status_code == 503
 

@@ -50,7 +50,8 @@ class RestoreDumpConfig(dg.Config):
     into_setting: str | None = Field(
         default=None,
         description="Where to restore it: the name of an environment variable that holds a database's address (an"
-        " address here would be stored with the run, password and all). Empty: the database from which the dump was taken.",
+        " address here would be stored with the run, password and all). Empty: the database from which the dump"
+        " was taken.",
     )
     database: str | None = Field(
         default=None, description="Whose dump, by the database's name. Empty: the one that DATABASE_URL names."
