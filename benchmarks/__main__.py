@@ -2,9 +2,9 @@
 
     python -m benchmarks [--engine mysql|mariadb] [--rows N] [--rounds N] [--full] [--only NAME …]
 
-Each measurement is a process of its own; ours and the peers' take turns, and the best of the rounds counts.
-Starts its own server with a buffer pool that holds the table and leaves nothing behind but the results. Nobody
-encrypts the way to it on this one machine: pt-archiver doesn't of itself, and PyMySQL, ours and pandas', is told so.
+Each measurement is a process of its own; ours and the peers' take turns, and the best of the rounds counts. It starts
+its own server with a buffer pool that holds the table, and leaves nothing behind but the results. No client encrypts
+its connection on this one machine: pt-archiver doesn't by default, and PyMySQL, for ours and pandas, is set not to.
 """
 
 # ruff: noqa: S608 (the names in these statements are this package's own)
@@ -58,7 +58,7 @@ class Bench:
     # --- measuring -----------------------------------------------------------------------------------------
 
     def child(self, name: str, task: str, **job: Any) -> dict[str, Any]:
-        """Runs a task of benchmarks.child in a fresh process and notes what it tells."""
+        """Runs a task of benchmarks.child in a fresh process and stores its result."""
         self._settle()
         command = [sys.executable, "-m", "benchmarks.child", task, json.dumps({"url": self.url, **job})]
         cpu = self._server_cpu()
@@ -84,21 +84,21 @@ class Bench:
             raise RuntimeError(f"pt-archiver failed: {done.stderr[-2000:]}")
         seconds = time.monotonic() - began
         file.unlink()
-        told = {"rows": count, "seconds": seconds, "cpu": _children_cpu() - cpu}
-        return self._keep(name, {**told, "server_cpu": self._server_cpu() - server_cpu})
+        result = {"rows": count, "seconds": seconds, "cpu": _children_cpu() - cpu}
+        return self._keep(name, {**result, "server_cpu": self._server_cpu() - server_cpu})
 
-    def _keep(self, name: str, told: dict[str, Any]) -> dict[str, Any]:
-        told["rows_per_second"] = told["rows"] / told["seconds"]
-        self.measured.setdefault(name, []).append(told)
+    def _keep(self, name: str, result: dict[str, Any]) -> dict[str, Any]:
+        result["rows_per_second"] = result["rows"] / result["seconds"]
+        self.measured.setdefault(name, []).append(result)
         print(
-            f"  {name}: {told['rows']:,} rows in {told['seconds']:.2f} s, {told['rows_per_second']:,.0f}"
-            f" rows/s, CPU {told.get('cpu', 0):.1f} + server {told.get('server_cpu', 0):.1f} s",
+            f"  {name}: {result['rows']:,} rows in {result['seconds']:.2f} s, {result['rows_per_second']:,.0f}"
+            f" rows/s, CPU {result.get('cpu', 0):.1f} + server {result.get('server_cpu', 0):.1f} s",
             flush=True,
         )
-        return told
+        return result
 
     def best(self, name: str) -> dict[str, Any]:
-        return min(self.measured[name], key=lambda told: told["seconds"])
+        return min(self.measured[name], key=lambda result: result["seconds"])
 
     def rate(self, name: str) -> float:
         return float(self.best(name)["rows_per_second"])
@@ -129,7 +129,7 @@ class Bench:
     def say(self, line: Line) -> None:
         self.lines.append(line)
 
-    # --- what is measured ----------------------------------------------------------------------------------
+    # --- measurements ----------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         print(f"Making {self.options.rows:,} rows …", flush=True)
@@ -156,8 +156,8 @@ class Bench:
             self.child("archive, gzip", "archive", table=source, storage=storage, compression="gzip")
         ours = self.rate("archive")
         for peer, wanted in (("pandas", 6.0), ("pt-archiver --no-delete", 6.0), ("INTO OUTFILE", None)):
-            told = f"{peer}: {self.rate(peer):,.0f}"
-            self.say(Line("archive + proof", f"{ours:,.0f} rows/s", told, ours / self.rate(peer), wanted))
+            peer_rate = f"{peer}: {self.rate(peer):,.0f}"
+            self.say(Line("archive + proof", f"{ours:,.0f} rows/s", peer_rate, ours / self.rate(peer), wanted))
         self.say(Line("  the same with gzip", f"{self.rate('archive, gzip'):,.0f} rows/s"))
         self.say(Line("  pandas' peak memory", f"{self.best('pandas')['peak_bytes'] / MB:,.0f} MB"))
 
@@ -167,8 +167,8 @@ class Bench:
         self._settle()
         began, cpu = time.monotonic(), self._server_cpu()
         self.cursor.execute(f"SELECT * FROM {rows.TABLE} INTO OUTFILE '{file}'")
-        told = {"rows": self.cursor.rowcount, "seconds": time.monotonic() - began}
-        self._keep("INTO OUTFILE", {**told, "server_cpu": self._server_cpu() - cpu})
+        result = {"rows": self.cursor.rowcount, "seconds": time.monotonic() - began}
+        self._keep("INTO OUTFILE", {**result, "server_cpu": self._server_cpu() - cpu})
         file.unlink()
 
     def purge(self) -> None:
@@ -195,8 +195,8 @@ class Bench:
         for first in range(1, self.options.rows + 1, CHUNK):
             self.cursor.execute(f"DELETE FROM {table} WHERE log_id BETWEEN {first} AND {first + CHUNK - 1}")
             deleted += self.cursor.rowcount
-        told = {"rows": deleted, "seconds": time.monotonic() - began}
-        self._keep("DELETE alone", {**told, "server_cpu": self._server_cpu() - cpu})
+        result = {"rows": deleted, "seconds": time.monotonic() - began}
+        self._keep("DELETE alone", {**result, "server_cpu": self._server_cpu() - cpu})
 
     def restore(self) -> None:
         source = rows.TABLE
@@ -245,7 +245,7 @@ class Bench:
         self.say(Line(f"memory: {name}", f"{peak:,.0f} MB", "256 MB", peak / 256, 1.0, more=False))
 
     def year(self) -> None:
-        """365 days of 100 rows each, till yesterday: Dagster knows no partition that lies ahead."""
+        """365 days of 100 rows each, up to yesterday: Dagster has no partitions in the future."""
         seoul = ZoneInfo("Asia/Seoul")
         first = datetime.now(seoul).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=365)
         start = int(first.timestamp())
@@ -265,8 +265,8 @@ class Bench:
             last = first + timedelta(days=364)
             seconds = dagster_run.materialize(url, Path(folder), f"{first:%Y-%m-%d}", f"{last:%Y-%m-%d}")
         self.measured["365 days, Dagster"] = seconds
-        told = f"{seconds:.1f} s"
-        self.say(Line("  the same as one Dagster run", told, "60 s", seconds / 60, 1.0, more=False))
+        taken = f"{seconds:.1f} s"
+        self.say(Line("  the same as one Dagster run", taken, "60 s", seconds / 60, 1.0, more=False))
 
     def dumps(self) -> None:
         dumps.measure(self)

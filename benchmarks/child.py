@@ -146,8 +146,8 @@ def main(name: str, job: str) -> None:
     began, cpu = time.monotonic(), time.process_time()
     rows = run()
     seconds, cpu = time.monotonic() - began, time.process_time() - cpu
-    told = {"rows": rows, "seconds": seconds, "cpu": cpu}
-    print(json.dumps({**told, "peak_bytes": peak_bytes(), "bytes_at_start": at_start}), flush=True)
+    result = {"rows": rows, "seconds": seconds, "cpu": cpu}
+    print(json.dumps({**result, "peak_bytes": peak_bytes(), "bytes_at_start": at_start}), flush=True)
 
 
 if __name__ == "__main__":

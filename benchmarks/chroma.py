@@ -77,7 +77,7 @@ def tar(folder: Path, to: Path) -> dict[str, float]:
 
 
 def snapshot(source: str, storage: Path) -> dict[str, Any]:
-    """Of a folder, or of the server at a port of this machine."""
+    """A snapshot of a folder, or of the server at a port of this machine."""
     command = [sys.executable, "-c", SNAPSHOT, source, str(storage)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ})
     shutil.rmtree(storage)

@@ -15,7 +15,7 @@ def definitions_exist() -> bool:
 
 
 def materialize(url: str, folder: Path, first: str, last: str) -> float:
-    """Seconds that one run over the days from first to last takes, Dagster's own start included."""
+    """Seconds of one run over the days from first to last, Dagster's own start included."""
     home = folder / "dagster_home"
     home.mkdir(parents=True)
     env = {

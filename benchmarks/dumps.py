@@ -1,7 +1,7 @@
 """Dumps against their peers: the plain dump program to a file, and the same through gzip, as most people do it.
 
-The dump's own time is from its start to the last byte's being written; what of it the disk lacks by then, 3 to 9 ms,
-is made durable before the proof reads it back, and the proof is told beside it. The peers' time ends with a `sync`.
+The dump's own time ends when its last byte is written. The disk gets the rest within 3 to 9 ms, before the proof reads
+the dump back; the proof's time is given beside it. The peers' time ends with a `sync`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MB = 1 << 20
 
 
 def take(job: dict[str, Any]) -> Any:
-    """The task of benchmarks.child: one dump, with its seconds told apart."""
+    """The task of benchmarks.child: one dump, with the seconds of each part."""
     from zoneinfo import ZoneInfo
 
     from saju_ops.dumps.take import DumpOptions, take_dump
@@ -33,7 +33,7 @@ def take(job: dict[str, Any]) -> Any:
     def run() -> int:
         result = take_dump(sa.make_url(job["url"]), open_storage(job["storage"]), DumpOptions(ZoneInfo("Asia/Seoul")))
         assert result.proven, result.message
-        told = {
+        parts = {
             "dump_seconds": result.seconds,
             "proof_seconds": result.proof_seconds,
             "drill_seconds": result.drill.seconds,
@@ -41,7 +41,7 @@ def take(job: dict[str, Any]) -> Any:
             "stored_bytes": result.manifest.stored_bytes,
             "tool": result.manifest.tool,
         }
-        Path(job["told"]).write_text(json.dumps(told))
+        Path(job["parts"]).write_text(json.dumps(parts))
         return result.contents.rows
 
     return run
@@ -60,10 +60,10 @@ def measure(bench: Bench) -> None:
     ours, plain = bench.best("dump"), bench.best("mysqldump to a file")
     zipped = bench.best("mysqldump | gzip")
     seconds = ours["seconds"]
-    told = f"{seconds:.2f} s"
+    taken = f"{seconds:.2f} s"
     peer = f"mysqldump to a file: {plain['seconds']:.2f} s"
-    bench.say(Line("dump", told, peer, seconds / plain["seconds"], 1.3, more=False))
-    bench.say(Line("dump", told, f"mysqldump | gzip: {zipped['seconds']:.1f} s", zipped["seconds"] / seconds, 4.0))
+    bench.say(Line("dump", taken, peer, seconds / plain["seconds"], 1.3, more=False))
+    bench.say(Line("dump", taken, f"mysqldump | gzip: {zipped['seconds']:.1f} s", zipped["seconds"] / seconds, 4.0))
     size = f"{ours['stored_bytes'] / MB:,.0f} MB"
     peer = f"mysqldump's file: {plain['bytes'] / MB:,.0f} MB"
     bench.say(Line("  its size", size, peer, ours["stored_bytes"] / plain["bytes"], 0.25, more=False))
@@ -74,15 +74,15 @@ def measure(bench: Bench) -> None:
 
 
 def _ours(bench: Bench, url: str) -> None:
-    told = bench.folder / "told.json"
+    written = bench.folder / "parts.json"
     with bench.storage() as storage:
         bench._settle()
-        job = json.dumps({"url": url, "storage": storage, "told": str(told)})
+        job = json.dumps({"url": url, "storage": storage, "parts": str(written)})
         command = [sys.executable, "-m", "benchmarks.child", "dump", job]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"dump failed:\n{done.stderr[-3000:]}")
-    whole, parts = json.loads(done.stdout), json.loads(told.read_text())
+    whole, parts = json.loads(done.stdout), json.loads(written.read_text())
     bench._keep("dump", {**whole, **parts, "seconds": parts["dump_seconds"]})
 
 

@@ -163,11 +163,11 @@ def put_files(s3: str, count: int) -> None:
 def measure(bench: Bench) -> None:
     count = 10_000 if bench.options.rows >= 1_000_000 else max(100, bench.options.rows // 100)
     with bench.server.database() as url, bench.storage() as folder:
-        told = compare(url, Path(folder), count, max(100, count // 10))
-    bench.measured["expired jobs"] = told
+        result = compare(url, Path(folder), count, max(100, count // 10))
+    bench.measured["expired jobs"] = result
     what = f"{count:,} expired jobs, 15 rows and 4 files each"
-    peer = f"an ORM delete a job, {told['orm_jobs']:,} of them, scaled: {told['orm_seconds']:.1f} s"
-    bench.say(Line(what, f"{told['seconds']:.1f} s", peer, told["times"], 5.0))
+    peer = f"an ORM delete a job, {result['orm_jobs']:,} of them, scaled: {result['orm_seconds']:.1f} s"
+    bench.say(Line(what, f"{result['seconds']:.1f} s", peer, result["times"], 5.0))
 
 
 def compare(url: str, folder: Path, count: int, orm_count: int) -> dict[str, float]:

@@ -49,8 +49,8 @@ def show(lines: list[Line]) -> None:
 
 
 def machine() -> dict[str, Any]:
-    told = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((x.split(":")[1].strip() for x in told if "model name" in x), platform.processor())
+    cpus = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((x.split(":")[1].strip() for x in cpus if "model name" in x), platform.processor())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     libraries = ("sqlalchemy", "pymysql", "pyarrow", "numpy", "pandas", "dagster")
     pt = subprocess.run(["pt-archiver", "--version"], capture_output=True, text=True, check=True).stdout
@@ -64,6 +64,6 @@ def machine() -> dict[str, Any]:
 def save(lines: list[Line], measured: dict[str, Any], about: dict[str, Any]) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{datetime.now(UTC):%Y%m%d_%H%M%S}_{about['engine']}.json"
-    told = {"about": about, "lines": [{**asdict(x), "met": x.met} for x in lines], "measured": measured}
-    path.write_text(json.dumps(told, ensure_ascii=False, indent=2) + "\n")
+    content = {"about": about, "lines": [{**asdict(x), "met": x.met} for x in lines], "measured": measured}
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n")
     return path

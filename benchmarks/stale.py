@@ -199,20 +199,20 @@ def _engine(bench: Bench, name: str, url: str, jobs: int) -> None:
     scaled = f"ORM, {share:,} of {stale:,} jobs, scaled"
     for mode in ("check", "apply"):
         own, saving = bench.best(f"{name} {mode}"), theirs("apply")
-        told = f"{own['seconds']:.2f} s, {own['peak_bytes'] / MB:,.0f} MB"
+        taken = f"{own['seconds']:.2f} s, {own['peak_bytes'] / MB:,.0f} MB"
         other = f"load and save, {scaled}: {saving:.1f} s"
         # The aim is set for a million jobs; with fewer the start of a run (0.2 s) weighs more.
         wanted = 20.0 if jobs >= 1_000_000 else None
-        bench.say(Line(f"stale jobs, {mode}, {name}, {jobs:,}", told, other, saving / own["seconds"], wanted))
+        bench.say(Line(f"stale jobs, {mode}, {name}, {jobs:,}", taken, other, saving / own["seconds"], wanted))
         if mode == "check":
             loading = theirs("check")
             other = f"load only, {scaled}: {loading:.1f} s"
-            bench.say(Line("  the same", told, other, loading / own["seconds"]))
+            bench.say(Line("  the same", taken, other, loading / own["seconds"]))
         bench.say(Line(f"  memory beyond the start's, {mode}", f"{_growth(own):,.0f} MB"))
 
 
-def _growth(told: dict[str, Any]) -> float:
-    return float(told["peak_bytes"] - told["bytes_at_start"]) / MB
+def _growth(result: dict[str, Any]) -> float:
+    return float(result["peak_bytes"] - result["bytes_at_start"]) / MB
 
 
 def _child(bench: Bench, name: str, task: str, **job: Any) -> None:
