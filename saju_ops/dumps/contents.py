@@ -1,12 +1,12 @@
-"""What a database holds, in a form that two databases can be compared by: tables, rows, checksums, definitions.
+"""The contents of a database, in a form in which two databases can be compared: tables, rows, checksums, definitions.
 
-A checksum is the sum, modulo 2^64, of a hash of every row: it needs no order, and rows that are there twice count
-twice. `proof` of a table says what the numbers are those of:
+A checksum is the sum, modulo 2^64, of a hash of every row: it needs no order, and a row that is there twice counts
+twice. A table's `proof` says from which snapshot its numbers are:
 
 exact      the dump's own snapshot
 bracketed  two snapshots, one before and one after the dump's own, that agree: so the dump's agrees too
-range      two such snapshots that differ, because the table was written in the milliseconds between: the rows lie
-           between the two numbers, and there is no checksum
+range      two such snapshots that differ, because the table was written to in the milliseconds between: the number of
+           rows is between theirs, and there is no checksum
 """
 
 from __future__ import annotations
@@ -99,21 +99,21 @@ def merged(before: TableContents, after: TableContents) -> TableContents:
 
 def differences(expected: Contents, found: Contents) -> list[str]:
     """One sentence for each thing that isn't what it should be; never a value of a row."""
-    told = []
+    sentences = []
     for name in sorted(expected.tables.keys() | found.tables.keys()):
         want, got = expected.tables.get(name), found.tables.get(name)
         if got is None or want is None:
-            told.append(f"table {name} is {'missing' if got is None else 'not one of the dumped ones'}")
+            sentences.append(f"table {name} is {'missing' if got is None else 'not one of the dumped ones'}")
         elif not want.rows <= got.rows <= want.most:
             rows = f"{want.rows:,}" if want.rows_most is None else f"{want.rows:,} to {want.most:,}"
-            told.append(f"table {name} has {counted(got.rows, 'row')}, {rows} {are(want.most)} right")
+            sentences.append(f"table {name} has {counted(got.rows, 'row')}, {rows} {are(want.most)} right")
         elif want.checksum is not None and want.checksum != got.checksum:
-            told.append(f"table {name} has the right number of rows and another checksum")
+            sentences.append(f"table {name} has the right number of rows and another checksum")
     same_dialect = expected.dialect == found.dialect
     for name in sorted(expected.definitions.keys() | found.definitions.keys()):
         want_text, got_text = expected.definitions.get(name), found.definitions.get(name)
         if got_text is None or want_text is None:
-            told.append(f"{name} is {'missing' if got_text is None else 'not one of the dumped ones'}")
+            sentences.append(f"{name} is {'missing' if got_text is None else 'not one of the dumped ones'}")
         elif same_dialect and want_text != got_text:
-            told.append(f"{name} is defined differently")
-    return told
+            sentences.append(f"{name} is defined differently")
+    return sentences

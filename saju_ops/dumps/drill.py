@@ -1,6 +1,6 @@
 """The restore drill: a stored dump is read back, restored into a scratch database of its own, and compared.
 
-It touches no database but the one that it made itself a moment before, which is dropped whatever happens.
+It touches only the database that it made itself a moment before, and always drops it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Drill:
     why_not: str = ""
     # The dump holds what no dump program writes; `why_not` says what.
     foreign: bool = False
-    # A server refused a part of the dump, by what the dump holds.
+    # A server refused a part of the dump because of its content.
     refused: bool = False
     where: str = ""
     seconds: float = 0.0

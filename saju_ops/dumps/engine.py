@@ -71,7 +71,7 @@ class Taking(Protocol):
 
 
 class DumpEngine(Protocol):
-    # Of its dumps: what a name ends with.
+    # The ending of the names of its dumps.
     ending: str
     url: sa.URL
 
@@ -86,12 +86,12 @@ class DumpEngine(Protocol):
     def server_version(self) -> str: ...
 
     def schema_state(self) -> str:
-        """Changes with every DDL, also with one that leaves the definitions as they were (TRUNCATE)."""
+        """Changes with every DDL, also with a DDL that leaves the definitions as they were (TRUNCATE)."""
 
     def taking(self) -> AbstractContextManager[Taking]: ...
 
     def contents(self, like: Contents | None = None) -> Contents:
-        """Of the database as it is now, measured as `like` was."""
+        """The present contents of the database, measured as `like` was."""
 
     def hidden(self) -> str:
         """What of the database this user might not see, so that a dump would lack it unnoticed; empty if nothing."""
@@ -113,7 +113,7 @@ class DumpEngine(Protocol):
 
     def load(self, chunks: Iterator[bytes], source_database: str, *, drill: bool) -> list[str]:
         """Executes a dump in this database and nowhere else. Returns what was left out, as sentences. Raises
-        ForeignToDumps at what no dump program writes."""
+        ForeignToDumps at a statement that no dump program writes."""
 
     def scratch(self, server: sa.URL | None, now: datetime, *, own: bool = False) -> AbstractContextManager[DumpEngine]:
         """A database of our own on `server` or on this one, dropped at the end whatever happens, under a user made for

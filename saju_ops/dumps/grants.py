@@ -27,7 +27,7 @@ from saju_ops.dumps.mysql.rights import missing_rights
 from saju_ops.errors import OperatorError
 
 DENIED = re.compile(r"denied|permission|must be owner|privilege", re.IGNORECASE)
-# What the dump programs ask for, and what the statements of a dump need, on the whole database.
+# Rights that the dump programs ask for, and that the statements of a dump need, on the whole database.
 READ = ("SELECT", "SHOW VIEW", "TRIGGER", "EVENT")
 WRITE = ("SELECT", "INSERT", "CREATE", "DROP", "ALTER", "LOCK TABLES")
 # What definitions of a kind need besides.
@@ -60,8 +60,8 @@ def to_dump(url: sa.URL) -> str:
 
 
 def to_restore(url: sa.URL, definitions: Iterable[str]) -> str:
-    """The statements by which the address's user may restore a dump into its database, also one that isn't there.
-    `definitions`: what the dump holds, each with its kind before its name."""
+    """The statements that let the address's user restore a dump into its database, even one that isn't there yet.
+    `definitions`: those of the dump, each with its kind before its name."""
     names = [name for name in definitions if name != "extension plpgsql"]
     kinds = {name.partition(" ")[0] for name in names}
     return _asked(url, lambda url: _mysql_to_restore(url, kinds), lambda url: _postgres_to_restore(url, kinds, names))
@@ -163,7 +163,7 @@ def _postgres_to_restore(url: sa.URL, kinds: set[str], names: list[str]) -> str:
 
 
 def _postgres_to_create(url: sa.URL) -> str:
-    """Of a database that isn't there."""
+    """The statement for a database that isn't there."""
     with connect(url.set(database="postgres")).connect() as connection:
         quote = connection.dialect.identifier_preparer.quote_identifier
         may = "SELECT rolname, rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"

@@ -1,7 +1,7 @@
 """A dump on its way into the storage and back: compressed, encrypted if wanted, hashed on both sides.
 
-Promises constant memory. What `unpacked` yields to its end is whole and is what the manifest says; whoever must not
-act on less reads it twice.
+Memory is constant. Content that `unpacked` has yielded to its end is whole and matches the manifest; a caller that must
+not act on anything less reads it twice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from saju_ops.storage.encryption import ENDING, METHOD, decrypting, encrypting
 from saju_ops.storage.open import Writer
 
 CHUNK = 1 << 20
-# Bytes of content that one piece may become.
+# Bytes of content that a piece may become.
 LARGEST = 4 << 20
 GZIP = 31
 # Fastest that still gives a quarter: level 1 of ISA-L packs 0.5 GB a second here, zlib's level 1 a fifth of it.
@@ -33,7 +33,7 @@ class Packed:
 
 
 class _Stored:
-    """What goes into the storage, counted and hashed."""
+    """Counts and hashes what is written into the storage."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -47,7 +47,7 @@ class _Stored:
 
 
 class Packer:
-    """`with Packer(...) as packer:` write what the dump program gives, then leave the block, then `result`."""
+    """`with Packer(...) as packer:` write the dump program's output, then leave the block, then call `result`."""
 
     def __init__(self, writer: Writer, password: str | None, name: str) -> None:
         from isal import isal_zlib
@@ -101,8 +101,8 @@ class _Hashed:
 
 
 def unpacked(stream: BinaryIO, packed: Packed, encryption: str, password: str | None, name: str) -> Iterator[bytes]:
-    """The content of a stored dump. Closes the stream. Raises WrongPassword before the first byte, and ProofFailed
-    at the end at the latest, for anything that isn't exactly what was stored."""
+    """The content of a stored dump. Closes the stream. Raises WrongPassword before the first byte, and ProofFailed by
+    the end at the latest, unless it is exactly what was stored."""
     with stream:
         hashed = _Hashed(stream)
         source: Any = decrypting(hashed, password) if encryption == METHOD else hashed  # type: ignore[arg-type]
@@ -137,6 +137,6 @@ def _gunzipped(source: Any, name: str) -> Iterator[bytes]:
         except (isal_zlib.error, EOFError) as error:  # type: ignore[misc]
             raise ProofFailed(f"{name} can't be unpacked ({error}): it is damaged. Take an older one.") from None
         if gzip.eof and gzip.unused_data:
-            raise ProofFailed(f"{name} goes on after its end: it is damaged. Take an older one.")
+            raise ProofFailed(f"{name} has data after its end: it is damaged. Take an older one.")
     if not gzip.eof:
         raise ProofFailed(f"{name} ends before its content does: it was cut. Take an older one.")

@@ -1,10 +1,10 @@
-"""The programs that dump and restore: mysqldump, pg_dump, mysql. Started here, their end asked for here.
+"""Runs the programs that dump and restore: mysqldump, pg_dump, mysql.
 
-Promises: a password reaches a program through a file in memory that only this user can read (memfd, 0600), so it
-is never in the process list, never on a disk, and gone when the process is, however it ends; no program reads the
-machine's own option files, and none gets more of the environment than HANDED_ON: no setting and no secret of
-saju_ops; a program that fails raises a sentence with what it said, cut before any value of a row. Refuses to take
-an output for whole whose program did not end with status 0.
+A password reaches a program through a file in memory that only this user can read (memfd, 0600). So it is never in the
+process list and never on a disk, and disappears with the process, however it ends. No program reads the machine's own
+option files, and each gets only HANDED_ON of the environment: no setting and no secret of saju_ops. A program that
+fails raises a sentence with its own message, cut before any value of a row. The output of a program that did not end
+with status 0 is never taken for whole.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from saju_ops.dumps.read_ahead import CHUNK, ReadAhead
 from saju_ops.errors import OperatorError
 from saju_ops.logins import hide_logins
 
-# Seconds that a program which was told to end has for it.
+# Seconds that a program has to end after it was asked to.
 PATIENCE = 10
 _KEPT_STDERR = 4_000
 # What a client needs of the environment: where programs, libraries and certificates are (libpq looks for the latter
@@ -38,7 +38,7 @@ HANDED_ON = (
 
 
 class ProgramFailed(OperatorError):
-    """A dump or restore program ended badly; `said` is what it said, without values."""
+    """A dump or restore program failed; `said` is its message, without values."""
 
     def __init__(self, sentence: str, said: str) -> None:
         super().__init__(sentence)
@@ -117,9 +117,10 @@ def _wide(path: str) -> tuple[str, ...]:
 
 
 class Output:
-    """A running program whose output is read here. Iterate it, then `finish`; leaving the block ends it.
+    """A running program whose output is read here. Iterate over it, then call `finish`; leaving the block ends the
+    program.
 
-    With `wide` it comes in larger pieces, and so later.
+    With `wide` the output comes in larger pieces, and therefore later.
     """
 
     def __init__(self, program: Program, *, wide: bool = False) -> None:
@@ -170,8 +171,8 @@ class Output:
 
 
 def feed(program: Program, chunks: Iterable[bytes]) -> None:
-    """Gives the chunks to a program's standard input. Raises ProgramFailed, or what the chunks raise: the program
-    is then killed before it sees an end of input, which it would take for the end of a whole file."""
+    """Gives the chunks to a program's standard input. Raises ProgramFailed, or the chunks' own error: the program is
+    then killed before it sees an end of input, which it would take for the end of a whole file."""
     with tempfile.TemporaryFile() as stderr:
         process = program.start(stderr, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
         assert process.stdin is not None
@@ -197,7 +198,7 @@ def feed(program: Program, chunks: Iterable[bytes]) -> None:
 def failed(name: str, status: int, stderr: Any) -> ProgramFailed:
     stderr.seek(0, os.SEEK_END)
     size = stderr.tell()
-    # MariaDB's client writes a statement that failed before it says why, and that may be a row of megabytes.
+    # MariaDB's client writes the failed statement before the reason, and that may be a row of megabytes.
     stderr.seek(max(0, size - _KEPT_STDERR))
     text = stderr.read(_KEPT_STDERR).decode(errors="replace")
     said = words_of(text)
@@ -208,7 +209,7 @@ def failed(name: str, status: int, stderr: Any) -> ProgramFailed:
 # What the programs say themselves; anything else may be a row.
 _SAID = re.compile(r"ERROR \d+|(?:mysql|mariadb|mysqldump|mariadb-dump|pg_dump|psql)\b\S*: ", re.IGNORECASE)
 _STATEMENT = re.compile(r"(?ms)^-{14}\n.*?^-{14}$")
-# "Duplicate entry 'kim@example.com' for key": what is quoted may be somebody's, except after these words.
+# "Duplicate entry 'kim@example.com' for key": a quoted text may be personal, except after these words.
 _NAMED = re.compile(
     r"(table|database|role|relation|schema|user|plugin|file|server at|host|column|function|trigger|view|event|extension"
     r"|socket|parameter|command) ?['\"`]([^'\"`]{1,130})['\"`]",
@@ -225,31 +226,33 @@ _ERROR_HEAD = re.compile(r"ERROR (?:164[234]|\d{5,}) [^:]*:|.*?\bERROR:(?=  )")
 
 
 def words_of(text: str) -> str:
-    """The first lines that tell of an error, without values that a row may have held."""
+    """The first lines about an error, without values that a row may have held."""
     lines = [line.strip() for line in _STATEMENT.sub("", text).splitlines() if line.strip()]
     if _CODE.search(text):
         # SIGNAL and RAISE: the words of a trigger or a function, which may quote a row.
         lines = [found[0].rstrip() + " …" if (found := _ERROR_HEAD.match(line)) else line for line in lines]
-    told = [x for x in lines if _SAID.match(x)] or [x for x in lines if "error" in x.lower() or "denied" in x.lower()]
-    errors = [x for x in told if "error" in x.lower() or "denied" in x.lower()] or told or lines
+    messages = [x for x in lines if _SAID.match(x)] or [
+        x for x in lines if "error" in x.lower() or "denied" in x.lower()
+    ]
+    errors = [x for x in messages if "error" in x.lower() or "denied" in x.lower()] or messages or lines
     errors = [x for x in errors if not x.startswith(("DETAIL", "CONTEXT", "LINE", "STATEMENT"))]
     return hide_logins("; ".join(_without_values(line) for line in errors[:2]))[:500]
 
 
 def _without_values(line: str) -> str:
-    if executing := _EXECUTING.match(line):  # mysqldump's own statement, and then what the server said
+    if executing := _EXECUTING.match(line):  # mysqldump's own statement, and then the server's message
         return f"{executing[1]}…{executing[2][1:]}{_without_values(line[executing.end() :])}"
     kept, position = [], 0
     for found in _QUOTED.finditer(line):
         kept.append(line[position : found.start()])
         if not _NAMED.search(line, max(0, found.start() - 12), found.end()):
-            # Where a value ends can't be told from the value, which may hold quotes.
+            # A value may hold quotes, so its end can't be found in the value itself.
             key = _KEY.search(line, found.start())
             return "".join(kept) + "…" + (key[0] if key else "")
         kept.append(found[0])
         position = found.end()
     rest = line[position:]
-    # A quote that was never closed: the value goes to the line's end.
+    # A quote that was never closed: the value extends to the line's end.
     open_quote = re.search(r"(?<!\w)['\"]", rest)
     return "".join(kept) + (rest[: open_quote.start()] + "…" if open_quote else rest)
 

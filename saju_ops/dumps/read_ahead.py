@@ -1,10 +1,11 @@
-"""Reads a program's output in a thread, ahead of who hashes and compresses it, so that the program is not kept waiting.
+"""Reads a program's output ahead in a thread, so that hashing and compressing don't keep the program waiting.
 
 A pipe holds a megabyte at most, which mysqldump fills in 4 ms: with three processes on two cores that is less than a
-turn, and whenever ours was not in it the dump stood still. Read 16 MB ahead, 1M rows take 1.75 s instead of 1.95.
+time slice, and whenever our process had none, the dump stopped. With 16 MB read ahead, 1M rows take 1.75 s instead of
+1.95.
 
-Promises: what was written comes in its order, whole; at most AHEAD pieces wait; `close` ends the thread, also where
-somebody still holds the pipe's other end.
+The output comes in its order, whole; at most AHEAD pieces wait; `close` ends the thread, even if another process still
+holds the pipe's other end.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class ReadAhead:
         self._thread.start()
 
     def read(self) -> bytes:
-        """What is there, at most CHUNK; nothing at the end. Raises what the pipe's reading raised."""
+        """The next piece, at most CHUNK; empty at the end. Raises the error of reading the pipe."""
         piece = self._pieces.get() if self._next is None else self._next
         # The end stays the end.
         self._next = None if isinstance(piece, bytes) and piece else piece

@@ -1,11 +1,11 @@
 """Puts a dump back: finds it, says what it would do, proves the stored file, and only then touches the target.
 
-Promises: the stored bytes are read to their end and compared with the manifest before the first statement is
-executed, and once more while they are executed; afterwards the target is compared with the manifest, table by table.
-Nothing is dropped before the dump was loaded beside, in a scratch database on the same server, and compared. That is so
-for a proven dump too: its proof is of another user, and maybe of another version; what lacks a right only shows here.
-Refuses a target that is not empty unless it is told that target's name, a dump that was never proven unless told so,
-and a target of another engine. A SQLite file that was there is kept beside the new one.
+The stored bytes are read to their end and compared with the manifest before the first statement is executed, and once
+more while they are executed; afterwards the target is compared with the manifest, table by table. Nothing is dropped
+before the dump was loaded into a scratch database on the same server, and compared. That includes proven dumps: they
+were proven with another user, and maybe another version, and a missing right is found only here. Refused are: a target
+that is not empty unless the request names it, a dump that was never proven unless the request allows it, and a target
+of another engine. An existing SQLite file is kept beside the new one.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class RestoreRequest:
     masked: bool = False
     # Also a dump that was kept without a proof.
     unproven: bool = False
-    # A target that is not empty is emptied although it is not known whether the dump loads there.
+    # Empties a target that is not empty without trying first whether the dump loads there.
     without_trial: bool = False
-    # In which times are told, and stand in the name of a file that is put aside.
+    # The zone of times in messages, and in the name of a file that is put aside.
     zone: ZoneInfo = UTC_ZONE
-    # By the clock of who asks: a dump that is dated later was taken by a wrong one.
+    # The requester's clock: a dump that is dated later was taken by a wrong clock.
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -92,11 +92,11 @@ class RestoreResult:
             "It was restored and compared when it was taken."
             if m.proven
             else f"It was NEVER PROVEN: {m.proof.get('why_not') or 'no restore of it was tried'}",
-            f"It goes into {self.target}. {state}",
+            f"The target is {self.target}. {state}",
         ]
         if m.engine == "sqlite" and self.target_objects > 0:
             lines[-1] = (
-                f"It goes into {self.target}. It is NOT EMPTY: with --replace {self.target_database} the file is kept"
+                f"The target is {self.target}. It is NOT EMPTY: with --replace {self.target_database} the file is kept"
                 " beside it, renamed, and a new one takes its place."
             )
         if contents.broken_views:
@@ -116,8 +116,8 @@ def restore_dump(
     say: Callable[[str], None] = lambda _: None,
 ) -> RestoreResult:
     """Restores one dump, or with `dry_run` only says what it would do. `default` is the database whose dump is
-    taken, and its target, where the request names neither; the dump of another database of `configured` goes
-    back to that."""
+    restored, and the target, if the request names neither; the dump of another database of `configured` is restored to
+    that database."""
     manifest = find_dump(storage, request, default)
     target = open_engine(request.into or _home(manifest, (default, *configured)), request.zone)
     _require_same_engine(manifest, target)
@@ -189,7 +189,8 @@ def find_dump(storage: Storage, request: RestoreRequest, default: sa.URL) -> Bac
     everything = there_is.backups
     wanted = [m for m in everything if _is_of(m, request.database, default)]
     if request.database is None:
-        # Of this very address first: the service may have moved, and its old address's dumps are there still.
+        # First the dumps of this very address: the service may have moved, and dumps of its old address are still
+        # there.
         wanted = [m for m in wanted if same_place(m.source, default)] or wanted
     if not wanted:
         there = ", ".join(sorted({str(m.extra.get("database")) for m in everything})[:NAMED]) or "none"
@@ -203,7 +204,7 @@ def find_dump(storage: Storage, request: RestoreRequest, default: sa.URL) -> Bac
         raise Refused(
             f"Several databases have that name: {', '.join(sorted(sources.values()))}. Name one with --database by what"
             f" its files are called, such as {label_in(wanted[-1])}; where they are called alike, leave --database out,"
-            " set DATABASE_URL to the address of the one, and say with --into where it goes. Nothing was touched."
+            " set DATABASE_URL to the address of the one, and name the target with --into. Nothing was touched."
         )
     in_time = [m for m in wanted if m.taken <= latest_time(request.at, request.now)]
     proven = [m for m in in_time if m.proven or request.unproven]
@@ -294,17 +295,17 @@ def _try_beside(storage: Storage, manifest: BackupManifest, target: DumpEngine, 
     try:
         with target.scratch(None, datetime.now(UTC), own=True) as beside:
             beside.load(_content(storage, manifest), _dumped_as(manifest), drill=True)
-            told = differences(expected, beside.contents(expected))
+            wrong = differences(expected, beside.contents(expected))
     except (DrillNotPossible, ProgramFailed) as error:
         raise Refused(f"{manifest.file} could not be tried beside {redacted(target.url)}: {error} {instead}") from None
     except (DBAPIError, sqlite3.Error) as error:
         raise Refused(
             f"{manifest.file} could not be tried beside {redacted(target.url)} ({error_text(error)}). {instead}"
         ) from None
-    if told:
+    if wrong:
         raise ProofFailed(
             f"{manifest.file} was tried beside {redacted(target.url)}, and what came back differs from what it should"
-            f" hold: {'; '.join(told[:5])}{' …' if len(told) > 5 else ''}. {instead}"
+            f" hold: {'; '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}. {instead}"
         )
 
 
@@ -336,19 +337,19 @@ def _restore(
             f"{', and what was in it before is gone' if result.target_objects > 0 else ''}; the dump is as it was. When"
             f" the cause is gone, start again with --replace {result.target_database}."
         ) from None
-    # Names in a dump are whatever who wrote it made them.
+    # Names in a dump may be anything that its author made up.
     result.left_out = [*map(printable, left_out), *_other_defaults(manifest, target)]
     if (contents := Contents.from_json(manifest.contents)).broken_views:
         result.left_out.append(_broken(contents))
     say("Comparing the target with the manifest.")
     expected = Contents.from_json(manifest.contents)
     found = target.contents(expected)
-    told = differences(expected, found)
+    wrong = differences(expected, found)
     result.tables, result.rows = len(found.tables), found.rows
-    if told:
+    if wrong:
         raise ProofFailed(
-            f"{result.target} was restored, and differs from what the dump holds: {'; '.join(told[:5])}"
-            f"{' …' if len(told) > 5 else ''}. If a service writes to it already, that may be why; else don't rely on"
+            f"{result.target} was restored, and differs from what the dump holds: {'; '.join(wrong[:5])}"
+            f"{' …' if len(wrong) > 5 else ''}. If a service writes to it already, that may be why; else don't rely on"
             " it."
         )
 

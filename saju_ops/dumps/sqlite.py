@@ -162,7 +162,7 @@ class SQLiteDumps:
                 unfinished.unlink(missing_ok=True)
 
     def _put_in_place(self, unfinished: Path) -> list[str]:
-        told = []
+        notes = []
         if self.path.exists() and self.path.stat().st_size:
             shutil.copymode(self.path, unfinished)
             mark = stamp(datetime.now(UTC), self.zone)
@@ -181,7 +181,7 @@ class SQLiteDumps:
                 if isinstance(error, sqlite3.DatabaseError) and not _is_ruined(error):
                     raise
                 self._put_aside_as_it_is(unfinished, aside)
-            told.append(f"the old file is kept as {aside}")
+            notes.append(f"the old file is kept as {aside}")
         else:
             unfinished.replace(self.path)
         # They belong to the old file; SQLite would play them into the new one.
@@ -192,7 +192,7 @@ class SQLiteDumps:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        return told
+        return notes
 
     def _has_header(self) -> bool:
         with self.path.open("rb") as file:
@@ -338,7 +338,7 @@ def _written(cell: Any) -> Iterator[bytes]:
         yield repr(cell).encode()
         return
     double = b"'" in cell and b'"' not in cell
-    # In front of each piece, so that Python writes it in the quotes of the whole; what it writes of that is cut off.
+    # An apostrophe in front of each piece makes Python write the quotes of the whole text; its repr is cut off again.
     before = b"'" if double else b"\"'"
     cut = len(repr(before)) - 1
     yield b'b"' if double else b"b'"
@@ -394,8 +394,8 @@ def _require_written_by_sqlite(connection: sqlite3.Connection) -> None:
 
 
 def _integrity(connection: sqlite3.Connection) -> str:
-    """`ok`, or what is wrong. A sort order or function that is the service's own isn't known here: something in its
-    place lets SQLite look at pages and rows, and not at the order of what is sorted so."""
+    """`ok`, or what is wrong. The service's own sort orders and functions aren't known here. Replacements let SQLite
+    check pages and rows, but not the order of what is sorted by them."""
     check = "integrity_check"
     while True:
         try:

@@ -1,11 +1,11 @@
 """Dumps of whole databases: one consistent snapshot, streamed into the storage, proven by a restore, then named.
 
-Promises: a dump has a final name only after it was read back from the storage, restored into a scratch database and
-found equal, table by table, to what the server said of the dump's own snapshot; its manifest is written last. A
-dump that differs leaves nothing. Where no restore can be tried, the dump is kept with `proven: false` and says which
-right or setting is missing. A DDL that ran meanwhile makes the dump be taken again. Memory is constant.
+A dump has a final name only after it was read back from the storage, restored into a scratch database and found equal,
+table by table, to what the server said about the dump's own snapshot; its manifest is written last. A dump that differs
+leaves nothing. If no restore can be tried, the dump is kept with `proven: false` and names the missing right or
+setting. If a DDL ran meanwhile, the dump is taken again. Memory is constant.
 
-Refuses: to change anything in the database that it dumps. The only databases it writes to are its own scratch ones.
+Nothing is changed in the dumped database. The only databases that are written to are its own scratch ones.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class DumpResult:
     location: str
     contents: Contents
     drill: Drill
-    # Seconds from the first try's start to the last byte's being written; of what was compared; of the restore.
+    # Seconds from the first try's start until the last byte is written; those of the comparison; those of the restore.
     seconds: float
     proof_seconds: float
     tries: int
@@ -136,9 +136,9 @@ class DumpRun:
     """What a run over several databases did. A problem with one leaves the others."""
 
     results: list[DumpResult] = field(default_factory=list)
-    # By database: what stands in the way.
+    # By database: the problem.
     problems: dict[str, str] = field(default_factory=dict)
-    # Of those, dumps that were restored and differed.
+    # Those of them whose dump was restored and differed.
     differing: list[str] = field(default_factory=list)
     completed: list[str] = field(default_factory=list)
     # What of older dumps one of two stores lacks, and can't be copied there.
@@ -157,8 +157,8 @@ def dump_databases(
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     say: Callable[[str], None] = lambda _: None,
 ) -> DumpRun:
-    """Dumps every database, each once. Raises Busy while another run on this machine does the same; what stands in
-    the way of one database is in the result, and the others are dumped all the same."""
+    """Dumps every database, each once. Raises Busy while another run on this machine does the same. A problem with one
+    database is in the result, and the others are dumped all the same."""
     return over_databases(urls, storage, options, take_dump, now=now, say=say)
 
 
@@ -177,7 +177,7 @@ def over_databases(
         try:
             run.completed = storage.complete(folder)
         except StorageError as error:
-            # No reason to go without tonight's dump: an old one that is lost would block all new ones.
+            # This doesn't stop tonight's dump: else one lost old dump would block all new ones.
             run.incomplete = str(error)
             say(run.incomplete)
         for url in found:
@@ -205,9 +205,9 @@ def take_dump(
     shown_as: DumpEngine | None = None,
     masked: dict[str, Any] | None = None,
 ) -> DumpResult:
-    """Takes, proves and names one dump. A copy is `shown_as` the database that it is of; `masked` says how it was
-    masked. Raises ProofFailed for a dump that isn't what the server said (nothing is
-    kept), DumpSpoilt when every try was spoilt, and OperatorError for what stands in the way."""
+    """Takes, proves and names one dump. `shown_as`: the database of which a copy is dumped; `masked`: how it was
+    masked. Raises ProofFailed for a dump that differs from what the server said (nothing is kept), DumpSpoilt when
+    every try was spoilt, and OperatorError for any other problem."""
     source = open_engine(url)
     shown = shown_as or source
     label = label or label_of(shown.url)
@@ -316,10 +316,10 @@ class _Dump:
                 f" {'; '.join(result.differences[:5])}{' …' if len(result.differences) > 5 else ''}. It was not kept."
             )
         if result.proven and (hidden := self._source.hidden()):
-            # It is what the user sees, which needn't be all that there is.
+            # The dump holds what the user sees, which needn't be everything.
             return replace(result, why_not=(
                 f"It was restored and compared, but {self._shown} may hold more than its user sees: {hidden}. Grant it"
-                f" what stands in brackets, on the whole database. {to_dump(self._source.url)}".rstrip()
+                f" the rights in brackets, on the whole database. {to_dump(self._source.url)}".rstrip()
             ))  # fmt: skip
         return result
 

@@ -1,4 +1,4 @@
-"""Copies a database into a scratch one with its values masked on the way: no true value ever lies in the copy.
+"""Copies a database into a scratch one and masks its values on the way: the copy never holds a true value.
 
 Read in one snapshot of the source, table after table, in constant memory. The scratch database is ours (see
 `drill.py`); the source is only read.

@@ -45,7 +45,7 @@ class _MySQL:
         reader.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
         reader.exec_driver_sql(f"SET SESSION lock_wait_timeout = {LOCK_PATIENCE}")
         self._quote = reader.dialect.identifier_preparer.quote
-        # Not even as comments: in a definition may stand what is personal.
+        # Not even as comments: a definition may contain personal data.
         names = [n.decode() if isinstance(n, bytes) else n for (n,) in reader.execute(_MYSQL_VIEWS)]
         self._broken = list(broken_views(reader, names))
         if self._broken:
@@ -54,8 +54,8 @@ class _MySQL:
     def columns(self) -> list[MaskedColumn]:
         found = []
         for row in self._reader.execute(_MYSQL_COLUMNS):
-            told = (v.decode() if isinstance(v, bytes) else v for v in row)
-            table, column, kind, limit, nullable, extra, collation = told
+            texts = (v.decode() if isinstance(v, bytes) else v for v in row)
+            table, column, kind, limit, nullable, extra, collation = texts
             if "GENERATED" in str(extra).upper().replace("DEFAULT_GENERATED", ""):
                 continue
             small = int(limit) if limit is not None and int(limit) < 65_535 else None

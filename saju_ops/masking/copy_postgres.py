@@ -38,7 +38,7 @@ WHERE c.relkind = 'S'"""
 
 
 class _Postgres:
-    """By COPY, as text: every type goes through unchanged."""
+    """By COPY, as text: values of every type pass unchanged."""
 
     def __init__(
         self, source: PostgresDumps, scratch: PostgresDumps, reader: sa.Connection, writer: sa.Connection

@@ -27,7 +27,7 @@ class _SQLite:
         self.notes = [f"the search tables {', '.join(self._virtual)} are left out"] if self._virtual else []
 
     def _is_left_out(self, name: str) -> bool:
-        """A virtual table and the tables in which it keeps what it indexed."""
+        """A virtual table and the tables in which it keeps its index."""
         return any(name == v or name.startswith(f"{v}_") for v in self._virtual)
 
     def close(self) -> None:

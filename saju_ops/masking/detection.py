@@ -1,6 +1,6 @@
-"""What looks personal, and whether anything true is left: names, types, values and definitions.
+"""Finds what looks personal, and whether any true value is left: names, types, values and definitions.
 
-It errs on the safe side: what it takes for somebody's and isn't costs the operator a line in `rules.py`.
+It errs on the safe side: a false alarm costs the operator a line in `rules.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from saju_ops.masking.hash_set import HashSet, hashed
 from saju_ops.masking.masker import MaskedColumn, as_text
 from saju_ops.masking.rules import ANYTHING, PERSONAL_NAME, PERSONAL_VALUES, Mask
 
-# Texts shorter than this are too common to say that one of them is somebody's.
+# Texts shorter than this are too common to belong to a person.
 SHORTEST_TEXT = 5
 # 90년생.
 SHORTEST_WORDS = 4
@@ -38,7 +38,7 @@ _MOMENT = re.compile(r"date|time", re.IGNORECASE)
 
 
 def suspicious_columns(columns: Iterable[MaskedColumn]) -> list[str]:
-    """Columns without a rule whose name or type says that they may be personal."""
+    """Columns without a rule whose name or type suggests that they are personal."""
     found = []
     for c in (c for c in columns if c.mask is None):
         if any(PERSONAL_NAME.search(name) for name in _spellings(c.column)):
@@ -94,11 +94,11 @@ def personal_value(value: Any) -> str | None:
 
 # --- is anything left? -------------------------------------------------------------------------------------------
 
-# Masks whose true values tell by themselves who somebody is, wherever they stand; and from how many characters on.
-TELLING: dict[Mask, int] = {"identifier": SHORTEST_TEXT, "phone": SHORTEST_TEXT, "hash": 8, "text": 8, "birth": 10}
-# Of those, the ones that are told inside a longer text: /sessions/<session_id>.
+# Masks whose true values identify a person by themselves, in any column; and from how many characters on.
+REVEALING: dict[Mask, int] = {"identifier": SHORTEST_TEXT, "phone": SHORTEST_TEXT, "hash": 8, "text": 8, "birth": 10}
+# Those of them that are also found inside a longer text: /sessions/<session_id>.
 NAMING: tuple[Mask, ...] = ("identifier", "phone", "hash")
-# A single word, which somebody may have written and which stands in many columns: completed.
+# A single word, which a person may have written and which occurs in many columns: completed.
 _WORD = re.compile(r"[A-Za-z_]+")
 _SEPARATORS = re.compile(r"[\s\"'`/\\,;:|&=?()\[\]{}<>#$]+")
 NUMERIC = re.compile(r"-?\d+(?:\.\d+)?")
@@ -124,12 +124,12 @@ class Originals:
         texts = list({t for v in _given(values) for t in parts(v, column.mask == "json")})
         hashes = self._hashes(texts)
         self._held.add(hashes ^ self._own(column))
-        least = TELLING.get(column.mask) if column.mask else None
+        least = REVEALING.get(column.mask) if column.mask else None
         if least is not None:
-            telling = hashes[[len(t) >= least and not (column.mask == "text" and _WORD.fullmatch(t)) for t in texts]]
-            self._held.add(telling ^ self._question("anywhere"))
+            revealing = hashes[[len(t) >= least and not (column.mask == "text" and _WORD.fullmatch(t)) for t in texts]]
+            self._held.add(revealing ^ self._question("anywhere"))
             if column.mask in NAMING:
-                self._held.add(telling ^ self._question("naming"))
+                self._held.add(revealing ^ self._question("naming"))
         if column.mask == "birth":
             moments = {_moment(t) for t in texts} | {_moment(t[:10]) for t in texts}
             self._held.add(self._hashes(moments) ^ self._question("moment"))
@@ -146,7 +146,7 @@ class Originals:
         return hashed((text.casefold() for text in texts), self._key)
 
     def _count(self, question: Any, texts: Mapping[str, int]) -> int:
-        """How many of them are there, each as often as it stands in the column."""
+        """How many of the texts are there, each as often as the column has it."""
         there = self._there(question, texts)
         return sum(times for times, is_there in zip(texts.values(), there, strict=True) if is_there)
 
@@ -154,24 +154,24 @@ class Originals:
         return list(self._held.holds(self._hashes(texts) ^ question).tolist())
 
     def hits(self, column: MaskedColumn, values: Iterable[Any]) -> int:
-        """How many of a column's values are true ones: of its own column if that is masked, or, whatever column it is
-        but one that a rule keeps, telling ones of any. Of numbers and times in columns of their own nothing can be
-        told one by one: see `moments`."""
-        told = _given(values)
-        texts = Counter(as_text(v) for v in told if isinstance(v, TEXTUAL))
+        """How many of a column's values are true ones: true values of its own column, if that is masked; and revealing
+        ones of any column, unless a rule keeps this column. Single numbers and times in columns of their own prove
+        nothing: see `moments`."""
+        given = _given(values)
+        texts = Counter(as_text(v) for v in given if isinstance(v, TEXTUAL))
         found = 0
         if column.masked:
-            others = Counter(as_text(v) for v in told if not isinstance(v, TEXTUAL))
+            others = Counter(as_text(v) for v in given if not isinstance(v, TEXTUAL))
             for some in (texts, others):
                 found += self._count(self._own(column), _parts_of(some, column.mask == "json"))
         if column.mask not in ("keep", "public") and not (column.mask is None and is_moment(column)):
-            found += self._telling(column, texts)
+            found += self._revealing(column, texts)
         return found
 
-    def _telling(self, column: MaskedColumn, texts: Mapping[str, int]) -> int:
+    def _revealing(self, column: MaskedColumn, texts: Mapping[str, int]) -> int:
         looks_like_json = column.mask == "json" or "json" in column.type.lower()
         if is_number(column):
-            # An employee's number and the number of a row are alike by chance.
+            # A person's number may equal a row's number by chance.
             texts = {t: n for t, n in texts.items() if not NUMERIC.fullmatch(t)}
         anywhere = self._question("anywhere")
         found = self._count(anywhere, _parts_of(texts, looks_like_json))
@@ -192,7 +192,7 @@ class Originals:
         whose: list[int] = []
         found = set[int]()
         for number, text in enumerate(texts):
-            some = {w for w in _words(text) if w != text and _is_telling(w)}
+            some = {w for w in _words(text) if w != text and _is_revealing(w)}
             words += some
             whose += [number] * len(some)
             if len(words) >= WORDS:
@@ -219,7 +219,7 @@ def _parts_of(texts: Mapping[str, int], is_json: bool) -> Mapping[str, int]:
 
 
 def _each(texts: Mapping[str, int], inner: Callable[[str], Iterable[str]]) -> Counter[str]:
-    """What is inside of each, as often as it stands there."""
+    """The parts inside each text, as often as they occur."""
     found = Counter[str]()
     for text, times in texts.items():
         for part in inner(text):
@@ -234,7 +234,7 @@ def _words(text: str) -> Iterator[str]:
             yield from word.split(".")
 
 
-def _is_telling(word: str) -> bool:
+def _is_revealing(word: str) -> bool:
     if word.isdecimal():
         return len(word) >= 10
     return len(word) >= 8 or (len(word) >= SHORTEST_TEXT and any(c.isdecimal() for c in word))
@@ -242,8 +242,8 @@ def _is_telling(word: str) -> bool:
 
 def _moment(text: str) -> str:
     """A date, or a date and a time to the second; midnight is the date alone."""
-    told = text[:19].replace("T", " ")
-    return told.removesuffix(" 00:00:00")
+    shown = text[:19].replace("T", " ")
+    return shown.removesuffix(" 00:00:00")
 
 
 def parts(value: Any, is_json: bool) -> list[str]:

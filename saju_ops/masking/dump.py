@@ -51,7 +51,7 @@ from saju_ops.words import counted
 # Masks with so few possible values that a false one could be a true one by chance.
 SMALL: tuple[Mask, ...] = ("birth", "number", "category")
 NAMED = 12
-# Of the times in a column without a rule, the share that may be somebody's birth: children are born every day.
+# The share of the times in a column without a rule that may equal a birth: children are born every day.
 BY_CHANCE = 0.1
 # A text column without a rule holds codes if it has no more different values than that, or if each of no more than the
 # most is there so often on average.
@@ -79,7 +79,7 @@ def mask_databases(
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     say: Callable[[str], None] = lambda _: None,
 ) -> DumpRun:
-    """A masked dump of every database. `log_table` is what the conversation log is called here."""
+    """A masked dump of every database. `log_table`: the name of the conversation log."""
 
     def take(url: sa.URL, storage: Storage, options: DumpOptions, **more: Any) -> DumpResult:
         return take_masked_dump(url, storage, options, log_table=log_table, **more)
@@ -125,8 +125,8 @@ def take_masked_dump(
 
 
 def _require_tables_seen(source: DumpEngine) -> str:
-    """What else its user may not see. Raises MaskingRefused where tables or columns might be left out: what is compared
-    afterwards is the copy."""
+    """What else its user may not see. Raises MaskingRefused if tables or columns might be left out: the comparison
+    afterwards sees only the copy."""
     unseen = source.hidden()
     if unseen.startswith("tables"):
         raise MaskingRefused(
@@ -204,7 +204,7 @@ def plain_name(table: str) -> str:
 
 
 class _Change:
-    """Masks the rows of one table, remembers what was true, and looks at what no rule names."""
+    """Masks the rows of one table, remembers the true values, and looks at columns without a rule."""
 
     def __init__(self, columns: Sequence[MaskedColumn], masker: Masker, truth: Truth, seen: Counter[Any]) -> None:
         self._columns, self._masker, self._truth, self._seen = columns, masker, truth, seen
@@ -226,7 +226,7 @@ class _Change:
 
     def _look_at(self, column: MaskedColumn, cells: list[Any]) -> None:
         where = f"{column.table}.{column.column}"
-        # PostgreSQL's numbers come as text; what a number says is compared with what is true.
+        # PostgreSQL's numbers come as text; the number is compared with the true values.
         numbers = is_number(column)
         for (_, cell), times in _different(cells).items():
             if not (numbers and NUMERIC.fullmatch(str(cell))) and (what := personal_value(cell)):
@@ -295,7 +295,7 @@ def _require_nothing_true(work: Copier, tables: list[list[MaskedColumn]], truth:
                     births[column.column] += originals.moments(cells)
                     there[column.column] += sum(c is not None for c in cells)
         hits.update({name: n for name, n in births.items() if n > there[name] * BY_CHANCE})
-        # The larger of the two counts: both look for what is written as it was.
+        # The larger of the two counts: both count values that were left as they were.
         hits |= people.found(table[0].table)
         where = shown(table[0].table, people)
         true = {name: counted(n, "true value") for name, n in sorted(hits.items()) if n}

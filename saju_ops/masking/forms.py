@@ -117,7 +117,7 @@ def decoded(data: bytes) -> str:
 
 
 def readings(text: str) -> list[str]:
-    """The text, and what it says where it is encoded (percent signs, entities, \\u escapes, base64, hexadecimal)."""
+    """The text, and its decoded forms (percent signs, entities, \\u escapes, base64, hexadecimal)."""
     found = [text]
     if "%" in text:
         found.append(unquote(text))
@@ -329,7 +329,7 @@ _NATIONAL = re.compile(r"1[016789][0-9]{7,8}|2[0-9]{7,8}|[3-6][0-9][0-9]{7,8}|70
 
 
 def national(digits: str) -> str | None:
-    """A telephone number without what is dialled before it: `1012345678`."""
+    """A telephone number without its prefix: `1012345678`."""
     match = _PREFIX.match(digits)
     rest = digits[match.end() :] if match else digits
     return rest if _NATIONAL.fullmatch(rest) else None

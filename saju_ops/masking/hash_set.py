@@ -1,11 +1,11 @@
 """A set of 64-bit hashes, of however many, in some 30 MB of memory.
 
-The newest are in memory. The others lie sorted in a temporary file without a name (TMPDIR), which goes with the
-process, however that ends; looking one up reads one page of it. Without the key, which is in memory only, nobody can
-tell from a hash what it was made of.
+The newest are in memory. The others are sorted in a temporary file without a name (TMPDIR), which disappears with the
+process, however that ends; looking one up reads one page of it. The key is in memory only: without it, nobody can find
+out from a hash what was hashed.
 
-A database would do (`scratch_database`), but hashes come in no order, so each would have a page of its own read and
-written: 3 million took SQLite 30 s and this 2 s.
+A database (`scratch_database`) would be slower: hashes come in no order, so it would read and write a page for each. 3
+million hashes took SQLite 30 s and this 2 s.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class HashSet:
         self._fresh_count = 0
         # Sorted, in memory.
         self._held = np.empty(0, np.uint64)
-        # Of each sorted run, where in the file its ranges begin, counted in hashes, and where it ends.
+        # For each sorted run: where its ranges begin in the file, counted in hashes, and where it ends.
         self._runs: list[Any] = []
         self._file: BinaryIO | None = None
         # The first hash of each page, once the file holds all runs as one.

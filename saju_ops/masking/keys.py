@@ -1,4 +1,5 @@
-"""By which columns rows belong to one person: the keys of users, sessions and jobs, and of what is one person's own."""
+"""The columns by which rows belong to one person: the keys of users, sessions and jobs, and of a person's own
+things."""
 
 from __future__ import annotations
 

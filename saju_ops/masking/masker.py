@@ -1,8 +1,8 @@
-"""How values become false ones, and how it is known that no true one is left.
+"""Makes false values, and makes sure that none of them is a true one.
 
-A mask is a keyed hash of the value: the key is random, lives as long as one dump is made, and is stored nowhere. So
-the same value becomes the same false one everywhere in a dump, another one in the next, and nobody who has the dump
-can try birth dates until one fits.
+A mask is a keyed hash of the value. The key is random, exists while one dump is made, and is stored nowhere. So the
+same value becomes the same false one everywhere in a dump, and another one in the next; and a person who has the dump
+can't find out a birth date by trying dates.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _folded(table: str, column: str) -> tuple[str, str]:
 
 
 class Masker:
-    """The masks of one dump. `originals` of small domains must be told first, so that no false value is a true one."""
+    """The masks of one dump. Pass all `originals` of small domains first, so that no false value is a true one."""
 
     def __init__(self, key: bytes | None = None) -> None:
         self._key = key or secrets.token_bytes(32)
@@ -140,7 +140,7 @@ class Masker:
         return self._masks[mask](value, limit, where)
 
     def _whole(self, value: Any, most: int, where: str) -> Any:
-        """Another number for each number, in the upper half of what the column holds, where no true one is."""
+        """Another number for each number, in the upper half of the column's range, where there is no true one."""
         number, half = int(as_text(value)), (most + 1) // 2
         if not 0 <= number < half:
             raise MaskingRefused(
@@ -151,8 +151,8 @@ class Masker:
         return false if isinstance(value, int) else like(value, str(false))
 
     def _permuted(self, purpose: str, number: int, size: int) -> int:
-        """A number below `size` for each below it, never the same one for two: what is unique stays unique.
-        A Feistel network, walked until it is inside."""
+        """A number below `size` for each number below it, never the same for two: unique values stay unique. A Feistel
+        network, repeated until the result is in range."""
         bits = ((size - 1).bit_length() + 1) // 2 or 1
         low = (1 << bits) - 1
         while True:
@@ -165,8 +165,8 @@ class Masker:
                 return number
 
     def _digest(self, purpose: str, text: str, more: int = 0) -> bytes:
-        told = f"{purpose}\x00{more}\x00{text}".encode(errors="surrogatepass")
-        return blake2b(told, key=self._key, digest_size=32).digest()
+        content = f"{purpose}\x00{more}\x00{text}".encode(errors="surrogatepass")
+        return blake2b(content, key=self._key, digest_size=32).digest()
 
     def _hex(self, purpose: str, text: str) -> str:
         return self._digest(purpose, text).hex()
@@ -198,8 +198,8 @@ class Masker:
         return like(value, f"{false:%Y-%m-%d}{found[4]}{false:%H:%M:%S}{found[9]}"[: limit or 64])
 
     def _moment(self, text: str, *, with_time: bool, zone: Any = None) -> datetime:
-        """With a time: 1950 to 2009, at a second that isn't 0, as no entered birth time has. A day alone: 1901 to
-        1909, in which nobody's falls who still asks."""
+        """With a time: 1950 to 2009, at a second that isn't 0, unlike every birth time that a user enters. A day alone:
+        1901 to 1909, when no living user was born."""
         same_form = text if len(text) != 16 else f"{text}:00"
         for number in range(1000):
             drawn = int.from_bytes(self._digest("birth", same_form, number)[:8], "big")
@@ -213,7 +213,7 @@ class Masker:
 
     def _text(self, value: Any, limit: int | None, where: str) -> Any:
         text = as_text(value)
-        # Of two texts of one column, never the same: a unique index may stand on it.
+        # Never the same for two texts of a column: it may have a unique index.
         false = f"{self._hex('text', text)[:16]} {FILLER * (LONGEST_TEXT // len(FILLER))}"
         return like(value, false[: min(max(17, len(text)), limit or LONGEST_TEXT, LONGEST_TEXT)].rstrip())
 
@@ -240,7 +240,7 @@ class Masker:
         return f"m{self._hex('json', value)[:15]}"
 
     def _name(self, key: str) -> str:
-        """The name of an entry says what it is; one with a number in it may be somebody's."""
+        """The name of an entry says what it is; a name with a number in it may be personal."""
         plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,40}", key) and not re.search(r"\d{2}", key)
         return key if plain else f"m{self._hex('json', key)[:15]}"
 
@@ -255,7 +255,7 @@ class Masker:
 
     def _number(self, value: Any, limit: int | None, where: str) -> Any:
         text = as_text(value)
-        # As many digits as it has, at least three, so that it fits where it stood.
+        # As many digits as it has, at least three, so that it fits in its place.
         size = max(3, len(str(text).lstrip("-").split(".")[0]))
         low, high = 10 ** (size - 1), 10**size - 1
         for number in range(1000):
@@ -284,10 +284,10 @@ class Masker:
         )
 
     def _coded(self, originals: set[str]) -> dict[str, str]:
-        """A code for each value, as short as the longest value allows, in an order that tells nothing."""
+        """A code for each value, as short as the longest value allows, in an order that reveals nothing."""
         width = max((len(t) for t in originals), default=1)
         shuffled = sorted(originals, key=lambda t: self._digest("category", t))
-        # Nor one that differs in its case alone.
+        # Nor a code that differs from another only in its case.
         taken = {t.casefold() for t in originals}
         codes = (c for c in _codes(min(width, 4)) if c not in taken)
         return dict(zip(shuffled, codes, strict=False))

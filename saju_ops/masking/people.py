@@ -1,8 +1,8 @@
-"""What is true of whom, and whether a copy still says it, in whatever form (see `forms.py`).
+"""The true values of each person, and whether a copy still holds them, in whatever form (see `forms.py`).
 
-A form that is certain is compared with everybody's true ones. One that is doubtful, such as 900505, is compared with
-those of the row's own person, which are alike by chance once in 25,000 times; and, in a column where more of them are
-somebody's than chance explains, with everybody's. A row's person is known by its keys: of the user, session or job.
+A certain form is compared with the true values of all people. A doubtful form, such as 900505, is compared with those
+of the row's own person, which match by chance once in 25,000 times; and with those of all people in a column where more
+forms match than chance explains. A row's person is known by its keys: those of the user, session or job.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from saju_ops.masking.windows import Windows
 # No time of this service is before it: an earlier one is somebody's, or of a calendar.
 SYSTEM_SINCE = date(2010, 1, 1)
 _RECENT = SYSTEM_SINCE.toordinal() - FIRST
-# Times that stand for none.
+# Times that mean "no time".
 _NO_TIME = re.compile(r"0|1[0-8]|190[01]|1970-01-0[12]|9999")
 # Different doubtful forms of a column that are remembered, and rows in which the commonest ones are tried.
 REMEMBERED = 20_000
@@ -101,7 +101,7 @@ class People:
     def close(self) -> None:
         self._held.close()
 
-    # --- what is true ---------------------------------------------------------------------------------------------
+    # --- the true values ---------------------------------------------------------------------------------------------
 
     def add(
         self, columns: Sequence[MaskedColumn], true: Sequence[Sequence[Any]], false: Sequence[Sequence[Any]]
@@ -155,7 +155,7 @@ class People:
         names: set[str] = set()
         for text in {as_text(c) for c in cells if c is not None}:
             if len(text) <= Windows.LONGEST * 4 and (column.mask != "text" or len(text) <= 40):
-                names |= {name for part in _parts_of_name(plain(text)) if _is_telling(name := squeezed(part))}
+                names |= {name for part in _parts_of_name(plain(text)) if _is_revealing(name := squeezed(part))}
         if names:
             self._windows.add(sorted(names))
             self._held.add(hashed(sorted(names), self._key) ^ self._asked["name"])
@@ -166,7 +166,7 @@ class People:
 
         return self._random[days] * np.uint64(3) + self._random[minutes]
 
-    # --- what the copy says ---------------------------------------------------------------------------------------
+    # --- the values of the copy ---------------------------------------------------------------------------------------
 
     def look(self, columns: Sequence[MaskedColumn], cells: Sequence[Sequence[Any]]) -> None:
         """One batch of the copy. Columns that are masked, or public, say nothing true in another form."""
@@ -329,7 +329,7 @@ class People:
     # --- by chance or not -----------------------------------------------------------------------------------------
 
     def found(self, table: str) -> Counter[str]:
-        """Of each column of a table, how many of its values say something true."""
+        """For each column of a table, how many of its values reveal something true."""
         found = Counter(self._sure.get(table, {}))
         for where in [w for w in self._tallies if w.startswith(f"{table}.")]:
             # One value may be a day and a time: the kind that was found most often says how many there are.
@@ -352,7 +352,7 @@ class People:
         return 0 if by_chance(len(hits), tried, self._share(kind), kind in _COMMON) else sum(hits)
 
     def _share(self, kind: str) -> float:
-        """Of the forms of a kind, the share that is somebody's."""
+        """The share of a kind's forms that belong to a person."""
         ranges = {
             "day": (0, _RECENT), "day6": (0, _RECENT), "recent day": (_RECENT, DAYS), "recent day6": (_RECENT, DAYS),
             "year": (DAYS, MONTHS_AT), "month": (MONTHS_AT, MONTH_DAYS_AT), "month_day": (MONTH_DAYS_AT, MINUTES_AT),
@@ -362,7 +362,7 @@ class People:
         if kind in spaces:
             return min(1.0, self._counts[kind.removeprefix("recent ")] / spaces[kind])
         first, last = ranges[kind]
-        # As if all lay within some 70 years, or a recent five.
+        # As if all were within some 70 years, or a recent five.
         some = {"day": 25_000, "day6": 25_000, "recent day": 2_000, "recent day6": 2_000, "year": 60, "month": 700}
         return min(1.0, int(self._there[first:last].sum()) / some.get(kind, last - first))
 
@@ -546,7 +546,7 @@ def _without_harmless(text: str) -> str:
 
 
 def _parts_of_name(text: str) -> Iterator[str]:
-    """A name, an address without what stands after +, and the name of a path's file."""
+    """A name, an address without the part after +, and the name of a path's file."""
     yield text
     if "@" in text:
         local, _, domain = text.partition("@")
@@ -565,7 +565,7 @@ def _is_korean(text: str) -> bool:
     return sum("가" <= c <= "힣" for c in text) >= 3
 
 
-def _is_telling(name: str) -> bool:
+def _is_revealing(name: str) -> bool:
     if len(name) > Windows.LONGEST:
         return False
     if name.isdecimal():

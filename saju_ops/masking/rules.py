@@ -1,9 +1,9 @@
-"""What is masked in `masked_database_dump`: every rule there is, in this one place.
+"""The rules of `masked_database_dump`, all in this one place.
 
-A rule names a column and how its values become false ones (see `masking.py`):
+A rule names a column and how its values become false ones (see `masker.py`):
 
-identifier  a token; the same value gives the same token wherever it stands, so foreign keys still join
-birth       a false date and time; the same birth date gives the same false one wherever it stands
+identifier  a token; the same value gives the same token everywhere, so foreign keys still join
+birth       a false date and time; the same birth date gives the same false one everywhere
 text        a text that says nothing
 json        the same structure, every text and number in it false
 phone       a number that begins with 000, which nobody has
@@ -11,13 +11,13 @@ number      another number
 category    a code instead of one of few values
 hash        other hexadecimal digits
 null        nothing
-keep        left as it is, because it says nothing about a person; the comment says why. It is looked through all the
-            same: a birth, a telephone number or an identifier of somebody in it stops the dump
-public      left as it is and not looked through: only for what no user and no program writes about one, such as a
-            calendar of all days
+keep        left as it is, because it says nothing about a person; the comment says why. It is searched all the same: a
+            person's birth, telephone number or identifier in it stops the dump
+public      left as it is and not searched: only for values that no user and no program writes about a person, such as
+            a calendar of all days
 
 A column that no rule names is copied as it is if it holds numbers, flags, times of the service or a few different
-values, and nothing of it looks personal or is true of somebody. Else no dump is written, and the check names the
+values, and nothing in it looks personal or is true of a person. Otherwise no dump is written, and the check names the
 column. Add a rule for it here.
 """
 
@@ -77,7 +77,7 @@ RULES: dict[str, dict[str, Mask]] = {
     "system_metrics": {"session_id": "identifier", "metric_name": "keep"},
     # SQL of this project.
     "schema_migrations": {"version": "keep", "rollback_sql": "keep", "description": "keep"},
-    # Who knows a job's id can ask for its report.
+    # A person who knows a job's id can ask for its report.
     "jobs": {"id": "identifier", "phone": "phone"},
     "payments": {
         "job_id": "identifier",
@@ -139,6 +139,6 @@ PERSONAL_VALUES: dict[str, re.Pattern[str]] = {
 }
 # Types that may hold anything, so that without a rule nobody has said that it is not personal.
 ANYTHING = re.compile(r"text|json|blob|bytea|clob|xml|hstore|binary|vector|geometry|^$", re.IGNORECASE)
-# Texts in the definitions of tables, views, triggers and routines that look personal and are nobody's, such as the
-# address of who wrote one.
+# Texts in the definitions of tables, views, triggers and routines that look personal and are nobody's, such as an
+# author's address.
 HARMLESS_TEXTS: tuple[str, ...] = ()

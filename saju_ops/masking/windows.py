@@ -1,7 +1,7 @@
-"""Which parts of many texts may be one of many names: every part of every length that a name has is tried.
+"""Finds parts of many texts that may be one of many names: it tries every part of every length that a name has.
 
-A filter in memory: what it doesn't let through is none; what it lets through is looked up. It holds keyed hashes that
-roll on from one character to the next, so that trying a part costs a few operations on an array.
+A filter in memory: what it rejects is no name; what it lets through is looked up. It holds keyed hashes that are
+updated from one character to the next, so that trying a part costs a few operations on an array.
 """
 
 from __future__ import annotations

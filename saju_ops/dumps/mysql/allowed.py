@@ -1,12 +1,12 @@
 """The statements of a dump that are executed: those that mysqldump, mariadb-dump and this program write, no other.
 
-Whoever can write into the store can write anything into a dump. So each statement is read whole, compared with a list
-of forms, and handed on as exactly the bytes that were compared: without the comments whose content some servers
-execute, and for a server that is told not to look for a second statement in it. What has none of the forms is refused,
-and with it the rest of the dump. A routine, trigger, event or view is made and not executed; of it the head is read:
-what it is, of which table, in which database.
+A person who can write into the store can write anything into a dump. So each statement is read whole, compared with a
+list of forms, and passed on as exactly the bytes that were compared, without the comments whose content some servers
+execute; and the server is set not to look for a second statement in it. A statement of any other form is refused, and
+with it the rest of the dump. A routine, trigger, event or view is created and not executed, so only its head is read:
+its kind, its table, its database.
 
-Nothing may name another database, and rows may only be written to tables that this dump made, before its triggers.
+No statement may name another database, and rows may only be written to tables that this dump made, before its triggers.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class Statements:
                 raise self._refused(text)
             # A body may hold the delimiter at a line's end, inside of a text.
             if not (self._mode_words() & OTHER_MODES or b"$$" in text):
-                words(found[3])  # Unread: it goes on
+                words(found[3])  # raises Unread if it continues
             return self._object(found[3].rstrip(), found[1] or b"")
         if text.startswith(b"INSERT "):
             return self._rows(text, INSERT)
@@ -180,7 +180,8 @@ class Statements:
         plain = self._executed(text).strip()
         if not plain:
             return None
-        # In other modes a text ends elsewhere: only the head of what is made, and what holds no text, is read in them.
+        # In other modes texts end differently. Under them only the heads of created objects are read, and statements
+        # without texts.
         if self._mode_words() & OTHER_MODES and not (plain.startswith(b"SET ") or DROP.fullmatch(plain)):
             raise self._refused(text)
         for form, make in self._forms():
@@ -365,7 +366,8 @@ class Statements:
         if word.text.strip(b"'\"`").upper() not in allowed:
             raise self._refused(text)
 
-    # --- what is made and not executed ---------------------------------------------------------------------------
+    # --- objects that are created and not executed
+    # ---------------------------------------------------------------------------
 
     def _object(self, text: bytes, definer: bytes) -> Statement:
         ansi = bool(self._mode_words() & ANSI_MODES)

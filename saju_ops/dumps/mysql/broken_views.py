@@ -1,11 +1,12 @@
-"""Views of MySQL and MariaDB that are broken: one of them, and there is no dump of the whole database, since no dump
-program can read it, or no server make it again.
+"""Broken views of MySQL and MariaDB. A single one prevents a dump of the whole database: no dump program can read it,
+or no server can make it again.
 
 A view breaks when a table, column, function or other view that it names is dropped, when its definer is (on MySQL), or
-when either may no longer read what it names. The service gets an error from it already; that is no reason to have no
-dump of all the rest. So such views are left out of the program's work, and of what is proven; their names stand in the
-manifest, their definitions in the dump as comments. As statements they would end the restore: the server takes no view
-of a table that isn't there. Not in the manifest: a definition may hold literals, and a manifest is never encrypted.
+when either may no longer read what it names. The service gets an error from it already; that is no reason to go without
+a dump of everything else. So such views are left out of the program's work, and of what is proven. Their names are in
+the manifest, their definitions in the dump as comments: as statements they would end the restore, since the server
+accepts no view of a missing table. They are not in the manifest: a definition may hold literals, and a manifest is
+never encrypted.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-# What the server says of a broken view: it is invalid, a definer is gone, it leads to itself. Of anything else, such as
-# a right that is missing on the view itself, the dump is to fail.
+# The server's errors for a broken view: it is invalid, a definer is gone, it leads to itself. Any other error, such as
+# a missing right on the view itself, must make the dump fail.
 BROKEN = {1356, 1449, 1462}
 SELECTS = sa.text(
     "SELECT VIEW_DEFINITION FROM information_schema.VIEWS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
@@ -31,7 +32,7 @@ BEFORE = (
 
 
 def broken_views(connection: sa.Connection, names: Iterable[str]) -> dict[str, str]:
-    """Of these views those that are broken for this user, with their definitions. Reads no row and executes nothing."""
+    """The broken ones among these views, for this user, with their definitions. Reads no row and executes nothing."""
     return {
         name: _definition(connection, name)
         for name in names
@@ -45,7 +46,7 @@ def ignored(database: str, broken: Iterable[str]) -> list[str]:
 
 
 def as_comments(broken: Mapping[str, str]) -> Iterator[bytes]:
-    """For the end of a dump, whose last line it repeats: operators look for that."""
+    """The lines for the end of a dump. They repeat the dump's last line, since operators look for that."""
     if broken:
         yield BEFORE.encode()
         for name, definition in sorted(broken.items()):
@@ -66,14 +67,15 @@ def _fails(ask: Callable[[sa.Connection, str], None], connection: sa.Connection,
 
 
 def _described(connection: sa.Connection, name: str) -> None:
-    """What the dump programs ask. Who made the view isn't looked at, where the server knows its columns by heart."""
+    """The question that the dump programs ask. If the server has the view's columns cached, it doesn't check the
+    definer."""
     connection.exec_driver_sql(f"SHOW FIELDS FROM {_quoted(connection, name)}").all()
 
 
 def _resolved(connection: sa.Connection, name: str) -> None:
-    """What CREATE VIEW asks: what the view selects from, without its own definer, is there and may be used. So a view
-    whose definer is gone passes, and is restored; one that selects from it doesn't, and would end the restore. To
-    prepare a statement executes nothing, no function either; EXPLAIN may."""
+    """The question that CREATE VIEW asks: whether what the view selects from is there and may be used, without regard
+    to its own definer. So a view whose definer is gone passes, and is restored; a view that selects from such a view
+    doesn't, and would end the restore. Preparing a statement executes nothing, no function either; EXPLAIN may."""
     select = connection.execute(SELECTS, {"name": name}).scalar()
     if select:
         connection.execute(PREPARE, {"select": _text(select)})

@@ -62,7 +62,7 @@ class _Table:
     transactional: bool
     created: Any
     columns: tuple[tuple[str, str], ...]
-    # Of a system-versioned table: the columns that say since when and until when a row was so, and their type.
+    # For a system-versioned table: the columns that hold since when and until when a row was valid, and their type.
     period: tuple[tuple[str, str], ...] = ()
 
     @property

@@ -48,7 +48,7 @@ class Client:
         return _help(self.path)
 
     def _takes_init_command(self, url: sa.URL) -> bool:
-        """Raises Refused where the address's init_command sets what this program can't be told."""
+        """Raises Refused if the address's init_command sets something that this program has no option for."""
         known = "--init-command" in self.help
         if init_command_matters(url) and not known:
             raise Refused(
@@ -75,7 +75,7 @@ def dump_client(server: str) -> Client:
     """The dump program of the server's own kind if there is one, else the other kind's. Raises ProgramMissing."""
     names = ["mariadb-dump", "mysqldump"] if server == "mariadb" else ["mysqldump", "mariadb-dump"]
     path, version = _best(names, server, f"A dump of a {server} database")
-    # Of these options MariaDB's program has none that is needed.
+    # MariaDB's program has none of these options, and needs none.
     known = "" if "MariaDB" in version else _help(path)
     extra = tuple(option for name, option in DUMP_IF_KNOWN.items() if f"--{name}" in known)
     return Client(path, version, "MariaDB" in version, (*DUMP, *extra))

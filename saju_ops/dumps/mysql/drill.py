@@ -33,12 +33,12 @@ CONNECTIONS = 8
 
 @dataclass(frozen=True)
 class DrillUser:
-    """Who loads a dump into a scratch database: `name` and `host` as its account is called."""
+    """The user that loads a dump into a scratch database: `name` and `host` of its account."""
 
     url: sa.URL
     name: str
     host: str
-    # Who made it, for what only such a user may do. None where the drill runs as the account that is configured for it.
+    # The account that made it, for what only such a user may do. None if the drill runs as the configured account.
     admin: sa.URL | None
 
     @property
@@ -55,8 +55,8 @@ def user_of(database: str) -> str:
 
 
 def make_user(connection: sa.Connection, base: sa.URL, database: str, *, named: bool) -> DrillUser:
-    """For the scratch database, which is there. `named`: the address is one of RESTORE_DRILL_URL, whose own account
-    will do where it has no rights elsewhere. Raises DrillNotPossible."""
+    """Makes a user for the scratch database, which exists. `named`: the address is one of RESTORE_DRILL_URL; its own
+    account will do if it has no rights elsewhere. Raises DrillNotPossible."""
     me, host = str(connection.exec_driver_sql("SELECT CURRENT_USER()").scalar()).rsplit("@", 1)
     name, password = user_of(database), secrets.token_urlsafe(24) + "aA1!"
     try:
@@ -88,8 +88,8 @@ def make_user(connection: sa.Connection, base: sa.URL, database: str, *, named: 
 
 
 def _grant_all(connection: sa.Connection, database: str, name: str, host: str) -> None:
-    """`database`: as a grant writes it. Who has every right but that of passing them on may still write where the
-    server keeps them; then the user gets the same rights that way."""
+    """`database`: as a grant writes it. An account that has every right but may not pass them on may still be able to
+    write to the server's own tables of rights; then the user gets the same rights that way."""
     try:
         _execute(connection, f"GRANT ALL ON `{database}`.* TO %s@%s", name, host)
     except DBAPIError as error:
@@ -108,7 +108,7 @@ def _grant_all(connection: sa.Connection, database: str, name: str, host: str) -
 
 
 def drop_user(connection: sa.Connection, database: str) -> None:
-    """The user of a scratch database, if the account may: one that is left can do nothing once that is gone."""
+    """Drops the user of a scratch database, if the account may: a user that is left has no rights once that is gone."""
     host = str(connection.exec_driver_sql("SELECT CURRENT_USER()").scalar()).rsplit("@", 1)[1]
     with suppress(DBAPIError):
         _execute(connection, "DROP USER IF EXISTS %s@%s", user_of(database), host)

@@ -9,8 +9,8 @@ can still be asked what that snapshot holds, a second snapshot is opened right a
    never waiting for that lock longer than LOCK_WAIT_SECONDS;
 3. else a third snapshot is opened before, and each table that is alike in both is proven (`bracketed`).
 
-It never reads or writes another database than the one it is told. What of a dump is executed: see
-`allowed.py`; as whom: `drill.py`.
+It reads and writes no database but its own. `allowed.py` says which statements of a dump are executed, `drill.py` as
+which user.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ HINTS = {
     " twice as long as hex: set it to 1G on that server.",
 }
 AUTO_INCREMENT = re.compile(r" AUTO_INCREMENT=\d+")
-# MySQL names a column's character set only where a statement gave one, as every dump does; the sort order tells it.
+# MySQL names a column's character set only if a statement gave one, as every dump does; the sort order implies it.
 CHARACTER_SET = re.compile(r" CHARACTER SET \w+(?= COLLATE \w)")
 DEFINED_BY = re.compile(r"(?<=\s)DEFINER=(?:`(?:[^`]|``)*`|\"[^\"]*\")(?:@(?:`(?:[^`]|``)*`|\"[^\"]*\"))?")
 
@@ -94,13 +94,13 @@ class MySQLDumps:
     ending = ".sql.gz"
 
     def __init__(self, url: sa.URL, drill_user: DrillUser | None = None) -> None:
-        """`drill_user`: the one that the address logs in as, where it is a drill's."""
+        """`drill_user`: the drill's user, if the address logs in as one."""
         self.url = url
         self._engine = connect(url)
         self._version: str | None = None
         self._drill_user = drill_user
-        # Of what was loaded here under that user: the definers that the dump says, by kind and name, and views that it
-        # may not make.
+        # For objects loaded here under that user: the dump's definers, by kind and name, and views that the user may
+        # not make.
         self._definers: dict[tuple[str, str], bytes] = {}
         self._untried: list[str] = []
         # Events that no server makes again.
@@ -127,7 +127,7 @@ class MySQLDumps:
     def _dialect(self) -> str:
         return f"{self.engine} {'.'.join(self.server_version().split('.')[:2])}"
 
-    # --- what is there -------------------------------------------------------------------------------------
+    # --- the catalogue -------------------------------------------------------------------------------------
 
     def schema_state(self) -> str:
         with self._engine.connect() as connection:
@@ -138,8 +138,8 @@ class MySQLDumps:
             return fingerprint(tables, altered, self._table_ids(connection), definitions)
 
     def _table_ids(self, connection: sa.Connection) -> list[Any]:
-        """InnoDB's own numbers: TRUNCATE gives a table another one, within the second that CREATE_TIME tells. Only
-        for a user with the right PROCESS, and names that InnoDB doesn't write in its own way."""
+        """InnoDB's own numbers: TRUNCATE gives a table a new one, even within the same second of CREATE_TIME. Only for
+        a user with the right PROCESS, and for names that InnoDB doesn't write in its own way."""
         source = "INNODB_SYS_TABLES" if self.engine == "mariadb" else "INNODB_TABLES"
         if not self.database.replace("_", "").isalnum() or not self.database.isascii():
             return []
@@ -158,7 +158,7 @@ class MySQLDumps:
             listed = [t for t in _tables(connection) if t.kind != "VIEW"]
             tables = {t.name: _measure(connection, t, how.get(t.name)) for t in listed}
             definitions = self._definitions(connection)
-            if like:  # what the drill's user may not make is named, not compared
+            if like:  # views that the drill's user may not make are named, not compared
                 named = {*(f"view {name}" for name in self._untried), *(f"event {name}" for name in self._gone)}
                 definitions |= {key: value for key, value in like.definitions.items() if key in named}
             return Contents(tables, definitions, self._dialect)
@@ -168,7 +168,7 @@ class MySQLDumps:
             return hidden(connection, self.database, self.engine)
 
     def _definitions(self, connection: sa.Connection) -> dict[str, str]:
-        """Definition hashes of everything but rows. An event's state stands apart: a drill's are switched off."""
+        """Definition hashes of everything but rows. An event's state is left out: a drill switches events off."""
         found = {}
         for table in _tables(connection):
             is_view = table.kind == "VIEW"
@@ -230,7 +230,7 @@ class MySQLDumps:
         more = []
         versioned = [t for t in tables if t.kind == VERSIONED]
         if versioned and dumps_history(self.server_version(), client.mariadb, client.help):
-            # Not of a table whose versions are told by transactions: the program fails at one.
+            # Not if a table's versions are numbered by transactions: the program fails at such a table.
             more += ["--dump-history"] * all(kind != "bigint" for t in versioned for _, kind in t.period)
         if any(t.kind == "SEQUENCE" for t in tables):
             # A column's default may be the next value of a sequence, which LOCK TABLES in the dump would lock out.
@@ -267,7 +267,7 @@ class MySQLDumps:
                 # MariaDB 10 knows the word in no other mode.
                 connection.exec_driver_sql("SET SESSION sql_mode = 'ORACLE'")
             for kind, name in routines:
-                if kind != "PACKAGE BODY":  # goes with its package
+                if kind != "PACKAGE BODY":  # dropped with its package
                     connection.exec_driver_sql(f"DROP {kind} {quote(name)}")
             connection.exec_driver_sql("SET SESSION foreign_key_checks = 0, lock_wait_timeout = 60")
             for table in _tables(connection):
@@ -374,7 +374,7 @@ class MySQLDumps:
                 drop_user(connection, name)
                 # This run made it: CREATE DATABASE above fails for a name that exists.
                 connection.exec_driver_sql(f"DROP DATABASE {name}")
-                # MySQL drops nobody of whose objects any are left.
+                # MySQL drops no user that still owns objects.
                 drop_user(connection, name)
 
     def _logged(self) -> bool:

@@ -1,7 +1,7 @@
-"""Events of MySQL and MariaDB at which the dump programs spin for ever: those with two semicolons in their text.
+"""Events of MySQL and MariaDB on which the dump programs loop for ever: those with two semicolons in their text.
 
-The programs look for a delimiter that isn't in the text, and don't find one. So where there is such an event, all are
-written here, in the programs' own words. Two semicolons inside of a text end no statement for anybody who reads a dump.
+The programs look for a delimiter that isn't in the text, and don't find one. So if there is such an event, all events
+are written here, in the programs' own form. Two semicolons inside a text end no statement for any reader of a dump.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def events_that_spin(connection: sa.Connection) -> list[str]:
 
 
 def events_written(connection: sa.Connection, names: Iterable[str]) -> Iterator[bytes]:
-    """Their statements for a dump's end, whose last line they repeat."""
+    """The statements for a dump's end. They repeat the dump's last line."""
     for number, name in enumerate(names):
         quoted = connection.dialect.identifier_preparer.quote_identifier(name)
         row = connection.exec_driver_sql(f"SHOW CREATE EVENT {quoted}").one()

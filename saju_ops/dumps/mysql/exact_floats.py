@@ -1,13 +1,14 @@
-"""What the dump programs round or leave out of MySQL's and MariaDB's tables, and how a dump holds it all the same.
+"""What dump programs round or leave out of MySQL's and MariaDB's tables, and how a dump holds it all the same.
 
-FLOAT        is printed as the server shows it, with six digits: 16777216 as 16777200. The values of which that isn't
-             all are appended to the dump as UPDATE statements, row by row, by the table's key.
-history      of a system-versioned MariaDB table: MariaDB's program dumps it when asked to, from version 10.11 on.
+FLOAT        Dump programs round it to six digits: 16777216 to 16777200. UPDATE statements at the end of the dump, row
+by
+             row and by the table's key, restore the full precision of values that were rounded.
+history      Rows of a system-versioned MariaDB table: MariaDB's program dumps them on request, from version 10.11 on.
 
-JSON         is printed as text, in which a DECIMAL is a DOUBLE once it is read again, and a time or binary value a
-             string. Such a table is measured by what its text says, and a note names the columns that lose by it.
+JSON         Dump programs print it as text. When it is read again, a DECIMAL in it is a DOUBLE, and a time or binary
+             value a string. Such a table is measured by its text, and a note names the columns that lose by it.
 
-Where neither can be had, the dump holds what it can, and a note says so.
+If that is impossible, the dump holds what it can, and a note says so.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ KEYS = sa.text(
     " WHERE s.TABLE_SCHEMA = DATABASE() AND s.TABLE_NAME = :name"
     " ORDER BY s.INDEX_NAME <> 'PRIMARY', s.INDEX_NAME, s.SEQ_IN_INDEX"
 )
-# Of which a value is found again by what is written of it.
+# Key types whose values are found again by their printed form.
 KEY_TYPES = {
     "tinyint", "smallint", "mediumint", "int", "bigint", "decimal", "char", "varchar", "binary", "varbinary", "date",
     "datetime", "timestamp",
@@ -131,9 +132,9 @@ def _updates(connection: sa.Connection, table: FloatTable, where: str) -> Iterat
         lines = ["START TRANSACTION;"]
         for row in part:
             keys, values = row[: len(table.key)], [_text(v) for v in row[len(table.key) :]]
-            told = [f"{_named(f)} = {v}" for f, v in zip(table.floats, values, strict=True) if v is not None]
+            exact = [f"{_named(f)} = {v}" for f, v in zip(table.floats, values, strict=True) if v is not None]
             found = " AND ".join(f"{_named(k)} = {_literal(v)}" for k, v in zip(table.key, keys, strict=True))
-            lines.append(f"UPDATE {_named(table.name)} SET {', '.join([*told, *kept])} WHERE {found};")  # noqa: S608
+            lines.append(f"UPDATE {_named(table.name)} SET {', '.join([*exact, *kept])} WHERE {found};")  # noqa: S608
         yield "\n".join([*lines, "COMMIT;", ""]).encode()
 
 

@@ -37,7 +37,7 @@ PLAIN_CHARSETS = {
     b"cp1251", b"cp1256", b"cp1257", b"hp8", b"keybcs2", b"macce", b"macroman", b"dec8", b"euckr", b"gb2312",
     b"ujis", b"eucjpms",
 }  # fmt: skip
-# Those in which \ or ` may be the second half of a character: only what is ASCII altogether is read in them.
+# Modes in which \ or ` may be the second half of a character: under them only pure ASCII is read.
 MIXED_CHARSETS = {b"gbk", b"gb18030", b"big5", b"sjis", b"cp932"}
 ANSI_MODES = {b"ANSI_QUOTES", b"ANSI", b"ORACLE", b"MSSQL", b"DB2", b"MAXDB", b"POSTGRESQL"}
 OTHER_MODES = ANSI_MODES | {b"NO_BACKSLASH_ESCAPES"}

@@ -1,7 +1,8 @@
-"""Executes the statements of a dump in one database of MySQL or MariaDB: by the driver, each for itself.
+"""Executes the statements of a dump in one database of MySQL or MariaDB, each by itself, through the driver.
 
-No client program reads the dump, so nothing in it is a client's command, and on its connection no query may hold a
-second statement. While it executes one, the next are read, unpacked and compared with what is allowed, in a thread.
+No client program reads the dump, so nothing in it is a client's command, and on this connection no query may hold a
+second statement. While one statement is executed, a thread reads and unpacks the next and compares them with what is
+allowed.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ SETTINGS = ("innodb_strict_mode", "restrict_fk_on_non_standard_key", "sql_requir
 CHECK_FAILED = 4025
 RELAXED = f"made with {', '.join(SETTINGS[:-1])} and {SETTINGS[-1]} off, as the server refuses them else"
 UNCHECKED = "filled without CHECKs, which rows break"
-# Of a statement that a CHECK refuses, these keep the rows that came before; it can't be executed again.
+# Storage engines that keep the rows before a row that a CHECK refuses; the statement can't be executed again then.
 KEEPING = re.compile(rb"\bENGINE=(?:MyISAM|Aria|MEMORY|ARCHIVE|CSV|MRG_MyISAM)\b", re.IGNORECASE)
 UNTRIED = "filled without CHECKs, since their engine keeps a part of what one refuses"
 GONE = "events whose time has passed, which no server makes again"
@@ -67,7 +68,7 @@ class Session:
 
     def query(self, statement: bytes) -> None:
         """Raises pymysql.err.MySQLError."""
-        # Else the driver copies what is left of a long one with each packet of 16 MB.
+        # Otherwise the driver copies the rest of a long statement with each packet of 16 MB.
         self._driver.query(memoryview(statement) if len(statement) > LONG else statement)
 
     def row(self, statement: str, *values: str) -> tuple[Any, ...]:
@@ -103,22 +104,23 @@ class Session:
 
 
 class Loader:
-    """`definer`: the clause that takes the place of the dump's own, where they are replaced; `admin`: the address of
-    somebody who may make what a server with a binary log lets no other user make, in that definer's name."""
+    """`definer`: the clause that replaces the dump's own definers, if they are replaced; `admin`: the address of an
+    account that may make what a server with a binary log lets no other user make, in that definer's name."""
 
     def __init__(self, url: sa.URL, *, definer: bytes | None = None, admin: sa.URL | None = None) -> None:
         self._url, self._definer, self._admin = url, definer, admin
         # By kind and name: the definer that the dump says.
         self.definers: dict[tuple[str, str], bytes] = {}
-        # Views that use another database, which the definer may not; each is what the dump programs make before it.
+        # Views that use another database, which the definer may not; each as the placeholder that dump programs make
+        # first.
         self.views_untried: list[str] = []
-        # By what was done otherwise than the dump says: the tables or events.
+        # Tables or events, by what was done differently from the dump.
         self.done: dict[str, list[str]] = {}
         self._placeholders: dict[str, bytes] = {}
         self._keeping: set[str] = set()
 
     def load(self, statements: Iterable[Statement]) -> None:
-        """Raises ProgramFailed with what the server said, or what the statements raise."""
+        """Raises ProgramFailed with the server's message, or the statements' own error."""
         from pymysql.err import MySQLError
 
         with closing(Session(self._url)) as session, ahead(statements, lambda s: len(s.sql)) as read:
@@ -162,7 +164,7 @@ class Loader:
                 raise
 
     def _relaxed(self, session: Session, statement: Statement, said: Exception) -> None:
-        """Raises what the server said at first where that is of no use, either."""
+        """Raises the server's first error if this fails too."""
         from pymysql.err import MySQLError
 
         by: list[Session] = [session]
@@ -205,7 +207,7 @@ class Loader:
                 raise
 
     def _by_admin(self, session: Session, statement: Statement) -> None:
-        """It is made, not run; what it does once it runs, it does with the definer's rights."""
+        """Creates the object without running it; when it runs, it has the definer's rights."""
         assert self._admin is not None
         assert self._definer is not None
         with closing(Session(self._admin.set(database=self._url.database))) as admin:

@@ -1,7 +1,7 @@
-"""Whether a MySQL or MariaDB user sees all that is in a database.
+"""Whether a MySQL or MariaDB user sees everything in a database.
 
-What a user has no right on isn't refused but left out, by the server's own lists and by the dump programs alike: a
-dump would lack it, and nothing that the server says to this user could tell.
+Objects on which a user has no right aren't refused but left out, by the server's own lists and by the dump programs
+alike: a dump would lack them, and no answer of the server to this user would show it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def hidden(connection: sa.Connection, database: str, engine: str) -> str:
     sees all. Roles that are active count."""
     literal = takes_names_literally(connection)
     unseen = _missing(grants_of(connection), database, engine, literal)
-    # Of tables the server itself is asked, whose answer counts whatever SHOW GRANTS says.
+    # For tables the server itself is asked, whose answer counts whatever SHOW GRANTS says.
     tables = [] if may_read_database(connection) else [TABLES]
     return ", ".join([*tables, *(what for what in unseen if what != TABLES)])
 
@@ -48,8 +48,8 @@ def _sees_routines(grants: Sequence[str], engine: str) -> bool:
 
 
 def rights_outside(grants: Sequence[str], prefix: str) -> str:
-    """What a user may do in other databases than those whose names begin so; empty if nothing. What can't be read
-    counts: a role, a proxy, a right on one routine."""
+    """What a user may do in other databases than those whose names begin so; empty if nothing. Grants that can't be
+    interpreted count too: a role, a proxy, a right on one routine."""
     found = []
     for grant in grants:
         of = parsed([grant])

@@ -1,4 +1,4 @@
-"""One dump of MySQL or MariaDB: a snapshot, the dump program's output, and what the snapshot held."""
+"""One dump of MySQL or MariaDB: a snapshot, the dump program's output, and the contents of the snapshot."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class MySQLTaking:
         yield from self._more()
 
     def _more(self) -> Iterator[bytes]:
-        """What the program left out, and what it leaves out all the same."""
+        """What the program leaves out and is added here, and what is left out all the same."""
         wrong: list[tuple[FloatTable, str]] = []
         short, past = [], []
         for table in _tables(self._after):
@@ -220,8 +220,8 @@ class MySQLTaking:
             hint = f" {LOCKED}"
         elif "3024" in error.said or "1969" in error.said:
             hint = (
-                " The server ends long statements (max_execution_time, max_statement_time), and this program can't be"
-                " told to switch that off: install MySQL's own client from version 9 on, or set it to 0 on the server"
+                " The server ends long statements (max_execution_time, max_statement_time), and this program has no"
+                " option to switch that off: install MySQL's own client from version 9 on, or set it to 0 on the server"
                 " while dumps are taken."
             )
         elif self._client.mariadb and self._dumps.engine == "mysql" and "denied" not in error.said:
@@ -260,7 +260,7 @@ def _snapshot(connection: sa.Connection) -> sa.Connection:
 
 
 def _log_position(connection: sa.Connection) -> int | None:
-    """InnoDB's log position: it stands still while nothing is written or committed."""
+    """InnoDB's log position: it doesn't move while nothing is written or committed."""
     for variable in ("Innodb_redo_log_current_lsn", "Innodb_lsn_current"):
         row = connection.exec_driver_sql(f"SHOW GLOBAL STATUS LIKE '{variable}'").fetchone()
         if row is not None:

@@ -1,7 +1,7 @@
-"""MySQL's and MariaDB's SQL as words: what is a name, a text, a comment, and what is executed.
+"""MySQL's and MariaDB's SQL as words: names, texts, comments, and what is executed.
 
-Reads bytes in character sets in which no part of a longer character is an ASCII one. It never guesses: what it can't
-read to the end is `Unread`.
+Reads bytes in character sets in which no part of a longer character is an ASCII one. It never guesses: SQL that it
+can't read to the end is `Unread`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _WORDS = re.compile(
     rb"|(?P<number>\d++(?:\.\d*+)?(?:[eE][-+]?\d++)?(?![\w$\x80-\xff]))|(?P<word>[\w$@\x80-\xff]++)|(?P<sign>[^'\"`\0])",
     re.DOTALL,
 )
-# Of a function in MariaDB whose argument is a sequence.
+# A function of MariaDB whose argument is a sequence.
 SEQUENCES = {b"NEXTVAL", b"LASTVAL", b"SETVAL"}
 
 
@@ -126,7 +126,7 @@ def unqualified(definition: bytes, database: str) -> bytes:
 def _table_places(found: Sequence[Word]) -> set[int]:
     """The places of words at which a table or sequence is named."""
     places = set()
-    # Of each bracket that is open: whether a SELECT began in it, and whether sequences are its arguments.
+    # For each open bracket: whether a SELECT began in it, and whether its arguments are sequences.
     selects, sequences = [False], [False]
     expected = False
     for at, word in enumerate(found):

@@ -129,7 +129,7 @@ SELECT DISTINCT r.rolname FROM pg_roles r WHERE r.oid IN (
   UNION SELECT (aclexplode(defaclacl)).grantee FROM pg_default_acl)
 ORDER BY 1"""
 
-# How many there are of what has no definition above, and yet is in a restore's way.
+# Number of objects that have no definition above, and yet would be in a restore's way.
 OTHER_OBJECTS = [
     f"SELECT count(*) FROM {_CLASS} WHERE c.relkind = 'S' AND {OURS}",
     "SELECT count(*) FROM pg_largeobject_metadata",
@@ -160,7 +160,7 @@ FROM page WHERE length(data) > 0"""
 LOCALE = """
 SELECT pg_encoding_to_char(encoding), datcollate, datctype, to_jsonb(d) FROM pg_database d
 WHERE datname = current_database()"""
-# Of the database itself, and of roles in it: name, value, role.
+# Settings of the database itself, and of roles in it: name, value, role.
 SETTINGS = """
 SELECT split_part(c, '=', 1), substr(c, strpos(c, '=') + 1), r.rolname
 FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole,
@@ -223,7 +223,7 @@ def as_restored(definition: str) -> str:
 
 
 def _elements(text: str, begin: int) -> tuple[list[str], int]:
-    """What stands between commas from `begin` to the closing bracket, and the place behind that."""
+    """The parts between commas from `begin` to the closing bracket, and the place behind it."""
     parts, depth, since = [], 0, begin
     for token in _TOKEN.finditer(text, begin):
         if token[0] == "," and not depth:
@@ -345,8 +345,8 @@ def _settings(connection: sa.Connection) -> bytes:
     return "".join([*head, *statements]).encode() if statements else b""
 
 
-def _told_setting(name: str, value: str, role: str | None) -> str:
-    """One of an extension or of the service itself may be a secret."""
+def shown_setting(name: str, value: str, role: str | None) -> str:
+    """The value of an extension's or the service's own setting may be a secret: only its fingerprint is shown."""
     shown = value if "." not in name else f"#{fingerprint(value)[:8]}"
     return f"{name}={shown}" + (f" for {role}" if role else "")
 

@@ -1,11 +1,11 @@
-"""Where a PostgreSQL dump is tried: a scratch database, and a role made for it that has no rights anywhere else.
+"""The place where a PostgreSQL dump is tried: a scratch database, and a role made for it without rights anywhere else.
 
-Whatever a dump executes there, it executes as that role: no superuser, member of nothing, with a random password that
-only this process knows, owner of the scratch database alone. Role and database are dropped whatever happens; what a
-killed drill leaves is dropped by the next one a day later.
+All that a dump executes there, it executes as that role: no superuser, member of nothing, with a random password that
+only this process knows, owner of the scratch database alone. Role and database are always dropped; those of a killed
+drill are dropped by the next one a day later.
 
-What only a superuser may make is not made by what the dump says. Extensions are made by the account itself, as the
-live database has them; servers of foreign data are made without a wrapper that could reach them; event triggers,
+Objects that only a superuser may make are not made as the dump defines them. The account itself makes extensions, as
+the live database has them. Servers of foreign data are made without a wrapper that could reach them. Event triggers,
 publications and the bodies of functions in untrusted languages are left out and named.
 """
 
@@ -32,13 +32,13 @@ from saju_ops.dumps.postgres.statements import TIMEOUTS, TRUSTED, languages
 if TYPE_CHECKING:
     from saju_ops.dumps.postgres.engine import PostgresDumps
 
-# A statement of a drill that runs longer is ended: one that was made to never end would block every later drill.
+# A statement of a drill that runs longer is ended: one that never ends would block every later drill.
 STATEMENT_HOURS = 6
 # The load's connection, the comparison's, a masked copy's two and its pg_dump.
 CONNECTIONS = 8
 WRAPPER = "saju_ops_nothing"
 STUB = "BEGIN RAISE EXCEPTION 'left out of a drill'; END"
-# Extensions whose functions reach out of the database. Everybody may call them where they are made.
+# Extensions whose functions reach out of the database. Any role may call them once they are created.
 REACHING = {
     "dblink", "postgres_fdw", "file_fdw", "adminpack", "http", "pg_net", "pg_cron", "pg_background", "plproxy",
     "aws_s3", "aws_lambda", "aws_commons", "mysql_fdw", "oracle_fdw", "tds_fdw", "redis_fdw", "mongo_fdw", "wrappers",
@@ -94,7 +94,7 @@ class Live:
     # By name: version, schema, and whether the extension makes that schema itself.
     extensions: dict[str, tuple[str, str, bool]] = field(default_factory=dict)
     untrusted: frozenset[str] = frozenset()
-    # Tables whose policies hold for their owner, too.
+    # Tables whose policies apply to their owner, too.
     forced: bool = False
 
     @classmethod
@@ -261,8 +261,8 @@ class DrillLoad(Load):
 
     @property
     def left_out(self) -> list[str]:
-        told = [f"{count} {what}" for what, count in sorted(self._counts.items())]
-        return [*super().left_out, *([f"{', '.join(told)}: only a superuser may make them"] if told else [])]
+        counts = [f"{count} {what}" for what, count in sorted(self._counts.items())]
+        return [*super().left_out, *([f"{', '.join(counts)}: only a superuser may make them"] if counts else [])]
 
     def run(self, sort: str, statement: Statement) -> None:
         words = statement.words
@@ -349,7 +349,7 @@ class DrillLoad(Load):
         return {*super()._adopted(connection), *self.adopted, *map(str, stubs)}
 
 
-# What is left out, and what it is called; without a name it has no meaning by itself.
+# Kinds of objects that are left out, and their names in messages. A kind with an empty name means nothing by itself.
 _LEFT_OUT = {
     "EVENT TRIGGER": "event triggers", "PUBLICATION": "publications",
     "FOREIGN DATA WRAPPER": "wrappers of foreign data", "USER MAPPING": "", "LANGUAGE": "",
@@ -359,7 +359,7 @@ _LEFT_OUT = {
 
 
 def _kind_of(words: tuple[str, ...]) -> str:
-    """Of a statement about one of the kinds above: CREATE, ALTER, COMMENT ON, SECURITY LABEL."""
+    """The kind of object above that a statement is about: CREATE, ALTER, COMMENT ON, SECURITY LABEL."""
     begin = {"CREATE": 1, "ALTER": 1, "COMMENT": 2, "SECURITY": 1}.get(words[0], len(words))
     if words[1:3] == ("OR", "REPLACE"):
         begin = 3

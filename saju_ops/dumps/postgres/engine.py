@@ -1,7 +1,7 @@
 """PostgreSQL: dumped by pg_dump as plain SQL, restored in one transaction by a connection of ours, without a program.
 
-The snapshot is exported by a connection of ours and given to pg_dump, so what the server says of it is exact. A copy
-is a database of its own here, which SQL can't leave, entered as a role that has rights nowhere else.
+A connection of ours exports the snapshot and gives it to pg_dump, so the server's answers about it are exact. A copy is
+a database of its own here, which SQL can't leave, and is used as a role that has rights nowhere else.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from saju_ops.dumps.postgres.catalogue import (
     _identifier,
     _rows,
     _settings,
-    _told_setting,
+    shown_setting,
 )
 from saju_ops.dumps.postgres.drill import DrillLoad, Live, create_like, scratch
 from saju_ops.dumps.postgres.load import Load
@@ -56,7 +56,7 @@ DROPPED_FIRST = {
     "EXTENSION": "SELECT extname FROM pg_extension WHERE extname <> 'plpgsql'",
     "FOREIGN DATA WRAPPER": "SELECT fdwname FROM pg_foreign_data_wrapper",
 }
-# The schema that every new database has, with the rights that it has there: a dump tells only what differs from them.
+# The schema that every new database has, with the rights that it has there: a dump holds only differences from them.
 NEW_PUBLIC = ("CREATE SCHEMA public", "COMMENT ON SCHEMA public IS 'standard public schema'")
 NEW_PUBLIC_RIGHTS = {
     15: ("GRANT USAGE ON SCHEMA public TO PUBLIC", "ALTER SCHEMA public OWNER TO pg_database_owner"),
@@ -84,7 +84,7 @@ class PostgresDumps:
         with self._engine.connect() as connection:
             return str(connection.exec_driver_sql("SHOW server_version").scalar())
 
-    # --- what is there -------------------------------------------------------------------------------------
+    # --- the catalogue -------------------------------------------------------------------------------------
 
     def schema_state(self) -> str:
         with self._engine.connect() as connection:
@@ -98,7 +98,7 @@ class PostgresDumps:
             return self._loaded.as_compared(connection, found, like) if self._loaded and like else found
 
     def hidden(self) -> str:
-        return ""  # the catalogue shows everything to everybody, and pg_dump fails at what it may not read
+        return ""  # the catalogue shows everything to every role, and pg_dump fails at what it may not read
 
     def objects(self) -> int:
         try:
@@ -123,7 +123,7 @@ class PostgresDumps:
             plain = connection.exec_driver_sql("SHOW server_encoding").scalar() == "SQL_ASCII"
             arguments = [*DUMP, f"--encoding={'SQL_ASCII' if plain else 'UTF8'}", f"--snapshot={snapshot}"]
             if SCRATCH.fullmatch(self.url.username or ""):
-                # A masked copy, whose owner is the drill's role and gone when it is restored.
+                # A masked copy: its owner is the drill's role, which is gone when the dump is restored.
                 arguments += ["--no-owner", "--no-privileges"]
             program = stack.enter_context(self._program(path, arguments, connection))
             output, tool = stack.enter_context(Output(program)), asked([path, "--version"]).stdout.strip()
@@ -134,8 +134,8 @@ class PostgresDumps:
         """Which connects as `beside` did."""
         options = options_of(self.url)
         if is_pooled(beside):
-            # PgBouncer refuses them. Of the settings that can be made later, a dump depends on the role alone: the
-            # program sets what decides how it reads.
+            # PgBouncer refuses them. Of the settings that can also be made later, only the role matters to a dump: the
+            # program sets by itself how it reads.
             at_start, settings = postgres_options(self.url)
             options["options"] = at_start
             arguments = [*arguments, *([f"--role={settings['role']}"] if "role" in settings else [])]
@@ -167,7 +167,7 @@ class PostgresDumps:
 
     def _admin(self, server: sa.URL | None = None) -> sa.Engine:
         url = server or self.url
-        # The maintenance database; where it isn't there, the one that the address names.
+        # The maintenance database; if it isn't there, the database that the address names.
         for database in ("postgres", url.database):
             engine = connect(url.set(database=database)).execution_options(isolation_level="AUTOCOMMIT")
             try:
@@ -186,7 +186,7 @@ class PostgresDumps:
             locale = database.get("daticulocale") or database.get("datlocale")
             if database.get("datlocprovider") == "i" and locale:
                 found["icu_locale"] = str(locale)
-            settings = [_told_setting(*row) for row in _rows(connection, SETTINGS)]
+            settings = [shown_setting(*row) for row in _rows(connection, SETTINGS)]
             return found | ({"settings": ", ".join(settings)} if settings else {})
 
     def create(self, defaults: Mapping[str, str]) -> None:

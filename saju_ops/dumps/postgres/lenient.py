@@ -22,7 +22,7 @@ from saju_ops.dumps.postgres.catalogue import CHECKS, EVERYWHERE
 from saju_ops.dumps.postgres.reader import Statement
 from saju_ops.dumps.programs import words_of
 
-# Classes of what a server says that lies in what the dump holds: a name, a value, a constraint, a function's own words.
+# Classes of errors whose cause is in the dump itself: a name, a value, a constraint, a function's own words.
 OWN_FAULT = ("21", "22", "23", "2F", "38", "39", "42", "55000", "P0")
 DENIED = "42501"
 BROKEN_BY_ROWS = ("23503", "23514")
@@ -44,15 +44,15 @@ class Lenient:
         self._send, self._answer = send, answer
         self._functions = False
         self._checks: list[tuple[str, str, bool, str]] = []
-        # By what was done: the things.
+        # The names of objects, by what was done with them.
         self._done: dict[str, list[str]] = {}
         self._lost = False
         self._refused: psycopg.Error | None = None
-        # As `Contents.definitions` calls what is not as in the dump.
+        # Names, as in `Contents.definitions`, of objects that differ from the dump.
         self.adopted: set[str] = set()
 
     @property
-    def told(self) -> list[str]:
+    def sentences(self) -> list[str]:
         return [f"{what}: {_listed(things)}" for what, things in self._done.items()]
 
     def run(self, statement: Statement) -> None:
@@ -67,12 +67,12 @@ class Lenient:
             self._send(statement.text)
 
     def rows_begin(self, copy: Statement) -> None:
-        """Before the rows of a table. Functions that they execute find what they name."""
-        # Old dumps say a search path of their own, in which the table is looked for.
+        """Called before the rows of a table. Lets functions that they execute find what they name."""
+        # Old dumps set a search path of their own, in which the table is looked for.
         if not self._functions or "." not in copy.words[:3]:
             return
         while found := self._answer(CHECKS):
-            # What is dropped may free one that it was merged into.
+            # Dropping a constraint may free another that was merged into it.
             for drop, *rest in found:
                 self._send(drop.encode())
                 self._checks.append((rest[0], rest[1], rest[2], rest[3]))

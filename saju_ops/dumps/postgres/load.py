@@ -1,9 +1,10 @@
 """Executes a PostgreSQL dump: one transaction, each statement by itself, its rows by the server's own COPY protocol.
 
-No program reads the dump, so there is none whose commands it could hold. Each statement is sent by the protocol that
-takes a single one: what we cut and the server would not is an error, never a second statement.
+No program reads the dump, so it can hold no program's commands. Each statement is sent by the protocol that takes a
+single one: if the server would cut it differently, that is an error, never a second statement.
 
-What a server holds and takes from no dump of its own is loaded as an administrator would, and named: see `Lenient`.
+Objects that a server holds but doesn't accept from its own dump are loaded as an administrator would, and named: see
+`Lenient`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ FLUSH = 1 << 20
 
 
 class Load:
-    """Use it once. `left_out` says afterwards what was not executed, as sentences."""
+    """Use it once. Afterwards `left_out` says, as sentences, what was not executed."""
 
     # Languages other than the trusted ones in which functions may be.
     untrusted: frozenset[str] = frozenset()
@@ -48,23 +49,23 @@ class Load:
 
     @property
     def left_out(self) -> list[str]:
-        told = f"{self._rights} owners and grants were left out: everything belongs to {self._url.username}"
-        return [*([told] if self._rights else []), *self._lenient.told]
+        note = f"{self._rights} owners and grants were left out: everything belongs to {self._url.username}"
+        return [*([note] if self._rights else []), *self._lenient.sentences]
 
     def as_compared(self, connection: sa.Connection, found: Contents, like: Contents) -> Contents:
-        """What was left out, or is otherwise than in the dump, is named and nothing against it: it is taken as it
-        should be."""
+        """Objects that were left out or differ from the dump are named, and don't fail the comparison: they are
+        compared as if they were as in the dump."""
         names = self._adopted(connection) & like.definitions.keys()
         return replace(found, definitions={**found.definitions, **{n: like.definitions[n] for n in names}})
 
     def _adopted(self, connection: sa.Connection) -> set[str]:
-        """The names in `Contents.definitions` of what was left out or changed."""
+        """The names in `Contents.definitions` of objects that were left out or changed."""
         return self._lenient.adopted
 
     def execute(self, chunks: Iterator[bytes]) -> None:
-        """Raises ProgramFailed with what the server said, ForeignToDumps, or what the chunks raise: then nothing of
-        the dump is in the database."""
-        # Not `connect` of database.py: what that pins for comparisons would change how money is read.
+        """Raises ProgramFailed with the server's message, ForeignToDumps, or the chunks' own error: then nothing of the
+        dump is in the database."""
+        # Not `connect` of database.py: its session for comparisons would change how money is read.
         with connect_unpinned(self._url).connect() as connection:
             self._driver = connection.connection.driver_connection
             try:

@@ -42,7 +42,7 @@ class Statement(NamedTuple):
 
     @property
     def words(self) -> tuple[str, ...]:
-        """Names and text in quotes are no words: nothing can look like one that is none."""
+        """Quoted names and texts don't count as words: so none of them can look like a keyword."""
         return tuple(t.value if t.kind in ("word", "number", "sign") else t.kind for t in self.tokens)
 
 
@@ -137,8 +137,8 @@ class Reader:
 
 
 class _Scan:
-    """One look for the next statement in what is there. `at` is behind it, or, with `empty`, behind what may be
-    passed over before it begins."""
+    """One search for the next statement in the buffer. `at` is behind the statement, or, with `empty`, behind what may
+    be skipped before it begins."""
 
     def __init__(self, data: bytes, at: int, ended: bool, escapes: bool, line_begins: bool) -> None:
         self._data, self.at, self._ended, self._escapes = data, at, ended, escapes
@@ -157,7 +157,7 @@ class _Scan:
             kind, end = str(found.lastgroup), found.end()
             if kind not in ("end", "space", "open", "close"):
                 end = self._end_of(kind, found)
-            # What touches the end of what is there may go on.
+            # A token that touches the end of the buffer may continue.
             if end < 0 or (end == len(data) and kind != "end" and not self._ended):
                 return None
             if kind in ("space", "comment"):
@@ -270,7 +270,7 @@ class _Scan:
         self._tokens.append(Token(kind, value, start, end - self._begin))
 
     def _count_body(self, word: str) -> None:
-        """A function's body that is no text: BEGIN ATOMIC … END, in which CASE … END may stand."""
+        """A function's body that is no text: BEGIN ATOMIC … END, which may contain CASE … END."""
         if self._body:
             self._body += {"CASE": 1, "END": -1}.get(word, 0)
         elif word == "ATOMIC" and not self._depth and [t.value for t in self._tokens[:1]] == ["CREATE"]:

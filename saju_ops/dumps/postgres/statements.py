@@ -1,7 +1,7 @@
-"""Which statements pg_dump writes: 9.6 to 18, plain, with our options, and what `engine.py` adds.
+"""Statements that pg_dump writes (9.6 to 18, plain, with our options), and those that `engine.py` adds.
 
-A statement is let through by what it begins with; everything else is refused. Of SET, SELECT, COPY and DO, which
-could do anything, the whole text must be as pg_dump or we write it.
+A statement is let through by its first words; all others are refused. SET, SELECT, COPY and DO could do anything, so
+their whole text must be as pg_dump or we write it.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ _SYSTEM = {"pg_catalog", "information_schema", "pg_toast"}
 
 
 class Sorter:
-    """Says of each statement what it is, in the order of the dump. Raises ForeignToDumps for what is none of
-    pg_dump's.
+    """Says what each statement is, in the order of the dump. Raises ForeignToDumps for a statement that pg_dump doesn't
+    write.
 
     run        to be executed as it is
     copy       rows follow
@@ -218,12 +218,12 @@ _TOLD = _FIRST | {
 
 
 def foreign(words: tuple[str, ...]) -> ForeignToDumps:
-    told: list[str] = []
+    shown: list[str] = []
     for word in words[:3]:
         if word not in _TOLD:
             break
-        told.append(word)
-    return ForeignToDumps(f"a statement {' '.join(told)} …" if told else "a statement of another kind")
+        shown.append(word)
+    return ForeignToDumps(f"a statement {' '.join(shown)} …" if shown else "a statement of another kind")
 
 
 def _kind(words: tuple[str, ...], known: set[str]) -> str:
@@ -247,12 +247,12 @@ def _fits(kind: str, rest: tuple[str, ...]) -> bool:
 
 
 def languages(statement: Statement) -> set[str]:
-    """Of a function or procedure that is created: its languages, as they are written."""
+    """The languages of a function or procedure that is created, as they are written."""
     words = statement.words
     if words[0] != "CREATE" or not {"FUNCTION", "PROCEDURE"} & {*words[1:4]}:
         return set()
     found = set()
-    # A body that is no text comes last, and any name may stand in it.
+    # A body that is no text comes last, and may contain any name.
     for before, token in zip(statement.tokens, statement.tokens[1:], strict=False):
         if before.kind != "word":
             continue
@@ -267,8 +267,8 @@ def languages(statement: Statement) -> set[str]:
 def statements(
     chunks: Iterator[bytes], untrusted: frozenset[str] = frozenset()
 ) -> Iterator[tuple[str, Statement, Iterator[bytes]]]:
-    """Each statement, what it is, and the rows of a COPY, which are read before the next one is asked for. Functions
-    in another language than the trusted and these `untrusted` ones are not let through."""
+    """Each statement, its kind, and the rows of a COPY, which are read before the next one is asked for. Functions in
+    languages other than the trusted ones and the `untrusted` given here are not let through."""
     reader, sorter = Reader(chunks), Sorter()
     for statement in reader:
         sort = sorter.sort(statement)
