@@ -59,7 +59,9 @@ def test_a_wrong_setting_starts_nothing(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert not (tmp_path / "home").exists()
 
 
-def test_dagster_is_started_on_loopback_where_no_env_file_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_dagster_is_started_on_loopback_in_a_folder_without_an_env_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / ".env").write_text("LOG_RETENTION_DAYS=60\n")
     started: list[tuple[str, ...]] = []
     monkeypatch.setattr(os, "execv", lambda _path, arguments: started.append((str(Path.cwd()), *arguments)))
@@ -186,7 +188,7 @@ def test_a_command_that_ends_by_itself_gives_its_status(status: int) -> None:
     assert done.returncode == status
 
 
-def test_the_lock_goes_with_whoever_holds_it(tmp_path: Path) -> None:
+def test_the_lock_ends_with_its_holder(tmp_path: Path) -> None:
     home = _made(tmp_path / "home")
     with (home / dev.LOCK).open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

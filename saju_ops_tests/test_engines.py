@@ -83,7 +83,7 @@ def test_a_database_is_empty_and_keeps_emoji(database_url: str) -> None:
 
 
 @pytest.mark.parametrize("server_fixture", ["mysql_server", "mariadb_server", "postgres_server"])
-def test_a_database_goes_even_while_a_transaction_is_open_in_it(
+def test_a_database_is_dropped_even_while_a_transaction_is_open_in_it(
     server_fixture: str, request: pytest.FixtureRequest
 ) -> None:
     server: Engine = request.getfixturevalue(server_fixture)

@@ -86,7 +86,7 @@ def test_a_file_is_attached_as_the_setting_says(
     assert len(fake.messages) == 1
 
 
-def test_of_a_file_beyond_the_limit_the_path_is_told(tmp_path: Path, fake: FakeSlack) -> None:
+def test_for_a_file_beyond_the_limit_only_the_path_is_sent(tmp_path: Path, fake: FakeSlack) -> None:
     scene = Scene(tmp_path, fake)
     store(tmp_path, CSV, b"x" * 1_000_001)
     deliver(scene, tmp_path, CSV, SLACK_ATTACH="always", SLACK_ATTACH_MAX_MB=1)
@@ -146,7 +146,7 @@ def test_the_outbox_is_its_owners_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(outbox.path.stat().st_mode) == 0o600
 
 
-def test_the_same_id_is_kept_once_and_what_was_told_stays_told(tmp_path: Path) -> None:
+def test_the_same_id_is_kept_once_and_a_delivered_message_stays_delivered(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "o.sqlite")
     assert outbox.add([message(1)], ["slack"], START) == 1
     outbox.delivered("slack", ["m1"], START)
@@ -154,7 +154,7 @@ def test_the_same_id_is_kept_once_and_what_was_told_stays_told(tmp_path: Path) -
     assert outbox.waiting("slack") == outbox.waiting("email") == []
 
 
-def test_old_messages_go_when_they_are_told_and_never_before(tmp_path: Path) -> None:
+def test_old_messages_are_deleted_after_they_were_delivered_and_never_before(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "o.sqlite")
     outbox.add([message(1), message(2)], ["slack"], START)
     outbox.delivered("slack", ["m1"], START)

@@ -165,7 +165,7 @@ def test_one_recipient_that_is_refused_does_not_repeat_it_to_the_others(tmp_path
 
 
 @pytest.mark.parametrize("down", ["slack", "email"])
-def test_each_channel_tells_everything_while_the_other_is_down(tmp_path: Path, down: str) -> None:
+def test_each_channel_gets_everything_while_the_other_is_down(tmp_path: Path, down: str) -> None:
     with FakeSlack() as fake, MailServer() as server:
         scene = Scene(tmp_path, fake)
         email = channel(server)

@@ -36,7 +36,7 @@ def texts(fake: FakeSlack) -> list[str]:
     return [m.text.splitlines()[0] for m in fake.messages]
 
 
-def test_a_message_is_told_once_in_the_channel_that_the_name_means(scene: Scene, fake: FakeSlack) -> None:
+def test_a_message_is_posted_once_in_the_named_channel(scene: Scene, fake: FakeSlack) -> None:
     scene.add(message(1))
     scene.until_told()
     scene.deliver()
@@ -85,7 +85,7 @@ def test_without_the_right_to_list_channels_slack_is_given_the_name(scene: Scene
     ["500", "503", "429", "reset", "garbage", "ok:internal_error", "ok:token_expired", "ok:invalid_auth",
      "ok:not_in_channel", "ok:ratelimited", "ok:is_archived"],
 )  # fmt: skip
-def test_after_any_failure_that_passes_every_message_is_told_once(scene: Scene, fake: FakeSlack, kind: str) -> None:
+def test_after_any_passing_failure_every_message_arrives_once(scene: Scene, fake: FakeSlack, kind: str) -> None:
     fake.fault(POST, kind, times=5, retry_after=20)
     scene.add(*(message(n) for n in range(1, 6)))
     scene.until_told()
@@ -159,7 +159,7 @@ def test_a_clock_that_was_ahead_and_is_put_back_silences_nothing(scene: Scene, f
     assert texts(fake) == ["✅ *알림 1번*"]
 
 
-def test_on_a_disk_that_is_full_no_message_goes_out_again_and_again(
+def test_on_a_full_disk_no_message_is_sent_again_and_again(
     scene: Scene, fake: FakeSlack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene.add(message(1))
@@ -230,13 +230,13 @@ def test_after_an_outage_more_than_twenty_are_gathered_and_each_is_named(
     assert all(words.count(f"알림 {n}번 ") == 1 for n in range(1, count + 1))
 
 
-def test_twenty_are_told_one_by_one(scene: Scene, fake: FakeSlack) -> None:
+def test_twenty_messages_are_sent_one_by_one(scene: Scene, fake: FakeSlack) -> None:
     scene.add(*(message(n) for n in range(1, 21)))
     scene.until_told()
     assert len(fake.messages) == 20
 
 
-def test_a_gathering_that_slack_refuses_is_told_one_by_one(scene: Scene, fake: FakeSlack) -> None:
+def test_messages_of_a_gathering_that_slack_refuses_are_sent_one_by_one(scene: Scene, fake: FakeSlack) -> None:
     fake.fault(POST, "ok:invalid_blocks", times=0, where="밀린 알림")
     scene.add(*(message(n) for n in range(1, 31)))
     scene.until_told()
@@ -293,7 +293,7 @@ def test_the_token_is_in_no_message_and_no_error(scene: Scene, fake: FakeSlack) 
     assert "***" in fake.words()
 
 
-def test_two_deliveries_at_once_tell_nothing_twice(scene: Scene, fake: FakeSlack) -> None:
+def test_two_deliveries_at_once_send_nothing_twice(scene: Scene, fake: FakeSlack) -> None:
     import threading
 
     fake.fault(POST, "slow", times=0, seconds=0.05)

@@ -133,7 +133,7 @@ def test_secrets_that_libraries_read_from_the_environment_go_as_well(monkeypatch
         "xoxb-hunter2-hunter2-hunter2",
     ],
 )
-def test_what_looks_like_a_secret_goes_even_if_no_setting_holds_it(text: str) -> None:
+def test_text_that_looks_like_a_secret_is_hidden_even_if_no_setting_holds_it(text: str) -> None:
     assert "hunter2" not in Redactor([])(text)
 
 

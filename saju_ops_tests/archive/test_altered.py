@@ -271,7 +271,7 @@ def test_a_child_of_a_single_partition_that_is_made_under_the_lock_keeps_its_row
     assert scene.run("SELECT log_id FROM notes") == [(5,)]
 
 
-def test_a_table_that_inherits_and_has_a_column_of_its_own_is_refused_before_anything_goes(
+def test_a_table_that_inherits_and_has_a_column_of_its_own_is_refused_before_anything_is_deleted(
     postgres_url: str, tmp_path: Path
 ) -> None:
     scene = archived(Scene(postgres_url, tmp_path / "backups").create_table())
@@ -418,7 +418,7 @@ def archived_rows(folder: Path) -> dict[int, list[dict[str, str]]]:
 
 
 @pytest.mark.long
-def test_whatever_is_altered_at_random_moments_no_row_goes_that_no_archive_holds(scene: Scene) -> None:
+def test_whatever_is_altered_at_random_moments_no_row_is_deleted_that_no_archive_holds(scene: Scene) -> None:
     """Archive and purge again and again: what is gone stands in an archive with every value that it had."""
     scene.add(400, first=100)
     every = set(scene.ids())

@@ -150,7 +150,7 @@ def test_a_key_that_changed_its_letter_case_is_one_row(
 
 
 @pytest.mark.parametrize("engine", list(CI))
-def test_a_key_that_changed_back_is_archived_again_before_it_goes(
+def test_a_key_that_changed_back_is_archived_again_before_it_is_deleted(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     scene = case_scene(engine, request, tmp_path / "backups")
@@ -179,7 +179,7 @@ def test_a_row_that_is_there_under_another_spelling_stops_a_restore_before_the_f
 
 
 @pytest.mark.parametrize("collation", ["utf8mb4_turkish_ci", "utf8mb4_da_0900_ai_ci"])
-def test_keys_that_a_language_tells_apart_are_two_rows(mysql_url: str, collation: str, tmp_path: Path) -> None:
+def test_keys_that_a_language_distinguishes_are_two_rows(mysql_url: str, collation: str, tmp_path: Path) -> None:
     """To Turkish, I and i are two letters; in Danish, aa isn't a and a."""
     scene = text_scene(mysql_url, tmp_path / "backups", collation)
     fill(scene, ["AI", "aa"])

@@ -404,7 +404,7 @@ def test_a_purge_whose_postgres_backend_is_killed_loses_nothing(
     require_finished_by_the_next(job, truth)
 
 
-def test_a_limit_ends_a_purge_at_a_chunks_end_and_the_next_run_goes_on(mysql_url: str, tmp_path: Path) -> None:
+def test_a_limit_ends_a_purge_at_a_chunks_end_and_the_next_run_continues(mysql_url: str, tmp_path: Path) -> None:
     job, truth = purge_ready(mysql_url, tmp_path)
     reasons = iter([None, None, None, None, "told to stop"])
     with opened(mysql_url) as store:

@@ -77,7 +77,7 @@ def test_two_archives_of_the_same_day_at_once(url: str, tmp_path: Path, point: P
 
 
 @LOCKS
-def test_an_archive_of_another_day_goes_on_meanwhile(url: str, tmp_path: Path) -> None:
+def test_an_archive_of_another_day_continues_meanwhile(url: str, tmp_path: Path) -> None:
     truth = fill(url, rows_a_day=100)
     folder = tmp_path / "backups"
     job = Job("archive", url, str(folder), wait=0.3, days=DAYS[:1])

@@ -109,7 +109,9 @@ def test_rows_of_a_check_that_is_not_valid_come_back_and_it_stays(postgres_url: 
         scene.run(f"INSERT INTO {scene.name} VALUES (9, {AT}, -1)")  # noqa: S608
 
 
-def test_who_does_not_own_the_table_is_told_what_else_brings_such_rows_back(postgres_url: str, tmp_path: Path) -> None:
+def test_an_account_that_does_not_own_the_table_learns_what_else_brings_such_rows_back(
+    postgres_url: str, tmp_path: Path
+) -> None:
     scene = scene_of(postgres_url, tmp_path, "n int", "-1", "2")
     scene.run(f"ALTER TABLE {scene.name} ADD CONSTRAINT positive CHECK (n > 0) NOT VALID")
     before = purged(scene, 2)
@@ -196,7 +198,7 @@ def a_role(scene: Scene, grant: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["bigserial", "bigint GENERATED ALWAYS AS IDENTITY"])
-def test_rows_come_back_without_a_right_on_the_sequence_and_the_operator_is_told(
+def test_rows_come_back_without_a_right_on_the_sequence_and_the_operator_is_informed(
     postgres_url: str, tmp_path: Path, kind: str
 ) -> None:
     scene = Scene(postgres_url, tmp_path / "backups")

@@ -263,7 +263,7 @@ def test_a_live_writer_loses_nothing(engine: str, request: pytest.FixtureRequest
 # --- limits -----------------------------------------------------------------------------------------------
 
 
-def test_max_rows_stops_it_and_the_next_run_goes_on(scene: Scene) -> None:
+def test_max_rows_stops_it_and_the_next_run_continues(scene: Scene) -> None:
     scene.add(20)
     scene.archive()
     assert scene.purge(dry_run=True, max_rows=12, chunk_size=5).deletable == 12
@@ -319,7 +319,7 @@ def test_it_pauses_between_chunks(scene: Scene) -> None:
     assert slept == [0.25] * 3
 
 
-def test_it_stops_when_told_at_a_chunks_end_and_says_why(scene: Scene) -> None:
+def test_when_asked_it_stops_at_a_chunks_end_and_says_why(scene: Scene) -> None:
     scene.add(20)
     scene.archive()
     seen: list[int] = []
@@ -727,7 +727,7 @@ def test_a_table_without_transactions_is_refused(engine: str, request: pytest.Fi
     assert scene.count() == 4
 
 
-def test_the_space_and_how_to_get_it_back_are_told(scene: Scene) -> None:
+def test_the_space_and_how_to_get_it_back_are_reported(scene: Scene) -> None:
     scene.add(5)
     scene.archive()
     hints = {"mysql": "OPTIMIZE TABLE", "postgresql": "VACUUM FULL", "sqlite": "VACUUM"}

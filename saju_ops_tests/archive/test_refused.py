@@ -53,7 +53,7 @@ TRIGGERS = {
 
 @pytest.mark.parametrize("trigger", list(TRIGGERS))
 @pytest.mark.parametrize("chunk_size", [7, 5000])
-def test_a_row_that_a_trigger_refuses_stays_and_all_else_goes(
+def test_a_row_that_a_trigger_refuses_stays_and_all_else_is_deleted(
     trigger: str, chunk_size: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     engine, statements = TRIGGERS[trigger]
@@ -79,7 +79,7 @@ def test_a_row_that_a_trigger_refuses_stays_and_all_else_goes(
     assert scene.state() == original
 
 
-def test_a_row_that_a_restrict_key_which_nobody_was_told_of_holds_stays(database_url: str, tmp_path: Path) -> None:
+def test_a_row_that_an_undeclared_restrict_key_holds_stays(database_url: str, tmp_path: Path) -> None:
     """The foreign key is there, but its table refers to a unique column by another collation, or over two tables: what
     the database says in the DELETE counts."""
     scene = Scene(database_url, tmp_path / "backups").create_table()

@@ -270,7 +270,7 @@ def test_new_rows_are_numbered_after_the_highest_restored_one(scene: Scene, requ
     assert scene.ids()[-1] == 1005
 
 
-def test_a_sequence_never_goes_back(postgres_url: str, tmp_path: Path) -> None:
+def test_a_sequence_never_decreases(postgres_url: str, tmp_path: Path) -> None:
     scene = Scene(postgres_url, tmp_path / "backups").create_table()
     purged(scene)
     scene.run("SELECT setval('conversation_logs_log_id_seq', 5000)")
@@ -441,7 +441,7 @@ def test_values_that_do_not_fit_another_kind_of_database_stop_it(
 
 @pytest.mark.parametrize("table", ["a" * 65, "lent ", "newone"])
 @pytest.mark.parametrize("engine", ["mysql", "mariadb"])
-def test_a_table_that_cannot_be_made_is_told_in_a_sentence(
+def test_a_table_that_cannot_be_made_is_reported_in_a_sentence(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path, table: str
 ) -> None:
     server = request.getfixturevalue(f"{engine}_server")

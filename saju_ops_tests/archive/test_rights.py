@@ -114,7 +114,7 @@ def test_rights_on_columns_alone_can_not_show_that_there_are_no_others(server: E
         assert scene.archive().outcome == "unchanged"
 
 
-def test_an_account_that_may_only_delete_is_told_what_it_may_not_read(server: Engine, scene: Scene) -> None:
+def test_an_account_that_may_only_delete_learns_what_it_may_not_read(server: Engine, scene: Scene) -> None:
     with account(server, scene.url, f"GRANT DELETE ON {LOG} TO {{user}}") as ops:
         refuse_all(scene, ops, r"\(log_id, session_id, role, content, tokens, created_at\)")
 

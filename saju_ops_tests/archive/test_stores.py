@@ -87,7 +87,9 @@ def test_archive_purge_and_restore_give_back_every_cell(
     assert scene.state() == before
 
 
-def test_on_each_engine_a_large_day_goes_to_s3_in_parts(database_url: str, tmp_path: Path, bucket: Bucket) -> None:
+def test_on_each_engine_a_large_day_is_uploaded_to_s3_in_parts(
+    database_url: str, tmp_path: Path, bucket: Bucket
+) -> None:
     scene = Scene(database_url, tmp_path / "unused").create_table()
     scene.add(900, content="가나다라" * 1_000)
     scene.storage = open_storage(bucket.uri, s3=s3_options(bucket))
@@ -290,7 +292,7 @@ def test_a_restore_works_from_the_store_that_is_left(sqlite_url: str, tmp_path: 
     assert scene.state() == before
 
 
-def test_a_manifest_tells_the_same_wherever_it_lies(sqlite_url: str, tmp_path: Path, bucket: Bucket) -> None:
+def test_a_manifest_says_the_same_in_any_store(sqlite_url: str, tmp_path: Path, bucket: Bucket) -> None:
     scene = in_s3(sqlite_url, tmp_path, bucket)
     scene.archive()
     there: dict[str, Any] = json.loads(bucket.objects()[f"saju/{BASE}.manifest.json"])

@@ -46,7 +46,9 @@ RULES = ["NO ACTION", "RESTRICT", "CASCADE", "SET NULL"]
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("chunk_size", [1, 6, 5000])
-def test_a_thread_goes_in_one_run_and_comes_back(database_url: str, rule: str, chunk_size: int, tmp_path: Path) -> None:
+def test_a_thread_is_purged_in_one_run_and_restored(
+    database_url: str, rule: str, chunk_size: int, tmp_path: Path
+) -> None:
     if rule != "CASCADE" and chunk_size == 1:
         pytest.skip("one rule is enough for the smallest chunk") if False else None
     scene = thread_scene(database_url, tmp_path / "backups", rule)
@@ -60,7 +62,7 @@ def test_a_thread_goes_in_one_run_and_comes_back(database_url: str, rule: str, c
     assert scene.state() == original
 
 
-def test_a_thread_over_several_days_goes_in_one_run_and_comes_back(database_url: str, tmp_path: Path) -> None:
+def test_a_thread_over_several_days_is_purged_in_one_run_and_restored(database_url: str, tmp_path: Path) -> None:
     scene = thread_scene(database_url, tmp_path / "backups")
     tell(scene, (IDS[0], None, 0), *((key, IDS[i], (i + 1) // 4) for i, key in enumerate(IDS[1:])))
     original = scene.state()
@@ -167,7 +169,7 @@ def test_a_message_that_changed_after_it_was_archived_comes_back_with_its_answer
 
 
 @pytest.mark.parametrize("engine", ["mysql", "mariadb"])
-def test_a_ring_goes_though_the_server_renews_times_in_each_update(
+def test_a_ring_is_deleted_though_the_server_renews_times_in_each_update(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     scene = Scene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups")

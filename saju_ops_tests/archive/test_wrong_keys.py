@@ -30,7 +30,7 @@ def loosely(scene: Scene, *statements: str) -> None:
             connection.exec_driver_sql(statement)
 
 
-def test_rows_that_a_key_to_columns_which_are_not_unique_holds_stay_and_all_else_goes(scene: Scene) -> None:
+def test_rows_that_a_key_to_columns_which_are_not_unique_holds_stay_and_all_else_is_deleted(scene: Scene) -> None:
     loosely(
         scene,
         "CREATE TABLE feedback (id integer PRIMARY KEY, session text REFERENCES conversation_logs (session_id)"

@@ -252,7 +252,7 @@ def test_killed_at_any_moment_nothing_is_lost_and_launching_again_restores(
 # --- into a server -----------------------------------------------------------------------------------------------
 
 
-def test_a_snapshot_of_a_folder_goes_into_a_server_and_back(
+def test_a_snapshot_of_a_folder_is_restored_into_a_server_and_back(
     storage: LocalStorage, wanted: Everything, tmp_path: Path
 ) -> None:
     with serving(tmp_path / "server") as port:

@@ -146,7 +146,7 @@ def test_a_setting_that_does_not_fit_the_servers_tls_is_named(
     assert list(storage.names("")) == []
 
 
-def test_the_token_goes_to_the_configured_server_alone(
+def test_the_token_is_sent_to_the_configured_server_alone(
     chroma: int, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(monkeypatch, chroma, CHROMA_AUTH_TOKEN=TOKEN, CHROMA_SSL="true")

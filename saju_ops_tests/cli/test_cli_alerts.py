@@ -48,7 +48,7 @@ def test_every_channel_gets_its_test_message(fake: FakeSlack) -> None:
         (lambda f: f.down(), "연결할 수 없습니다"),
     ],
 )
-def test_it_says_in_words_what_is_wrong_and_goes_on_with_the_next(fake: FakeSlack, break_it: Any, words: str) -> None:
+def test_it_says_in_words_what_is_wrong_and_continues_with_the_next(fake: FakeSlack, break_it: Any, words: str) -> None:
     given = settings(fake, SMTP_HOST="127.0.0.1")
     break_it(fake)
     lines, well = try_channels(given)

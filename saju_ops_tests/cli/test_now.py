@@ -143,7 +143,7 @@ def test_days_in_the_wrong_order_are_refused(sqlite: Project) -> None:
         assert (said.exit_code, "before" in said.stderr) == (1, True), said.output
 
 
-def test_a_purge_stops_at_the_end_of_a_chunk_when_it_is_told_to(sqlite: Project, tmp_path: Path) -> None:
+def test_a_purge_stops_at_the_end_of_a_chunk_when_it_is_asked_to(sqlite: Project, tmp_path: Path) -> None:
     sqlite.add(1_000, ago(41), first=1_001)
     saju_ops("archive")
     with sqlite3.connect(str(sqlite.scene.url).removeprefix("sqlite:///")) as connection:
@@ -246,7 +246,7 @@ def test_a_dump_now_is_proven_and_can_be_restored(project: Project, tmp_path: Pa
     assert re.search(r"holds [12] tables? with 4[12] rows", looked.stdout), looked.output  # SQLite's own counts, too
 
 
-def test_a_masked_dump_lies_beside_the_real_ones(sqlite: Project, tmp_path: Path) -> None:
+def test_a_masked_dump_is_stored_beside_the_real_ones(sqlite: Project, tmp_path: Path) -> None:
     said = saju_ops("dump", "--masked")
     assert (said.exit_code, ends(said, "Done: 1 database dumped and proven.")) == (0, True), said.output
     assert len(list((tmp_path / "backups" / "masked_database").glob("*.manifest.json"))) == 1
@@ -283,7 +283,7 @@ def test_what_is_refused_is_one_sentence(sqlite: Project, monkeypatch: pytest.Mo
         assert (said.exit_code, "nothing_here" in said.stderr) == (1, True), said.output
 
 
-def test_dagsters_own_command_line_goes_on_working(sqlite: Project, tmp_path: Path) -> None:
+def test_dagsters_own_command_line_still_works(sqlite: Project, tmp_path: Path) -> None:
     done = subprocess.run(
         [Path(sys.executable).parent / "dagster", "job", "execute", "-j", "dump_databases", "-m",
          "saju_ops.definitions"],

@@ -49,7 +49,7 @@ def test_every_setting_has_a_line(database: Scene) -> None:
     assert set(found) >= {str(field.validation_alias) for field in Settings.model_fields.values()}
 
 
-def test_a_default_is_told_apart_from_what_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_default_differs_from_a_value_that_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOG_RETENTION_DAYS", "30")
     assert not line("LOG_RETENTION_DAYS").endswith("(default)")
     assert line("LOG_CLEANUP_CRON").endswith("0 9 * * 1  (default)")
@@ -95,7 +95,7 @@ def test_a_server_that_does_not_answer_is_said_to_be_unreachable(monkeypatch: py
 
 
 @pytest.mark.parametrize("engine", ["mysql_url", "postgres_url"])
-def test_a_wrong_password_is_told_without_showing_it(
+def test_a_wrong_password_is_reported_without_showing_it(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, engine: str
 ) -> None:
     url = sa.make_url(request.getfixturevalue(engine)).set(password=SECRET)
@@ -217,7 +217,9 @@ def test_the_exit_status_says_whether_everything_is_usable(database: Scene) -> N
     assert "FAIL" not in good.output
 
 
-def test_a_missing_file_is_told_with_the_setting_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_is_reported_with_the_setting_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ANALYSIS_DATABASE_URL", f"sqlite:///{tmp_path}/speech.db")
     (line,) = (line for line in report()[0] if "ANALYSIS_DATABASE_URL " in line)
     assert "speech.db; name the database in ANALYSIS_DATABASE_URL" in line

@@ -56,7 +56,7 @@ def materialize(
 # --- once, and nothing of the past -------------------------------------------------------------------------------
 
 
-def test_the_first_tick_tells_nothing_of_the_past(scene: AlertScene) -> None:
+def test_the_first_tick_reports_nothing_of_the_past(scene: AlertScene) -> None:
     for kind in (SUCCESS, FAILURE, CANCELED):
         ended(scene.instance, kind)
     scene.begin()
@@ -64,7 +64,7 @@ def test_the_first_tick_tells_nothing_of_the_past(scene: AlertScene) -> None:
     assert scene.words == []
 
 
-def test_every_run_that_ends_after_it_began_is_told_once(scene: AlertScene) -> None:
+def test_every_run_that_ends_after_alerts_began_is_reported_once(scene: AlertScene) -> None:
     scene.begin()
     runs = [ended(scene.instance, kind) for kind in (SUCCESS, FAILURE, CANCELED)]
     scene.tick(3)
@@ -73,14 +73,14 @@ def test_every_run_that_ends_after_it_began_is_told_once(scene: AlertScene) -> N
     assert all(f"http://127.0.0.1:3000/runs/{run}" in told for run in runs)
 
 
-def test_a_run_of_another_code_location_is_not_told(scene: AlertScene) -> None:
+def test_a_run_of_another_code_location_is_not_reported(scene: AlertScene) -> None:
     scene.begin()
     ended(scene.instance, job="someone_elses", location="other")
     scene.tick(2)
     assert scene.words == []
 
 
-def test_a_lost_outbox_goes_on_where_the_sensors_cursor_was(scene: AlertScene) -> None:
+def test_after_a_lost_outbox_alerts_continue_where_the_sensors_cursor_was(scene: AlertScene) -> None:
     scene.begin()
     ended(scene.instance)
     scene.tick()
@@ -94,7 +94,7 @@ def test_a_lost_outbox_goes_on_where_the_sensors_cursor_was(scene: AlertScene) -
     assert len(scene.words) == 2
 
 
-def test_a_broken_outbox_is_put_aside_and_the_sensor_goes_on(scene: AlertScene) -> None:
+def test_a_broken_outbox_is_put_aside_and_the_sensor_continues(scene: AlertScene) -> None:
     scene.begin()
     scene.outbox.path.write_bytes(b"this is no database " * 100)
     run = ended(scene.instance)
@@ -115,7 +115,7 @@ def test_an_outbox_that_is_damaged_in_its_middle_is_put_aside_too(scene: AlertSc
     assert [p.name for p in path.parent.glob("*.broken-*")]
 
 
-def test_resetting_the_sensors_cursor_tells_nothing_twice(scene: AlertScene) -> None:
+def test_resetting_the_sensors_cursor_repeats_no_message(scene: AlertScene) -> None:
     scene.begin()
     ended(scene.instance)
     scene.tick()
@@ -136,7 +136,7 @@ def test_a_wiped_event_log_does_not_silence_what_comes_after(scene: AlertScene) 
     assert len(scene.words) == 4
 
 
-def test_a_run_that_was_deleted_before_it_was_told_is_still_told(scene: AlertScene) -> None:
+def test_a_run_that_was_deleted_before_it_was_reported_is_still_reported(scene: AlertScene) -> None:
     scene.begin()
     run = ended(scene.instance, FAILURE)
     other = ended(scene.instance)
@@ -146,7 +146,7 @@ def test_a_run_that_was_deleted_before_it_was_told_is_still_told(scene: AlertSce
     assert any(other in words for words in scene.words)
 
 
-def test_an_event_that_was_committed_late_behind_a_newer_one_is_told(
+def test_an_event_that_was_committed_late_behind_a_newer_one_is_reported(
     scene: AlertScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene.begin()
@@ -169,7 +169,7 @@ def test_an_event_that_was_committed_late_behind_a_newer_one_is_told(
 # --- what a message holds ----------------------------------------------------------------------------------------
 
 
-def test_a_success_is_told_with_the_runs_own_report_line_by_line(scene: AlertScene) -> None:
+def test_a_success_is_reported_with_the_runs_own_report_line_by_line(scene: AlertScene) -> None:
     scene.begin()
     scene.run(job_of(lambda c: c.add_output_metadata({"report": dg.MetadataValue.md(REPORT.replace("\n", "\n\n"))})))
     scene.tick()
@@ -178,7 +178,7 @@ def test_a_success_is_told_with_the_runs_own_report_line_by_line(scene: AlertSce
     assert posted.text.startswith(REPORT)
 
 
-def test_a_report_that_stands_twice_in_a_run_is_told_once(scene: AlertScene) -> None:
+def test_a_report_that_a_run_has_twice_is_sent_once(scene: AlertScene) -> None:
     def body(context: dg.OpExecutionContext) -> None:
         metadata = {"report": dg.MetadataValue.md(REPORT.replace("\n", "\n\n"))}
         context.add_output_metadata(metadata)
@@ -190,7 +190,7 @@ def test_a_report_that_stands_twice_in_a_run_is_told_once(scene: AlertScene) -> 
     assert scene.fake.messages[0].text.count("DB Cleanup Report") == 1
 
 
-def test_a_run_without_a_report_is_told_with_its_numbers_and_no_words_of_its_own(scene: AlertScene) -> None:
+def test_a_run_without_a_report_is_reported_with_its_numbers_and_no_words_of_its_own(scene: AlertScene) -> None:
     scene.begin()
     scene.run(job_of(lambda c: c.add_output_metadata({"rows_written": 7, "note": "어떤 사람의 상담 내용"}),
                      "restore_conversation_logs"))  # fmt: skip
@@ -217,7 +217,7 @@ def test_a_failure_names_step_error_what_was_left_and_what_to_do(scene: AlertSce
     assert f"/runs/{run}" in told
 
 
-def test_a_failure_that_has_a_report_is_told_with_it(scene: AlertScene) -> None:
+def test_a_failure_that_has_a_report_is_reported_with_it(scene: AlertScene) -> None:
     """A verification that finds damage fails, and its report names every file, not the first alone."""
 
     def body(_: dg.OpExecutionContext) -> None:
@@ -232,7 +232,7 @@ def test_a_failure_that_has_a_report_is_told_with_it(scene: AlertScene) -> None:
     assert "상담" not in scene.last()
 
 
-def test_a_foreign_errors_text_is_not_told_because_it_may_quote_a_message(scene: AlertScene) -> None:
+def test_a_foreign_errors_text_is_not_shown_because_it_may_quote_a_message(scene: AlertScene) -> None:
     def body(_: dg.OpExecutionContext) -> None:
         raise ValueError("could not convert: 1990-03-02 태어난 사람")
 
@@ -243,7 +243,7 @@ def test_a_foreign_errors_text_is_not_told_because_it_may_quote_a_message(scene:
     assert "1990" not in scene.last()
 
 
-def test_a_cancelled_run_is_told_with_its_reason(scene: AlertScene) -> None:
+def test_a_cancelled_run_is_reported_with_its_reason(scene: AlertScene) -> None:
     def body(context: dg.OpExecutionContext) -> None:
         context.instance.report_run_canceling(context.run)
         context.log_event(dg.AssetObservation("conversation_logs", metadata={"stopped": "cancelled by the operator"}))
@@ -263,7 +263,7 @@ def test_a_run_that_timed_out_says_so(scene: AlertScene) -> None:
     assert "- 오류: Exceeded maximum runtime of 10 seconds." in scene.last()
 
 
-def test_an_archive_run_is_told_with_the_labels_that_operators_know(scene: AlertScene) -> None:
+def test_an_archive_run_is_reported_with_the_labels_that_operators_know(scene: AlertScene) -> None:
     @dg.asset(key="conversation_log_archive", partitions_def=dg.DailyPartitionsDefinition("2026-10-01"))
     def archive() -> dg.MaterializeResult[Any]:
         return dg.MaterializeResult(metadata={
@@ -279,7 +279,7 @@ def test_an_archive_run_is_told_with_the_labels_that_operators_know(scene: Alert
     assert "- 위치: `/srv/backups/conversation_logs/2026/10/conversation_log_backup_20261001.csv`" in told
 
 
-def test_a_check_that_failed_in_a_successful_run_is_told_with_it(scene: AlertScene) -> None:
+def test_a_check_that_failed_in_a_successful_run_is_reported_with_it(scene: AlertScene) -> None:
     @dg.asset(check_specs=[dg.AssetCheckSpec("rows_match", asset="database_dump")])
     def database_dump() -> Iterator[Any]:
         yield dg.MaterializeResult()
@@ -313,7 +313,7 @@ def with_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("with_retries")
-def test_a_failure_that_dagster_retries_is_told_only_when_the_retries_are_used_up(scene: AlertScene) -> None:
+def test_a_failure_that_dagster_retries_is_reported_only_when_the_retries_are_used_up(scene: AlertScene) -> None:
     scene.begin()
     first = ended(scene.instance, FAILURE, tags={"dagster/will_retry": "true", "dagster/max_retries": "1"})
     scene.tick(2)
@@ -328,7 +328,7 @@ def test_a_failure_that_dagster_retries_is_told_only_when_the_retries_are_used_u
 
 
 @pytest.mark.usefixtures("with_retries")
-def test_a_retry_that_never_comes_is_told(scene: AlertScene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_retry_that_never_comes_is_reported(scene: AlertScene, monkeypatch: pytest.MonkeyPatch) -> None:
     from datetime import timedelta
 
     from saju_ops.defs.alerts import events as alerts_events
@@ -346,7 +346,7 @@ def test_a_retry_that_never_comes_is_told(scene: AlertScene, monkeypatch: pytest
 # --- what breaks on the way --------------------------------------------------------------------------------------
 
 
-def test_a_run_whose_events_cannot_be_read_keeps_no_other_from_being_told(
+def test_a_run_whose_events_cannot_be_read_keeps_no_other_from_being_reported(
     scene: AlertScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from saju_ops.defs.alerts import events as alerts_events
@@ -368,7 +368,7 @@ def test_a_run_whose_events_cannot_be_read_keeps_no_other_from_being_told(
     assert len(scene.words) == 2
 
 
-def test_a_delivery_that_keeps_failing_fails_the_tick_and_is_told_by_e_mail(
+def test_a_delivery_that_keeps_failing_fails_the_tick_and_is_reported_by_e_mail(
     tmp_path: Path, fake: FakeSlack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from saju_ops_tests.fakes.mail import MailServer
@@ -398,7 +398,7 @@ def test_a_delivery_that_keeps_failing_fails_the_tick_and_is_told_by_e_mail(
         assert any("해결됨: 알림이 전달되지 않습니다: slack" in w for w in scene.words)
 
 
-def test_without_a_token_the_text_stands_in_the_runs_log_after_one_warning(
+def test_without_a_token_the_text_is_in_the_runs_log_after_one_warning(
     scene: AlertScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(alerts_module, "_warned", set())
@@ -412,7 +412,7 @@ def test_without_a_token_the_text_stands_in_the_runs_log_after_one_warning(
     assert scene.words == []
 
 
-def test_the_cursor_is_the_place_up_to_which_everything_was_told(scene: AlertScene) -> None:
+def test_the_cursor_is_the_place_up_to_which_everything_was_delivered(scene: AlertScene) -> None:
     scene.begin()
     ended(scene.instance)
     scene.tick()

@@ -57,7 +57,7 @@ def times_told(fake: FakeSlack, runs: list[str]) -> Counter[int]:
 
 
 @pytest.mark.long
-def test_two_hundred_runs_are_told_once_though_slack_was_down_and_the_sensor_was_killed_twice(
+def test_two_hundred_runs_are_reported_once_though_slack_was_down_and_the_sensor_was_killed_twice(
     tmp_path: Path, fake: FakeSlack
 ) -> None:
     folder = tmp_path / "instance"
@@ -125,7 +125,7 @@ def test_kills_at_any_moment_lose_nothing_and_repeat_only_what_was_on_its_way(tm
 
 
 @pytest.mark.long
-def test_a_real_daemon_that_is_killed_twice_tells_every_run_once(
+def test_a_real_daemon_that_is_killed_twice_reports_every_run_once(
     tmp_path: Path, fake: FakeSlack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"

@@ -58,7 +58,7 @@ def tell(outbox: Outbox, now: datetime, *problems: Problem, unknown: tuple[str, 
     return [m.text.splitlines()[0] for m in settle(outbox, seen, ["slack"], now, zone=SEOUL)]
 
 
-def test_a_problem_is_told_once_then_daily_then_when_it_is_over(tmp_path: Path) -> None:
+def test_a_problem_is_reported_once_then_daily_then_when_it_is_over(tmp_path: Path) -> None:
     outbox, problem = Outbox(tmp_path / "o.sqlite"), Problem("a:x", "백업이 늦었습니다")
     told = [line for hour in range(50) for line in tell(outbox, NOW + timedelta(hours=hour), problem)]
     assert told == ["⚠️ *백업이 늦었습니다*", "🔁 *백업이 늦었습니다*", "🔁 *백업이 늦었습니다*"]
@@ -75,7 +75,9 @@ def test_what_cannot_be_seen_is_no_all_clear(tmp_path: Path) -> None:
     assert list(outbox.problems()) == ["a:x"]
 
 
-def test_a_look_that_fails_is_told_and_the_others_go_on(scene: AlertScene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_that_fails_is_reported_and_the_others_continue(
+    scene: AlertScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from saju_ops.defs.alerts import watch as alerts_watch
 
     def broken(*_: Any) -> Any:
@@ -103,7 +105,7 @@ def evaluated(scene: AlertScene, passed: bool) -> None:
     )  # fmt: skip
 
 
-def test_a_check_that_failed_outside_of_a_run_is_told_until_it_passes(scene: AlertScene) -> None:
+def test_a_check_that_failed_outside_of_a_run_is_reported_until_it_passes(scene: AlertScene) -> None:
     evaluated(scene, passed=False)
     scene.tick(2)
     assert len(scene.words) == 1
@@ -141,9 +143,7 @@ def fresh(scene: AlertScene, state: FreshnessState) -> None:
     )
 
 
-def test_a_backup_past_its_freshness_is_told_until_it_is_fresh(
-    scene: AlertScene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_late_backup_is_reported_until_it_is_fresh(scene: AlertScene, monkeypatch: pytest.MonkeyPatch) -> None:
     states: dict[dg.AssetKey, Any] = {}
     scene.instance.report_runless_asset_event(dg.AssetMaterialization(ARCHIVE, partition="2026-10-01"))
 
@@ -173,7 +173,7 @@ def test_freshness_is_read_as_dagster_stores_it(scene: AlertScene) -> None:
     assert "백업이 늦었습니다: 대화 로그 백업" in scene.last()
 
 
-def test_a_backup_that_was_never_made_is_told_when_its_time_is_over(scene: AlertScene) -> None:
+def test_a_backup_that_was_never_made_is_reported_when_its_time_is_over(scene: AlertScene) -> None:
     scene.tick()
     assert scene.words == []
     begun = datetime.now(UTC) - timedelta(days=9)
@@ -209,7 +209,7 @@ def ticked(scene: AlertScene, state: InstigatorState, status: TickStatus, error:
     )  # fmt: skip
 
 
-def test_a_schedule_that_was_stopped_is_told_until_it_runs_again(scene: AlertScene) -> None:
+def test_a_schedule_that_was_stopped_is_reported_until_it_runs_again(scene: AlertScene) -> None:
     state = instigator(scene, "log_cleanup", InstigatorStatus.STOPPED)
     scene.tick(2)
     assert len(scene.words) == 1
@@ -219,7 +219,7 @@ def test_a_schedule_that_was_stopped_is_told_until_it_runs_again(scene: AlertSce
     assert "해결됨: 스케줄이 꺼져 있습니다: log_cleanup" in scene.last()
 
 
-def test_a_schedule_whose_tick_failed_is_told_until_one_succeeds(scene: AlertScene) -> None:
+def test_a_schedule_whose_tick_failed_is_reported_until_one_succeeds(scene: AlertScene) -> None:
     state = instigator(scene, "log_cleanup")
     ticked(scene, state, TickStatus.FAILURE, "saju_ops.errors.OperatorError: The database can't be reached.\nmore")
     scene.tick(2)
@@ -231,7 +231,7 @@ def test_a_schedule_whose_tick_failed_is_told_until_one_succeeds(scene: AlertSce
     assert "해결됨" in scene.last()
 
 
-def test_a_sensor_is_told_after_three_failures_in_a_row_and_not_after_one(scene: AlertScene) -> None:
+def test_a_sensor_is_reported_after_three_failures_in_a_row_and_not_after_one(scene: AlertScene) -> None:
     state = instigator(scene, "purge_after_archive", sensor=True)
     for _ in range(2):
         ticked(scene, state, TickStatus.FAILURE, "OperatorError: x")
@@ -268,7 +268,7 @@ def test_another_code_locations_schedule_and_the_alert_sensor_itself_are_not_wat
         (Status.QUEUED, {}, 13, "시작되지 않습니다: 대화 로그 삭제"),
     ],
 )
-def test_a_run_that_hangs_is_told_until_it_ends(
+def test_a_run_that_hangs_is_reported_until_it_ends(
     scene: AlertScene, status: Status, tags: dict[str, str], hours: int, word: str
 ) -> None:
     run = recorded_run(scene.instance, "purge_conversation_logs", status, tags)
@@ -323,7 +323,7 @@ def test_the_last_clean_up_is_one_that_had_a_day_to_work() -> None:
     assert last_clean_up("0 9 * * 1", monday + timedelta(hours=23), SEOUL) == monday - timedelta(days=7)
 
 
-def test_rows_that_the_purge_leaves_behind_are_told_and_so_is_their_end(
+def test_rows_that_the_purge_leaves_behind_are_reported_and_so_is_their_end(
     database_url: str, tmp_path: Path, fake: FakeSlack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = Project(database_url, tmp_path, monkeypatch)

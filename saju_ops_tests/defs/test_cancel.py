@@ -14,7 +14,7 @@ from saju_ops_tests.defs.project import Project, Run, ago
 ROWS, CHUNK = 1200, 20
 
 
-def test_a_purge_that_is_cancelled_stops_between_chunks_says_why_and_the_next_goes_on(
+def test_a_purge_that_is_cancelled_stops_between_chunks_says_why_and_the_next_continues(
     mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = Project(mysql_url, tmp_path, monkeypatch)

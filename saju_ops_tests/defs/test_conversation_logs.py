@@ -164,7 +164,7 @@ def restore_config(first: Any, last: Any, **more: Any) -> dict[str, Any]:
     return {"from_day": str(first), "to_day": str(last), **more}
 
 
-def test_no_message_is_told_when_a_run_fails_either(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_message_text_is_shown_when_a_run_fails_either(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
     project.archive(ago(42))
     damage(project)
     runs = [project.archive(ago(42)), project.purge(dry_run=False)]

@@ -161,7 +161,7 @@ def test_a_dump_that_differs_is_not_materialized(
     assert "another checksum" in numbers["error"]
 
 
-def test_the_restore_job_only_looks_unless_told(
+def test_the_restore_job_only_looks_by_default(
     project: str, mariadb_server: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert Ran("dump_databases").success

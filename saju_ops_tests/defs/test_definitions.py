@@ -177,7 +177,7 @@ def test_every_check_says_what_it_means(definitions: dg.Definitions) -> None:
 
 
 @pytest.mark.parametrize("job", CHANGE_DATA)
-def test_a_job_that_changes_data_only_looks_unless_it_is_told_otherwise(definitions: dg.Definitions, job: str) -> None:
+def test_a_job_that_changes_data_only_looks_by_default(definitions: dg.Definitions, job: str) -> None:
     fields = op_config(definitions, job)
     assert fields["dry_run"].default_value is True
     assert "true" in fields["dry_run"].description

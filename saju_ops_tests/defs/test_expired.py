@@ -60,7 +60,7 @@ def service(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return Service(JobScene(sqlite_url, tmp_path / "backups").create(), monkeypatch)
 
 
-def test_by_hand_the_job_only_counts_and_told_to_it_deletes(service: Service) -> None:
+def test_by_hand_the_job_only_counts_and_on_request_deletes(service: Service) -> None:
     now = datetime.now(UTC)
     service.scene.add([1, 2], now - HOUR)
     service.scene.add([3], now + HOUR)
@@ -106,7 +106,7 @@ def test_rows_that_lost_their_job_are_in_the_report(service: Service) -> None:
     assert "- ⚠️ 부모 없는 행: sms_logs.job_id 1" in report
 
 
-def test_without_a_bucket_the_job_is_refused_and_the_schedules_tick_fails_for_the_alerts_to_tell(
+def test_without_a_bucket_the_job_is_refused_and_the_schedules_tick_fails_so_that_alerts_report_it(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JOBS_S3_DELETE", "true")

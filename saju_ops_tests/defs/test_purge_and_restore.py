@@ -54,7 +54,7 @@ def test_by_hand_it_only_counts(project: Project) -> None:
     assert project.scene.count() == 65
 
 
-def test_told_to_it_deletes_archived_days_beyond_the_retention_and_nothing_else(project: Project) -> None:
+def test_on_request_it_deletes_archived_days_beyond_the_retention_and_nothing_else(project: Project) -> None:
     run = project.purge(dry_run=False)
     assert run.succeeded, run.failure
     assert project.scene.ids() == [*range(201, 206), *range(301, 311)]
@@ -125,7 +125,7 @@ def test_a_range_never_reaches_into_the_retention(sqlite: Project) -> None:
     assert sqlite.scene.count() == 65
 
 
-def test_it_stops_at_max_rows_says_so_and_the_next_run_goes_on(project: Project) -> None:
+def test_it_stops_at_max_rows_says_so_and_the_next_run_continues(project: Project) -> None:
     run = project.purge(dry_run=False, chunk_size=8, max_rows=12)
     assert run.succeeded
     assert run.outputs()["stopped"] == "max_rows (12) reached"
@@ -253,7 +253,7 @@ def test_by_hand_a_restore_only_says_what_it_would_do(purged: Project) -> None:
     assert purged.scene.count() == 15
 
 
-def test_told_to_it_puts_the_rows_back(purged: Project) -> None:
+def test_on_request_it_puts_the_rows_back(purged: Project) -> None:
     run = purged.run("restore_conversation_logs", {**days(40, 39), "dry_run": False})
     assert run.succeeded, run.failure
     assert run.outputs()["rows_written"] == 50

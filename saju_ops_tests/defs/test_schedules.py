@@ -107,7 +107,7 @@ def test_rows_within_the_retention_are_not_due(project: Project) -> None:
     assert ranges(tick(project)) == [span(31, 31)]
 
 
-def test_with_nothing_due_one_run_still_goes_so_that_the_chain_runs(project: Project) -> None:
+def test_with_nothing_due_one_run_still_starts_so_that_the_chain_runs(project: Project) -> None:
     materialized(project, 40, 31)
     (request,) = tick(project)
     assert ranges([request]) == [span(31, 31)]

@@ -552,7 +552,7 @@ def test_the_operators_own_environment_says_nothing_to_the_programs(monkeypatch:
     assert "PGTZ=UTC" in told
 
 
-def test_what_a_program_said_is_told_without_values() -> None:
+def test_a_programs_message_is_shown_without_values() -> None:
     said = words_of("ERROR 1062 (23000) at line 5: Duplicate entry '홍길동-010-1234-5678' for key 'users.PRIMARY'")
     assert "Duplicate entry" in said
     assert "홍길동" not in said
@@ -570,7 +570,7 @@ def test_what_a_program_said_is_told_without_values() -> None:
         ("mysqldump: Couldn't execute 'SHOW FIELDS FROM `v`': View 'app.v' refers to no table", "'app.v' refers"),
     ],
 )  # fmt: skip
-def test_what_a_program_said_about_a_row_tells_the_cause_and_not_the_row(said: str, told: str) -> None:
+def test_a_programs_message_about_a_row_shows_the_cause_and_not_the_row(said: str, told: str) -> None:
     words = words_of(said)
     assert told in words
     assert not [w for w in ("kim", "010", "1012345678", "INSERT") if w in words]

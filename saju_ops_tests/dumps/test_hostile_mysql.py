@@ -336,7 +336,7 @@ def test_an_unproven_dump_that_does_not_load_leaves_the_target_as_it_was(scene: 
     assert scratch_databases(server) == []
 
 
-def test_where_no_trial_can_be_had_a_target_is_emptied_only_when_told_so(scene: tuple[Engine, Dumps, bytes]) -> None:
+def test_where_no_trial_is_possible_a_target_is_emptied_only_on_request(scene: tuple[Engine, Dumps, bytes]) -> None:
     server, dumps, _ = scene
     name, account = dumps.url.database, "owner@'127.0.0.1'"
     server.execute(f"DROP USER IF EXISTS {account}", f"CREATE USER {account} IDENTIFIED BY 'long enough'",

@@ -93,7 +93,7 @@ def test_no_more_than_is_bounded_is_read_ahead() -> None:
         assert sum(map(len, iter(output.read, b""))) == 64 * CHUNK
 
 
-def test_ready_waits_no_longer_than_it_was_told_and_loses_nothing(pipe: tuple[int, int]) -> None:
+def test_ready_waits_no_longer_than_it_may_and_loses_nothing(pipe: tuple[int, int]) -> None:
     ahead = ReadAhead(pipe[0])
     began = time.monotonic()
     assert not ahead.ready(-1)
@@ -120,9 +120,7 @@ def test_what_nobody_wants_ends_at_once_also_when_a_grandchild_holds_the_pipe() 
     subprocess.run(["kill", str(grandchild)], check=True)
 
 
-def test_what_goes_wrong_in_the_thread_is_raised_where_it_is_read(
-    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_in_the_thread_is_raised_in_its_reader(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> bytes:
         raise OSError("the pipe broke")
 

@@ -78,7 +78,7 @@ def test_a_damaged_dump_is_found_before_anything_is_dropped(
         assert everything(url) == before
 
 
-def test_a_target_that_is_not_what_the_dump_holds_is_told(
+def test_a_target_that_differs_from_the_dump_is_reported(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(sqlite_url)

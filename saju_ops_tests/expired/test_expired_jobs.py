@@ -215,7 +215,7 @@ def test_the_hour_that_the_clocks_repeat_is_read_as_the_later_one(
 # --- what keeps a job -------------------------------------------------------------------------------------
 
 
-def test_a_table_that_is_not_listed_is_refused_by_name_before_anything_goes(scene: JobScene) -> None:
+def test_a_table_that_is_not_listed_is_refused_by_name_before_anything_is_deleted(scene: JobScene) -> None:
     scene.run("CREATE TABLE gifts (id INTEGER PRIMARY KEY, report_id BIGINT, FOREIGN KEY (report_id) REFERENCES"
               " reports (id) ON DELETE CASCADE)")  # fmt: skip
     scene.add([1])
@@ -301,7 +301,7 @@ def test_a_job_that_is_extended_after_it_was_found_stays(scene: JobScene, monkey
     assert result.deleted == 1
 
 
-def test_without_a_place_to_archive_nothing_goes(lite: JobScene) -> None:
+def test_without_a_place_to_archive_nothing_is_deleted(lite: JobScene) -> None:
     lite.add([1])
     lite.folder.write_text("a file where the folder should be")
     with pytest.raises(OperatorError, match=r"payments.* can't be archived"):
@@ -309,7 +309,7 @@ def test_without_a_place_to_archive_nothing_goes(lite: JobScene) -> None:
     assert lite.whole(1) is True
 
 
-def test_a_storage_that_fails_stops_the_run_before_anything_goes(lite: JobScene) -> None:
+def test_a_storage_that_fails_stops_the_run_before_anything_is_deleted(lite: JobScene) -> None:
     class Full:
         password = None
         uri = "file:///full"
@@ -401,7 +401,7 @@ def test_a_job_that_stays_for_weeks_does_not_make_each_run_read_more(
 
 
 @pytest.mark.parametrize("row", ["another", "as it was"])
-def test_a_damaged_archive_counts_for_nothing_and_is_told(lite: JobScene, row: str) -> None:
+def test_a_damaged_archive_counts_for_nothing_and_is_reported(lite: JobScene, row: str) -> None:
     """Also where the job's own row in it is sound."""
     lite.add([1])
     lite.run("CREATE TRIGGER no BEFORE DELETE ON sms_logs BEGIN SELECT RAISE(ABORT, 'kept'); END")
@@ -456,7 +456,7 @@ def test_an_archive_that_the_store_does_not_give_stops_no_job(lite: JobScene, mo
 # --- limits and company -----------------------------------------------------------------------------------
 
 
-def test_limits_stop_between_batches_and_the_next_run_goes_on(lite: JobScene) -> None:
+def test_limits_stop_between_batches_and_the_next_run_continues(lite: JobScene) -> None:
     lite.add(range(1, 8))
     result = lite.purge(max_jobs=3, batch_jobs=2)
     assert (result.deleted, result.stopped) == (3, "max_jobs (3) reached")
@@ -478,7 +478,7 @@ def test_limits_that_make_no_sense_are_refused(option: str, value: int) -> None:
         job_limits(**{option: value})  # type: ignore[arg-type]
 
 
-def test_more_jobs_than_one_run_looks_at_are_told_and_are_the_next_runs(
+def test_more_jobs_than_one_run_looks_at_are_reported_and_left_to_the_next_run(
     lite: JobScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lite.add(range(1, 6))

@@ -74,7 +74,7 @@ def test_payments_of_which_a_column_is_hidden_are_neither_archived_nor_deleted(
     assert rows(scene) == [(1, "kept")]
 
 
-def test_a_key_of_which_a_column_is_hidden_tells_no_rows_apart(server: Engine, scene: JobScene) -> None:
+def test_a_key_with_a_hidden_column_distinguishes_no_rows(server: Engine, scene: JobScene) -> None:
     scene.run_all("ALTER TABLE payments DROP PRIMARY KEY, ADD PRIMARY KEY (id, card)")
     with account(server, scene.url.render_as_string(hide_password=False), BUT_PAYMENTS) as ops:
         ops.grant("GRANT SELECT (id, job, amount), DELETE ON {db}.payments TO {user}", "GRANT PROCESS ON *.* TO {user}")

@@ -154,7 +154,7 @@ def test_a_session_that_is_used_after_it_was_found_stays(scene: SessionScene, mo
     assert scene.sessions() == ([] if scene.engine.dialect.name == "sqlite" else ["s1"])
 
 
-def test_where_no_column_tells_of_the_last_use_expires_at_alone_counts(scene: SessionScene) -> None:
+def test_without_a_column_for_the_last_use_expires_at_alone_counts(scene: SessionScene) -> None:
     scene.add("s1")
     scene.add("s2", used=NOW)
     scene.run("DROP INDEX ix_user_sessions_last_activity" + on_its_table(scene))
@@ -169,7 +169,7 @@ def on_its_table(scene: SessionScene) -> str:
     return " ON user_sessions" if scene.engine.dialect.name in ("mysql", "mariadb") else ""
 
 
-def test_a_session_of_which_no_last_use_is_known_goes_by_expires_at(scene: SessionScene) -> None:
+def test_a_session_without_a_known_last_use_is_judged_by_expires_at(scene: SessionScene) -> None:
     change = {
         "postgresql": "ALTER TABLE user_sessions ALTER last_activity DROP NOT NULL",
         "mysql": "ALTER TABLE user_sessions MODIFY last_activity DATETIME NULL",
@@ -196,7 +196,7 @@ def test_a_last_use_in_any_form_of_sqlite_is_read_or_keeps_its_session(
     assert (lite.sessions() == ["s1"], result.unreadable) == (stays, int(text == "?"))
 
 
-def test_a_last_use_that_is_no_time_is_refused_before_anything_goes(postgres_url: str, tmp_path: Path) -> None:
+def test_a_last_use_that_is_no_time_is_refused_before_anything_is_deleted(postgres_url: str, tmp_path: Path) -> None:
     scene = SessionScene(postgres_url, tmp_path / "backups")
     scene.add("s1")
     scene.run("ALTER TABLE user_sessions ALTER last_activity DROP DEFAULT")
@@ -235,7 +235,7 @@ def test_a_log_row_that_changed_after_its_archive_keeps_its_session(scene: Sessi
 
 
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres"])
-def test_a_session_with_a_log_row_that_somebody_holds_stays_and_the_reason_is_told(
+def test_a_session_with_a_locked_log_row_stays_and_the_reason_is_reported(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     scene = SessionScene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups")
@@ -437,7 +437,9 @@ def test_the_keys_of_deleted_sessions_leave_redis_and_others_stay(lite: SessionS
     assert (result.cache_told, result.cache_keys, result.cache_waiting, pending(lite)) == (1, 1, 0, [])
 
 
-def test_a_redis_that_is_down_is_told_remembered_and_made_good(scene: SessionScene, client: Any, cache: Any) -> None:
+def test_a_redis_that_is_down_is_reported_remembered_and_made_good(
+    scene: SessionScene, client: Any, cache: Any
+) -> None:
     scene.add("s1")
     client.set("session:s1", "x")
     result = scene.purge(cache=down())

@@ -47,7 +47,7 @@ def ids(scene: JobScene, table: str) -> list[Any]:
     return [row[0] for row in scene.run(f"SELECT id FROM {table} ORDER BY id")]  # noqa: S608
 
 
-def test_a_chain_of_any_depth_goes_from_its_end(scene: JobScene) -> None:
+def test_a_chain_of_any_depth_is_deleted_from_its_end(scene: JobScene) -> None:
     jobs(scene)
     parent, names = "jobs", [f"level_{n}" for n in range(12)]
     for name in names:
@@ -81,7 +81,7 @@ def test_composite_keys_and_keys_on_unique_columns_are_followed(scene: JobScene)
     assert scene.run("SELECT part FROM notes") == [(2,)]
 
 
-def test_a_job_that_hangs_on_another_goes_with_it_only_if_it_is_expired_too(scene: JobScene) -> None:
+def test_a_job_that_references_another_is_deleted_with_it_only_if_it_is_expired_too(scene: JobScene) -> None:
     jobs(scene, ", up INTEGER, FOREIGN KEY (up) REFERENCES jobs (id)")
     scene.run_all(
         f"INSERT INTO jobs VALUES (1, '{EXPIRED}', NULL)",  # noqa: S608
@@ -130,7 +130,7 @@ def test_two_tables_that_reference_each_other_go_together(scene: JobScene) -> No
     assert ids(scene, "jobs") == ids(scene, "reports") == [2]
 
 
-def test_a_ring_that_nothing_may_empty_goes_where_the_database_looks_at_the_end(
+def test_a_ring_that_nothing_may_empty_is_deleted_where_the_database_checks_at_the_end(
     postgres_url: str, tmp_path: Path
 ) -> None:
     scene = JobScene(postgres_url, tmp_path / "backups")
@@ -241,7 +241,7 @@ def test_a_row_with_two_references_stays_where_one_leads_to_a_row_that_stays(sce
     assert scene.archived_ids("gifts") == [1, 2, 3, 4]
 
 
-def test_a_row_of_two_expired_jobs_that_would_be_emptied_by_both_goes_with_them(scene: JobScene) -> None:
+def test_a_row_of_two_expired_jobs_that_would_be_emptied_by_both_is_deleted_with_them(scene: JobScene) -> None:
     jobs(scene)
     build(
         scene,
@@ -418,7 +418,7 @@ def test_children_are_ordered_before_what_they_reference(scene: JobScene) -> Non
     assert len(order) == 8
 
 
-def test_rows_that_a_database_without_its_keys_left_behind_are_told(sqlite_url: str, tmp_path: Path) -> None:
+def test_rows_that_a_database_without_its_keys_left_behind_are_reported(sqlite_url: str, tmp_path: Path) -> None:
     scene = JobScene(sqlite_url, tmp_path / "backups").create()
     with scene.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA foreign_keys = OFF")

@@ -249,7 +249,7 @@ def test_a_row_that_named_a_file_and_went_keeps_it_for_nobody(lite: JobScene, fi
     assert (files.names(), lite.ids()) == (set(), set())
 
 
-def test_a_file_that_two_expired_jobs_share_goes_with_the_last_of_them(lite: JobScene, files: Files) -> None:
+def test_a_file_that_two_expired_jobs_share_is_deleted_with_the_last_of_them(lite: JobScene, files: Files) -> None:
     lite.add([1, 2])
     files.put_those_of([1, 2])
     lite.run("UPDATE job_files SET s3_key = :key WHERE id = 8", key=file_key(1, 0))
@@ -271,7 +271,7 @@ def test_more_files_than_one_request_takes_go_in_several(lite: JobScene, files: 
     assert (result.files, files.faults.deletes) == (2_104, 3)
 
 
-def test_every_version_goes_where_that_is_set_and_a_marker_comes_where_not(lite: JobScene, files: Files) -> None:
+def test_every_version_is_deleted_if_that_is_set_and_a_marker_is_written_if_not(lite: JobScene, files: Files) -> None:
     files.keep_versions()
     files.put_those_of([1, 1, 2])
     files.put(file_key(1, 0) + ".other")
@@ -399,7 +399,7 @@ def test_a_key_inside_is_taken_as_it_is(stored: Any, key: str | None) -> None:
     assert PLACE.key_of(stored) == WITHOUT_SLASH.key_of(stored) == key
 
 
-def test_a_job_with_a_bad_key_stays_whole_and_no_file_of_it_goes(scene: JobScene, files: Files) -> None:
+def test_a_job_with_a_bad_key_stays_whole_and_keeps_its_files(scene: JobScene, files: Files) -> None:
     scene.add([1, 2])
     files.put_those_of([1, 2])
     files.put("jobs/../payroll.xls", "payroll.xls")

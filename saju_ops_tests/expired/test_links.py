@@ -72,7 +72,7 @@ def test_phone_numbers_without_a_declared_key_go_with_their_job(scene: JobScene)
     assert scene.archived_ids("sms_logs") == [1]
 
 
-def test_a_row_that_names_its_job_beside_a_key_to_another_table_goes_too(scene: JobScene) -> None:
+def test_a_row_that_names_its_job_beside_a_key_to_another_table_is_deleted_too(scene: JobScene) -> None:
     """sms_logs has a key to payments, and of its job the number alone."""
     jobs(scene)
     build(scene, "payments (id INTEGER NOT NULL PRIMARY KEY, job_id INTEGER,"

@@ -224,7 +224,7 @@ def test_a_column_that_no_rule_names_and_that_looks_personal_stops_it(
 
 
 @pytest.mark.parametrize("engine", ["mariadb", "postgres"])
-def test_on_a_server_too_and_its_scratch_database_goes(
+def test_on_a_server_too_and_its_scratch_database_is_dropped(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     url = request.getfixturevalue(f"{engine}_url")

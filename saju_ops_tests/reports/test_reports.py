@@ -27,13 +27,13 @@ def test_nothing_to_do_is_said_in_one_line() -> None:
     assert cleanup_report([], 0, CUTOFF, AT, deleted=0) == "✅ 백업할 오래된 로그가 없습니다. (기준: 2025-09-15)"
 
 
-def test_rows_that_were_kept_are_told_even_when_nothing_was_deleted() -> None:
+def test_rows_that_were_kept_are_reported_even_when_nothing_was_deleted() -> None:
     report = cleanup_report([], 0, CUTOFF, AT, deleted=0, kept=7)
     assert "7 rows" in report
     assert "백업할 오래된 로그가 없습니다" not in report
 
 
-def test_a_time_in_another_zone_is_told_in_utc() -> None:
+def test_a_time_in_another_zone_is_shown_in_utc() -> None:
     seoul = AT.astimezone(timezone(timedelta(hours=9)))
     assert cleanup_report([FILE], 1, CUTOFF, seoul).endswith("- 실행 시간: 2025-10-15 09:00:00 UTC")
 

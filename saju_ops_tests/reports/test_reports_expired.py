@@ -40,7 +40,7 @@ HANGUL = re.compile(r"[가-힣]")
         DOUBT,
     ],
 )
-def test_every_reason_is_told_in_korean(reason: str) -> None:
+def test_every_reason_is_shown_in_korean(reason: str) -> None:
     assert HANGUL.search(in_korean(reason))
 
 
@@ -55,7 +55,7 @@ def test_what_a_reason_names_stays_in_it(name: str) -> None:
     assert name in in_korean(told[name])
 
 
-def test_a_reason_that_nobody_translated_is_told_as_it_is() -> None:
+def test_a_reason_without_a_translation_is_shown_as_it_is() -> None:
     assert in_korean("something else") == "something else"
 
 

@@ -34,7 +34,7 @@ def digest(scene: Scene) -> Digest:
 
 
 @pytest.mark.parametrize("stranger", [str(1 << 63), str((1 << 64) - 1), "1.50", str(-(1 << 63) - 1), None])
-def test_a_key_stands_for_the_same_whatever_else_is_read_with_it(stranger: str | None) -> None:
+def test_a_key_means_the_same_whatever_else_is_read_with_it(stranger: str | None) -> None:
     column = Column("log_id", "decimal(20,2)", "number", framed=False)
 
     def keys(*texts: str | None) -> list[int]:

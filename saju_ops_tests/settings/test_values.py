@@ -67,7 +67,7 @@ def test_names_and_several_recipients_are_taken(monkeypatch: pytest.MonkeyPatch)
     ("setting", "table", "root"),
     [("SESSION_PURGE_TABLES", "user_sessions", "SESSIONS_TABLE"), ("PURGE_TABLES", "jobs", "JOBS_TABLE")],
 )
-def test_what_goes_with_a_row_is_no_other_row_of_its_table(
+def test_no_other_row_of_its_table_is_deleted_with_a_row(
     monkeypatch: pytest.MonkeyPatch, setting: str, table: str, root: str
 ) -> None:
     assert f"{setting} holds {table}, which is {root}" in refused(monkeypatch, **{setting: f"reports,{table}"})

@@ -271,7 +271,7 @@ def locked(scene: Scene) -> Iterator[None]:
     connection.close()
 
 
-def test_a_locked_sqlite_database_is_told_and_nothing_is_changed(sqlite: Scene) -> None:
+def test_a_locked_sqlite_database_is_named_and_nothing_is_changed(sqlite: Scene) -> None:
     sqlite.job("a")
     with locked(sqlite):
         for mode in ("check", "apply"):
@@ -423,7 +423,7 @@ def die_at(name: str, count: int, *, after: bool) -> Callable[[], None]:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("engine", ["sqlite", "mysql"])
-def test_killed_at_any_point_it_goes_on_and_each_run_can_be_put_back(
+def test_killed_at_any_point_it_continues_and_each_run_can_be_put_back(
     engine: str, name: str, count: int, after: bool, settled: int, request: pytest.FixtureRequest, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -519,7 +519,7 @@ def test_undo_leaves_a_job_alone_that_a_worker_went_on_with_and_completed(scene:
     assert scene.statuses() == {"finished": "completed", "untouched": "processing"}
 
 
-def test_where_the_rows_do_not_tell_what_a_killed_run_did_they_are_named(sqlite: Scene) -> None:
+def test_where_the_rows_do_not_show_what_a_killed_run_did_they_are_named(sqlite: Scene) -> None:
     for number in range(4):
         sqlite.job(f"j{number}")
     assert killed(sqlite, die_at("intent", 1, after=True)) == -signal.SIGKILL
@@ -559,7 +559,7 @@ def test_a_run_id_that_was_used_is_not_used_again(sqlite: Scene) -> None:
     assert sqlite.statuses() == {"a": "failed", "b": "processing"}
 
 
-def test_a_damaged_audit_is_told(sqlite: Scene) -> None:
+def test_a_damaged_audit_is_reported(sqlite: Scene) -> None:
     sqlite.job("a")
     sqlite.apply()
     (intent,) = (p for p in sqlite.folder.rglob("*.part0001.json"))

@@ -409,7 +409,7 @@ def run(instance: dg.DagsterInstance, **config: Any) -> Run:
     return Run(instance, done.run_id)
 
 
-def test_by_hand_the_job_lists_and_when_told_it_settles_and_puts_back(live: Scene) -> None:
+def test_by_hand_the_job_lists_and_on_request_settles_and_puts_back(live: Scene) -> None:
     instance = dg.DagsterInstance.ephemeral()
     for config in ({}, {"mode": "check", "dry_run": False}, {"mode": "apply"}, {"mode": "stats"}):
         looked = run(instance, **config)

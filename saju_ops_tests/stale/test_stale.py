@@ -178,7 +178,7 @@ def test_the_latest_result_is_found_among_texts_of_any_form(sqlite: Scene, recen
     assert sqlite.stale(hours=1) == {"j0", "j1"}
 
 
-def test_one_unreadable_result_among_good_ones_is_told(sqlite: Scene) -> None:
+def test_one_unreadable_result_among_good_ones_is_reported(sqlite: Scene) -> None:
     for number, text in enumerate(("1999-01-01 00:00:00", "2025-13-01 00:00:00", "2025-01-00 00:00:00", "abc", "")):
         sqlite.job(f"j{number}", files=3, done=1)
         sqlite.execute(
@@ -202,7 +202,7 @@ def test_the_latest_of_a_jobs_results_counts_and_not_the_one_last_in_the_alphabe
 @pytest.mark.parametrize(
     "text", ["", "yesterday", "2026-13-45 10:00:00", "0000-00-00 00:00:00", "1712011112345", "1970-01-01 00:00:00"]
 )
-def test_a_time_that_cannot_be_read_is_told_and_the_job_left_alone(sqlite: Scene, text: str) -> None:
+def test_a_time_that_cannot_be_read_is_reported_and_the_job_left_alone(sqlite: Scene, text: str) -> None:
     sqlite.job("created", created=text)
     sqlite.job("updated", updated=text)
     sqlite.job("result", files=2, result_updated=text)
@@ -240,7 +240,7 @@ def test_a_text_that_is_no_utf8_stops_nothing(sqlite: Scene) -> None:
     assert sorted(o.why for o in result.odd) == ["key", "unreadable"]
 
 
-def test_a_time_that_lies_ahead_is_told_and_the_job_left_alone(newer: Scene) -> None:
+def test_a_time_in_the_future_is_reported_and_the_job_left_alone(newer: Scene) -> None:
     newer.job("future", created=NOW + HOUR)
     newer.job("future_update", updated=NOW + 10 * HOUR)
     newer.job("future_result", files=1, result_updated=NOW + 1000 * HOUR)
@@ -253,7 +253,7 @@ def test_a_time_that_lies_ahead_is_told_and_the_job_left_alone(newer: Scene) -> 
     assert set(newer.statuses().values()) == {"processing"}
 
 
-def test_zero_dates_and_infinity_are_told(mysql_url: str, postgres_url: str, tmp_path: Path) -> None:
+def test_zero_dates_and_infinity_are_reported(mysql_url: str, postgres_url: str, tmp_path: Path) -> None:
     for url, value in ((mysql_url, "0000-00-00 00:00:00"), (postgres_url, "infinity"), (postgres_url, "-infinity")):
         scene = Scene(url, tmp_path / "backups", newer=True)
         scene.execute("DROP TABLE IF EXISTS analysis_jobs", "DROP TABLE IF EXISTS analysis_results")
@@ -559,7 +559,7 @@ def narrow(case: str, request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
 
 
 @pytest.mark.parametrize("case", NARROW)
-def test_a_status_that_the_column_cannot_hold_is_told_before_anything_is_changed(
+def test_a_status_that_the_column_cannot_hold_is_refused_before_anything_is_changed(
     case: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     scene = narrow(case, request, tmp_path)

@@ -152,7 +152,7 @@ def test_what_a_killed_writer_left_is_invisible_and_cleared_by_its_prefix(scene:
     assert sorted(scene.server.files()) == ["conversation_logs/2026/10/.b.csv.0123.unfinished", NAME]
 
 
-def test_deleting_goes_to_the_trash_where_only_managers_may_delete(scene: Scene) -> None:
+def test_deleted_files_are_trashed_where_only_managers_may_delete(scene: Scene) -> None:
     put(scene.storage, NAME, SMALL)
     scene.server.may_delete = False
     scene.storage.delete(NAME)
@@ -202,7 +202,7 @@ def test_a_fault_that_passes_costs_nothing(scene: Scene, place: str, fault: str)
 
 @pytest.mark.parametrize("after", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["reset", "lost", "status"])
-def test_an_upload_goes_on_where_it_broke(scene: Scene, kind: Any, after: int) -> None:
+def test_an_upload_continues_where_it_broke(scene: Scene, kind: Any, after: int) -> None:
     scene.proxy.add(kind, "PUT", "session", after=after, status=503)
     put(scene.storage, NAME, LARGE)
     assert scene.server.files() == {NAME: LARGE}
@@ -226,7 +226,7 @@ def test_a_fault_that_stays_leaves_nothing_and_says_so(scene: Scene, place: str)
 
 
 @pytest.mark.parametrize("kind", ["short", "reset", "lost", "slow", "status"])
-def test_reading_goes_on_where_it_broke(scene: Scene, kind: Any) -> None:
+def test_reading_continues_where_it_broke(scene: Scene, kind: Any) -> None:
     put(scene.storage, NAME, LARGE)
     scene.proxy.add(kind, "GET", "alt=media", times=3, status=503, seconds=0.6 if kind == "slow" else 0)
     with scene.open(0.4 if kind == "slow" else 20.0).open(NAME) as stream:

@@ -134,7 +134,7 @@ def test_what_was_not_committed_is_hidden_where_versions_are_locked(s3_server: S
 
 
 @pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (404, "NoSuchKey"), (501, "NotImplemented")])
-def test_where_unfinished_uploads_cannot_be_listed_the_work_goes_on(
+def test_where_unfinished_uploads_cannot_be_listed_the_work_continues(
     storage: S3Storage, bucket: Bucket, status: int, code: str
 ) -> None:
     bucket.proxy.add("status", "GET", "uploads", status=status, code=code, times=99)
@@ -286,7 +286,7 @@ def put_blindly(storage: S3Storage, data: bytes, read: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", ["short", "reset", "lost", "slow", "stalled", "status"])
-def test_reading_goes_on_where_it_broke(bucket: Bucket, kind: Any) -> None:
+def test_reading_continues_where_it_broke(bucket: Bucket, kind: Any) -> None:
     storage = storage_at(bucket, read_seconds=0.5 if kind in ("slow", "stalled") else 20.0)
     bucket.put(NAME, LARGE)
     bucket.proxy.add(kind, "GET", r"a\.csv", times=3, seconds=0.7 if kind in ("slow", "stalled") else 0, status=503)
@@ -372,7 +372,7 @@ def test_no_credentials_are_said(bucket: Bucket, monkeypatch: pytest.MonkeyPatch
         list(storage.names(""))
 
 
-def test_a_store_that_is_down_is_said_and_no_secret_is_told(bucket: Bucket) -> None:
+def test_a_store_that_is_down_is_named_without_any_secret(bucket: Bucket) -> None:
     storage = S3Storage(
         bucket.uri,
         S3Options(endpoint_url="http://127.0.0.1:1", access_key_id="AKIATEST", secret_access_key=SECRET_KEY,

@@ -146,7 +146,7 @@ def test_a_small_body_is_ignored(trigger: Trigger) -> None:
     assert trigger.call("POST", "/run-cleanup", content=b'{"dry_run": true}').status_code == 503
 
 
-def test_a_huge_body_is_413_however_its_size_is_told(trigger: Trigger) -> None:
+def test_a_huge_body_is_413_however_its_size_is_announced(trigger: Trigger) -> None:
     answer = trigger.call("POST", "/run-cleanup", content=b"x" * 30_000_000)
     assert answer.status_code == 413
     assert "larger than 16384 bytes" in error_of(answer)
@@ -251,7 +251,7 @@ def test_it_says_that_it_lives_to_everybody_and_nothing_else(trigger: Trigger) -
     assert (head.status_code, head.content) == (200, b"")
 
 
-def test_every_answer_is_json_uncached_and_tells_nothing_of_the_server(trigger: Trigger) -> None:
+def test_every_answer_is_json_uncached_and_reveals_nothing_of_the_server(trigger: Trigger) -> None:
     for answer in (
         httpx.get(f"{trigger.url}/healthz"), trigger.call("GET", "/run-cleanup"), trigger.call("GET", "/nowhere"),
         trigger.call("PUT", "/run-cleanup"), trigger.call("POST", "/run-cleanup", content=b"x" * 20_000),
@@ -324,7 +324,7 @@ def test_it_listens_where_the_host_says_and_warns_when_others_can_reach_it(tmp_p
         assert trigger.stop() == 0
 
 
-def test_it_listens_on_loopback_by_default_and_stops_within_seconds_of_being_told(trigger: Trigger) -> None:
+def test_it_listens_on_loopback_by_default_and_stops_within_seconds_of_a_signal(trigger: Trigger) -> None:
     assert trigger.url.startswith("http://127.0.0.1:")
     addresses = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False).stdout.split()
     for address in addresses:

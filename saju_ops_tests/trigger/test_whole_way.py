@@ -117,7 +117,7 @@ def look_at_once(instance: dg.DagsterInstance) -> None:
             instance.update_instigator_state(state.with_data(data))
 
 
-def test_one_call_archives_and_purges_and_the_trigger_tells_how_far_it_is(
+def test_one_call_archives_and_purges_and_the_trigger_reports_its_progress(
     mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = Project(mysql_url, tmp_path, monkeypatch, ARCHIVE_START_DATE=str(ago(40)))

@@ -174,7 +174,7 @@ def test_backups_older_than_the_retention_go_manifest_and_file(storage: LocalSto
     assert result.freed_bytes > 0
 
 
-def test_by_default_and_in_a_dry_run_nothing_goes_but_every_reason_is_said(storage: LocalStorage) -> None:
+def test_by_default_and_in_a_dry_run_nothing_is_deleted_and_every_reason_is_given(storage: LocalStorage) -> None:
     for age in (0, 1, 2, 3, 20):
         put(storage, age + 0.1)
     before = files(storage)
@@ -206,7 +206,7 @@ def test_what_is_not_proven_does_not_count_toward_the_floor(storage: LocalStorag
     assert kept_days(storage) == [10, 11, 12, 20, 21, 22]
 
 
-def test_an_unproven_one_goes_when_it_is_old_and_a_newer_proven_one_is_there(storage: LocalStorage) -> None:
+def test_an_old_unproven_backup_is_deleted_if_there_is_a_newer_proven_one(storage: LocalStorage) -> None:
     put(storage, 30, proven=False)
     for age in (1, 2, 3):
         put(storage, age)
@@ -270,7 +270,7 @@ def test_an_empty_policy_is_refused(storage: LocalStorage) -> None:
         monthly=st.integers(0, 4), minimum=st.integers(1, 5),
     ),
 )  # fmt: skip
-def test_whatever_the_policy_the_floor_stays_and_a_newer_good_one_follows_what_goes(
+def test_whatever_the_policy_the_floor_stays_and_a_newer_good_backup_follows_each_deleted_one(
     ages: list[tuple[float, bool, bool]], policy: Policy
 ) -> None:
     if not (policy.days or policy.daily or policy.weekly or policy.monthly):
@@ -293,7 +293,7 @@ def test_whatever_the_policy_the_floor_stays_and_a_newer_good_one_follows_what_g
 # --- what is really there ----------------------------------------------------------------------------------------
 
 
-def test_nothing_of_a_database_goes_when_its_newest_backup_has_rotted(storage: LocalStorage) -> None:
+def test_no_backup_of_a_database_is_deleted_when_its_newest_one_is_damaged(storage: LocalStorage) -> None:
     for age in (1, 2, 3, 20, 30):
         put(storage, age)
         put(storage, age, label="other")
@@ -317,7 +317,7 @@ def test_a_backup_whose_file_is_gone_or_short_is_not_relied_on(storage: LocalSto
     assert kept_days(storage) == [1, 20, 21, 22]
 
 
-def test_a_file_without_a_manifest_is_reported_and_goes_after_a_day(storage: LocalStorage) -> None:
+def test_a_file_without_a_manifest_is_reported_and_deleted_after_a_day(storage: LocalStorage) -> None:
     young, old = put(storage, 0.99, manifest=False), put(storage, 1.01, manifest=False)
     result = run(storage)
     assert files(storage) == {young}
@@ -392,7 +392,9 @@ class Two(LocalStorage):
         return self._both
 
 
-def test_of_two_stores_what_only_one_has_counts_for_nothing_and_what_goes_goes_from_both(tmp_path: Path) -> None:
+def test_a_backup_in_only_one_of_two_stores_counts_for_nothing_and_a_deleted_one_disappears_from_both(
+    tmp_path: Path,
+) -> None:
     one, other = LocalStorage(tmp_path / "one"), LocalStorage(tmp_path / "other")
     for age in (20, 21, 22, 23):
         put(one, age)
@@ -465,7 +467,7 @@ def test_an_archive_that_the_store_does_not_give_stays_and_the_others_go(
     assert ["InvalidObjectState" in problem for problem in result.problems] == [True]
 
 
-def test_of_a_day_with_parts_the_oldest_goes_first(storage: LocalStorage, sqlite_url: str) -> None:
+def test_the_oldest_part_of_a_day_is_deleted_first(storage: LocalStorage, sqlite_url: str) -> None:
     """What a kill leaves must not bring back a row as it was before it changed."""
     Path(sqlite_url.removeprefix("sqlite:///")).touch()
     scene, day = Scene(sqlite_url, storage.root).create_table(), parse_day("2020-02-29", KST)
@@ -499,7 +501,7 @@ def test_years_are_counted_on_the_calendar() -> None:
 # --- as operators see it -----------------------------------------------------------------------------------------
 
 
-def test_the_command_lists_and_deletes_only_when_told(
+def test_the_command_lists_and_deletes_only_on_request(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("BACKUP_URI", str(storage.root))

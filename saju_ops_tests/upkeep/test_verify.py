@@ -88,7 +88,7 @@ class Refusing(LocalStorage):
         return super().open(name)
 
 
-def test_a_manifest_that_the_store_does_not_give_is_told_and_the_rest_is_verified(storage: LocalStorage) -> None:
+def test_a_manifest_that_the_store_does_not_give_is_reported_and_the_rest_is_verified(storage: LocalStorage) -> None:
     result = verify(Refusing(storage.root), now=NOW, zone=KST)
     assert (len(result.rot), result.files_checked, result.passed) == (1, 3, False)
     assert "InvalidObjectState" in result.rot[0]
@@ -182,7 +182,7 @@ def dated_ahead(storage: LocalStorage, kind: Kind) -> str:
     return file
 
 
-def test_what_a_wrong_clock_dated_in_the_future_is_told_and_not_drilled(storage: LocalStorage, made: Any) -> None:
+def test_a_backup_dated_in_the_future_is_reported_and_not_drilled(storage: LocalStorage, made: Any) -> None:
     ahead = {dated_ahead(storage, kind) for kind in ("database_dump", "chroma_snapshot")}  # type: ignore[arg-type]
     result = look(storage, drills=drills(storage, made[2]))
     assert {Path(text.partition(",")[0]).name for text in result.future} == {Path(f).name for f in ahead}
@@ -249,7 +249,7 @@ def test_one_manifest_that_the_store_does_not_give_blocks_no_restore_of_another(
         find_dump(cold, RestoreRequest(now=NOW), url)
 
 
-def test_names_that_no_folder_can_have_are_told_and_the_rest_is_verified(storage: LocalStorage) -> None:
+def test_names_that_no_folder_can_have_are_reported_and_the_rest_is_verified(storage: LocalStorage) -> None:
     class Bucket(LocalStorage):
         """As S3 lists them; two of them would be other files in a folder."""
 
@@ -470,7 +470,7 @@ def test_the_job_verifies_and_its_result_is_the_check_of_the_stored_backups(envi
         assert [c.passed for c in check_results(instance)] == [False, True]
 
 
-def test_the_prune_job_lists_by_hand_and_deletes_when_told(environment: LocalStorage) -> None:
+def test_the_prune_job_lists_by_hand_and_deletes_on_request(environment: LocalStorage) -> None:
     before = set(environment.names(""))
     stray = "chroma/chromadb_20200101_000000.tar.gz"
     with environment.create(stray) as writer:
@@ -738,7 +738,7 @@ def test_drills_take_what_the_password_opens_and_say_so(made_encrypted: Any, tmp
     assert len(result.other_password) == 3
 
 
-def test_a_damaged_day_is_drilled_and_told_though_its_password_can_not_be_tried(old_store: Path) -> None:
+def test_a_damaged_day_is_drilled_and_reported_though_its_password_can_not_be_tried(old_store: Path) -> None:
     store = LocalStorage(old_store, OLD)
     for name in store.names("conversation_logs/"):
         if name.endswith(".zip"):
