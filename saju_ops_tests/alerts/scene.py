@@ -27,7 +27,7 @@ def message(number: int = 1, text: str | None = None, at: datetime | None = None
 
 
 class Scene:
-    """`now` is the clock; it stands still until a test moves it."""
+    """`now` is the clock; it doesn't move until a test moves it."""
 
     def __init__(self, folder: Path, fake: FakeSlack, channel: str = "ai-reports", token: str = TOKEN) -> None:
         self.now = START + timedelta(minutes=5)
@@ -48,7 +48,7 @@ class Scene:
     def later(self, **span: float) -> None:
         self.now += timedelta(**span)
 
-    def until_told(self, *channels: Any, ticks: int = 60) -> None:
+    def until_delivered(self, *channels: Any, ticks: int = 60) -> None:
         """Looks as the sensor would, every 30 seconds of the clock, till nothing waits."""
         for _ in range(ticks):
             self.deliver(*channels)

@@ -175,8 +175,8 @@ def test_each_channel_gets_everything_while_the_other_is_down(tmp_path: Path, do
             server.refuse = lambda _: "451 not now"
         scene.add(*(message(n) for n in range(1, 4)), channels=("slack", "email"))
         scene.deliver(scene.slack, email)
-        told = {"slack": len(fake.messages), "email": len(server.received)}
-        assert told == {"slack": 3, "email": 3} | {down: 0}
+        delivered = {"slack": len(fake.messages), "email": len(server.received)}
+        assert delivered == {"slack": 3, "email": 3} | {down: 0}
         assert scene.outbox.waiting_count(down) == 3
 
 

@@ -38,7 +38,7 @@ def texts(fake: FakeSlack) -> list[str]:
 
 def test_a_message_is_posted_once_in_the_named_channel(scene: Scene, fake: FakeSlack) -> None:
     scene.add(message(1))
-    scene.until_told()
+    scene.until_delivered()
     scene.deliver()
     (posted,) = fake.messages
     assert posted.channel == fake.channels["ai-reports"]
@@ -49,9 +49,9 @@ def test_a_message_is_posted_once_in_the_named_channel(scene: Scene, fake: FakeS
 
 def test_a_channels_name_is_looked_up_page_by_page_and_once_only(scene: Scene, fake: FakeSlack) -> None:
     scene.add(message(1))
-    scene.until_told()
+    scene.until_delivered()
     scene.add(message(2))
-    scene.until_told()
+    scene.until_delivered()
     assert fake.calls.count("conversations.list") == 2  # two pages of two, once
     assert fake.calls.count(POST) == 2
 
@@ -59,24 +59,24 @@ def test_a_channels_name_is_looked_up_page_by_page_and_once_only(scene: Scene, f
 def test_a_channels_id_is_not_looked_up(tmp_path: Path, fake: FakeSlack) -> None:
     scene = Scene(tmp_path, fake, channel="C0000000004")
     scene.add(message(1))
-    scene.until_told()
+    scene.until_delivered()
     assert fake.calls == [POST]
 
 
 def test_a_remembered_id_that_is_gone_is_looked_up_again(scene: Scene, fake: FakeSlack) -> None:
     scene.add(message(1))
-    scene.until_told()
+    scene.until_delivered()
     fake.channels["ai-reports"] = "C0000000099"
     fake.member_of.add("C0000000099")
     scene.add(message(2))
-    scene.until_told()
+    scene.until_delivered()
     assert [m.channel for m in fake.messages] == ["C0000000004", "C0000000099"]
 
 
 def test_without_the_right_to_list_channels_slack_is_given_the_name(scene: Scene, fake: FakeSlack) -> None:
     fake.scopes -= {"channels:read", "groups:read"}
     scene.add(message(1))
-    scene.until_told()
+    scene.until_delivered()
     assert len(fake.messages) == 1
 
 
@@ -88,7 +88,7 @@ def test_without_the_right_to_list_channels_slack_is_given_the_name(scene: Scene
 def test_after_any_passing_failure_every_message_arrives_once(scene: Scene, fake: FakeSlack, kind: str) -> None:
     fake.fault(POST, kind, times=5, retry_after=20)
     scene.add(*(message(n) for n in range(1, 6)))
-    scene.until_told()
+    scene.until_delivered()
     assert sorted(texts(fake)) == [f"✅ *알림 {n}번*" for n in range(1, 6)]
 
 
@@ -97,7 +97,7 @@ def test_a_slack_that_does_not_answer_loses_nothing(scene: Scene, fake: FakeSlac
     scene.add(message(1), message(2))
     (report,) = scene.deliver()
     assert "연결할 수 없습니다" in report.error
-    scene.until_told()
+    scene.until_delivered()
     assert sorted(texts(fake)) == ["✅ *알림 1번*", "✅ *알림 2번*"]
 
 
@@ -111,7 +111,7 @@ def test_a_slack_that_is_down_loses_nothing_and_is_left_alone_for_a_while(scene:
     scene.deliver()
     assert scene.outbox.health("slack").failures == 1, "it was not left alone"
     fake.up()
-    scene.until_told()
+    scene.until_delivered()
     assert texts(fake) == ["✅ *알림 1번*"]
     assert scene.outbox.health("slack").failures == 0
 
@@ -119,7 +119,7 @@ def test_a_slack_that_is_down_loses_nothing_and_is_left_alone_for_a_while(scene:
 def test_a_message_is_repeated_where_slacks_answer_was_lost_and_only_that_one(scene: Scene, fake: FakeSlack) -> None:
     fake.fault(POST, "lost", times=2)
     scene.add(message(1), message(2))
-    scene.until_told()
+    scene.until_delivered()
     assert texts(fake).count("✅ *알림 2번*") == 1
     assert texts(fake).count("✅ *알림 1번*") == 3
 
@@ -155,7 +155,7 @@ def test_a_clock_that_was_ahead_and_is_put_back_silences_nothing(scene: Scene, f
     scene.deliver()
     assert not fake.messages
     scene.later(days=-3650)
-    scene.until_told(ticks=10)
+    scene.until_delivered(ticks=10)
     assert texts(fake) == ["✅ *알림 1번*"]
 
 
@@ -182,7 +182,7 @@ def test_on_a_full_disk_no_message_is_sent_again_and_again(
         with pytest.raises(sqlite3.OperationalError, match="full"):
             scene.add(message(2))
     assert texts(fake) == []
-    scene.until_told()
+    scene.until_delivered()
     assert texts(fake) == ["✅ *알림 1번*"]
 
 
@@ -206,7 +206,7 @@ def test_one_message_that_slack_refuses_holds_up_no_other(scene: Scene, fake: Fa
     scene.deliver()
     assert "✅ *알림 7번*" in texts(fake)
     fake.mend()
-    scene.until_told(ticks=200)
+    scene.until_delivered(ticks=200)
     assert texts(fake).count("✅ *알림 2번*") == 1
 
 
@@ -224,7 +224,7 @@ def test_after_an_outage_more_than_twenty_are_gathered_and_each_is_named(
     scene: Scene, fake: FakeSlack, count: int
 ) -> None:
     scene.add(*(message(n, f"✅ *알림 {n}번* {'가' * 200}") for n in range(1, count + 1)))
-    scene.until_told()
+    scene.until_delivered()
     assert len(fake.messages) == {21: 1, 200: 1}.get(count) or len(fake.messages) < count / 100
     words = "".join(m.text for m in fake.messages)
     assert all(words.count(f"알림 {n}번 ") == 1 for n in range(1, count + 1))
@@ -232,14 +232,14 @@ def test_after_an_outage_more_than_twenty_are_gathered_and_each_is_named(
 
 def test_twenty_messages_are_sent_one_by_one(scene: Scene, fake: FakeSlack) -> None:
     scene.add(*(message(n) for n in range(1, 21)))
-    scene.until_told()
+    scene.until_delivered()
     assert len(fake.messages) == 20
 
 
 def test_messages_of_a_gathering_that_slack_refuses_are_sent_one_by_one(scene: Scene, fake: FakeSlack) -> None:
     fake.fault(POST, "ok:invalid_blocks", times=0, where="밀린 알림")
     scene.add(*(message(n) for n in range(1, 31)))
-    scene.until_told()
+    scene.until_delivered()
     assert sorted(texts(fake)) == sorted(f"✅ *알림 {n}번*" for n in range(1, 31))
 
 
@@ -251,13 +251,13 @@ def test_a_message_that_always_makes_slack_fail_does_not_spoil_a_gathering_for_e
     for _ in range(60):
         scene.deliver()
         scene.later(seconds=120)
-    told = "".join(m.text for m in fake.messages)
-    assert [n for n in range(1, 31) if f"알림 {n}번" not in told] == [7]
+    texts = "".join(m.text for m in fake.messages)
+    assert [n for n in range(1, 31) if f"알림 {n}번" not in texts] == [7]
 
 
 def test_a_late_message_says_when_the_thing_happened(scene: Scene, fake: FakeSlack) -> None:
     scene.add(message(1))
-    scene.until_told()
+    scene.until_delivered()
     assert "늦은 알림" in fake.messages[0].words  # the fixed clock's messages are of another year
     assert "2026-11-02 09:00:01 KST" in fake.messages[0].words
 
@@ -288,7 +288,7 @@ def test_the_token_is_in_no_message_and_no_error(scene: Scene, fake: FakeSlack) 
     from saju_ops_tests.fakes.slack import TOKEN
 
     scene.add(message(1, f"실수로 들어간 {TOKEN}"))
-    scene.until_told()
+    scene.until_delivered()
     assert TOKEN not in fake.words()
     assert "***" in fake.words()
 
@@ -303,7 +303,7 @@ def test_two_deliveries_at_once_send_nothing_twice(scene: Scene, fake: FakeSlack
         thread.start()
     for thread in threads:
         thread.join()
-    scene.until_told()
+    scene.until_delivered()
     assert sorted(texts(fake)) == sorted(f"✅ *알림 {n}번*" for n in range(1, 16))
 
 
@@ -314,5 +314,5 @@ def test_a_delivery_leaves_the_rest_to_the_next_look_when_its_time_is_up(scene: 
     assert 1 <= report.delivered <= 5
     assert report.left == 20 - report.delivered
     fake.mend()
-    scene.until_told()
+    scene.until_delivered()
     assert len(fake.messages) == 20

@@ -163,14 +163,14 @@ for name in names:
     server.bindings.create_collection(name, json.dumps(configuration), None, None, True, "default_tenant",
                                       "default_database")
 models = [server.get_collection(name) for name in names]
-with open(out, "a", buffering=1) as told:
+with open(out, "a", buffering=1) as log:
     n = 0
     while True:
         model = models[n % 2]
         ids = [f"{n}-{i}" for i in range(10)]
         server._add(collection_id=model.id, ids=ids, embeddings=generator.standard_normal((10, 16)).tolist(),
                     documents=["문서"] * 10, metadatas=[{"n": n}] * 10)
-        told.write(f"{model.name} {n}\\n")
+        log.write(f"{model.name} {n}\\n")
         n += 1
         if n > 200:
             old = n - 200

@@ -93,14 +93,14 @@ def server(tmp_path: Path) -> Iterator[Any]:
 
 def fetched(server: Any, monkeypatch: pytest.MonkeyPatch, target: Path, *changes: Any) -> dict[str, Any]:
     monkeypatch.setattr(chroma_fetch, "connect", lambda host, port: Between(server, list(changes)))
-    told = fetch_server("host", 1, target)
+    answer = fetch_server("host", 1, target)
     assert_same(held_in(target), held_by(server))
-    return told
+    return answer
 
 
 def test_a_server_that_rests_is_read_twice(server: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    told = fetched(server, monkeypatch, tmp_path / "target")
-    assert (told["passes"], told["records_moving"], told["databases"]) == (2, 0, [DATABASE])
+    answer = fetched(server, monkeypatch, tmp_path / "target")
+    assert (answer["passes"], answer["records_moving"], answer["databases"]) == (2, 0, [DATABASE])
 
 
 def nasty_floats(number: int) -> list[float]:
@@ -238,8 +238,8 @@ def test_what_changed_between_passes_is_followed(server: Any, monkeypatch: pytes
         server.delete_collection("late")
         change(server, server.get_collection("interpretation_rules"))
 
-    told = fetched(server, monkeypatch, tmp_path / "target", records, collections, gone)
-    assert (told["passes"], told["records_moving"]) == (5, 0)
+    answer = fetched(server, monkeypatch, tmp_path / "target", records, collections, gone)
+    assert (answer["passes"], answer["records_moving"]) == (5, 0)
     # What belongs to none of its collections any more is not in it.
     topics = rows_in(tmp_path / "target", "SELECT DISTINCT topic FROM embeddings_queue")
     assert {t.rpartition("/")[2] for (t,) in topics} <= {
@@ -255,8 +255,8 @@ def test_a_server_that_never_rests_gives_what_the_last_pass_saw(
         count = server._count(model.id)
         add(server, model, range(count + 100, count + 107))
 
-    told = fetched(server, monkeypatch, tmp_path / "target", *[more] * 9)
-    assert (told["passes"], told["records_moving"]) == (5, 7)
+    answer = fetched(server, monkeypatch, tmp_path / "target", *[more] * 9)
+    assert (answer["passes"], answer["records_moving"]) == (5, 7)
 
 
 def test_a_record_that_a_deletion_moved_past_the_pages_is_not_lost(
@@ -276,8 +276,8 @@ def test_a_record_that_a_deletion_moved_past_the_pages_is_not_lost(
         yield shown
 
     monkeypatch.setattr(chroma_fetch, "_pages", torn)
-    told = fetched(server, monkeypatch, tmp_path / "target")
-    assert (told["passes"], told["records_moving"]) == (3, 0)
+    answer = fetched(server, monkeypatch, tmp_path / "target")
+    assert (answer["passes"], answer["records_moving"]) == (3, 0)
 
 
 def test_pages_are_as_large_as_their_records_allow(
@@ -350,7 +350,7 @@ def test_an_index_is_made_of_what_has_room_and_nothing_else_changes(
 
 
 def test_what_chroma_was_ended_in_is_taken_back(tmp_path: Path) -> None:
-    """As by a process that is killed while it empties the queue: its journal lies beside the database."""
+    """As if a process was killed while it empties the queue: its journal is beside the database."""
     folder = make_folder(tmp_path / "chroma_db", {"saju_knowledge": 130})
     with ChromaFiles(folder) as files:
         before = contents(files)
@@ -368,7 +368,8 @@ def test_what_chroma_was_ended_in_is_taken_back(tmp_path: Path) -> None:
         assert contents(files) == before
 
 
-# --- collections whose index has no room -------------------------------------------------------------------------
+# --- collections whose index doesn't fit into memory
+# -------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -420,10 +421,10 @@ def test_chroma_makes_an_index_of_as_many_as_have_room_and_finds_neighbours_amon
     storage, taken, _ = without_room
     extract_snapshot(storage, taken.manifest, tmp_path / "out")
     room_for(monkeypatch, 150)
-    told = chroma_check.check_folder(tmp_path / "out", taken.manifest.contents, memory_mb=1)
-    assert (told["not_indexed"], told["searched_in_files"]) == (["saju_knowledge"], ["saju_knowledge"])
-    assert (told["neighbours_looked_for"], told["records_compared"]) == (400, 480)
-    assert told["neighbours_share"] > 0.9
+    answer = chroma_check.check_folder(tmp_path / "out", taken.manifest.contents, memory_mb=1)
+    assert (answer["not_indexed"], answer["searched_in_files"]) == (["saju_knowledge"], ["saju_knowledge"])
+    assert (answer["neighbours_looked_for"], answer["records_compared"]) == (400, 480)
+    assert answer["neighbours_share"] > 0.9
     monkeypatch.setattr(comparison, "THEMSELVES_AT_LEAST", 1.01)
     with pytest.raises(TornCopy, match="vectors themselves only"):
         chroma_check.check_folder(tmp_path / "out", taken.manifest.contents, memory_mb=1)
@@ -451,10 +452,10 @@ def test_changes_that_wait_are_in_the_index_of_some(tmp_path: Path, monkeypatch:
     """A folder whose chatbot has its index written every 10,000 records: updates, deletions, and records added anew."""
     folder = make_folder(tmp_path / "chroma_db", {"saju_knowledge": 140, "fortune_patterns": 90}, sync=10_000)
     room_for(monkeypatch, 80)
-    told = chroma_check.check_folder(folder, None, memory_mb=1)
-    assert sorted(told["not_indexed"]) == ["fortune_patterns", "saju_knowledge"]
-    assert told["neighbours_looked_for"] == 400
-    assert told["neighbours_share"] > 0.9
+    answer = chroma_check.check_folder(folder, None, memory_mb=1)
+    assert sorted(answer["not_indexed"]) == ["fortune_patterns", "saju_knowledge"]
+    assert answer["neighbours_looked_for"] == 400
+    assert answer["neighbours_share"] > 0.9
 
 
 def test_chroma_makes_the_index_of_what_was_extracted_when_it_opens_it(
@@ -489,11 +490,11 @@ def test_a_restore_whose_index_can_not_be_made_leaves_it_to_chroma(
     ask = chroma_restore.ask
 
     def killed(task: str, scratch: Path, **request: Any) -> Any:
-        told = ask(task, scratch, **request)
+        answer = ask(task, scratch, **request)
         if task == "complete":
             next(Path(request["twin"]).glob("*/data_level0.bin")).write_bytes(b"half")
             raise TornCopy("the process that opened it by Chroma ended with SIGKILL")
-        return told
+        return answer
 
     monkeypatch.setattr(chroma_restore, "ask", killed)
     storage, _, shown = without_room
@@ -545,7 +546,7 @@ sys.argv = ["chroma_worker"]
 from saju_ops.chroma import worker as chroma_worker
 request = json.loads(sys.stdin.read())
 chroma_worker.TASKS[request["task"]](request)
-# Of this program alone: what getrusage tells begins with the memory of the process that started it.
+# For this program alone: getrusage begins with the memory of the process that started it.
 (peak,) = (line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(int(peak) >> 10)
 """

@@ -99,9 +99,9 @@ def test_what_still_waits_in_the_queue_counts_as_chroma_will_count_it(tmp_path: 
             connection.execute(f"DELETE FROM {table}")  # noqa: S608
         connection.execute("DELETE FROM embedding_fulltext_search")
         connection.commit()
-    told = check_folder(tmp_path / "chroma_db", None)
-    assert told["records_compared"] == 30 + 1 - 1
-    assert told["neighbours_share"] > 0.9
+    judgement = check_folder(tmp_path / "chroma_db", None)
+    assert judgement["records_compared"] == 30 + 1 - 1
+    assert judgement["neighbours_share"] > 0.9
 
 
 def test_reading_changes_nothing(folder: Path) -> None:
@@ -111,10 +111,10 @@ def test_reading_changes_nothing(folder: Path) -> None:
 
 
 def test_a_check_counts_every_record_and_looks_for_neighbours(folder: Path) -> None:
-    told = check_folder(folder, None)
-    assert told["records_compared"] == sum(c["count"] for c in told["contents"]["collections"])
-    assert told["neighbours_looked_for"] == 3 * 20 * 10
-    assert told["neighbours_share"] > 0.9
+    judgement = check_folder(folder, None)
+    assert judgement["records_compared"] == sum(c["count"] for c in judgement["contents"]["collections"])
+    assert judgement["neighbours_looked_for"] == 3 * 20 * 10
+    assert judgement["neighbours_share"] > 0.9
 
 
 def cut(name: str, keep: float) -> Callable[[Path], None]:
@@ -244,26 +244,26 @@ def test_chroma_opens_the_twin_and_leaves_the_folder(
     monkeypatch.setattr(chroma_engine, "TRIED", tried)
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     twin, wanted = twin_of(folder), contents_of(folder)
-    told = check_folder(folder, wanted, twin=twin)
-    assert told["contents"] == wanted
+    judgement = check_folder(folder, wanted, twin=twin)
+    assert judgement["contents"] == wanted
     assert not twin.exists()
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
 
 
 def test_the_engine_alone_gives_what_the_client_gives(folder: Path) -> None:
     def given(server: Any) -> list[Any]:
-        told: list[Any] = [list(databases(server, ["default_tenant"]))]
+        answers: list[Any] = [list(databases(server, ["default_tenant"]))]
         for shown in models(server, "default_tenant", "default_database"):
             model = server.get_collection(shown.name, tenant="default_tenant", database="default_database")
             where = {"tenant": "default_tenant", "database": "default_database"}
-            told += [{n: getattr(m, n) for n in ("id", "name", "metadata", "dimension")} for m in (shown, model)]
-            told += [shown_configuration(shown), shown_configuration(model), server._count(model.id, **where)]
-            told.append(server._get(model.id, limit=7, offset=3, include=[], **where)["ids"])
+            answers += [{n: getattr(m, n) for n in ("id", "name", "metadata", "dimension")} for m in (shown, model)]
+            answers += [shown_configuration(shown), shown_configuration(model), server._count(model.id, **where)]
+            answers.append(server._get(model.id, limit=7, offset=3, include=[], **where)["ids"])
             asked = server._get(model.id, limit=2, offset=0, include=["embeddings"], **where)["embeddings"]
-            told += [asked, rows(server, model)]
-            told.append(server._query(model.id, query_embeddings=asked, n_results=5, include=["distances"], **where))
-            told[-1] = {name: told[-1][name] for name in ("ids", "distances")}
-        return told
+            answers += [asked, rows(server, model)]
+            answers.append(server._query(model.id, query_embeddings=asked, n_results=5, include=["distances"], **where))
+            answers[-1] = {name: answers[-1][name] for name in ("ids", "distances")}
+        return answers
 
     def rows(server: Any, model: Any) -> list[Any]:
         with closing(pages(server, model, "default_tenant", "default_database")) as coming:
@@ -408,8 +408,8 @@ def test_only_what_has_no_room_is_searched_in_its_files(folder: Path, monkeypatc
     assert sizes[largest] - sizes[second] > 20_000
     # The ids of each take some 4 kB, which count sixteen times for those that have any in a file.
     with ChromaFiles(folder) as files:
-        told = {c.name: chroma_check.memory_of(files, c, files.vectors(c)) for c in files.collections()}
-    monkeypatch.setattr(chroma_check, "BESIDE_AN_INDEX", (110 << 20) + (1 << 20) - told[largest] + 1)
+        memory = {c.name: chroma_check.memory_of(files, c, files.vectors(c)) for c in files.collections()}
+    monkeypatch.setattr(chroma_check, "BESIDE_AN_INDEX", (110 << 20) + (1 << 20) - memory[largest] + 1)
     assert check_folder(folder, None, memory_mb=1)["searched_in_files"] == [largest]
 
 
@@ -450,7 +450,7 @@ def test_the_files_give_the_neighbours_that_chroma_gives(tmp_path: Path, space: 
             same += int(np.isclose(mine, chroma, atol=1e-4).sum())
             right += int((mine <= limit).sum())
     assert same == 400
-    assert 100 < right < 390, "too easy to tell anything"
+    assert 100 < right < 390, "too easy to prove anything"
 
 
 def test_links_that_lead_nowhere_are_found_in_the_files_too(folder: Path) -> None:
@@ -481,7 +481,7 @@ def test_a_record_that_chroma_gives_otherwise_is_found_without_its_index(folder:
 def test_how_many_neighbours_an_index_must_find_is_asked_of_few_records_only(
     folder: Path, monkeypatch: pytest.MonkeyPatch, memory_mb: int
 ) -> None:
-    """Of many, a sound index of random vectors finds few. That it finds each vector itself is asked at any size."""
+    """In many random vectors a sound index finds few. That it finds each vector itself is required at any size."""
     monkeypatch.setattr(comparison, "NEIGHBOURS_AT_LEAST", 1.01)
     with pytest.raises(TornCopy, match="nearest neighbours"):
         check_folder(folder, None, memory_mb=memory_mb)

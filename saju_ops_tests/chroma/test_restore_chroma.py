@@ -187,8 +187,8 @@ def test_a_damaged_snapshot_stops_it_before_anything_is_touched(taken: Any, tmp_
     Path(mine.location(later.file)).unlink()
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    told = restore(mine, tmp_path / "new", clock=lambda: AT + timedelta(days=1)).sentences()
-    assert any(s.startswith("NEWER") and "chromadb_20261002_033000 (its data file is gone)" in s for s in told)
+    sentences = restore(mine, tmp_path / "new", clock=lambda: AT + timedelta(days=1)).sentences()
+    assert any(s.startswith("NEWER") and "chromadb_20261002_033000 (its data file is gone)" in s for s in sentences)
 
 
 def test_an_older_snapshot_is_found_by_its_time(taken: Any, tmp_path: Path) -> None:

@@ -203,13 +203,13 @@ def tear_first(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     copy, torn = chroma._copy, []
 
     def torn_copy(source: Source, work: Path, memory_mb: int) -> dict[str, Any]:
-        told = copy(source, work, memory_mb)
+        answer = copy(source, work, memory_mb)
         if len(torn) < times:
             torn.append(1)
             # A folder without names is an index that was only made room for.
             index = next((work / "copy").glob("*/index_metadata.pickle")).with_name("data_level0.bin")
             index.write_bytes(index.read_bytes()[:-500])
-        return told
+        return answer
 
     monkeypatch.setattr(chroma, "_copy", torn_copy)
 
@@ -296,7 +296,7 @@ def test_a_file_that_is_stored_otherwise_than_chroma_opened_it_is_found(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], str], password: str | None
 ) -> None:
     """Packed from another folder, so that every SHA-256 of the stored file is right, and both processes see a sound
-    copy: nothing but the comparison of the files tells."""
+    copy: only the comparison of the files shows it."""
     harmed: list[str] = []
 
     def other(packed: Path, *args: Any, **more: Any) -> Hashes:
@@ -337,7 +337,7 @@ def test_the_stored_files_are_listed_as_the_folder_is(folder: Path, taken: Taken
         hashes, stored = look_through(stream, password=None, encrypted=False, content_bytes=manifest.content_bytes)
     assert hashes.stored_sha256 == manifest.stored_sha256
     assert stored["."] == FOLDER
-    assert {n for n, told in stored.items() if told != FOLDER} == {
+    assert {n for n, kind in stored.items() if kind != FOLDER} == {
         p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()
     }
     # SQLite's own copy differs from its source in the header; the index files are the same.
@@ -357,7 +357,7 @@ def test_a_copy_that_only_chroma_finds_torn_ends_the_packing(
         return before
 
     def endless(packed: Path, writer: Any, *, watch: Callable[[], None], **more: Any) -> Hashes:
-        """It goes on until it is told to stop."""
+        """It continues until it is stopped."""
         deadline = time.monotonic() + 60
         writer.write(b"begun")
         while time.monotonic() < deadline:
@@ -461,9 +461,9 @@ def test_a_flipped_bit_anywhere_is_found(taken: Taken, tmp_path: Path) -> None:
 # --- while the chatbot writes ------------------------------------------------------------------------------------
 
 
-def acknowledged(told: Path) -> tuple[int, dict[tuple[str, str], int]]:
+def acknowledged(log: Path) -> tuple[int, dict[tuple[str, str], int]]:
     """How many batches there were, and each record that must be there: acknowledged and not about to be deleted."""
-    lines = [line.split() for line in told.read_text().splitlines()]
+    lines = [line.split() for line in log.read_text().splitlines()]
     # By the time of the copy the writer may be on: what it deletes next is not asked for.
     kept = lines[-WRITER_KEEPS // 4 :]
     return len(lines), {(name, f"{n}-{i}"): int(n) for name, n in kept for i in range(10)}
@@ -471,10 +471,10 @@ def acknowledged(told: Path) -> tuple[int, dict[tuple[str, str], int]]:
 
 def test_fifty_snapshots_of_a_folder_in_use_each_hold_everything_acknowledged(tmp_path: Path) -> None:
     """Each is copied, packed, unpacked and opened by Chroma; only the processes are saved that `take_snapshot` has."""
-    folder, told, torn, locked = tmp_path / "live", tmp_path / "told", [], []
-    with writing(folder, told), scratch_folder() as scratch:
+    folder, log, torn, locked = tmp_path / "live", tmp_path / "log", [], []
+    with writing(folder, log), scratch_folder() as scratch:
         for number in range(50):
-            _, wanted = acknowledged(told)
+            _, wanted = acknowledged(log)
             for _ in range(chroma.ATTEMPTS):
                 work = scratch / f"{number}-{len(torn)}"
                 work.mkdir()
@@ -489,7 +489,7 @@ def test_fifty_snapshots_of_a_folder_in_use_each_hold_everything_acknowledged(tm
             missing = {key for key in wanted if key not in held}
             assert not missing, f"snapshot {number} lacks {len(missing)} acknowledged records"
             shutil.rmtree(work)
-        batches, _ = acknowledged(told)
+        batches, _ = acknowledged(log)
     assert batches > 200, "the writer hardly wrote"
     assert max(locked) < 2.0
 
@@ -502,16 +502,16 @@ def proven(work: Path) -> set[tuple[str, str]]:
         packed = pack(work / "copy", file, password=None, name="x")  # type: ignore[arg-type]
     with (work / "tar").open("rb") as file:
         unpack(file, work / "proof", password=None, encrypted=False, content_bytes=packed.content_bytes)
-    told = check_folder(work / "proof", before, memory_mb=256)
-    assert told["records_compared"] == len(held)
+    judgement = check_folder(work / "proof", before, memory_mb=256)
+    assert judgement["records_compared"] == len(held)
     return held
 
 
 def test_whole_snapshots_of_a_folder_in_use_can_be_restored(tmp_path: Path, storage: LocalStorage) -> None:
-    folder, told = tmp_path / "live", tmp_path / "told"
-    with writing(folder, told):
+    folder, log = tmp_path / "live", tmp_path / "log"
+    with writing(folder, log):
         for number in range(3):
-            _, wanted = acknowledged(told)
+            _, wanted = acknowledged(log)
             snapshot = take_snapshot(
                 storage, Source(folder=folder), zone=KST, clock=lambda n=number: AT + timedelta(minutes=n)
             )
@@ -639,19 +639,19 @@ def test_a_server_that_does_not_answer_is_named(storage: LocalStorage) -> None:
 def test_usage_counts_documents_bytes_and_the_age_of_the_newest_snapshot(folder: Path, taken: Taken) -> None:
     storage, _ = taken
     shutil.copytree(next(folder.glob("*/")), folder / "00000000-0000-0000-0000-000000000000")
-    told = usage(Source(folder=folder), storage, now=AT + timedelta(hours=5))
-    assert told.per_collection() == {"empty_one": 0, "interpretation_rules": 40, "saju_knowledge": 250}
-    assert told.age_hours == 5.0
-    assert told.orphaned_folders == 1
-    assert told.bytes_on_disk == sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    assert told.database_bytes + told.index_bytes + told.orphaned_bytes == told.bytes_on_disk
+    found = usage(Source(folder=folder), storage, now=AT + timedelta(hours=5))
+    assert found.per_collection() == {"empty_one": 0, "interpretation_rules": 40, "saju_knowledge": 250}
+    assert found.age_hours == 5.0
+    assert found.orphaned_folders == 1
+    assert found.bytes_on_disk == sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    assert found.database_bytes + found.index_bytes + found.orphaned_bytes == found.bytes_on_disk
     with closing(sqlite3.connect(folder / "chroma.sqlite3")) as connection:
-        assert told.waiting_writes == connection.execute("SELECT COUNT(*) FROM embeddings_queue").fetchone()[0]
+        assert found.waiting_writes == connection.execute("SELECT COUNT(*) FROM embeddings_queue").fetchone()[0]
 
 
 def test_usage_without_a_snapshot_says_so(folder: Path, storage: LocalStorage) -> None:
-    told = usage(Source(folder=folder), storage, now=AT)
-    assert (told.age_hours, told.newest, told.snapshots) == (None, None, 0)
+    found = usage(Source(folder=folder), storage, now=AT)
+    assert (found.age_hours, found.newest, found.snapshots) == (None, None, 0)
 
 
 def test_the_process_that_opens_snapshots_gets_no_secret_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,10 +226,10 @@ def test_a_hostile_header_takes_no_memory(tmp_path: Path, what: str) -> None:
         "except ProofFailed:\n"
         "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "tar.gz"), str(len(content))], capture_output=True, check=True
     )
-    assert int(told.stdout) < 24 << 10
+    assert int(done.stdout) < 24 << 10
 
 
 def test_what_pack_wrote_is_unpacked_by_a_python_without_extraction_filters(

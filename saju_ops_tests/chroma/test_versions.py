@@ -143,16 +143,16 @@ def test_the_distance_of_an_older_collection_is_the_one_that_chroma_measures(tmp
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_folder_of_an_older_chroma_is_proven_without_room_for_its_indexes(tmp_path: Path, version: str) -> None:
     folder, said = unpacked(version, tmp_path / "chroma_db")
-    told = check_folder(folder, None, memory_mb=0)
-    assert told["records_compared"] == sum(map(len, said.values()))
-    assert sorted(told["not_indexed"]) == sorted({"usual", "cosine_waiting", "configured"} & said.keys())
+    judgement = check_folder(folder, None, memory_mb=0)
+    assert judgement["records_compared"] == sum(map(len, said.values()))
+    assert sorted(judgement["not_indexed"]) == sorted({"usual", "cosine_waiting", "configured"} & said.keys())
 
 
 def test_the_records_of_an_older_folder_are_counted(tmp_path: Path, storage: LocalStorage) -> None:
     for version in VERSIONS:
         folder, said = unpacked(version, tmp_path / version)
-        told = usage(Source(folder=folder), storage, now=AT)
-        assert told.per_collection() == {name: len(rows) for name, rows in said.items()}
+        found = usage(Source(folder=folder), storage, now=AT)
+        assert found.per_collection() == {name: len(rows) for name, rows in said.items()}
 
 
 @pytest.mark.parametrize("version", ["0.4.24", "0.5.23"])
@@ -269,7 +269,7 @@ def test_an_index_most_of_whose_elements_were_deleted_is_no_damage(tmp_path: Pat
 
 
 def lose_an_entry(folder: Path, table: str) -> None:
-    """Of an index of the database: it has a row less than the table."""
+    """Damages an index of the database: it has a row less than the table."""
     with closing(sqlite3.connect(folder / "chroma.sqlite3")) as connection:
         asked = "SELECT rootpage FROM sqlite_master WHERE tbl_name = ? AND name LIKE 'sqlite_autoindex%'"
         (root,) = connection.execute(asked, (table,)).fetchone()
@@ -341,7 +341,7 @@ def test_reading_an_index_with_holes_takes_little_memory(tmp_path: Path, name: s
         "from saju_ops.chroma.files import ChromaFiles, contents\n"
         "try:\n    with ChromaFiles(Path(sys.argv[1])) as files: contents(files)\n"
         "except Exception as error: print(type(error).__name__)\n"
-        # Of this program alone: what getrusage says begins with the memory of the process that started it.
+        # For this program alone: getrusage begins with the memory of the process that started it.
         "(peak,) = (line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
         "print(int(peak) >> 10)"
     )

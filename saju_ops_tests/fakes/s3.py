@@ -1,4 +1,4 @@
-"""An S3 server on loopback: moto, and before each bucket a proxy that misbehaves when it is told to."""
+"""An S3 server on loopback: moto, and before each bucket a proxy that misbehaves on request."""
 
 from __future__ import annotations
 

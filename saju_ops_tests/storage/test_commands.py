@@ -1,4 +1,4 @@
-"""Every command of `saju-ops` that opens the backups opens them where, and as whom, the settings say."""
+"""Every command of `saju-ops` that opens the backups opens them at the place and with the login of the settings."""
 
 from __future__ import annotations
 

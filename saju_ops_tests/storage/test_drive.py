@@ -284,9 +284,9 @@ def test_a_wrong_folder_and_wrong_credentials_are_said(scene: Scene, tmp_path: P
 
 def test_the_address_of_the_upload_and_the_token_are_in_no_message(scene: Scene) -> None:
     scene.proxy.add("reset", "PUT", "session", times=99)
-    with pytest.raises(StorageError) as told:
+    with pytest.raises(StorageError) as raised:
         put(scene.storage, NAME, LARGE)
-    shown = "".join(traceback.format_exception(told.value))
+    shown = "".join(traceback.format_exception(raised.value))
     assert "upload_id" not in shown
     assert "the-token" not in shown
 

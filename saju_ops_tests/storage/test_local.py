@@ -53,7 +53,7 @@ def test_a_name_that_exists_is_never_written_again(storage: LocalStorage) -> Non
 
 
 class Disk:
-    """What a loss of power would leave, told by the calls that put it there, in their order."""
+    """What would remain after a loss of power, as the calls that put it there, in their order."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.did: list[str] = []
@@ -65,9 +65,9 @@ class Disk:
 
     def _synced(self, call: Callable[[int], None], descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        told = f"folder {path.name}" if path.is_dir() else f"{path.stat().st_size} bytes"
+        what = f"folder {path.name}" if path.is_dir() else f"{path.stat().st_size} bytes"
         call(descriptor)
-        self.did.append(told)
+        self.did.append(what)
 
 
 def test_bytes_then_name_then_folder_are_on_the_disk_when_a_write_ends(

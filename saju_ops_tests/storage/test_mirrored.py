@@ -21,7 +21,7 @@ DATA = b"a dump" * 1_000
 
 
 class Unreliable(LocalStorage):
-    """A folder that is down when it is told to be."""
+    """A folder that is down on request."""
 
     broken: set[str] = frozenset()  # type: ignore[assignment]
 
@@ -114,10 +114,10 @@ def test_a_store_that_is_down_fails_the_run_and_the_next_one_completes_the_copy(
 ) -> None:
     down, up = getattr(pair, which), pair.two if which == "one" else pair.one
     down.broken = broken
-    with pytest.raises(StorageError) as told:
+    with pytest.raises(StorageError) as raised:
         back_up(pair.open())
-    assert f"is in {up.uri} alone" in str(told.value)
-    assert f"{down.uri}: Input/output error" in str(told.value)
+    assert f"is in {up.uri} alone" in str(raised.value)
+    assert f"{down.uri}: Input/output error" in str(raised.value)
     down.broken = set()
     assert sorted(map(len, pair.files())) == [0, 2]
     assert MANIFEST not in list(pair.open().names(""))
@@ -190,7 +190,7 @@ def test_a_restore_reads_the_good_copy_where_the_other_is_damaged(
 
 
 def test_where_both_copies_are_damaged_the_file_is_read_all_the_same(pair: Pair) -> None:
-    """Whoever reads it compares it and says what is wrong."""
+    """A reader compares it and says what is wrong."""
     back_up(pair.open())
     for store in (pair.one, pair.two):
         (store.root / FILE).write_bytes(b"cut")
@@ -335,7 +335,7 @@ def test_a_store_that_breaks_while_it_gives_back_what_was_written_is_left_aside(
     storage = pair.open()
     storage.complete("")
     if rotten:
-        # What was handed out before the break is not what was written, and whoever read it relies on it.
+        # What was handed out before the break is not what was written, and its reader relies on it.
         with pytest.raises(StorageError, match=r"the connection broke.*differs"):
             put(storage, FILE, data)
         assert pair.files() == ([], [])

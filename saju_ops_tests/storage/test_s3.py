@@ -220,9 +220,9 @@ def test_a_fault_that_passes_costs_nothing(bucket: Bucket, place: str, kind: Any
 def test_a_fault_that_stays_leaves_nothing_and_says_so(storage: S3Storage, bucket: Bucket, place: str) -> None:
     method, path, data = PLACES[place]
     bucket.proxy.add("status", method, path, times=99, status=503, code="SlowDown")
-    with pytest.raises(StorageError, match=r"503 SlowDown") as told:
+    with pytest.raises(StorageError, match=r"503 SlowDown") as raised:
         put(storage, NAME, data)
-    assert bucket.name in str(told.value)
+    assert bucket.name in str(raised.value)
     bucket.proxy.faults.clear()
     assert bucket.objects() == {}
     assert bucket.uploads() == []
@@ -347,9 +347,9 @@ def test_refusals_are_said_in_words(
 ) -> None:
     # The first question is a HEAD, whose answer has no body and so no reason.
     bucket.proxy.add("status", method, times=9_999, status=status, code=code)
-    with pytest.raises(StorageError, match=words) as told:
+    with pytest.raises(StorageError, match=words) as raised:
         put(storage, NAME, SMALL)
-    assert not isinstance(told.value, AlreadyThere)
+    assert not isinstance(raised.value, AlreadyThere)
 
 
 def test_a_web_page_where_s3_should_be_holds_no_backup(storage: S3Storage, bucket: Bucket) -> None:
@@ -378,9 +378,9 @@ def test_a_store_that_is_down_is_named_without_any_secret(bucket: Bucket) -> Non
         S3Options(endpoint_url="http://127.0.0.1:1", access_key_id="AKIATEST", secret_access_key=SECRET_KEY,
                   max_attempts=2),
     )  # fmt: skip
-    with pytest.raises(StorageError, match=r"http://127\.0\.0\.1:1 could not be reached") as told:
+    with pytest.raises(StorageError, match=r"http://127\.0\.0\.1:1 could not be reached") as raised:
         list(storage.names(""))
-    shown = "".join(traceback.format_exception(told.value)) + repr(storage.options)
+    shown = "".join(traceback.format_exception(raised.value)) + repr(storage.options)
     assert SECRET_KEY not in shown
     assert "AKIATEST" not in shown
 
