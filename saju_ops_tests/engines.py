@@ -11,7 +11,7 @@ server or a folder that it did not make, and to start Debian's own services when
     python -m saju_ops_tests.engines check       one line per engine; exit status 1 if one is missing
 
 How nothing is left behind: a small supervisor process runs each server. It stops the server and removes
-the folder when it is told to or when its owner is gone; if the supervisor itself is killed, the kernel
+the folder on request or when its owner is gone; if the supervisor itself is killed, the kernel
 kills the server (PR_SET_PDEATHSIG).
 """
 
@@ -531,7 +531,7 @@ def version_shown_by(command: list[str]) -> str | None:
 
 
 class _Supervisor:
-    """Runs a plan until it is told to stop (a line or the end of stdin, a signal) or its owner is gone."""
+    """Runs a plan until it is asked to stop (a line or the end of stdin, a signal) or its owner is gone."""
 
     def __init__(self, owner: int, plan: Plan) -> None:
         self.owner = owner
@@ -549,7 +549,7 @@ class _Supervisor:
         return bool(readable) or self.signalled or os.getppid() != self.owner
 
     def run(self) -> int:
-        """Exit status 0 if it was told to stop; 1, with the end of the log on stderr, if a command failed."""
+        """Exit status 0 if it was asked to stop; 1, with the end of the log on stderr, if a command failed."""
         log = Path(self.plan.folder, "server.log")
         try:
             for command in self.plan.setup:

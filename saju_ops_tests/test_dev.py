@@ -1,4 +1,4 @@
-"""`saju-ops dev`: the settings that Dagster gets are those of the command, whatever lies in `.env`."""
+"""`saju-ops dev`: the settings that Dagster gets are those of the command, whatever `.env` holds."""
 
 from __future__ import annotations
 

@@ -368,8 +368,7 @@ def test_what_chroma_was_ended_in_is_taken_back(tmp_path: Path) -> None:
         assert contents(files) == before
 
 
-# --- collections whose index doesn't fit into memory
-# -------------------------------------------------------------------------
+# --- collections whose index does not fit into memory ---------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Where a restore goes, without a password in everybody's sight."""
+"""The target of a restore, given without a password in everybody's sight."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def new_instance(folder: Path) -> dg.DagsterInstance:
 
 
 @dataclass
-class Told:
+class Tick:
     """What one tick did."""
 
     summary: str
@@ -94,13 +94,13 @@ class AlertScene:
             self._monkeypatch.setenv(name, value)
         self.definitions = defs()
 
-    def tick(self, times: int = 1) -> Told:
-        told = Told("")
+    def tick(self, times: int = 1) -> Tick:
+        tick = Tick("")
         for _ in range(times):
-            told = self._tick()
-        return told
+            tick = self._tick()
+        return tick
 
-    def _tick(self) -> Told:
+    def _tick(self) -> Tick:
         sensor = next(s for s in self.definitions.sensors or [] if s.name == "alerts")
         assert isinstance(sensor, dg.SensorDefinition)
         with dg.build_sensor_context(
@@ -109,11 +109,11 @@ class AlertScene:
             try:
                 result = sensor(context)
             except Exception as error:
-                return Told("", str(error))
+                return Tick("", str(error))
         assert isinstance(result, dg.SensorResult)
         self._cursor = result.cursor
         reason = result.skip_reason
-        return Told(reason.skip_message or "" if isinstance(reason, dg.SkipReason) else reason or "")
+        return Tick(reason.skip_message or "" if isinstance(reason, dg.SkipReason) else reason or "")
 
     def begin(self) -> None:
         assert "begun here" in self.tick().summary

@@ -97,7 +97,7 @@ class DevServer:
         return bool(found["repositoriesOrError"].get("nodes"))
 
     def kill(self) -> None:
-        """SIGKILL to all of it at once, as when the machine goes down. Harmless when it is down already."""
+        """SIGKILL to all of it at once, as if the machine lost power. Harmless when it is down already."""
         process, self.process = self.process, None
         if process is None:
             return

@@ -1,4 +1,4 @@
-"""The alert sensor: what it tells, once, whatever breaks between the run's end and the reader."""
+"""The alert sensor reports each event once, whatever breaks between the run's end and the reader."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def test_every_run_that_ends_after_alerts_began_is_reported_once(scene: AlertSce
     scene.begin()
     runs = [ended(scene.instance, kind) for kind in (SUCCESS, FAILURE, CANCELED)]
     scene.tick(3)
-    told = "\n".join(scene.words)
+    texts = "\n".join(scene.words)
     assert len(scene.words) == 3
-    assert all(f"http://127.0.0.1:3000/runs/{run}" in told for run in runs)
+    assert all(f"http://127.0.0.1:3000/runs/{run}" in texts for run in runs)
 
 
 def test_a_run_of_another_code_location_is_not_reported(scene: AlertScene) -> None:
@@ -207,14 +207,14 @@ def test_a_failure_names_step_error_what_was_left_and_what_to_do(scene: AlertSce
     scene.begin()
     run = scene.run(job_of(body))
     scene.tick()
-    told = scene.last()
-    assert "🚨 *대화 로그 삭제 실패*" in told
-    assert "- 실패한 단계: `purge_conversation_logs`" in told
-    assert "- 오류: 3 days were left whole." in told
-    assert "second line" not in told
-    assert "- 그대로인 것: " in told
-    assert "- 할 일: " in told
-    assert f"/runs/{run}" in told
+    text = scene.last()
+    assert "🚨 *대화 로그 삭제 실패*" in text
+    assert "- 실패한 단계: `purge_conversation_logs`" in text
+    assert "- 오류: 3 days were left whole." in text
+    assert "second line" not in text
+    assert "- 그대로인 것: " in text
+    assert "- 할 일: " in text
+    assert f"/runs/{run}" in text
 
 
 def test_a_failure_that_has_a_report_is_reported_with_it(scene: AlertScene) -> None:
@@ -274,9 +274,9 @@ def test_an_archive_run_is_reported_with_the_labels_that_operators_know(scene: A
     scene.begin()
     materialize(scene, archive, "archive_conversation_logs", partition_key="2026-10-01")
     scene.tick()
-    (told,) = scene.words
-    assert told.startswith("💾 *DB Cleanup Report*\n- 백업 파일: `conversation_log_backup_20261001.csv`\n- 백업 수: 12")
-    assert "- 위치: `/srv/backups/conversation_logs/2026/10/conversation_log_backup_20261001.csv`" in told
+    (text,) = scene.words
+    assert text.startswith("💾 *DB Cleanup Report*\n- 백업 파일: `conversation_log_backup_20261001.csv`\n- 백업 수: 12")
+    assert "- 위치: `/srv/backups/conversation_logs/2026/10/conversation_log_backup_20261001.csv`" in text
 
 
 def test_a_check_that_failed_in_a_successful_run_is_reported_with_it(scene: AlertScene) -> None:
@@ -416,14 +416,14 @@ def test_the_cursor_is_the_place_up_to_which_everything_was_delivered(scene: Ale
     scene.begin()
     ended(scene.instance)
     scene.tick()
-    told = scene.cursor
+    before = scene.cursor
     scene.fake.down()
     ended(scene.instance)
     ended(scene.instance)
     scene.tick()
-    assert scene.cursor == told
+    assert scene.cursor == before
     scene.fake.up()
     scene.forget_backoff()
     scene.tick()
-    assert scene.cursor["PIPELINE_SUCCESS"] > told["PIPELINE_SUCCESS"]
+    assert scene.cursor["PIPELINE_SUCCESS"] > before["PIPELINE_SUCCESS"]
     assert json.loads(json.dumps(scene.cursor)) == scene.cursor

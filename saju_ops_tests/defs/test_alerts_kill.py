@@ -1,4 +1,4 @@
-"""Two hundred runs end while Slack is down for a while and the sensor's process is killed: each is told, none twice."""
+"""Two hundred runs end while Slack is down and the sensor's process is killed: each is reported, none twice."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def fake() -> Iterator[FakeSlack]:
         yield fake
 
 
-def times_told(fake: FakeSlack, runs: list[str]) -> Counter[int]:
-    """How many runs were told how often. A run is named in each message by its id's first eight characters."""
+def times_reported(fake: FakeSlack, runs: list[str]) -> Counter[int]:
+    """How many runs were reported how often. A run is named in each message by its id's first eight characters."""
     text = "\n".join(m.text for m in fake.messages)
     return Counter(text.count(f"run {run[:8]}") for run in runs)
 
@@ -69,7 +69,7 @@ def test_two_hundred_runs_are_reported_once_though_slack_was_down_and_the_sensor
     worker = Worker(folder, environment)
     try:
         until(worker.ticks, 60, "the first tick")
-        told_early = [ended(instance) for _ in range(5)]
+        reported_early = [ended(instance) for _ in range(5)]
         until(lambda: len(fake.messages) == 5, 30, "five messages")
         fake.down()
         runs = [ended(instance, random.choice([SUCCESS, FAILURE])) for _ in range(100)]
@@ -87,11 +87,11 @@ def test_two_hundred_runs_are_reported_once_though_slack_was_down_and_the_sensor
         worker.kill()
         fake.mend()
         worker = Worker(folder, environment)
-        until(lambda: times_told(fake, runs)[0] == 0, 90, "all of them")
+        until(lambda: times_reported(fake, runs)[0] == 0, 90, "all of them")
         time.sleep(1)
     finally:
         worker.kill()
-    assert times_told(fake, told_early + runs) == {1: 200}
+    assert times_reported(fake, reported_early + runs) == {1: 200}
     gathered = [m for m in fake.messages if "밀린 알림" in m.text]
     assert gathered
     assert len(fake.messages) < 60
@@ -115,13 +115,13 @@ def test_kills_at_any_moment_lose_nothing_and_repeat_only_what_was_on_its_way(tm
             time.sleep(random.uniform(0.3, 1.2))
             worker.kill()
             worker = Worker(folder, environment, pause=0.05)
-        until(lambda: times_told(fake, runs)[0] == 0, 90, "all of them")
+        until(lambda: times_reported(fake, runs)[0] == 0, 90, "all of them")
     finally:
         worker.kill()
-    told = times_told(fake, runs)
-    assert told[0] == 0
+    times_sent = times_reported(fake, runs)
+    assert times_sent[0] == 0
     # At each kill one message may have been on its way.
-    assert sum((times - 1) * count for times, count in told.items()) <= 2, told
+    assert sum((times - 1) * count for times, count in times_sent.items()) <= 2, times_sent
 
 
 @pytest.mark.long
@@ -155,8 +155,8 @@ def test_a_real_daemon_that_is_killed_twice_reports_every_run_once(
             fake.up()
             forget(instance, "alerts")
             dev.start()
-            until(lambda: times_told(fake, [*runs, failed])[0] == 0, 300, "all of them")
-    assert times_told(fake, [*runs, failed]) == {1: 201}
+            until(lambda: times_reported(fake, [*runs, failed])[0] == 0, 300, "all of them")
+    assert times_reported(fake, [*runs, failed]) == {1: 201}
     assert any("대화 로그 삭제 실패" in m.text for m in fake.messages)
 
 

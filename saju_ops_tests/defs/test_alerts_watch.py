@@ -1,4 +1,4 @@
-"""What lasts is told once, again after a day, and once more when it is over; what can't be seen is not all right."""
+"""A lasting problem is reported once, again after a day, and when it is over; what can't be seen is not all right."""
 
 from __future__ import annotations
 
@@ -53,24 +53,24 @@ def scene(tmp_path: Path, fake: FakeSlack, monkeypatch: pytest.MonkeyPatch) -> A
 # --- the life of a problem -----------------------------------------------------------------------------------------
 
 
-def tell(outbox: Outbox, now: datetime, *problems: Problem, unknown: tuple[str, ...] = ()) -> list[str]:
+def settled(outbox: Outbox, now: datetime, *problems: Problem, unknown: tuple[str, ...] = ()) -> list[str]:
     seen = Seen(list(problems), {"a"}, set(unknown))
     return [m.text.splitlines()[0] for m in settle(outbox, seen, ["slack"], now, zone=SEOUL)]
 
 
 def test_a_problem_is_reported_once_then_daily_then_when_it_is_over(tmp_path: Path) -> None:
     outbox, problem = Outbox(tmp_path / "o.sqlite"), Problem("a:x", "백업이 늦었습니다")
-    told = [line for hour in range(50) for line in tell(outbox, NOW + timedelta(hours=hour), problem)]
-    assert told == ["⚠️ *백업이 늦었습니다*", "🔁 *백업이 늦었습니다*", "🔁 *백업이 늦었습니다*"]
-    assert tell(outbox, NOW + timedelta(hours=51)) == ["✅ *해결됨: 백업이 늦었습니다*"]
-    assert tell(outbox, NOW + timedelta(hours=52)) == []
-    assert tell(outbox, NOW + timedelta(hours=53), problem) == ["⚠️ *백업이 늦었습니다*"]
+    titles = [line for hour in range(50) for line in settled(outbox, NOW + timedelta(hours=hour), problem)]
+    assert titles == ["⚠️ *백업이 늦었습니다*", "🔁 *백업이 늦었습니다*", "🔁 *백업이 늦었습니다*"]
+    assert settled(outbox, NOW + timedelta(hours=51)) == ["✅ *해결됨: 백업이 늦었습니다*"]
+    assert settled(outbox, NOW + timedelta(hours=52)) == []
+    assert settled(outbox, NOW + timedelta(hours=53), problem) == ["⚠️ *백업이 늦었습니다*"]
 
 
 def test_what_cannot_be_seen_is_no_all_clear(tmp_path: Path) -> None:
     outbox, problem = Outbox(tmp_path / "o.sqlite"), Problem("a:x", "백업이 늦었습니다")
-    tell(outbox, NOW, problem)
-    assert tell(outbox, NOW, unknown=("a:x",)) == []
+    settled(outbox, NOW, problem)
+    assert settled(outbox, NOW, unknown=("a:x",)) == []
     assert settle(outbox, Seen([], {"b"}), ["slack"], NOW, zone=SEOUL) == []
     assert list(outbox.problems()) == ["a:x"]
 
@@ -179,8 +179,8 @@ def test_a_backup_that_was_never_made_is_reported_when_its_time_is_over(scene: A
     begun = datetime.now(UTC) - timedelta(days=9)
     scene.outbox.set_fact("first_seen:fresh:conversation_log_archive", begun.timestamp())
     scene.tick()
-    (told,) = [w for w in scene.words if "대화 로그 백업" in w]
-    assert "아직 한 번도 없음" in told
+    (text,) = [w for w in scene.words if "대화 로그 백업" in w]
+    assert "아직 한 번도 없음" in text
 
 
 # --- schedules and sensors ---------------------------------------------------------------------------------------
@@ -288,9 +288,9 @@ def test_a_run_that_hangs_is_reported_until_it_ends(
     assert run.run_id in scene.last()
     scene.instance.report_run_canceled(run)
     scene.tick()
-    told = "\n".join(scene.words)
-    assert f"해결됨: {word}" in told
-    assert "⏹️ *대화 로그 삭제 중단*" in told
+    text = "\n".join(scene.words)
+    assert f"해결됨: {word}" in text
+    assert "⏹️ *대화 로그 삭제 중단*" in text
 
 
 # --- the backlog of purges -----------------------------------------------------------------------------------------

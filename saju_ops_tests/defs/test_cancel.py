@@ -1,4 +1,4 @@
-"""Cancelling a purge from the UI, with real processes: no chunk is cut in two, and the next run goes on."""
+"""Cancelling a purge from the UI, with real processes: no chunk is cut in two, and the next run continues."""
 
 from __future__ import annotations
 

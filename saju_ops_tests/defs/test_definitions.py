@@ -25,7 +25,7 @@ JOBS = {"archive_conversation_logs", "purge_conversation_logs", "restore_convers
 JOBS |= {"purge_expired_jobs", "purge_expired_sessions"}
 CHANGE_DATA = ("purge_conversation_logs", "restore_conversation_logs", "reconcile_stale_jobs")
 CHANGE_DATA += ("purge_expired_jobs", "purge_expired_sessions")
-# Takes the network away: whoever asks for an address or connects to one fails.
+# Takes the network away: looking up an address and connecting to one fail.
 NO_NETWORK = """
 import socket
 def refuse(*_, **__):

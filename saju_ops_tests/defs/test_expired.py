@@ -66,13 +66,18 @@ def test_by_hand_the_job_only_counts_and_on_request_deletes(service: Service) ->
     service.scene.add([3], now + HOUR)
     run = service.run("purge_expired_jobs")
     assert run.succeeded
-    told = run.outputs()
-    assert (told["dry_run"], told["jobs_deletable"], told["jobs_deleted"]) == (True, 2, 0)
+    metadata = run.outputs()
+    assert (metadata["dry_run"], metadata["jobs_deletable"], metadata["jobs_deleted"]) == (True, 2, 0)
     assert service.scene.whole(1) is True
-    told = service.run("purge_expired_jobs", dry_run=False).outputs()
-    assert (told["jobs_deleted"], told["rows"], told["rows_archived"], told["orphan_rows"]) == (2, 30, 4, 0)
-    assert "만료 작업 정리" in told["report"]
-    assert "010-" not in str(told)
+    metadata = service.run("purge_expired_jobs", dry_run=False).outputs()
+    assert (metadata["jobs_deleted"], metadata["rows"], metadata["rows_archived"], metadata["orphan_rows"]) == (
+        2,
+        30,
+        4,
+        0,
+    )
+    assert "만료 작업 정리" in metadata["report"]
+    assert "010-" not in str(metadata)
     assert service.scene.ids() == {job_id(3)}
 
 
@@ -186,9 +191,9 @@ def test_sessions_are_purged_by_their_job(sqlite_url: str, tmp_path: Path, monke
     scene.add("s2", now - timedelta(days=40), logs=[now - timedelta(days=40)])
     service = Service(JobScene(sqlite_url, tmp_path / "backups"), monkeypatch)
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    told = service.run("purge_expired_sessions", dry_run=False).outputs()
-    assert (told["sessions_deleted"], told["sessions_stayed"], told["redis_sessions_waiting"]) == (1, 1, 1)
-    assert "Redis" in told["report"]
+    metadata = service.run("purge_expired_sessions", dry_run=False).outputs()
+    assert (metadata["sessions_deleted"], metadata["sessions_stayed"], metadata["redis_sessions_waiting"]) == (1, 1, 1)
+    assert "Redis" in metadata["report"]
     assert scene.sessions() == ["s2"]
 
 
@@ -208,8 +213,8 @@ def test_the_files_go_with_the_address_and_keys_of_the_settings(
         files.put_those_of([1])
         service.scene.add([1], datetime.now(UTC) - HOUR)
         set_bucket(monkeypatch, files)
-        told = service.run("purge_expired_jobs", dry_run=False).outputs()
-        assert (told["s3_files"], told["s3_bytes"], files.names()) == (4, 4 * SIZE, set())
+        metadata = service.run("purge_expired_jobs", dry_run=False).outputs()
+        assert (metadata["s3_files"], metadata["s3_bytes"], files.names()) == (4, 4 * SIZE, set())
 
 
 def test_files_left_behind_fail_the_weekly_check_with_numbers_and_a_bucket_that_is_closed_says_so(

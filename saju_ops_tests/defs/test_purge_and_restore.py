@@ -188,7 +188,7 @@ def test_a_lag_limit_without_a_replica_to_ask_is_refused(sqlite: Project) -> Non
     assert sqlite.scene.count() == 65
 
 
-# --- purge: what goes wrong -------------------------------------------------------------------------------
+# --- purge: failures --------------------------------------------------------------------------------------
 
 
 def test_a_day_whose_archive_is_damaged_is_left_whole_fails_the_run_and_the_others_are_purged(project: Project) -> None:
@@ -273,8 +273,8 @@ def test_days_of_which_there_is_no_archive_are_named_by_a_restore(purged: Projec
     run = purged.run("restore_conversation_logs", {**days(42, 39), "dry_run": False})
     assert run.succeeded
     assert any("NOT RESTORED: there is no archive of" in text for text in run.messages)
-    told = run.outputs()
-    assert (told["days"], told["days_not_archived"], told["days_not_restored"]) == (2, 2, 0)
+    metadata = run.outputs()
+    assert (metadata["days"], metadata["days_not_archived"], metadata["days_not_restored"]) == (2, 2, 0)
 
 
 def test_a_restore_of_a_day_whose_manifest_is_lost_fails_after_it_wrote_the_others(purged: Project) -> None:
@@ -283,9 +283,9 @@ def test_a_restore_of_a_day_whose_manifest_is_lost_fails_after_it_wrote_the_othe
     assert not run.succeeded
     assert "rows were written and proven. NOT RESTORED: without its manifest nothing is known of" in run.failure
     (event,) = run.events("STEP_FAILURE")
-    told = plain(event.step_failure_data.user_failure_data.metadata)
-    assert (told["days"], told["days_not_restored"]) == (1, 1)
-    assert told["rows_written"] > 0
+    metadata = plain(event.step_failure_data.user_failure_data.metadata)
+    assert (metadata["days"], metadata["days_not_restored"]) == (1, 1)
+    assert metadata["rows_written"] > 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The weekly digest: a week's numbers, a chart, and what is open; told like every run, whatever is down."""
+"""The weekly digest: a week's numbers, a chart, and what is open; text like every run, whatever is down."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def test_it_comes_even_while_the_database_is_down(
     scene.begin()
     run = scene.run(scene.definitions.resolve_job_def("weekly_digest"))
     scene.tick()
-    told = "\n".join(w for w in scene.words if run in w)
-    assert "📊 *주간 요약*" in told
-    assert "- 확인할 수 없음: 데이터베이스" in told
-    assert "s3cret-pw" not in told
+    text = "\n".join(w for w in scene.words if run in w)
+    assert "📊 *주간 요약*" in text
+    assert "- 확인할 수 없음: 데이터베이스" in text
+    assert "s3cret-pw" not in text
 
 
 def test_slack_gets_the_chart_below_the_digest(

@@ -201,15 +201,15 @@ def test_what_was_made_can_be_opened_and_what_is_missing_cannot(tmp_path: Path) 
 
 @pytest.mark.usefixtures("few_vectors")
 def test_it_says_how_far_it_is(tmp_path: Path) -> None:
-    told: dict[str, list[tuple[int, int]]] = {}
+    progress_of: dict[str, list[tuple[int, int]]] = {}
     make_service(
         tmp_path / "service",
         now=NOW,
-        progress=lambda stage, done, total: told.setdefault(stage, []).append((done, total)),
+        progress=lambda stage, done, total: progress_of.setdefault(stage, []).append((done, total)),
         **SMALL,
     )
-    assert list(told) == ["messages", "database rows", "vectors"]
-    for steps in told.values():
+    assert list(progress_of) == ["messages", "database rows", "vectors"]
+    for steps in progress_of.values():
         assert steps == sorted(steps)
         assert steps[-1][0] == steps[-1][1]
 

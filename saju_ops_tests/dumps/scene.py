@@ -189,7 +189,7 @@ def oracle_clients(folder: Path, *, only: bool = True) -> str:
         assert program, f"{name} is missing in {MySQL.tree()}: run `make test` as root once"
         quoted = " ".join(f"'{part}'" for part in program)
         script = folder / name
-        # --defaults-file must come first, and behind `--` no option may come: the plugins' folder goes in between.
+        # --defaults-file must come first, and behind `--` no option may come: the plugins' folder is put in between.
         run = f'OPENSSL_CONF=/dev/null exec {quoted} "$first" --plugin-dir=\'{plugins}\' "$@"'
         script.write_text(f"#!/bin/sh\nfirst=$1\nshift\n{run}\n")
         script.chmod(0o755)

@@ -65,7 +65,7 @@ def test_after_a_replacing_restore_the_service_still_gets_at_its_tables(
     postgres_url: str, service: str, tmp_path: Path
 ) -> None:
     run_sql(postgres_url, "CREATE TABLE kept (id int)", "INSERT INTO kept VALUES (7)", "GRANT SELECT ON kept TO reader")
-    run_sql(postgres_url, "CREATE PUBLICATION told FOR ALL TABLES")
+    run_sql(postgres_url, "CREATE PUBLICATION every_change FOR ALL TABLES")
     dumps = Dumps(postgres_url, tmp_path)
     assert dumps.take().proven
     rights = asked(postgres_url, PUBLIC)
@@ -331,7 +331,7 @@ def test_a_view_whose_definer_is_gone_is_restored_under_another_name(mariadb_url
         mariadb_url,
         "CREATE TABLE a (id int)",
         "INSERT INTO a VALUES (7)",
-        f"CREATE DEFINER = gone@nowhere VIEW v AS SELECT id, '`{name}`.' AS told FROM a",
+        f"CREATE DEFINER = gone@nowhere VIEW v AS SELECT id, '`{name}`.' AS who FROM a",
     )
     dumps = Dumps(mariadb_url, tmp_path)
     result = dumps.take()
@@ -345,7 +345,7 @@ def test_a_view_whose_definer_is_gone_is_restored_under_another_name(mariadb_url
         assert f"`{name}`.`a`" not in str(definition[0])
 
 
-# Each breaks in another way. Of those that are kept the definer is gone or lost its rights, and a dump can hold them.
+# Each breaks in another way. A dump can hold those whose definer is gone or lost its rights, so they are kept.
 VIEWS = (
     "CREATE VIEW lost_table AS SELECT * FROM gone", "CREATE VIEW lost_column AS SELECT id, c FROM a",
     "CREATE VIEW lost_function AS SELECT f(id) AS x FROM a", "CREATE VIEW lost_chain AS SELECT * FROM lost_table",
@@ -395,9 +395,9 @@ def test_broken_views_are_named_and_all_else_is_dumped_and_proven(broken: tuple[
     assert result.contents.broken_views == LOST
     assert "8 broken views are not in it" in result.message
     assert "lost_column" in result.message
-    told = read_manifest(dumps.storage, result.manifest.name)
-    assert told.contents["broken_views"] == LOST
-    views = {name for name in told.contents["definitions"] if name.startswith("view ")}
+    manifest = read_manifest(dumps.storage, result.manifest.name)
+    assert manifest.contents["broken_views"] == LOST
+    views = {name for name in manifest.contents["definitions"] if name.startswith("view ")}
     assert views == {"view sound", "view kept_definer", "view kept_invoker", "view kept_poor"}
     assert "select" not in (dumps.folder / result.manifest.name).read_text().lower(), "no definition in the manifest"
 
@@ -548,5 +548,5 @@ def test_a_file_that_is_no_database_stops_only_its_own_dump(sqlite_url: str, tmp
         connection.execute("CREATE TABLE a (id INTEGER)")
     run = dump_databases([sa.make_url(sqlite_url), other], Dumps(sqlite_url, tmp_path).storage, options())
     assert [r.proven for r in run.results] == [True]
-    (told,) = run.problems.values()
-    assert "file is not a database" in told
+    (problem,) = run.problems.values()
+    assert "file is not a database" in problem

@@ -1,4 +1,4 @@
-"""A dump holds every value, is proven before it counts, and goes back value by value, on every engine and client."""
+"""A dump holds every value, is proven before it counts, and is restored value by value, on every engine and client."""
 
 # ruff: noqa: S608 (the statements are this module's own)
 

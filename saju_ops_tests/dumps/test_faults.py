@@ -1,4 +1,4 @@
-"""What goes wrong with a dump is noticed, leaves nothing that looks like a backup, and touches nobody else's data."""
+"""A failure of a dump is noticed, leaves nothing that looks like a backup, and touches nobody else's data."""
 
 # ruff: noqa: S608 (the statements are this module's own)
 
@@ -316,7 +316,7 @@ def test_a_killed_dump_program_leaves_nothing(mariadb_url: str, tmp_path: Path) 
 def test_a_killed_run_leaves_no_backup_and_the_next_one_cleans_up(
     mariadb_url: str, mariadb_server: Engine, tmp_path: Path
 ) -> None:
-    """SIGKILL at many instants: no manifest, no named file; what the drill left goes a day later."""
+    """SIGKILL at many instants: no manifest, no named file; what the drill left is dropped a day later."""
     fill(mariadb_url)
     run_sql(mariadb_url, "INSERT INTO no_key SELECT 'many', seq FROM seq_1_to_60000")
     code = (
@@ -354,7 +354,7 @@ def test_only_old_databases_of_our_own_are_dropped(server: str, request: pytest.
     young = scratch_name(datetime.now(UTC) - timedelta(hours=23))
     for name in (old, somebodys, filled, young):
         engine.execute(f"CREATE DATABASE {name}")
-    # Of our name, without our mark, and with something in it: somebody else's.
+    # A database with our name, without our mark, and with something in it belongs to somebody else.
     if server == "postgres":
         engine.execute(f"COMMENT ON DATABASE {filled} IS 'in use'")
     else:
@@ -546,10 +546,10 @@ def test_the_operators_own_environment_says_nothing_to_the_programs(monkeypatch:
     for name in ("PGOPTIONS", "PGSERVICE", "MYSQL_HOST", "MARIADB_HOST", "MYSQL_TEST_LOGIN_FILE"):
         monkeypatch.setenv(name, "the operator's")
     with Output(Program(["/usr/bin/env"], {"PGTZ": "UTC"})) as output:
-        told = b"".join(iter(output.read, b"")).decode()
+        printed = b"".join(iter(output.read, b"")).decode()
         output.finish()
-    assert "the operator's" not in told
-    assert "PGTZ=UTC" in told
+    assert "the operator's" not in printed
+    assert "PGTZ=UTC" in printed
 
 
 def test_a_programs_message_is_shown_without_values() -> None:
@@ -561,7 +561,7 @@ def test_a_programs_message_is_shown_without_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("said", "shown"),
     [
         ("ERROR 1062 (23000) at line 5: Duplicate entry 'it's kim, kim's 010' for key 'a.k'", "for key 'a.k'"),
         ("--------------\nINSERT INTO a VALUES\n(1,1012345678,'an error of kim')\n--------------\n\n"
@@ -570,9 +570,9 @@ def test_a_programs_message_is_shown_without_values() -> None:
         ("mysqldump: Couldn't execute 'SHOW FIELDS FROM `v`': View 'app.v' refers to no table", "'app.v' refers"),
     ],
 )  # fmt: skip
-def test_a_programs_message_about_a_row_shows_the_cause_and_not_the_row(said: str, told: str) -> None:
+def test_a_programs_message_about_a_row_shows_the_cause_and_not_the_row(said: str, shown: str) -> None:
     words = words_of(said)
-    assert told in words
+    assert shown in words
     assert not [w for w in ("kim", "010", "1012345678", "INSERT") if w in words]
 
 

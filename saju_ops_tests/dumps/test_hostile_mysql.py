@@ -1,5 +1,5 @@
-"""Whoever can write into the store can't do anything on the server by a MySQL or MariaDB dump: neither in the drill,
-which nobody asked for, nor by a restore."""
+"""A person who can write into the store can't do anything on the server by a MySQL or MariaDB dump: neither in the
+drill, which nobody asked for, nor by a restore."""
 
 # ruff: noqa: S608 (the statements are this module's own)
 
@@ -33,7 +33,7 @@ LIVE = "app"
 # Before a table's definition, where statements of a dump stand.
 MARK = b"DROP TABLE IF EXISTS `parts`;"
 PAYLOADS = {
-    # Of the issue.
+    # Statements named in the issue.
     "delete": b"DELETE FROM app.users;",
     "use": b" USE app; DROP TABLE users;",
     "user": b"CREATE USER evil@'%' IDENTIFIED BY 'x'; GRANT ALL ON *.* TO evil@'%';",
@@ -283,8 +283,8 @@ def test_statements_are_the_same_wherever_the_chunks_end(size: int, scene: tuple
     version = {"mysql": 90704, "mariadb": 101106}[engine.engine]
 
     def read(step: int) -> list[bytes]:
-        told = Statements(engine.database, "x", mariadb=engine.engine == "mariadb", version=version)
-        return [s.sql for s in told.read(content[i : i + step] for i in range(0, len(content), step))]
+        parser = Statements(engine.database, "x", mariadb=engine.engine == "mariadb", version=version)
+        return [s.sql for s in parser.read(content[i : i + step] for i in range(0, len(content), step))]
 
     assert read(size) == read(len(content))
 

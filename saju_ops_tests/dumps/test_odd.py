@@ -234,9 +234,9 @@ def test_a_name_that_holds_a_line_end_forges_no_line(postgres_url: str, tmp_path
     with brought_back(dumps, postgres_url) as back:
         restored = dumps.restore(back, replace=sa.make_url(back).database)
     drilled = dump_drills(dumps.storage, [dumps.url], [], now=datetime.now(UTC))
-    for told in (taken.message, *restored.left_out, *(each.text for each in drilled)):
-        assert told.isprintable()
-        assert "x\\nDone" in told
+    for text in (taken.message, *restored.left_out, *(each.text for each in drilled)):
+        assert text.isprintable()
+        assert "x\\nDone" in text
 
 
 def test_what_a_server_takes_from_nobody_leaves_an_unproven_dump(postgres_url: str, tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ LONG = ", ".join(f"c{n} char(250)" for n in range(40))
                      "INSERT INTO odd VALUES (1)"], "odd"),
         ("mariadb", ["CREATE TABLE old (id int)", "INSERT INTO old VALUES (-1)",
                      "SET SESSION check_constraint_checks = 0", "ALTER TABLE old ADD CHECK (id > 0)"], "old"),
-        # Of what is refused, this engine keeps the first two.
+        # This engine keeps the first two rows of a refused statement.
         ("mariadb", ["CREATE TABLE old (id int) ENGINE=Aria", "INSERT INTO old VALUES (1), (2), (-1), (3)",
                      "SET SESSION check_constraint_checks = 0", "ALTER TABLE old ADD CHECK (id > 0)"], "old"),
     ],

@@ -1,4 +1,4 @@
-"""A restore says first what it does, proves the dump before it touches anything, and refuses what it wasn't told."""
+"""A restore says first what it does, proves the dump before it touches anything, and refuses what was not requested."""
 
 from __future__ import annotations
 
@@ -87,10 +87,10 @@ def test_a_target_that_differs_from_the_dump_is_reported(
     load, target = SQLiteDumps.load, f"sqlite:///{tmp_path / 'target.db'}"
 
     def lossy(self: SQLiteDumps, *args: Any, **more: Any) -> list[str]:
-        told = load(self, *args, **more)
+        notes = load(self, *args, **more)
         with sa.create_engine(target).begin() as connection:
             connection.exec_driver_sql("DELETE FROM no_key")
-        return told
+        return notes
 
     monkeypatch.setattr(SQLiteDumps, "load", lossy)
     with pytest.raises(ProofFailed, match=r"was restored, and differs .*: table no_key has 0 rows, 3 are right"):
@@ -190,8 +190,8 @@ def test_a_newer_file_that_is_no_backup_is_named(sqlite_url: str, tmp_path: Path
     target = f"sqlite:///{tmp_path / 'x.db'}"
     result = dumps.restore(target, dry_run=True)
     assert result.manifest == older
-    (told,) = (s for s in result.sentences() if s.startswith("NEWER, and can't be restored: "))
-    assert Path(newer.file).name.partition(".")[0] in told
+    (sentence,) = (s for s in result.sentences() if s.startswith("NEWER, and can't be restored: "))
+    assert Path(newer.file).name.partition(".")[0] in sentence
     assert dumps.restore(target, dry_run=True, at=AT_THREE).passed_over == []
 
 

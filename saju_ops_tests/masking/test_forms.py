@@ -34,7 +34,7 @@ BIRTH = datetime(1990, 5, 8, 9, 30, tzinfo=UTC)
 IN_KOREA = BIRTH - timedelta(hours=9)
 ID, SESSION, PHONE = "hong.gildong3", "sess-true-3", "010-9876-5403"
 
-# Whoever's row it is in.
+# Found in the row of any person.
 CERTAIN = [
     "1990-05-08 09:30", "1990-05-08", "19900508", "1990. 5. 8.", "1990/5/8", "1990년 5월 8일", "1990년5월8일 9시30분",
     "90년 5월 8일", "1990_05_08", "１９９０－０５－０８", "1990\u200b-05-\u200b08", "8/5/1990", "05-08-1990", "May 8, 1990",
@@ -149,7 +149,7 @@ def test_what_is_doubtful_is_found_in_a_row_of_that_person(database_url: str, tm
 
 
 EPOCH = int(BIRTH.timestamp())
-# Types and values of a row of that person; and of whoever's.
+# Types and values of a row of that person; and of any row.
 OWN_TYPED = {
     "int": ["900508", "1990", "508", "930", "199005", "98765403"],
     "bigint": ["9005080930", "9005081234567"],
@@ -400,7 +400,7 @@ def test_many_people_take_no_more_memory_and_are_found(monkeypatch: pytest.Monke
         people.add([ids, births], [some, days], [[f"m{n}" for n in some], days])
     others = [[f"msession-{n}" for n in range(1, 1_001)], [first] * 1_000, [600_101 + n % 28 for n in range(1_000)]]
     people.look([ids, births, codes], others)
-    # Of those numbers each is somebody's birthday, and one in 28 of these is the own.
+    # Each of those numbers is somebody's birthday, and one in 28 is that of the row's own person.
     assert people.found("s")["code"] > 20
     people.close()
 

@@ -73,8 +73,10 @@ def test_a_full_temporary_folder_is_a_sentence(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(hash_set, "GATHERED", 10)
     monkeypatch.setattr(hash_set.tempfile, "TemporaryFile", lambda **_: Full())
-    told = r"^Hashes of things can't be kept in the temporary folder \S+ \(TMPDIR\): No space left on device\. It needs"
-    with pytest.raises(OperatorError, match=told):
+    message = (
+        r"^Hashes of things can't be kept in the temporary folder \S+ \(TMPDIR\): No space left on device\. It needs"
+    )
+    with pytest.raises(OperatorError, match=message):
         HashSet("things").add(numbers(list(range(20))))
 
 

@@ -29,7 +29,7 @@ from saju_ops_tests.dumps.scene import AT_THREE, Dumps, options, oracle, oracle_
 __all__ = ["oracle"]
 PEOPLE = 12
 TABLES = {**chatbot.tables, **paid_reports.tables, **speech_analysis.tables}
-# What stands in the true rows and must not be in the dump, in any encoding of it.
+# Values of the true rows that must not be in the dump, in any encoding of it.
 TRUE = [
     "홍길동", "010-1234", "010-9876", "1990-05-05 09:30", "1990-05-05T09:30", "sess-true", "hong.gildong", "ORDER-2026",
     "kakaopay", "E1234567", "김상담", "부산", "gAAAAAtrue", "길동이", "경오", "신사", "편재강함", "역마살있음",
@@ -515,7 +515,7 @@ def test_somebody_is_named_in_as_many_texts_as_they_stand_in(monkeypatch: pytest
     assert not originals.named_in("sess-true-1")
     another = MaskedColumn("u", "d", "varchar(99)", None)
     assert originals.hits(another, [*texts, None, "sess-true-1"]) == 3
-    # Each as often as it stands there.
+    # Each as often as it occurs.
     assert originals.hits(another, [*texts, *texts, *["sess-true-2"] * 3, "/s/nobody"]) == 2 * 2 + 3
     assert originals.hits(MaskedColumn("t", "c", "varchar(40)", "identifier"), ["sess-true-1"] * 2) == 2 * 2
     documents = ['{"a": ["sess-true-1", "b"], "sess-true-2": 1}', '["sess-true-1"]', "sess-true-1"]

@@ -46,13 +46,13 @@ def test_every_reason_is_shown_in_korean(reason: str) -> None:
 
 @pytest.mark.parametrize("name", ["payments", "AccessDenied", "60", "too large"])
 def test_what_a_reason_names_stays_in_it(name: str) -> None:
-    told = {
+    reasons = {
         "payments": "a row of payments came or changed after it was archived",
         "AccessDenied": "S3 did not delete a file (AccessDenied)",
         "60": "max_runtime_seconds (60) reached",
         "too large": "its rows can't be archived (it is too large)",
     }
-    assert name in in_korean(told[name])
+    assert name in in_korean(reasons[name])
 
 
 def test_a_reason_without_a_translation_is_shown_as_it_is() -> None:

@@ -112,7 +112,7 @@ def test_a_target_that_a_setting_names_is_not_looked_for_behind_a_broken_line(tm
 
 
 def test_dagsters_own_command_line_names_the_file_whose_line_it_skips(tmp_path: Path) -> None:
-    """Of a file that isn't UTF-8 Dagster itself speaks, before it loads these definitions."""
+    """Dagster itself reports a file that isn't UTF-8, before it loads these definitions."""
     path = write(tmp_path, 'DATABASE_URL="sqlite:///a.db\n')
     environment = {**os.environ, "DAGSTER_HOME": str(tmp_path)}
     done = subprocess.run(

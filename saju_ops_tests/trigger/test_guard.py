@@ -1,4 +1,4 @@
-"""The trigger as a process, while Dagster is down: who gets in, and what everybody else is told.
+"""The trigger as a process, while Dagster is down: which calls are let in, and how the others are answered.
 
 A call that passes is answered with 503 here, because there is no Dagster.
 """

@@ -100,33 +100,33 @@ def test_a_call_launches_what_the_schedule_asks_for_and_says_where_to_look(
 ) -> None:
     answer = trigger.call(method, "/run-cleanup")
     assert answer.status_code == 202
-    told = answer.json()
+    body = answer.json()
     (run,) = dagster.runs()
     assert run.job_name == "archive_conversation_logs"
     assert (run.tags[RANGE_START], run.tags[RANGE_END]) == (str(ago(40)), str(ago(31)))
-    assert run.tags[CLEANUP] == run.tags["saju_ops/trigger"] == told["name"]
+    assert run.tags[CLEANUP] == run.tags["saju_ops/trigger"] == body["name"]
     assert run.tags["saju_ops/cleanup_runs"] == "1"
     assert "dagster/schedule_name" not in run.tags, "it was not the schedule"
-    assert told["run_id"] == run.run_id
-    assert told["state_url"] == answer.headers["location"] == f"{trigger.url}/run-cleanup/{run.run_id}"
-    assert told["link"] == f"{dagster.url}/runs/{run.run_id}"
-    assert (told["started"], told["state"], told["done"], told["purge"]) == (True, "queued", False, None)
-    assert [r["days"] for r in told["runs"]] == [f"{ago(40)}...{ago(31)}"]
+    assert body["run_id"] == run.run_id
+    assert body["state_url"] == answer.headers["location"] == f"{trigger.url}/run-cleanup/{run.run_id}"
+    assert body["link"] == f"{dagster.url}/runs/{run.run_id}"
+    assert (body["started"], body["state"], body["done"], body["purge"]) == (True, "queued", False, None)
+    assert [r["days"] for r in body["runs"]] == [f"{ago(40)}...{ago(31)}"]
 
 
 def test_days_with_gaps_become_several_runs_of_one_clean_up(dagster: Dagster, trigger: InThread) -> None:
     for days in (38, 37, 34):
         dagster.instance.report_runless_asset_event(dg.AssetMaterialization(ARCHIVE, partition=str(ago(days))))
-    told = trigger.call("POST", "/run-cleanup").json()
+    body = trigger.call("POST", "/run-cleanup").json()
     runs = dagster.runs()
     assert [(r.tags[RANGE_START], r.tags[RANGE_END]) for r in runs] == [
         (str(ago(40)), str(ago(39))), (str(ago(36)), str(ago(35))), (str(ago(33)), str(ago(31))),
     ]  # fmt: skip
-    assert {r.tags[CLEANUP] for r in runs} == {told["name"]}
+    assert {r.tags[CLEANUP] for r in runs} == {body["name"]}
     assert {r.tags["saju_ops/cleanup_runs"] for r in runs} == {"3"}
-    assert [r["run_id"] for r in told["runs"]] == [r.run_id for r in runs]
+    assert [r["run_id"] for r in body["runs"]] == [r.run_id for r in runs]
     for run in runs:
-        assert trigger.call("GET", f"/run-cleanup/{run.run_id}").json()["name"] == told["name"]
+        assert trigger.call("GET", f"/run-cleanup/{run.run_id}").json()["name"] == body["name"]
 
 
 def test_a_second_call_gets_the_running_one_until_its_purge_has_ended(dagster: Dagster, trigger: InThread) -> None:
@@ -135,16 +135,16 @@ def test_a_second_call_gets_the_running_one_until_its_purge_has_ended(dagster: D
     def again() -> dict[str, Any]:
         answer = trigger.call("POST", "/run-cleanup")
         assert answer.status_code == 200
-        told: dict[str, Any] = answer.json()
-        assert (told["run_id"], told["name"], told["started"]) == (first["run_id"], first["name"], False)
-        return told
+        body: dict[str, Any] = answer.json()
+        assert (body["run_id"], body["name"], body["started"]) == (first["run_id"], first["name"], False)
+        return body
 
     assert again()["state"] == "queued"
     dagster.ends(first["run_id"])
     assert again()["state"] == "waiting_for_purge"
     purge = dagster.launch("purge_conversation_logs", {CLEANUP: first["name"]})
-    told = again()
-    assert (told["state"], told["purge"]["run_id"], told["purge"]["status"]) == ("purging", purge, "QUEUED")
+    body = again()
+    assert (body["state"], body["purge"]["run_id"], body["purge"]["status"]) == ("purging", purge, "QUEUED")
     dagster.ends(purge)
     state = trigger.call("GET", f"/run-cleanup/{first['run_id']}")
     assert (state.status_code, state.json()["state"], state.json()["done"]) == (200, "succeeded", True)
@@ -162,9 +162,9 @@ def test_after_a_failure_the_state_says_so_and_another_call_starts_anew(
 ) -> None:
     first = trigger.call("POST", "/run-cleanup").json()
     dagster.ends(first["run_id"], event)
-    told = trigger.call("GET", first["state_url"].removeprefix(trigger.url)).json()
-    assert (told["state"], told["done"]) == (state, True)
-    assert "nothing is purged until it is run again" in told["message"]
+    body = trigger.call("GET", first["state_url"].removeprefix(trigger.url)).json()
+    assert (body["state"], body["done"]) == (state, True)
+    assert "nothing is purged until it is run again" in body["message"]
     assert trigger.call("POST", "/run-cleanup").status_code == 202
 
 
@@ -250,14 +250,14 @@ def test_a_job_that_only_a_sensor_starts_does_the_real_work_and_is_started_once(
     dagster: Dagster, trigger: InThread
 ) -> None:
     by_hand = dagster.launch("purge_conversation_logs", {})
-    told = trigger.call("POST", "/jobs/purge_conversation_logs").json()
-    assert told["started"], "a dry run by hand is no reason not to"
+    body = trigger.call("POST", "/jobs/purge_conversation_logs").json()
+    assert body["started"], "a dry run by hand is no reason not to"
     (first, second) = dagster.runs("purge_conversation_logs")
-    assert (first.run_id, second.run_id) == (by_hand, told["run_id"])
+    assert (first.run_id, second.run_id) == (by_hand, body["run_id"])
     assert second.run_config == {"ops": {"purge_conversation_logs": {"config": {"dry_run": False}}}}
     again = trigger.call("GET", "/jobs/purge_conversation_logs")
-    assert (again.status_code, again.json()["run_id"]) == (200, told["run_id"])
-    assert trigger.call("GET", f"/jobs/archive_conversation_logs/{told['run_id']}").status_code == 404
+    assert (again.status_code, again.json()["run_id"]) == (200, body["run_id"])
+    assert trigger.call("GET", f"/jobs/archive_conversation_logs/{body['run_id']}").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_a_thousand_calls_at_once_start_one_clean_up(dagster: Dagster, tmp_path:
 
 
 def test_several_processes_called_at_once_start_one_clean_up(dagster: Dagster, tmp_path: Path) -> None:
-    """Nothing but Dagster is between them. Who finds that another was first withdraws its own run."""
+    """Nothing but Dagster is between them. A process whose run came second withdraws it."""
     for days in (38, 35):
         dagster.instance.report_runless_asset_event(dg.AssetMaterialization(ARCHIVE, partition=str(ago(days))))
     settings = {"DAGSTER_WEBSERVER_URL": dagster.url}
@@ -347,7 +347,7 @@ def test_who_looks_before_another_has_launched_and_launches_after_it_withdraws(
 
 
 class Between:
-    """Stands between trigger and webserver; `spoil` is the text of a query whose answer does not come back."""
+    """Between trigger and webserver; `spoil` is the text of a query whose answer does not come back."""
 
     def __init__(self, target: str, spoil: str, reply: bytes | None = None) -> None:
         outer, self.seen = self, 0
@@ -442,14 +442,14 @@ def test_callers_who_hang_up_do_not_cut_off_what_was_begun(dagster: Dagster, tri
         dagster.instance.report_runless_asset_event(dg.AssetMaterialization(ARCHIVE, partition=str(ago(days))))
     with pytest.raises(httpx.TimeoutException):
         httpx.post(f"{trigger.url}/run-cleanup", headers=BEARER, timeout=0.05)
-    told = trigger.call("POST", "/run-cleanup").json()
-    assert len(dagster.runs()) == len(told["runs"]) == 3
+    body = trigger.call("POST", "/run-cleanup").json()
+    assert len(dagster.runs()) == len(body["runs"]) == 3
 
 
 def test_the_state_of_a_clean_up_is_plain_json(dagster: Dagster, trigger: InThread) -> None:
-    told = trigger.call("POST", "/run-cleanup").json()
-    assert set(told) == {
+    body = trigger.call("POST", "/run-cleanup").json()
+    assert set(body) == {
         "run_id", "name", "started", "state", "done", "message", "state_url", "link", "runs", "purge",
     }  # fmt: skip
-    assert json.loads(json.dumps(told)) == told
+    assert json.loads(json.dumps(body)) == body
     assert start_module.CLEANUP_SCHEDULE == "log_cleanup"

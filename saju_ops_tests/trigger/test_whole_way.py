@@ -140,23 +140,23 @@ def test_one_call_archives_and_purges_and_the_trigger_reports_its_progress(
         seen: list[str] = []
 
         def done() -> bool:
-            told = trigger.call("GET", address)
-            assert told.status_code == 200, told.text
-            if told.json()["state"] not in seen:
-                seen.append(told.json()["state"])
+            polled = trigger.call("GET", address)
+            assert polled.status_code == 200, polled.text
+            if polled.json()["state"] not in seen:
+                seen.append(polled.json()["state"])
                 if seen[-1] == "waiting_for_purge":
                     look_at_once(instance)
             time.sleep(0.3)
-            return bool(told.json()["done"])
+            return bool(polled.json()["done"])
 
         with dg.DagsterInstance.get() as instance:
             until(done, 120, "the end of the clean-up")
-        told = trigger.call("GET", address).json()
+        state = trigger.call("GET", address).json()
         assert seen[-1] == "succeeded"
         assert set(seen) <= {"queued", "running", "waiting_for_purge", "purging", "succeeded"}
-        assert told["message"] == "Archived and purged."
-        assert [r["status"] for r in told["runs"]] == ["SUCCESS"]
-        assert told["purge"]["status"] == "SUCCESS"
+        assert state["message"] == "Archived and purged."
+        assert [r["status"] for r in state["runs"]] == ["SUCCESS"]
+        assert state["purge"]["status"] == "SUCCESS"
         assert project.scene.parts(ago(38)) == [300]
         assert project.scene.parts(ago(33)) == [200]
         assert project.scene.count() == 100

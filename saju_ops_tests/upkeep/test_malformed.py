@@ -134,8 +134,8 @@ def test_an_archives_malformed_manifest_stops_that_day_alone(
     assert said.exit_code == 1
     assert f"NOT RESTORED: {DAYS[0]}: " in said.output
     assert "1 archived day" in said.output
-    told = [archive_drill(LocalStorage(service.folder), now=NOW + timedelta(days=n), zone=KST) for n in range(4)]
-    assert {d.tried for d in told} == {True}
+    drills = [archive_drill(LocalStorage(service.folder), now=NOW + timedelta(days=n), zone=KST) for n in range(4)]
+    assert {d.tried for d in drills} == {True}
     from saju_ops_tests.archive.scene import Scene
 
     purged = Scene(service.url, service.folder).purge(now=PURGED_AT)
@@ -203,8 +203,8 @@ def test_a_link_is_a_stranger_and_prune_deletes_nothing_behind_it(service: Servi
     result = prune(storage, Policy(days=1, minimum=1), now=NOW + timedelta(days=99), zone=KST, dry_run=False)
     assert (result.deleted, sorted(p.name for p in outside.iterdir())) == ([], before)
     assert "links inside a store are not followed" in " ".join(result.problems)
-    told = verify(storage, now=NOW, zone=KST).strangers
-    assert told == [f"{service.folder}/database (a link, which is not followed)"]
+    strangers = verify(storage, now=NOW, zone=KST).strangers
+    assert strangers == [f"{service.folder}/database (a link, which is not followed)"]
 
 
 # --- manifests as earlier versions made them ----------------------------------------------------------------------

@@ -80,11 +80,11 @@ def kept_days(storage: LocalStorage, kind: Kind = "database_dump") -> list[int]:
     return sorted(round((NOW - m.taken).total_seconds() / 86400) for m in backups(storage, kind))
 
 
-# --- whose word counts ------------------------------------------------------------------------------------------
+# --- which proof counts ------------------------------------------------------------------------------------------
 
 
 def test_garbage_that_calls_itself_proven_makes_no_genuine_dump_go(storage: LocalStorage) -> None:
-    """Whoever can write into the store wrote three newer ones, with manifests that agree with them."""
+    """A person who can write into the store made three newer ones, with manifests that agree with them."""
     genuine = {put(storage, age) for age in (20, 30, 40)}
     for age in (1, 2, 3):
         put(storage, age, entered=False)
@@ -223,7 +223,7 @@ def test_backups_that_a_wrong_clock_dated_into_the_future_protect_themselves_onl
 
 
 def test_a_manifest_of_which_a_bit_flipped_decides_over_nothing(storage: LocalStorage) -> None:
-    """Its time alone says what goes: 2026 that became 2022 would be deleted."""
+    """Its time alone decides what is deleted: 2026 that became 2022 would be."""
     first = put(storage, 1)
     for age in (0, 2, 3):
         put(storage, age)
@@ -286,7 +286,7 @@ def test_whatever_the_policy_the_floor_stays_and_a_newer_good_backup_follows_eac
     stays = [h for h in good if not verdicts[h.file].to_delete]
     for h in held:
         if verdicts[h.file].to_delete:
-            assert any(s.taken > h.taken for s in stays), "nothing goes without a newer good one that stays"
+            assert any(s.taken > h.taken for s in stays), "no backup is deleted without a newer good one that stays"
             assert policy.days == 0 or NOW - h.taken >= timedelta(days=policy.days)
 
 
@@ -421,9 +421,9 @@ def test_the_newest_backup_is_read_back_in_each_of_two_stores(tmp_path: Path, ro
 def test_an_inventory_says_what_is_where(storage: LocalStorage) -> None:
     put(storage, 1)
     put(storage, 2, manifest=False)
-    told = inventory(storage, "database_dump", KST)
-    assert [(h.label, h.good) for h in told.held] == [("app", True)]
-    assert len(told.strays) == 1
+    found = inventory(storage, "database_dump", KST)
+    assert [(h.label, h.good) for h in found.held] == [("app", True)]
+    assert len(found.strays) == 1
 
 
 # --- archives ----------------------------------------------------------------------------------------------------
@@ -510,7 +510,7 @@ def test_the_command_lists_and_deletes_only_on_request(
     said = CliRunner().invoke(main, ["prune"])
     assert said.exit_code == 0, said.output
     assert said.output.count("stays ") == 3
-    assert said.output.count("goes ") == 1
+    assert said.output.count("is to be deleted") == 1
     assert len(files(storage)) == 8
     said = CliRunner().invoke(main, ["prune", "--apply"])
     assert "1 deleted" in said.output

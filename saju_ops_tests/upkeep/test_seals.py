@@ -1,4 +1,4 @@
-"""Whoever can write into the store can make nothing that a run believes: keyed seals, on every command."""
+"""A person who can write into the store can make nothing that a run believes: keyed seals, on every command."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Service:
 
 
 def forge(path: Path, seals: Seals = NO_SEALS, name: str = "", **changes: Any) -> None:
-    """What anybody who can write there can do: change a manifest, and make it agree with itself."""
+    """Anybody who can write there can do this: change a manifest, and make it agree with itself."""
     raw = {k: v for k, v in json.loads(path.read_text()).items() if not k.startswith("manifest_")}
     path.write_bytes(sealed({**raw, **changes}, name, seals))
 
@@ -208,9 +208,9 @@ def test_drills_try_nothing_that_is_not_sealed(service: Service) -> None:
     for path in service.manifests():
         forge(path)
     storage, urls = service.store(KEY), [parse_database_url(service.url)]
-    for told in (archive_drill(storage, now=NOW, zone=KST), *dump_drills(storage, urls, [], now=NOW)):
-        assert (told.passed, told.tried) == (False, False)
-        assert "sealed" in told.text
+    for drill in (archive_drill(storage, now=NOW, zone=KST), *dump_drills(storage, urls, [], now=NOW)):
+        assert (drill.passed, drill.tried) == (False, False)
+        assert "sealed" in drill.text
 
 
 # --- encryption ---------------------------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ def test_after_a_change_of_the_password_one_run_with_the_old_one_seals_by_the_ke
 
 
 def test_an_encrypted_file_that_another_password_made_is_not_sealed(tmp_path: Path) -> None:
-    """Without a seal its encryption is all that says who made it."""
+    """Without a seal, only its encryption proves its origin."""
     service = Service(tmp_path, password="the attacker's password")
     said = service.run("seal", key=None, password=PASSWORD)
     assert said.exit_code == 1

@@ -80,7 +80,7 @@ def storage(made: Any, tmp_path: Path) -> LocalStorage:
 
 
 class Refusing(LocalStorage):
-    """A store that lists a file and doesn't give it, such as one that lies in Glacier."""
+    """A store that lists a file and doesn't give it, such as a file in Glacier."""
 
     def open(self, name: str) -> BinaryIO:
         if name.startswith("database/") and name.endswith(".manifest.json"):
@@ -92,9 +92,9 @@ def test_a_manifest_that_the_store_does_not_give_is_reported_and_the_rest_is_ver
     result = verify(Refusing(storage.root), now=NOW, zone=KST)
     assert (len(result.rot), result.files_checked, result.passed) == (1, 3, False)
     assert "InvalidObjectState" in result.rot[0]
-    told = prune(Refusing(storage.root), Policy(1), now=NOW + timedelta(days=99), zone=KST, dry_run=False)
-    assert told.deleted == []
-    assert "can't be read" in told.strangers[0]
+    pruned = prune(Refusing(storage.root), Policy(1), now=NOW + timedelta(days=99), zone=KST, dry_run=False)
+    assert pruned.deleted == []
+    assert "can't be read" in pruned.strangers[0]
 
 
 def look(storage: Any, **more: Any) -> VerifyResult:
@@ -264,9 +264,9 @@ def test_names_that_no_folder_can_have_are_reported_and_the_rest_is_verified(sto
     assert {"saju//x", "a/../b", "chroma/./y.tar.gz"} <= set(result.strangers)
     assert len(result.rot) == 2
     assert all("is not a name inside the storage" in text for text in result.rot)
-    told = prune(Bucket(storage.root), Policy(1), now=NOW + timedelta(days=99), zone=KST, dry_run=False)
-    assert (told.deleted, told.problems) == ([], [])
-    assert "database//app_20200101_000000.sql.gz" in told.strangers
+    pruned = prune(Bucket(storage.root), Policy(1), now=NOW + timedelta(days=99), zone=KST, dry_run=False)
+    assert (pruned.deleted, pruned.problems) == ([], [])
+    assert "database//app_20200101_000000.sql.gz" in pruned.strangers
 
 
 @pytest.mark.parametrize("folder", ["conversation_logs/2026", "database"])
@@ -389,9 +389,9 @@ def test_a_day_of_any_engine_can_be_drilled(database_url: str, storage: LocalSto
     scene.add(3, first=6, day=parse_day("2026-09-01", KST))
     scene.update("content = '바뀜'", "log_id = 1")
     scene.archive(parse_day("2026-09-01", KST))
-    told = [archive_drill(scene.storage, now=NOW + timedelta(days=n), zone=KST) for n in range(6)]
-    assert not [d.text for d in told if not d.passed]
-    assert {d.records for d in told} == {8, 5}, "each day has its turn"
+    drills = [archive_drill(scene.storage, now=NOW + timedelta(days=n), zone=KST) for n in range(6)]
+    assert not [d.text for d in drills if not d.passed]
+    assert {d.records for d in drills} == {8, 5}, "each day has its turn"
 
 
 def test_a_drill_that_fails_fails_the_verification(storage: LocalStorage) -> None:
@@ -399,9 +399,9 @@ def test_a_drill_that_fails_fails_the_verification(storage: LocalStorage) -> Non
         if name.endswith(".csv"):
             path = Path(storage.location(name))
             path.write_bytes(path.read_bytes().replace(b"s1", b"s9"))
-    told = archive_drill(storage, now=NOW, zone=KST)
-    assert (told.passed, told.tried) == (False, True)
-    assert not look(storage, drills=[lambda: [told]]).passed
+    drill = archive_drill(storage, now=NOW, zone=KST)
+    assert (drill.passed, drill.tried) == (False, True)
+    assert not look(storage, drills=[lambda: [drill]]).passed
 
 
 def test_a_dump_that_comes_back_otherwise_fails_the_verification(storage: LocalStorage, made: Any) -> None:
@@ -410,22 +410,26 @@ def test_a_dump_that_comes_back_otherwise_fails_the_verification(storage: LocalS
     tables["conversation_logs"]["checksum"] = "0" * 16
     storage.delete(manifest.name)
     write_manifest(storage, manifest)
-    (told,) = dump_drills(storage, [parse_database_url(made[2])], [], now=NOW)
-    assert (told.passed, told.tried) == (False, True)
-    assert told.text == "table conversation_logs has the right number of rows and another checksum"
-    assert not look(storage, drills=[lambda: [told]]).passed
+    (drill,) = dump_drills(storage, [parse_database_url(made[2])], [], now=NOW)
+    assert (drill.passed, drill.tried) == (False, True)
+    assert drill.text == "table conversation_logs has the right number of rows and another checksum"
+    assert not look(storage, drills=[lambda: [drill]]).passed
 
 
 def test_what_can_not_be_tried_fails_nothing(tmp_path: Path) -> None:
     nothing = LocalStorage(tmp_path / "nothing")
-    told = [archive_drill(nothing, now=NOW, zone=KST), *dump_drills(nothing, [], [], now=NOW), snapshot_drill(nothing)]
-    assert [(d.passed, d.tried) for d in told] == [(False, False)] * 3
-    assert look(nothing, drills=[lambda: told]).passed
+    drills = [
+        archive_drill(nothing, now=NOW, zone=KST),
+        *dump_drills(nothing, [], [], now=NOW),
+        snapshot_drill(nothing),
+    ]
+    assert [(d.passed, d.tried) for d in drills] == [(False, False)] * 3
+    assert look(nothing, drills=[lambda: drills]).passed
 
 
 def test_a_dump_of_a_database_that_is_configured_no_more_is_not_tried(storage: LocalStorage) -> None:
-    (told,) = dump_drills(storage, [sa.make_url("sqlite:////elsewhere.db")], [], now=NOW)
-    assert (told.passed, told.tried) == (False, False)
+    (drill,) = dump_drills(storage, [sa.make_url("sqlite:////elsewhere.db")], [], now=NOW)
+    assert (drill.passed, drill.tried) == (False, False)
 
 
 # --- as operators see it -----------------------------------------------------------------------------------------
@@ -459,9 +463,9 @@ def test_the_job_verifies_and_its_result_is_the_check_of_the_stored_backups(envi
     with dg.DagsterInstance.ephemeral() as instance:
         result = execute("verify_backups", instance)
         assert result.success
-        told = outputs(result)
-        assert (told["files_checked"], told["drills_passed"], told["rotten"]) == (4, 3, 0)
-        assert told["report"].startswith("✅ *백업 검증 완료*")
+        metadata = outputs(result)
+        assert (metadata["files_checked"], metadata["drills_passed"], metadata["rotten"]) == (4, 3, 0)
+        assert metadata["report"].startswith("✅ *백업 검증 완료*")
         assert [c.passed for c in check_results(instance)] == [True]
 
         name = next(n for n in environment.names("database/") if not n.endswith(".json"))
@@ -476,11 +480,16 @@ def test_the_prune_job_lists_by_hand_and_deletes_on_request(environment: LocalSt
     with environment.create(stray) as writer:
         writer.commit()
     with dg.DagsterInstance.ephemeral() as instance:
-        told = outputs(execute("prune_backups", instance))
-        assert (told["dry_run"], told["backups_to_go"], told["backups_deleted"], told["strays"]) == (True, 1, 0, 1)
+        metadata = outputs(execute("prune_backups", instance))
+        assert (metadata["dry_run"], metadata["backups_to_go"], metadata["backups_deleted"], metadata["strays"]) == (
+            True,
+            1,
+            0,
+            1,
+        )
         assert environment.exists(stray)
-        told = outputs(execute("prune_backups", instance, {"dry_run": False}))
-        assert told["backups_deleted"] == 1
+        metadata = outputs(execute("prune_backups", instance, {"dry_run": False}))
+        assert metadata["backups_deleted"] == 1
         assert set(environment.names("")) == before
         assert not execute("prune_backups", instance, {"dry_run": False, "retention_days": 0}).success
 
@@ -492,18 +501,18 @@ def test_the_snapshot_job_stores_a_proven_snapshot_and_measures(environment: Loc
         (checked,) = result.get_asset_check_evaluations()
         assert (checked.passed, checked.metadata["records_compared"].value) == (True, 50)
         events = result.get_asset_materialization_events()
-        told = {e.asset_key.to_user_string(): e.materialization.metadata for e in events}
-        assert told["chroma_snapshot"]["records"].value == 50
-        assert told["chroma_snapshot"]["documents/saju_knowledge"].value == 50
-        assert told["chroma_usage"]["documents"].value == 50
-        assert told["chroma_usage"]["snapshots"].value == 2
-        assert told["chroma_snapshot"]["report"].value.startswith("🧠 *ChromaDB Snapshot*")
+        recorded = {e.asset_key.to_user_string(): e.materialization.metadata for e in events}
+        assert recorded["chroma_snapshot"]["records"].value == 50
+        assert recorded["chroma_snapshot"]["documents/saju_knowledge"].value == 50
+        assert recorded["chroma_usage"]["documents"].value == 50
+        assert recorded["chroma_usage"]["snapshots"].value == 2
+        assert recorded["chroma_snapshot"]["report"].value.startswith("🧠 *ChromaDB Snapshot*")
 
 
 def test_the_restore_job_only_says_what_it_would_do_by_hand(environment: LocalStorage, tmp_path: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        told = outputs(execute("restore_chroma_snapshot", instance, {"into_path": str(tmp_path / "x")}))
-        assert (told["dry_run"], told["records"], told["records_written"]) == (True, 50, 0)
+        metadata = outputs(execute("restore_chroma_snapshot", instance, {"into_path": str(tmp_path / "x")}))
+        assert (metadata["dry_run"], metadata["records"], metadata["records_written"]) == (True, 50, 0)
         assert not (tmp_path / "x").exists()
         done = execute("restore_chroma_snapshot", instance, {"into_path": str(tmp_path / "x"), "dry_run": False})
         assert outputs(done)["records_written"] == 50
@@ -568,11 +577,11 @@ def test_the_job_says_the_same_of_a_store_without_any_backup(
         result = execute("verify_backups", instance)
         assert result.success is not made_before
         if not made_before:
-            told = outputs(result)
-            assert (told["files"], told["warnings"], told["rotten"]) == (0, 1, 0)
-            assert said in told["summary"]
-            assert told["report"].startswith("⚠️ *백업 검증: 경고*")
-            assert "저장된 백업이 하나도 없습니다" in told["report"]
+            metadata = outputs(result)
+            assert (metadata["files"], metadata["warnings"], metadata["rotten"]) == (0, 1, 0)
+            assert said in metadata["summary"]
+            assert metadata["report"].startswith("⚠️ *백업 검증: 경고*")
+            assert "저장된 백업이 하나도 없습니다" in metadata["report"]
         else:
             (failed,) = (e for e in result.all_events if e.event_type_value == "STEP_FAILURE")
             assert said in failed.step_failure_data.user_failure_data.description
@@ -585,8 +594,8 @@ def test_the_job_says_the_same_of_a_store_without_any_backup(
             [check], instance=instance, selection=dg.AssetSelection.all_asset_checks(),
             resources={"backup_storage": BackupStorage()},
         )  # fmt: skip
-        told = {e.check_name: (e.passed, e.severity) for e in looked.get_asset_check_evaluations()}
-        assert told == {CHECK: (False, wanted), OPENS: (True, dg.AssetCheckSeverity.WARN)}
+        checks = {e.check_name: (e.passed, e.severity) for e in looked.get_asset_check_evaluations()}
+        assert checks == {CHECK: (False, wanted), OPENS: (True, dg.AssetCheckSeverity.WARN)}
 
 
 def test_a_store_with_one_backup_that_is_damaged_is_not_called_empty(storage: LocalStorage) -> None:
@@ -686,7 +695,7 @@ def salt_at(data: bytes) -> int:
 
 
 def test_a_wrong_password_that_passes_the_formats_own_test_is_no_rot(old_store: Path) -> None:
-    """Of two bytes only: one of 65,536 wrong passwords passes it, and gives nonsense."""
+    """WinZip's test has two bytes: one of 65,536 wrong passwords passes it, and gives nonsense."""
     store = LocalStorage(old_store, NEW)
     name = next(n for n in store.names("conversation_logs/") if n.endswith(".json"))
     manifest = parse_manifest((old_store / name).read_bytes(), name)
@@ -722,8 +731,8 @@ def test_drills_take_what_the_password_opens_and_say_so(made_encrypted: Any, tmp
             scene.storage.delete(name)
             write_manifest(scene.storage, replace(manifest, source=f"sqlite:///{root / 'service.db'}"))
     for number in range(6):
-        told = archive_drill(scene.storage, now=NOW + timedelta(days=number), zone=KST)
-        assert (told.name, told.passed) == ("archive day 20260903", True), told
+        drill = archive_drill(scene.storage, now=NOW + timedelta(days=number), zone=KST)
+        assert (drill.name, drill.passed) == ("archive day 20260903", True), drill
     later = NOW + timedelta(days=2)
     result = verify(scene.storage, now=later, zone=KST, drills=drills(scene.storage, scene.url, later))  # type: ignore[arg-type]
     assert [(d.passed, d.tried) for d in result.drills] == [(True, True)] * 3, result.sentences()
@@ -744,8 +753,8 @@ def test_a_damaged_day_is_drilled_and_reported_though_its_password_can_not_be_tr
         if name.endswith(".zip"):
             path = Path(store.location(name))
             path.write_bytes(b"no zip file at all" * 99)
-    told = archive_drill(store, now=NOW, zone=KST)
-    assert (told.passed, told.tried) == (False, True)
+    drill = archive_drill(store, now=NOW, zone=KST)
+    assert (drill.passed, drill.tried) == (False, True)
 
 
 def test_the_job_warns_of_another_password_and_the_command_does(
@@ -757,15 +766,20 @@ def test_the_job_warns_of_another_password_and_the_command_does(
     with dg.DagsterInstance.ephemeral() as instance:
         result = execute("verify_backups", instance)
         assert result.success
-        told = outputs(result)
-        assert (told["other_password"], told["rotten"], told["warnings"], told["drills_not_tried"]) == (4, 0, 2, 3)
+        metadata = outputs(result)
+        assert (metadata["other_password"], metadata["rotten"], metadata["warnings"], metadata["drills_not_tried"]) == (
+            4,
+            0,
+            2,
+            3,
+        )
         assert [c.passed for c in check_results(instance)] == [True]
         (opens,) = check_results(instance, OPENS)
         assert (opens.passed, opens.severity) == (False, dg.AssetCheckSeverity.WARN)
         assert opens.metadata["other_password"].value == 4
         monkeypatch.setenv("ARCHIVE_PASSWORD", OLD)
-        told = outputs(execute("verify_backups", instance))
-        assert (told["other_password"], told["warnings"], told["drills_passed"]) == (0, 0, 3)
+        metadata = outputs(execute("verify_backups", instance))
+        assert (metadata["other_password"], metadata["warnings"], metadata["drills_passed"]) == (0, 0, 3)
         assert [c.passed for c in check_results(instance, OPENS)] == [True, False]
     said = CliRunner().invoke(main, ["verify", "--no-drills"], env={"ARCHIVE_PASSWORD": NEW})
     assert said.exit_code == 1

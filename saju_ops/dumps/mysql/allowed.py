@@ -366,8 +366,7 @@ class Statements:
         if word.text.strip(b"'\"`").upper() not in allowed:
             raise self._refused(text)
 
-    # --- objects that are created and not executed
-    # ---------------------------------------------------------------------------
+    # --- objects that are created and not executed ---------------------------------------------------------------
 
     def _object(self, text: bytes, definer: bytes) -> Statement:
         ansi = bool(self._mode_words() & ANSI_MODES)
