@@ -1,4 +1,4 @@
-"""The weekly digest: a week's numbers, a chart, and what is open; text like every run, whatever is down."""
+"""The weekly digest: a week's numbers, a chart, and open problems; reported like every run, whatever is down."""
 
 from __future__ import annotations
 
