@@ -488,7 +488,7 @@ class PgBouncer(Engine):
             "auth_query": "SELECT usename, passwd FROM pg_shadow WHERE usename = $1", **self.settings,
         }  # fmt: skip
         lines = [f"{name} = {value}" for name, value in settings.items()]
-        # One line for all databases: each connection goes to the one that it names.
+        # One line for all databases: each connection is sent to the one that it names.
         databases = ["[databases]", f"* = host={HOST} port={self.server.port}"]
         ini.write_text("\n".join([*databases, "[pgbouncer]", *lines, ""]))
         program = shutil.which("pgbouncer", path=PATH) or "pgbouncer"
@@ -543,7 +543,7 @@ class _Supervisor:
     def _on_signal(self, *_: object) -> None:
         self.signalled = True
 
-    def told_to_stop(self) -> bool:
+    def asked_to_stop(self) -> bool:
         # The parent is looked at too: a forked child of the owner may keep the pipe open after its death.
         readable, _, _ = select.select([sys.stdin], [], [], 0.05)
         return bool(readable) or self.signalled or os.getppid() != self.owner
@@ -556,7 +556,7 @@ class _Supervisor:
                 # Never interrupted: it takes some seconds, and a killed initdb leaves shared memory behind.
                 if status := self._spawn(command, log, signal.SIGKILL).wait():
                     return self._failed(command, status, log)
-            if self.told_to_stop():
+            if self.asked_to_stop():
                 return 0
             ended = self._serve(log)
             return 0 if ended is None else self._failed(self.plan.serve, ended, log)
@@ -568,7 +568,7 @@ class _Supervisor:
         process = self._spawn(self.plan.serve, log, self.plan.death_signal)
         Path(self.plan.folder, "server.pid").write_text(str(process.pid))
         while process.poll() is None:
-            if not self.told_to_stop():
+            if not self.asked_to_stop():
                 continue
             process.send_signal(self.plan.stop_signal)
             with suppress(subprocess.TimeoutExpired):

@@ -24,7 +24,7 @@ SMALL = "unless|of|its|in|and|with|on|from|to|for|has|have|had|was|were|is|are|t
 PLURAL = re.compile(rf"^ (?:(?!(?:{SMALL}) )[a-z-]+ ){{0,2}}(?:{NOUNS})s\b")
 # Numbers of our own that are never one, and what is a person's own count: a setting's bounds.
 CONSTANT = re.compile(r"[A-Z][A-Z_]+(?:\.\w+)?$|.*(?:SECONDS|TRIES)\b|NAMED$|most$")
-# Where what stands before the noun is no number.
+# The value before the noun is no number.
 NO_NUMBER = re.compile(
     r"name|server|setting|where|what|why|path|join|\.key|label|shown|table|verb|text|kind|parent|^its\(|^them\(",
     re.IGNORECASE,

@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saju_ops.chroma.comparison import FEWER_THAN_BEFORE, _Comparison, _Told
+from saju_ops.chroma.comparison import FEWER_THAN_BEFORE, _Comparison, _Compared
 from saju_ops.chroma.engine import opened
 from saju_ops.chroma.files import (
     DATABASE,
@@ -117,7 +117,7 @@ def _same_names(server: Any, collections: list[Collection]) -> None:
 
 def _checked(
     files: ChromaFiles, collection: Collection, twin: Path, memory_mb: int | None, digest_vectors: bool
-) -> _Told:
+) -> _Compared:
     vectors = files.vectors(collection)
     in_files = memory_mb is not None and memory_of(files, collection, vectors) > memory_mb << 20
     some: list[int] = []

@@ -310,7 +310,7 @@ class People:
         """Which plain texts hold a name, whatever it is glued to."""
         found, some = set[int](), list[tuple[int, str]]()
         for number, begin, name in self._windows.likely([squeezed(t) for t in texts]):
-            if number not in found and _stands_alone(texts[number], begin, name):
+            if number not in found and _is_alone(texts[number], begin, name):
                 some.append((number, name))
         if some:
             there = self._held.holds(hashed([n for _, n in some], self._key) ^ self._asked["name"])
@@ -573,7 +573,7 @@ def _is_revealing(name: str) -> bool:
     return _is_korean(name) or len(name) >= 8 or (len(name) >= 5 and any(c.isdecimal() for c in name))
 
 
-def _stands_alone(text: str, begin: int, name: str) -> bool:
+def _is_alone(text: str, begin: int, name: str) -> bool:
     """Long names are found inside of words too; of short ones a word begins and ends there, or a Korean one begins."""
     if len(name) >= 8:
         return True

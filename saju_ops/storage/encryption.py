@@ -223,7 +223,7 @@ class _DecryptingReader(io.RawIOBase):
 
 
 def _unzipped(pieces: Iterable[bytes], password: str) -> Iterator[bytes]:
-    """The only member's content. Goes on to the end of the file, so that the end is looked at."""
+    """The only member's content. Reads to the end of the file, so that the end is checked."""
     import stream_unzip as zips
 
     allowed = (zips.AE_2, zips.AES_256)

@@ -25,7 +25,7 @@ POST = "chat.postMessage"
 
 
 class Worker:
-    """The process that ticks; killed as a machine that goes down kills it."""
+    """The process that ticks; killed as by a loss of power."""
 
     def __init__(self, folder: Path, environment: dict[str, str], pause: float = 0.2) -> None:
         self.folder, self.log = folder, folder / "worker.log"

@@ -70,7 +70,7 @@ def weekly_digest(context: dg.OpExecutionContext, log_database: LogDatabase, bac
 
 @dg.job(
     name="weekly_digest",
-    description="Tells the operators on Monday what the week was like: archived and purged rows, sizes, restore drills,"
+    description="Sends the operators a summary of the week on Monday: archived and purged rows, sizes, restore drills,"
     " open problems. Reads only.",
 )
 def weekly_digest_job() -> None:

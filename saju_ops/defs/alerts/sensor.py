@@ -51,9 +51,9 @@ def alerts_sensor(settings: Settings) -> dg.SensorDefinition:
         name=NAME,
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Tells Slack and e-mail of every finished run, and of what is wrong: failed checks, late backups,"
+        description="Reports every finished run to Slack and e-mail, and present problems: failed checks, late backups,"
         " schedules and sensors that are stopped or fail, runs that don't end. A failing tick says which channel takes"
-        " nothing and why; what waits is kept and sent later. Resetting its cursor repeats no message.",
+        " no messages and why; waiting messages are kept and sent later. Resetting its cursor repeats no message.",
     )
     @without_secrets
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:

@@ -134,8 +134,8 @@ class PostgresDumps:
         """Which connects as `beside` did."""
         options = options_of(self.url)
         if is_pooled(beside):
-            # PgBouncer refuses them. Of the settings that can also be made later, only the role matters to a dump: the
-            # program sets by itself how it reads.
+            # PgBouncer refuses them. Among the settings that can also be made later, only the role matters to a dump:
+            # the program sets by itself how it reads.
             at_start, settings = postgres_options(self.url)
             options["options"] = at_start
             arguments = [*arguments, *([f"--role={settings['role']}"] if "role" in settings else [])]

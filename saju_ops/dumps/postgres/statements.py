@@ -209,7 +209,7 @@ _FIRST = {
     "REVOKE", "REFRESH",
 }  # fmt: skip
 # Words that a refusal may repeat; any other may be somebody's.
-_TOLD = _FIRST | {
+_SHOWN = _FIRST | {
     "DROP", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "LOAD", "SYSTEM", "ROLE", "USER", "DATABASE", "TABLESPACE",
     "SUBSCRIPTION", "EXTENSION", "CALL", "EXECUTE", "PREPARE", "VACUUM", "LISTEN", "NOTIFY", "LOCK", "ROLLBACK",
     "SAVEPOINT", "SESSION", "AUTHORIZATION", "GROUP", "TABLE", "SCHEMA", "LANGUAGE", "WITH", "EXPLAIN", "IMPORT",
@@ -220,7 +220,7 @@ _TOLD = _FIRST | {
 def foreign(words: tuple[str, ...]) -> ForeignToDumps:
     shown: list[str] = []
     for word in words[:3]:
-        if word not in _TOLD:
+        if word not in _SHOWN:
             break
         shown.append(word)
     return ForeignToDumps(f"a statement {' '.join(shown)} …" if shown else "a statement of another kind")

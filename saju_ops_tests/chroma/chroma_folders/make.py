@@ -75,7 +75,7 @@ def said(collection: Any) -> dict[str, Any]:
 def main() -> None:
     folder = Path(sys.argv[1])
     client = chromadb.PersistentClient(path=str(folder), settings=Settings(anonymized_telemetry=False))
-    told = {}
+    held = {}
     for seed, (name, (described, count)) in enumerate(COLLECTIONS.items()):
         collection = client.create_collection(name, metadata=described)
         fill(collection, count, seed)
@@ -85,13 +85,13 @@ def main() -> None:
             change(collection)
         if name == "renamed_metadata":
             collection.modify(metadata={"topic": "궁합"})
-        told[name] = said(collection)
+        held[name] = said(collection)
     if VERSION >= (1, 0, 0):
         # The place for it that came with 1.0.
         collection = client.create_collection("configured", configuration={"hnsw": {"space": "cosine"}})
         fill(collection, 9, 77)
-        told["configured"] = said(collection)
-    (folder / "said.json").write_text(json.dumps(told, ensure_ascii=False, sort_keys=True))
+        held["configured"] = said(collection)
+    (folder / "said.json").write_text(json.dumps(held, ensure_ascii=False, sort_keys=True))
 
 
 main()
