@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from saju_ops.chroma.comparison import FEWER_THAN_BEFORE, _Comparison, _Compared
+from saju_ops.chroma.comparison import FEWER_THAN_BEFORE, _Compared, _Comparison
 from saju_ops.chroma.engine import opened
 from saju_ops.chroma.files import (
     DATABASE,
