@@ -11,7 +11,7 @@ from pydantic import Field
 
 from saju_ops.defs.conversation_logs.asset import LOGS
 from saju_ops.defs.expired.sessions import SESSIONS
-from saju_ops.defs.progress import tell
+from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError, Refused
@@ -64,7 +64,7 @@ def migrate_schema(context: dg.OpExecutionContext, config: MigrateConfig, backup
         raise dg.Failure(str(error), allow_retries=False) from error
     context.add_output_metadata(migration_metadata(result))
     verb = "applied" if result.plan.up else "taken back"
-    tell(
+    log_progress(
         context.log,
         f"{counted(len(result.changed), 'migration')} {verb}: {', '.join(result.changed) or 'none'};"
         f" {'nothing was touched (dry_run)' if result.dry_run else f'in {result.seconds:.1f} s'}.",
@@ -82,7 +82,7 @@ def _migrate(context: dg.OpExecutionContext, config: MigrateConfig, backup: Back
     options = Options(config.allow_blocking, frozenset(config.drop_data), lambda: backup.open(reading=True))
 
     def say(text: str) -> None:
-        tell(context.log, text)
+        log_progress(context.log, text)
 
     target = (config.target or "").strip() or None
     if target and commands.leads_down(url, target):
