@@ -16,7 +16,7 @@ from saju_ops.archive.deleting import is_lock_conflict
 from saju_ops.database.connect import error_text, redacted
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.expired.catalogue import shown
-from saju_ops.expired.dependents import Identity, bindable
+from saju_ops.expired.conditions import Identity, bindable
 from saju_ops.expired.expiry import COLUMN, Expiry
 from saju_ops.expired.foreign_keys import Closure
 from saju_ops.rows.engines.base import WRONG_KEYS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -18,6 +18,12 @@ from saju_ops.rows.table import ForeignKey
 
 # A table by its schema and name; no schema where the name alone finds it.
 Ref = tuple[str | None, str]
+
+
+class Collation(NamedTuple):
+    name: str
+    # Whether two texts are the same only where every letter is.
+    exact: bool
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class Known:
     keys: tuple[tuple[str, ...], ...] = ()
     # The engine's own name of each column's type, in small letters.
     types: dict[str, str] = field(default_factory=dict)
+    # How texts are compared; of SQLite only for columns that an index has.
+    collations: dict[str, Collation] = field(default_factory=dict)
 
 
 def shown(ref: Ref) -> str:
@@ -109,7 +117,7 @@ class _MySQL(Catalogue):
     )
     NAME = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
     COLUMNS = (
-        "SELECT COLUMN_NAME, IS_NULLABLE, LOWER(DATA_TYPE) FROM information_schema.COLUMNS"
+        "SELECT COLUMN_NAME, IS_NULLABLE, LOWER(DATA_TYPE), COLLATION_NAME FROM information_schema.COLUMNS"
         " WHERE TABLE_SCHEMA = COALESCE(:schema, DATABASE()) AND TABLE_NAME = :name ORDER BY ORDINAL_POSITION"
     )
     INDEXES = (
@@ -149,7 +157,8 @@ class _MySQL(Catalogue):
         for row in self._all(self.INDEXES, **names):
             indexes.setdefault(row[0], []).append(row)
         keys = [tuple(r[1] for r in i) for i in indexes.values() if all(r[1] and r[2] != "YES" for r in i)]
-        return _known(ref, [(r[0], r[1] == "YES", r[2]) for r in rows], keys)
+        collations = {r[0]: Collation(r[3], r[3].endswith(("_bin", "binary"))) for r in rows if r[3]}
+        return _known(ref, [(r[0], r[1] == "YES", r[2]) for r in rows], keys, collations)
 
 
 class _PostgreSQL(Catalogue):
@@ -185,8 +194,12 @@ class _PostgreSQL(Catalogue):
         " AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')"
     )
     COLUMNS = (
-        "SELECT attname::text, NOT attnotnull, COALESCE(b.typname, t.typname)::text FROM pg_attribute"
+        "SELECT attname::text, NOT attnotnull, COALESCE(b.typname, t.typname)::text,"
+        " quote_ident(n.nspname) || '.' || quote_ident(l.collname),"
+        # PostgreSQL 11 has no such column, and no collation that isn't.
+        " COALESCE(CAST(to_jsonb(l) ->> 'collisdeterministic' AS boolean), true) FROM pg_attribute"
         " JOIN pg_type t ON t.oid = atttypid LEFT JOIN pg_type b ON b.oid = t.typbasetype"
+        " LEFT JOIN pg_collation l ON l.oid = attcollation LEFT JOIN pg_namespace n ON n.oid = l.collnamespace"
         " WHERE attrelid = :oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
     )
     INDEXES = (
@@ -209,10 +222,12 @@ class _PostgreSQL(Catalogue):
 
     def table(self, ref: Ref) -> Known:
         oid = self._all(self.OID, schema=ref[0], name=ref[1])[0][0]
-        columns = [(r[0], bool(r[1]), r[2]) for r in self._all(self.COLUMNS, oid=oid)]
+        rows = self._all(self.COLUMNS, oid=oid)
+        columns = [(r[0], bool(r[1]), r[2]) for r in rows]
+        collations = {r[0]: Collation(r[3], bool(r[4])) for r in rows if r[3]}
         required = {name for name, nullable, _ in columns if not nullable}
         keys = [tuple(r[0]) for r in self._all(self.INDEXES, oid=oid) if r[0] and set(r[0]) <= required]
-        return _known(ref, columns, keys)
+        return _known(ref, columns, keys, collations)
 
 
 class _SQLite(Catalogue):
@@ -260,17 +275,31 @@ class _SQLite(Catalogue):
             names = tuple(r[0] for r in self._rows("SELECT name FROM pragma_index_info(?) ORDER BY seqno", index))
             if set(names) <= required:
                 keys.append(names)
-        return _known(ref, columns, keys)
+        collations = {name: Collation(used.upper(), used.upper() == "BINARY") for name, used in self._collations(ref)}
+        return _known(ref, columns, keys, collations)
+
+    def _collations(self, ref: Ref) -> list[tuple[str, str]]:
+        """Of each indexed column, the one of its key last: an index may have a collation of its own."""
+        return self._rows(
+            "SELECT i.name, i.coll FROM pragma_index_list(?) l JOIN pragma_index_xinfo(l.name) i"
+            " WHERE i.key AND i.cid >= 0 ORDER BY l.origin = 'pk', l.\"unique\"",
+            ref[1],
+        )
 
 
 def _text(value: Any) -> Any:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
-def _known(ref: Ref, columns: Sequence[tuple[str, bool, str]], keys: Sequence[tuple[str, ...]]) -> Known:
+def _known(
+    ref: Ref,
+    columns: Sequence[tuple[str, bool, str]],
+    keys: Sequence[tuple[str, ...]],
+    collations: dict[str, Collation],
+) -> Known:
     nullable = frozenset(name for name, may_be_null, _ in columns if may_be_null)
     types = {name: kind for name, _, kind in columns}
-    return Known(ref, tuple(types), nullable, keys[0] if keys else (), tuple(keys), types)
+    return Known(ref, tuple(types), nullable, keys[0] if keys else (), tuple(keys), types, collations)
 
 
 _CATALOGUES: dict[str, Callable[[LogStore], Catalogue]] = {

@@ -14,26 +14,23 @@ looked at are deleted by their foreign key in one statement a batch and not read
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from saju_ops.database.connect import SQLiteText
-from saju_ops.errors import OperatorError, Refused
+from saju_ops.errors import OperatorError
 from saju_ops.expired.catalogue import Ref, shown
+from saju_ops.expired.conditions import Identity, bindable, chunks, naming, one_of
 from saju_ops.expired.expiry import Expiry
 from saju_ops.expired.foreign_keys import Closure, Link, child_of, parent_of
-from saju_ops.expired.link_values import Meanings, kind_of, spelled
+from saju_ops.expired.link_values import Kind, Meanings, kind_of, spelled
 from saju_ops.rows.engines.open import LogStore
 from saju_ops.rows.table import ForeignKey
 from saju_ops.words import counted, were
 
-Identity = tuple[Any, ...]
 Node = tuple[Ref, Identity]
-# Values in one statement.
-VALUES = 500
 
 
 @dataclass(slots=True)
@@ -208,9 +205,8 @@ class Hanging:
         own = self._identity(child_of(key))
         child = self._table(child_of(key), [*own, *key.columns]).alias("c")
         parent = self._table(parent_of(key), key.parent_columns).alias("p")
-        on = sa.and_(*(parent.c[b] == child.c[a] for a, b in zip(key.columns, key.parent_columns, strict=True)))
         for chunk in chunks(identities):
-            query = sa.select(*(child.c[c] for c in own)).select_from(child.join(parent, on))
+            query = sa.select(*(child.c[c] for c in own)).select_from(child.join(parent, self._on(key, child, parent)))
             for row in self._execute(query.where(one_of([child.c[c] for c in own], chunk))):
                 yield tuple(map(bindable, row))
 
@@ -232,8 +228,7 @@ class Hanging:
         theirs, own = self._identity(parent_of(key)), self._identity(child_of(key))
         child = self._table(child_of(key), [*columns, *key.columns]).alias("c")
         parent = self._table(parent_of(key), [*theirs, *key.parent_columns]).alias("p")
-        # SQLite compares by the left column's collation, and a foreign key by the parent's.
-        on = sa.and_(*(parent.c[b] == child.c[a] for a, b in zip(key.columns, key.parent_columns, strict=True)))
+        on = self._on(key, child, parent)
         selected = [parent.c[c].label(f"p{i}") for i, c in enumerate(theirs)]
         selected += [child.c[c].label(f"c{i}") for i, c in enumerate(columns)]
         for chunk in chunks(parents):
@@ -243,6 +238,11 @@ class Hanging:
                 cells = tuple(map(bindable, row))
                 mine = cells[len(theirs) :]
                 yield cells[: len(theirs)], mine[: len(own)], mine
+
+    def _on(self, key: ForeignKey, child: sa.FromClause, parent: sa.FromClause) -> sa.ColumnElement[bool]:
+        """SQLite compares by the left column's collation, and a foreign key by the parent's."""
+        mine = self.closure.compared(key, self.store.table.engine, [child.c[c] for c in key.columns])
+        return sa.and_(*(parent.c[b] == a for a, b in zip(mine, key.parent_columns, strict=True)))
 
     def _linked(self, key: Link, parents: Sequence[Identity]) -> Iterator[tuple[Identity, Identity, tuple[Any, ...]]]:
         """The same of a reference that no key declares: asked by values, since the server may be unable to compare
@@ -267,8 +267,27 @@ class Hanging:
     def _spelled(self, key: Link, table: sa.TableClause, values: Iterable[Identity]) -> Iterator[Any]:
         types = self.closure.tables[child_of(key)].types
         kinds = [kind_of(self.store.table.engine, types[column]) for column in key.columns]
-        for chunk in chunks(spelled([v for v in values if None not in v], kinds)):
-            yield one_of([table.c[c] for c in key.columns], chunk)
+        for chunk in chunks([v for v in values if None not in v]):
+            forms = spelled(chunk, kinds)
+            others = self._of_others(key, kinds, {*forms} - {*chunk}) - {*chunk}
+            for part in chunks([form for form in forms if form not in others]):
+                yield self._naming(key, table, part)
+
+    def _of_others(self, key: Link, kinds: Sequence[Kind], forms: set[Identity]) -> set[Identity]:
+        """Of the other spellings of ids those that rows of the referenced table have to the letter: what is spelled so
+        refers to these."""
+        types = self.closure.tables[parent_of(key)].types
+        if not forms or kinds != [kind_of(self.store.table.engine, types[column]) for column in key.parent_columns]:
+            return set()
+        table = self._table(parent_of(key), key.parent_columns)
+        columns = [table.c[c] for c in key.parent_columns]
+        wheres = [one_of(columns, chunk) for chunk in chunks(sorted(forms, key=repr))]
+        rows = (row for where in wheres for row in self._execute(sa.select(*columns).where(where)))
+        return {tuple(map(bindable, row)) for row in rows}
+
+    def _naming(self, key: ForeignKey, table: sa.TableClause, values: Sequence[Identity]) -> Any:
+        own, engine = [table.c[c] for c in key.columns], self.store.table.engine
+        return naming(engine, own, self.closure.compared(key, engine, own), values)
 
     def _locking(self, query: sa.Select[Any]) -> sa.Select[Any]:
         return query.with_for_update() if self.lock else query
@@ -351,7 +370,7 @@ class Hanging:
             yield from ((table, where) for where in self._spelled(key, table, values))
             return
         for chunk in chunks([v for v in values if None not in v]):
-            yield table, one_of([table.c[c] for c in key.columns], chunk)
+            yield table, self._naming(key, table, chunk)
 
     def delete(self) -> Counter[str]:
         """Deletes what goes, children first. Inside a transaction only. Raises DBAPIError, OperatorError."""
@@ -463,16 +482,6 @@ class Hanging:
         return deleted
 
 
-def bindable(value: Any) -> Any:
-    """A value that was read, as it can be given back to the driver. Raises Refused."""
-    if not isinstance(value, SQLiteText):
-        return value
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise Refused("a key or file name is text that is not UTF-8") from None
-
-
 def defer_constraints(store: LogStore) -> None:
     name = store.connection.dialect.name
     if name == "sqlite":
@@ -486,22 +495,3 @@ def _by_table(nodes: Iterable[Node]) -> dict[Ref, list[Identity]]:
     for ref, identity in nodes:
         found[ref].append(identity)
     return found
-
-
-def chunks(values: Sequence[Identity]) -> Iterator[Sequence[Identity]]:
-    return (values[start : start + VALUES] for start in range(0, len(values), VALUES))
-
-
-def one_of(columns: Sequence[sa.ColumnElement[Any]], values: Sequence[Identity]) -> sa.ColumnElement[bool]:
-    """Rows whose columns have one of these values. The values came from the same server: a type of their own
-    would make PostgreSQL compare them as another type than the column's."""
-    if not columns:
-        raise ValueError("a condition without columns would be every row's")
-    none: Any = sa.types.NullType()
-    if len(columns) == 1:
-        listed: Any = sa.bindparam(None, [v[0] for v in values], expanding=True, type_=none)
-        return columns[0].in_(listed)
-    each: Callable[[Identity], Any] = lambda v: sa.and_(  # noqa: E731
-        *(c == sa.literal(x, none) for c, x in zip(columns, v, strict=True))
-    )
-    return sa.or_(sa.false(), *map(each, values))

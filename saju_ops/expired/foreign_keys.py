@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from saju_ops.errors import Refused
 from saju_ops.expired.catalogue import _CATALOGUES, Catalogue, Known, Ref, named, shown
+from saju_ops.expired.conditions import Cells, compared
 from saju_ops.rows.engines.open import LogStore
 from saju_ops.rows.table import ForeignKey
 from saju_ops.rows.unseen_keys import Unsure, require_seen
@@ -56,6 +57,11 @@ class Closure:
     def is_loose(self, key: ForeignKey) -> bool:
         """Whether the database would only empty the reference of a row that goes."""
         return key.on_delete in DETACHING
+
+    def compared(self, key: ForeignKey, engine: str, cells: Cells) -> Cells:
+        """The columns of a reference, compared as those that they refer to are."""
+        child, parent = self.tables[child_of(key)], self.tables[parent_of(key)]
+        return compared(engine, cells, child, key.columns, parent, key.parent_columns)
 
     def group_of(self, ref: Ref) -> tuple[Ref, ...]:
         return next(group for group in self.groups if ref in group)

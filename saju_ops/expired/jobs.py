@@ -41,7 +41,8 @@ from saju_ops.expired.batches import (
 )
 from saju_ops.expired.catalogue import Ref, shown
 from saju_ops.expired.clocks import Clock
-from saju_ops.expired.dependents import Found, Hanging, Identity
+from saju_ops.expired.conditions import Identity
+from saju_ops.expired.dependents import Found, Hanging
 from saju_ops.expired.expiry import Expiry
 from saju_ops.expired.foreign_keys import Closure, catalogue_of, child_of, parent_of, require_known, require_seen_whole
 from saju_ops.expired.job_files import BadKey, JobFiles

@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from saju_ops.archive.held import HeldRows, held_rows
 from saju_ops.archive.manifest import day_files, require_same_table
 from saju_ops.errors import OperatorError
-from saju_ops.expired.dependents import Identity, chunks, one_of
+from saju_ops.expired.conditions import Identity, chunks, naming
+from saju_ops.expired.foreign_keys import Closure
 from saju_ops.rows.comeback import require_comeback
 from saju_ops.rows.days import Day, day_of
 from saju_ops.rows.digest import key_hashes, row_hashes
@@ -35,10 +36,14 @@ NO_DAY = date.max
 
 
 class LogGuard:
-    """`store` is the log table on the connection that deletes; `key` says how its rows name their session."""
+    """`store` is the log table on the connection that deletes; `key`, of the closure, says how its rows name their
+    session."""
 
-    def __init__(self, store: LogStore, storage: Storage, key: ForeignKey, zone: ZoneInfo, cutoff: Day) -> None:
-        self.store, self.storage, self.key, self.zone, self.cutoff = store, storage, key, zone, cutoff
+    def __init__(
+        self, store: LogStore, storage: Storage, closure: Closure, key: ForeignKey, *, zone: ZoneInfo, cutoff: Day
+    ) -> None:
+        self.store, self.storage, self.closure, self.key = store, storage, closure, key
+        self.zone, self.cutoff = zone, cutoff
         self.problems: dict[str, str] = {}
         self._days: OrderedDict[str, HeldRows] = OrderedDict()
         # A document without hidden types reads the same. One with them is held only where the archive has them too.
@@ -76,9 +81,10 @@ class LogGuard:
         return found
 
     def _selections(self, sessions: Sequence[Identity]) -> Iterator[Selection]:
-        columns = [self.store.col(c) for c in self.key.columns]
+        columns, engine = [self.store.col(c) for c in self.key.columns], self.store.table.engine
+        as_theirs = self.closure.compared(self.key, engine, columns)
         for chunk in chunks(sessions):
-            yield Selection(where=(one_of(columns, chunk),))
+            yield Selection(where=(naming(engine, columns, as_theirs, chunk),))
 
     # --- days ------------------------------------------------------------------------------------------------
 

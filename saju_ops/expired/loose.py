@@ -1,8 +1,9 @@
 """Columns that hold a session's id without a foreign key, such as system_metrics.session_id: NULL with the session.
 
 Promises: in the transaction that deletes a session, its id becomes NULL in the columns that SESSION_CLEAR_COLUMNS
-names; nothing else of those rows changes, times that the server would renew included. Any other column of that name,
-in whose table no key leads to the sessions, is a doubt: the id stays there. A column that can't be cleared (NOT NULL,
+names, compared as the sessions' key compares it, whatever the column's own collation says; nothing else of those rows
+changes, times that the server would renew included. Any other column of that name, in whose table no key leads to the
+sessions, is a doubt: the id stays there. A column that can't be cleared (NOT NULL,
 no index, a right that is missing) is refused where the setting names it, and a doubt where it is only the default.
 """
 
@@ -11,13 +12,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from saju_ops.errors import Refused
-from saju_ops.expired.catalogue import Ref, named, shown
-from saju_ops.expired.dependents import Identity, chunks, one_of
+from saju_ops.expired.catalogue import Known, Ref, named, shown
+from saju_ops.expired.conditions import Identity, chunks, compared, compares_more, letter_by_letter, naming
+from saju_ops.expired.expiry import Expiry
 from saju_ops.expired.foreign_keys import Closure, catalogue_of, child_of, parent_of
 from saju_ops.expired.link_values import Kind, are_comparable, kind_of, spelled
 from saju_ops.expired.links import PLAIN_KEYS, singular
@@ -52,22 +55,32 @@ class LooseColumns:
     """What is cleared with a session, and sentences of what isn't."""
 
     store: LogStore
+    closure: Closure
     columns: list[tuple[Ref, str, tuple[str, ...]]] = field(default_factory=list)
-    # Of columns of another kind than the key of the sessions, such as texts for UUIDs: servers compare those wrongly.
+    # Columns of another kind than the key of the sessions, such as texts for UUIDs: servers compare those wrongly.
     kinds: dict[tuple[Ref, str], Kind] = field(default_factory=dict)
+    # Spellings of expired sessions' ids that only the key takes for the same, by the id. What comes in such a spelling
+    # during the run stays.
+    spellings: dict[tuple[Ref, str], dict[Identity, list[Identity]]] = field(default_factory=dict)
+    tables: dict[Ref, Known] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
 
-    def _values(self, ref: Ref, column: str, sessions: Sequence[Identity]) -> Sequence[Identity]:
-        kind = self.kinds.get((ref, column))
-        return sessions if kind is None else spelled(sessions, [kind])
+    def _conditions(
+        self, ref: Ref, column: str, cell: sa.ColumnElement[Any], sessions: Sequence[Identity]
+    ) -> Iterator[sa.ColumnElement[bool]]:
+        kind, more = self.kinds.get((ref, column)), self.spellings.get((ref, column), {})
+        wanted = sessions if kind is None else spelled(sessions, [kind])
+        engine, root = self.store.table.engine, self.closure.tables[self.closure.root]
+        as_key = compared(engine, [cell], self.tables[ref], [column], root, root.identity)
+        for chunk in chunks(wanted):
+            yield naming(engine, [cell], as_key, [*chunk, *(s for session in chunk for s in more.get(session, ()))])
 
     def count(self, sessions: Sequence[Identity]) -> Counter[str]:
         """Rows whose column holds one of these ids."""
         found: Counter[str] = Counter()
         for ref, column, _ in self.columns:
-            for chunk in chunks(self._values(ref, column, sessions)):
-                table = _table(ref, column)
-                where = one_of([table.c[column]], chunk)
+            table = _table(ref, column)
+            for where in self._conditions(ref, column, table.c[column], sessions):
                 query = sa.select(sa.func.count()).select_from(table).where(where)
                 found[shown(ref)] += int(self.store.connection.execute(query).scalar_one())
         return +found
@@ -77,19 +90,38 @@ class LooseColumns:
         changed: Counter[str] = Counter()
         for ref, column, renewed in self.columns:
             table = _table(ref, column, *renewed)
-            for chunk in chunks(self._values(ref, column, sessions)):
+            for where in self._conditions(ref, column, table.c[column], sessions):
                 values = {column: sa.null(), **{name: table.c[name] for name in renewed}}
-                update = sa.update(table).values(values).where(one_of([table.c[column]], chunk))
+                update = sa.update(table).values(values).where(where)
                 changed[shown(ref)] += self.store.connection.execute(update).rowcount
         return +changed
 
+    def read_spellings(self, ref: Ref, column: str, expiry: Expiry) -> None:
+        """Where the key takes more texts for the same than the column does, such as both cases of a letter: an index of
+        the column doesn't find those. One read of the column, without locks."""
+        engine, root, known = self.store.table.engine, self.closure.tables[self.closure.root], self.tables[ref]
+        key = self.store.col(root.identity[0])
+        if not compares_more(engine, known.collations.get(column), root.collations.get(root.identity[0])):
+            return
+        table = _table(ref, column)
+        (as_key,) = compared(engine, [table.c[column]], known, [column], root, root.identity)
+        other = letter_by_letter(engine, key) != letter_by_letter(engine, table.c[column])
+        query = sa.select(key, table.c[column]).select_from(self.store.from_.join(table, key == as_key)).distinct()
+        found: dict[Identity, list[Identity]] = {}
+        for session, spelling in self.store.connection.execute(query.where(other, *expiry.conditions())):
+            found.setdefault((session,), []).append((spelling,))
+        self.spellings[ref, column] = found
 
-def loose_columns(store: LogStore, closure: Closure, wanted: Collection[str], *, given: bool) -> LooseColumns:
-    """`wanted` are columns as table.column; `given` is False where they are the setting's default. Reads the catalogue.
+
+def loose_columns(
+    store: LogStore, closure: Closure, wanted: Collection[str], *, given: bool, expiry: Expiry
+) -> LooseColumns:
+    """`wanted` are columns as table.column; `given` is False where they are the setting's default. Reads the catalogue,
+    and a column whose collation is another than that of the sessions' key.
 
     Raises Refused.
     """
-    found = LooseColumns(store)
+    found = LooseColumns(store, closure)
     catalogue = catalogue_of(store)
     tables, identity = catalogue.all_tables(), closure.tables[closure.root].identity
     store.end_read()
@@ -106,11 +138,15 @@ def loose_columns(store: LogStore, closure: Closure, wanted: Collection[str], *,
         if why:
             found.doubts.append(f"The ids of purged sessions stay in {text}: {why}.")
         else:
-            written = next(c for c in catalogue.table(ref).columns if c.casefold() == column.casefold())
+            known = found.tables[ref] = catalogue.table(ref)
+            written = next(c for c in known.columns if c.casefold() == column.casefold())
             found.columns.append((ref, written, _renewed(store, ref)))
-            types = (catalogue.table(ref).types[written], closure.tables[closure.root].types[identity[0]])
+            types = (known.types[written], closure.tables[closure.root].types[identity[0]])
             mine, theirs = (kind_of(store.table.engine, each) for each in types)
-            found.kinds |= {(ref, written): mine} if mine != theirs else {}
+            if mine != theirs:
+                found.kinds[ref, written] = mine
+            else:
+                found.read_spellings(ref, written, expiry)
         store.end_read()
     if wanted or not given:
         found.doubts += list(_others(store, closure, [ref for ref, _, _ in found.columns], found.doubts))

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 import sqlalchemy as sa
 
 from saju_ops.expired.catalogue import Ref, shown
-from saju_ops.expired.dependents import bindable
+from saju_ops.expired.conditions import bindable
 from saju_ops.expired.foreign_keys import Closure, Link, child_of, parent_of
 from saju_ops.expired.link_values import Meanings
 from saju_ops.rows.engines.open import LogStore
@@ -25,7 +25,7 @@ def orphan_rows(store: LogStore, closure: Closure, *, files: Collection[Ref] = (
     keeps its foreign keys and none of them empties references."""
     found: Counter[str] = Counter()
     for key in (*closure.hard, *closure.soft):
-        count = _strayed(store, key) if isinstance(key, Link) else _without_parent(store, key)
+        count = _strayed(store, key) if isinstance(key, Link) else _without_parent(store, closure, key)
         found[f"{shown(child_of(key))}.{','.join(key.columns)}"] += count
     for ref, keys in _may_be_empty(closure, files):
         columns = [c for key in keys for c in key.columns]
@@ -46,13 +46,12 @@ def _may_be_empty(closure: Closure, files: Collection[Ref]) -> Iterator[tuple[Re
             yield ref, keys
 
 
-def _without_parent(store: LogStore, key: ForeignKey) -> int:
+def _without_parent(store: LogStore, closure: Closure, key: ForeignKey) -> int:
     child, parent = _table(child_of(key), key.columns).alias("c"), _table(parent_of(key), key.parent_columns).alias("p")
-    pairs = list(zip(key.columns, key.parent_columns, strict=True))
-    there = sa.exists(
-        sa.select(sa.literal(1)).select_from(parent).where(*(parent.c[b] == child.c[a] for a, b in pairs))
-    )
-    return _count(store, child, [*(child.c[a].is_not(None) for a, _ in pairs), ~there])
+    mine = closure.compared(key, store.table.engine, [child.c[c] for c in key.columns])
+    same = (parent.c[b] == a for a, b in zip(mine, key.parent_columns, strict=True))
+    there = sa.exists(sa.select(sa.literal(1)).select_from(parent).where(*same))
+    return _count(store, child, [*(child.c[c].is_not(None) for c in key.columns), ~there])
 
 
 def _strayed(store: LogStore, link: Link) -> int:

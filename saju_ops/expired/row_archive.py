@@ -23,7 +23,7 @@ from saju_ops.archive.held import HeldRows
 from saju_ops.archive.manifest import FORMAT, Manifest, manifest_of, timestamp, write_day_manifest
 from saju_ops.archive.verify import ReadBack, Visit, read_back, verify_part
 from saju_ops.errors import OperatorError, ProofFailed, shown
-from saju_ops.expired.dependents import Identity, chunks, one_of
+from saju_ops.expired.conditions import Identity, chunks, one_of
 from saju_ops.rows.csvfile import Compression, CsvSink, Packing
 from saju_ops.rows.digest import ALGORITHM, EMPTY, Digest, key_hashes, row_hashes
 from saju_ops.rows.engines.base import as_bytes

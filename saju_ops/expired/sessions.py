@@ -34,7 +34,8 @@ from saju_ops.expired.batches import (
 )
 from saju_ops.expired.catalogue import shown
 from saju_ops.expired.clocks import Clock
-from saju_ops.expired.dependents import Hanging, Identity, bindable, chunks, one_of
+from saju_ops.expired.conditions import Identity, bindable, chunks, one_of
+from saju_ops.expired.dependents import Hanging
 from saju_ops.expired.expiry import Expiry
 from saju_ops.expired.foreign_keys import Closure, catalogue_of, child_of, parent_of, require_known, require_seen_whole
 from saju_ops.expired.links import linked_closure
@@ -191,7 +192,7 @@ class _Purge:
         clock = Clock(self.store, "DATABASE_TIMEZONE", self.now)
         late = [clock.ahead_sentence(at)] if (at := clock.ahead()) is not None else []
         self.loose: LooseColumns = loose_columns(
-            self.store, self.closure, self.tables.cleared, given=self.tables.cleared_given
+            self.store, self.closure, self.tables.cleared, given=self.tables.cleared_given, expiry=self.expiry
         )
         doubts = (*self.closure.doubts, *self.loose.doubts, *late)
         self.result.doubts = (*doubts, *clock.doubts([ZoneInfo("UTC"), self.zone]))
@@ -240,7 +241,7 @@ class _Purge:
         store.require_days()
         cutoff = cutoff_day(self.now, self.retention_days, self.zone)
         self.log_key = key
-        self.guard = LogGuard(store, self.storage, key, self.zone, cutoff)
+        self.guard = LogGuard(store, self.storage, self.closure, key, zone=self.zone, cutoff=cutoff)
 
     # --- the run ---------------------------------------------------------------------------------------------
 

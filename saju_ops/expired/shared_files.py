@@ -13,7 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from saju_ops.expired.catalogue import Ref
-from saju_ops.expired.dependents import Hanging, Identity, bindable, chunks, one_of
+from saju_ops.expired.conditions import Identity, bindable, chunks, one_of
+from saju_ops.expired.dependents import Hanging
 from saju_ops.expired.foreign_keys import Closure
 from saju_ops.expired.job_files import FilePlace
 from saju_ops.expired.s3_names import Named, nfc

@@ -633,6 +633,74 @@ def test_ids_of_another_type_are_cleared_and_no_other_is_taken_for_one(
     assert [s for _, s in metrics(scene)] == [None, None, *others]
 
 
+def in_collations(scene: SessionScene, key: str, column: str, living: str = "ABC") -> None:
+    """Sessions, and tables whose session_id has another collation than their key."""
+    for table in ("system_metrics", "conversation_logs", "saju_analyses", "saju_calculations", "user_sessions"):
+        scene.run(f"DROP TABLE IF EXISTS {table}{' CASCADE' if scene.engine.dialect.name == 'postgresql' else ''}")
+    if scene.engine.dialect.name == "postgresql":
+        scene.run("CREATE COLLATION either_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+    zone = "timestamptz" if scene.engine.dialect.name == "postgresql" else "datetime"
+    scene.run(f"CREATE TABLE user_sessions (session_id {key} PRIMARY KEY, expires_at {zone})")
+    scene.run(f"CREATE TABLE system_metrics (metric_id int PRIMARY KEY, session_id {column})")
+    scene.run("CREATE INDEX metrics_session ON system_metrics (session_id)")
+    for session, at in (("abc", OLD), (living, NOW + DAY)):
+        scene.run("INSERT INTO user_sessions VALUES (:id, :at)", id=session, at=str(at.replace(tzinfo=None)))
+
+
+EXACT = {
+    "mysql": ("varchar(40) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin", "varchar(40) COLLATE utf8mb4_0900_ai_ci"),
+    "mariadb": ("varchar(40) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin", "varchar(40) COLLATE utf8mb4_general_ci"),
+    "postgres": ("varchar(40)", "varchar(40) COLLATE either_case"),
+    "sqlite": ("varchar(40)", "varchar(40) COLLATE NOCASE"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", list(EXACT))
+def test_the_id_of_a_living_session_stays_where_only_the_metrics_collation_takes_it_for_the_expired_ones(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    scene = SessionScene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups")
+    in_collations(scene, *EXACT[engine])
+    for number, session in enumerate(("abc", "ABC", "Abc"), 1):
+        scene.run("INSERT INTO system_metrics VALUES (:n, :id)", n=number, id=session)
+    assert scene.purge(dry_run=True).cleared == {"system_metrics": 1}
+    assert scene.purge().cleared == {"system_metrics": 1}
+    assert metrics(scene) == [(1, None), (2, "ABC"), (3, "Abc")]
+
+
+@pytest.mark.parametrize("engine", list(EXACT))
+def test_an_id_in_other_letter_case_is_cleared_where_the_sessions_key_takes_it_for_the_same(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    scene = SessionScene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups")
+    exact, either = EXACT[engine]
+    in_collations(scene, either, exact, living="other")
+    for number, session in enumerate(("abc", "ABC", "Other"), 1):
+        scene.run("INSERT INTO system_metrics VALUES (:n, :id)", n=number, id=session)
+    assert scene.purge(dry_run=True).cleared == {"system_metrics": 2}
+    assert scene.purge().cleared == {"system_metrics": 2}
+    assert metrics(scene) == [(1, None), (2, None), (3, "Other")]
+
+
+@pytest.mark.parametrize("engine", list(EXACT))
+def test_log_rows_of_a_living_session_stay_where_only_the_logs_collation_takes_its_id_for_the_expired_ones(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """A log without a foreign key, all of whose rows are archived."""
+    scene = SessionScene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups")
+    exact, either = EXACT[engine]
+    in_collations(scene, exact, either)
+    zone = {"postgres": "timestamptz", "sqlite": "datetime"}.get(engine, "datetime(6)")
+    scene.run(f"CREATE TABLE conversation_logs (log_id int PRIMARY KEY, session_id {either}, created_at {zone})")
+    for number, session in enumerate(("abc", "ABC"), 1):
+        scene.run("INSERT INTO conversation_logs VALUES (:n, :id, :at)", n=number, id=session,
+                  at="2026-09-01 03:00:00")  # fmt: skip
+    scene.archive(datetime(2026, 9, 1, 3, tzinfo=UTC))
+    result = scene.purge()
+    assert (result.deleted, result.log_rows) == (1, 1)
+    assert [row[0] for row in scene.run("SELECT session_id FROM conversation_logs")] == ["ABC"]
+
+
 @pytest.mark.parametrize("server", ["mysql", "mariadb"])
 def test_an_account_that_may_not_change_the_metrics_purges_all_the_same_and_hears_the_grant(
     server: str, request: pytest.FixtureRequest, tmp_path: Path

@@ -291,3 +291,72 @@ def test_a_table_whose_name_holds_a_point_is_itself(lite: JobScene) -> None:
     build(lite, '"app.jobs" (id INTEGER PRIMARY KEY, expires_at TIMESTAMP)')
     lite.run(f"INSERT INTO \"app.jobs\" VALUES (1, '{EXPIRED}')")  # noqa: S608
     assert lite.purge(tables=JobTables("app.jobs", ())).deleted == 1
+
+
+# --- ids that only another column's collation takes for the same ---------------------------------------------------
+
+TWO_COLLATIONS = [
+    ("mysql", "VARCHAR(40) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin", "VARCHAR(40) COLLATE utf8mb4_0900_ai_ci"),
+    ("mysql", "VARCHAR(40) COLLATE utf8mb4_0900_as_cs", "VARCHAR(40) CHARACTER SET latin1"),
+    ("mysql", "VARBINARY(40)", "VARCHAR(40) COLLATE utf8mb4_0900_ai_ci"),
+    ("mariadb", "VARCHAR(40) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin", "VARCHAR(40) COLLATE utf8mb4_general_ci"),
+    ("postgres", "text", "text COLLATE either_case"), ("postgres", 'text COLLATE "C"', "text COLLATE either_case"),
+    ("sqlite", "TEXT", "TEXT COLLATE NOCASE"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("named", ["id INTEGER NOT NULL PRIMARY KEY, ", ""])
+@pytest.mark.parametrize(("engine", "own", "theirs"), TWO_COLLATIONS)
+def test_rows_of_a_living_job_stay_where_only_their_collation_takes_its_id_for_an_expired_ones(
+    engine: str, own: str, theirs: str, named: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    scene = JobScene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups")
+    scene.metadata = sa.MetaData()
+    time = "DATETIME" if engine in ("mysql", "mariadb") else "TIMESTAMP"
+    if engine == "postgres":
+        scene.run("CREATE COLLATION either_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+    build(scene, f"jobs (id {own} NOT NULL PRIMARY KEY, expires_at {time})")
+    build(scene, f"sms_logs ({named}about {theirs})")
+    for number, (job, at) in enumerate((("abc", EXPIRED), ("ABC", LIVING)), 1):
+        value = job.encode() if own.startswith("VARBINARY") else job
+        scene.run("INSERT INTO jobs VALUES (:id, :at)", id=value, at=at)
+        scene.run(f"INSERT INTO sms_logs VALUES ({':n, ' if named else ''}:job)", n=number, job=job)  # noqa: S608
+    looked = purge(scene, "sms_logs", links="sms_logs.about", dry_run=True)
+    result = purge(scene, "sms_logs", links="sms_logs.about")
+    assert [row[0] for row in scene.run("SELECT about FROM sms_logs")] == ["ABC"]
+    assert looked.rows["sms_logs"] == result.rows["sms_logs"] == 1
+
+
+def test_a_living_job_whose_id_is_spelled_in_capitals_keeps_its_rows(mysql_url: str, tmp_path: Path) -> None:
+    scene = JobScene(mysql_url, tmp_path / "backups")
+    scene.metadata = sa.MetaData()
+    build(scene, "jobs (id CHAR(36) COLLATE utf8mb4_bin NOT NULL PRIMARY KEY, expires_at DATETIME)")
+    build(scene, "sms_logs (id INTEGER NOT NULL PRIMARY KEY, job_id CHAR(36) COLLATE utf8mb4_bin)")
+    for number, (job, at) in enumerate(((str(OLD_JOB), EXPIRED), (str(OLD_JOB).upper(), LIVING)), 1):
+        scene.run("INSERT INTO jobs VALUES (:id, :at)", id=job, at=at)
+        scene.run("INSERT INTO sms_logs VALUES (:n, :job)", n=number, job=job)
+    purge(scene, "sms_logs")
+    assert ids(scene, "sms_logs") == [2]
+
+
+def test_a_foreign_key_to_a_column_of_another_collation_is_followed(postgres_url: str, tmp_path: Path) -> None:
+    scene = JobScene(postgres_url, tmp_path / "backups")
+    scene.metadata = sa.MetaData()
+    build(scene, 'jobs (id text COLLATE "C" PRIMARY KEY, expires_at TIMESTAMP)')
+    build(scene, "notes (id int PRIMARY KEY, job_id text REFERENCES jobs (id))")
+    build(scene, "pages (id int PRIMARY KEY, note_id int REFERENCES notes (id))")
+    for number, (job, at) in enumerate((("abc", EXPIRED), ("ABC", LIVING)), 1):
+        scene.run("INSERT INTO jobs VALUES (:id, :at)", id=job, at=at)
+        scene.run("INSERT INTO notes VALUES (:n, :job)", n=number, job=job)
+        scene.run("INSERT INTO pages VALUES (:n, :n)", n=number)
+    purge(scene, "notes", "pages")
+    assert ids(scene, "notes") == ids(scene, "pages") == [2]
+
+
+def test_sqlite_compares_a_reference_as_the_key_does_in_a_table_without_a_key_of_its_own(lite: JobScene) -> None:
+    build(lite, "jobs (id TEXT NOT NULL PRIMARY KEY, expires_at TIMESTAMP)")
+    build(lite, "notes (job_id TEXT COLLATE NOCASE REFERENCES jobs (id))")
+    lite.run(f"INSERT INTO jobs VALUES ('abc', '{EXPIRED}'), ('ABC', '{LIVING}')")  # noqa: S608
+    lite.run("INSERT INTO notes VALUES ('abc'), ('ABC')")
+    purge(lite, "notes")
+    assert lite.run("SELECT job_id FROM notes") == [("ABC",)]
