@@ -33,7 +33,8 @@ def archive(job: dict[str, Any]) -> Callable[[], int]:
 
     from saju_ops.archive.day import archive_day
     from saju_ops.archive.due import due_days
-    from saju_ops.archive.purge import PurgePlan, purge
+    from saju_ops.archive.purge import purge
+    from saju_ops.archive.purge_plan import PurgePlan
     from saju_ops.rows.days import Day, cutoff_day, day_of
     from saju_ops.rows.engines.open import open_log_store
     from saju_ops.storage.open import open_storage

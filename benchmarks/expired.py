@@ -22,7 +22,8 @@ from sqlalchemy.orm import Session, registry, relationship
 
 from benchmarks.report import Line
 from saju_ops.expired.job_files import FilePlace, JobFiles, connect_s3
-from saju_ops.expired.jobs import JobTables, job_limits, open_jobs, purge_expired_jobs
+from saju_ops.expired.job_tables import JobTables, job_limits, open_jobs
+from saju_ops.expired.jobs import purge_expired_jobs
 from saju_ops.schema import tables as schema
 from saju_ops.storage.open import open_storage
 from saju_ops.storage.s3.address import S3Options

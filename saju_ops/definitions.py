@@ -87,6 +87,7 @@ def _policies(settings: Settings) -> dict[dg.AssetKey, dict[str, object]]:
 
 @dg.definitions
 def defs() -> dg.Definitions:
+    """Longer than a screen, being the one list of all that is loaded."""
     settings = load_settings()
     policies = _policies(settings)
 

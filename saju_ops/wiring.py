@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from saju_ops.alerts.mail import Email
     from saju_ops.alerts.slack import Slack
     from saju_ops.expired.job_files import JobFiles
-    from saju_ops.expired.jobs import JobTables
+    from saju_ops.expired.job_tables import JobTables
     from saju_ops.schema.migrate.steps import Installation
     from saju_ops.upkeep.verify import VerifyResult
 
@@ -114,7 +114,7 @@ def job_files(settings: Settings) -> JobFiles | None:
 
 
 def tables_of(settings: Settings) -> JobTables:
-    from saju_ops.expired.jobs import JobTables
+    from saju_ops.expired.job_tables import JobTables
 
     return JobTables(
         settings.jobs_table, settings.purge_tables, settings.purge_keep_tables, settings.purge_file_columns,

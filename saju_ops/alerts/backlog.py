@@ -19,7 +19,7 @@ from saju_ops.reports.message import ago
 
 if TYPE_CHECKING:
     from saju_ops.rows.days import Day
-    from saju_ops.rows.engines.open import LogStore
+    from saju_ops.rows.engines.open import RowStore
 
 # A count past this is reported as "at least".
 MOST = 1_000_000
@@ -54,7 +54,7 @@ def last_clean_up(cron: str, now: datetime, zone: Any) -> datetime:
     return next(CronSim(cron, (now - GRACE).astimezone(zone), reverse=True)).astimezone(UTC)
 
 
-def overdue_rows(store: LogStore, first: Day, cutoff: Day) -> int:
+def overdue_rows(store: RowStore, first: Day, cutoff: Day) -> int:
     """Rows of the log table created from the first partition on and before the cutoff day; at most a million."""
     window: Any = _Window(first.start, cutoff.start)
     inner = (

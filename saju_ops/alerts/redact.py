@@ -10,14 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus, unquote
 
 from saju_ops.logins import MASK, hide_logins
 from saju_ops.reports.message import Message
-
-if TYPE_CHECKING:
-    pass
 
 # Shorter values occur in ordinary words; a secret of three characters is none.
 SHORTEST = 4

@@ -22,9 +22,9 @@ from saju_ops.archive.verify import keys_of
 from saju_ops.database.connect import error_text
 from saju_ops.rows.days import Day
 from saju_ops.rows.digest import Digest, row_hashes
-from saju_ops.rows.engines.base import of_keys
 from saju_ops.rows.engines.interface import Key
-from saju_ops.rows.engines.open import LogStore, Selection
+from saju_ops.rows.engines.open import RowStore, Selection
+from saju_ops.rows.engines.selecting import of_keys
 from saju_ops.rows.pieces import Piece
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Chunk:
     in_order: bool = True
     picked: bool = False
 
-    def by_key(self, store: LogStore) -> dict[Key, int]:
+    def by_key(self, store: RowStore) -> dict[Key, int]:
         """The hashes of the rows that still count."""
         hashes = row_hashes(self.rows, store.table.columns)
         rows = zip(keys_of(self.rows, self.key), hashes.tolist(), self.superseded.tolist(), strict=True)
@@ -87,7 +87,7 @@ class Deleter:
     """One chunk at a time. Two on two connections were tried: on two cores they took as long as one after the other,
     8.8 s and 16 s a million rows on MariaDB and MySQL, since InnoDB's own purge keeps the second core busy."""
 
-    def __init__(self, store: LogStore, sleep: Callable[[float], None]) -> None:
+    def __init__(self, store: RowStore, sleep: Callable[[float], None]) -> None:
         self.store, self._sleep = store, sleep
         # That the database has its rows in another order than the file: then no range of keys is tried any more.
         self.scattered = False
@@ -272,7 +272,7 @@ class Thread:
         self.ring = list(self._going)
 
 
-def hashed_rows(store: LogStore, selection: Selection, key: Sequence[str], *, lock: bool) -> Iterator[tuple[Key, int]]:
+def hashed_rows(store: RowStore, selection: Selection, key: Sequence[str], *, lock: bool) -> Iterator[tuple[Key, int]]:
     for batch in store.batches(selection, lock=lock):
         yield from zip(keys_of(batch, key), row_hashes(batch, store.table.columns).tolist(), strict=True)
 

@@ -19,7 +19,7 @@ from saju_ops.archive.restore import as_others_have_it
 from saju_ops.archive.verify import part_batches
 from saju_ops.database.connect import SQLiteText
 from saju_ops.rows.digest import EMPTY, Digest, key_hashes, row_hashes
-from saju_ops.rows.engines.sqlite import decode_cell
+from saju_ops.rows.engines.sqlite.cells import decode_cell
 from saju_ops.rows.table import Column
 from saju_ops.storage.open import Storage
 

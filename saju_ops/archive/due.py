@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from saju_ops.rows.days import Day
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
 
 
-def due_days(store: LogStore, first: Day, cutoff: Day) -> Iterator[Day]:
+def due_days(store: RowStore, first: Day, cutoff: Day) -> Iterator[Day]:
     """The days from `first` to before `cutoff` of which the table has rows, by one look at its index each."""
     instant = first.start
     while instant < cutoff.start:

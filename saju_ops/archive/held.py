@@ -20,12 +20,12 @@ from saju_ops.storage.open import Storage
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from saju_ops.rows.engines.open import LogStore
+    from saju_ops.rows.engines.open import RowStore
 
 Hashing = Callable[["pa.RecordBatch", Sequence[Column]], np.ndarray]
 
 
-def hashing_of(store: LogStore, key: Sequence[str], parts: int) -> Hashing:
+def hashing_of(store: RowStore, key: Sequence[str], parts: int) -> Hashing:
     """How the keys of a day's parts are told apart: as the database does. To a collation without regard to letter case
     `A1` of a later part is the row that was `a1` before; of one part alone the bytes say enough."""
     there = {*store.table.names}
@@ -47,7 +47,7 @@ def hashing_of(store: LogStore, key: Sequence[str], parts: int) -> Hashing:
 
 
 def held_rows(
-    storage: Storage, store: LogStore, parts: Sequence[Manifest], key: Sequence[str], altered: Collection[int]
+    storage: Storage, store: RowStore, parts: Sequence[Manifest], key: Sequence[str], altered: Collection[int]
 ) -> HeldRows:
     """What the parts of a day hold, by this key of the table, every file read back. Of the `altered` parts only the
     keys count. Raises ProofFailed."""

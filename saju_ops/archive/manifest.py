@@ -14,10 +14,11 @@ from saju_ops.errors import ProofFailed, Refused, shown
 from saju_ops.rows.csvfile import ENCRYPTED_SUFFIX, LARGEST_BLOCK, Compression, Packing
 from saju_ops.rows.days import Day
 from saju_ops.rows.digest import ALGORITHM, Digest
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
 from saju_ops.rows.pieces import ALGORITHM as PIECES
 from saju_ops.rows.pieces import Pieces
 from saju_ops.rows.table import Column, Encoding
+from saju_ops.storage import folders
 from saju_ops.storage.encryption import METHOD
 from saju_ops.storage.manifest_fields import (
     LATEST,
@@ -38,7 +39,7 @@ from saju_ops.storage.seal import parsed, read_sealed, sealed, write_sealed
 
 FORMAT = 1
 DAY_ARCHIVE = "conversation_log_archive"
-FOLDER = "conversation_logs"
+FOLDER = folders.CONVERSATION_LOGS.rstrip("/")
 PREFIX = "conversation_log_backup_"
 MANIFEST = ".manifest.json"
 
@@ -293,7 +294,7 @@ def timestamp(now: datetime) -> str:
     return now.astimezone(UTC).isoformat(timespec="seconds")
 
 
-def require_same_table(storage: Storage, day: Day, parts: Sequence[Manifest], store: LogStore) -> None:
+def require_same_table(storage: Storage, day: Day, parts: Sequence[Manifest], store: RowStore) -> None:
     """Raises Refused where a part was made of another table or database: its rows prove nothing about this one."""
     table = store.table
     for part in parts:

@@ -9,7 +9,7 @@ from saju_ops.archive.held import HeldRows
 from saju_ops.archive.verify import Visit
 from saju_ops.rows.digest import EMPTY, Digest, key_hashes, row_hashes
 from saju_ops.rows.engines.interface import PiecesFailed, Profile
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
 from saju_ops.rows.pieces import Pieces
 from saju_ops.rows.table import Column
 from saju_ops.words import counted
@@ -50,7 +50,7 @@ def _in_order(visit: Visit, key: Sequence[Column]) -> Visit:
 class _NewRows:
     """The rows of a stream that no part holds as they are now, and the digest of those it leaves out."""
 
-    def __init__(self, batches: Iterator[pa.RecordBatch], store: LogStore, held: HeldRows) -> None:
+    def __init__(self, batches: Iterator[pa.RecordBatch], store: RowStore, held: HeldRows) -> None:
         self._batches, self._columns, self._held = batches, store.table.columns, held
         self._key: tuple[Column, ...] = store.table.key_columns
         self.left_out = EMPTY

@@ -1,4 +1,4 @@
-"""Purges archived rows: which days may go, in what order and how fast, and what is told of it.
+"""Purges archived rows: which days may go, in what order and how fast, and what is reported.
 
 `saju_ops.archive.deleting` alone removes rows. What both promise of every row that it deletes: the row's day lies
 wholly beyond the retention; a part of that day, whose stored bytes were read back in this very run and agree with its
@@ -12,19 +12,19 @@ instruction: what was committed is gone and archived, what was not is still ther
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import sqlalchemy as sa
 
-from saju_ops.archive.deleting import CHUNK_TRIES, Chunk, Deleter, hashed_rows, may_pass
+from saju_ops.archive.chunks import _of_keys, rechunk
+from saju_ops.archive.deleting import CHUNK_TRIES, Chunk, hashed_rows, may_pass
 from saju_ops.archive.due import due_days
-from saju_ops.archive.held import Hashing, HeldRows, hashing_of, held_rows
+from saju_ops.archive.held import HeldRows, hashing_of
+from saju_ops.archive.kept import KeptRows
 from saju_ops.archive.manifest import (
     Manifest,
     common_key,
@@ -33,33 +33,29 @@ from saju_ops.archive.manifest import (
     manifest_name,
     require_same_table,
 )
+from saju_ops.archive.purge_plan import LARGEST_CHUNK, PurgePlan, PurgeResult
 from saju_ops.archive.verify import keys_of, part_batches, verify_part, verify_stored_bytes
 from saju_ops.database.connect import error_text
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
 from saju_ops.rows.ahead import one_ahead
 from saju_ops.rows.comeback import adopt_part, require_comeback
 from saju_ops.rows.days import Day, cutoff_day, day_of
-from saju_ops.rows.digest import key_hashes, row_hashes
-from saju_ops.rows.engines.base import WRONG_KEYS, broken_off
+from saju_ops.rows.engines.base import WRONG_KEYS
 from saju_ops.rows.engines.interface import Key
-from saju_ops.rows.engines.open import LogStore, Selection
+from saju_ops.rows.engines.open import RowStore, Selection
+from saju_ops.rows.engines.session import broken_off
 from saju_ops.rows.pieces import key_at
 from saju_ops.rows.traits import Altered
 from saju_ops.rows.unseen_keys import Unsure, require_seen
+from saju_ops.run_control import TO_THE_END, RunControl, Stop
 from saju_ops.storage.open import Storage, StorageError
 from saju_ops.storage.seal import has_seal, read_bounded, require_seal
-from saju_ops.words import are, counted, were
+from saju_ops.words import counted, were
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 LOCK_WAIT = 10.0
-# A transaction of 5,000 rows takes some 50 ms: short for those who wait for its locks, and for a replica.
-DEFAULT_CHUNK = 5_000
-LARGEST_CHUNK = 100_000
-# Bytes of a chunk's rows, roughly: five thousand rows of one megabyte, of which several copies are held, took 5 GB for
-# each of those. And with MariaDB's own max_allowed_packet a text of 8 MB can't be compared as one piece.
-CHUNK_BYTES = 7 << 20
 # Seconds between two looks at a replica that is behind.
 LAG_POLL = 1.0
 # Days left for later because somebody locks rows of theirs, some eight seconds each, before the purge ends: then it
@@ -67,119 +63,25 @@ LAG_POLL = 1.0
 MOST_LOCKED_DAYS = 3
 
 
-@dataclass(frozen=True)
-class PurgePlan:
-    """What a purge may do. Raises Refused for values that make no sense, before anything is touched."""
-
-    retention_days: int
-    dry_run: bool = True
-    from_day: Day | None = None
-    to_day: Day | None = None
-    chunk_size: int = DEFAULT_CHUNK
-    pause_seconds: float = 0.0
-    max_rows: int | None = None
-    max_runtime_seconds: float | None = None
-    max_replica_lag_seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        _require("retention_days", self.retention_days, 1, 36_500)
-        _require("chunk_size", self.chunk_size, 1, LARGEST_CHUNK)
-        _require("pause_seconds", self.pause_seconds, 0, 3_600)
-        _require("max_rows", self.max_rows, 1, None)
-        _require("max_runtime_seconds", self.max_runtime_seconds, 1, None)
-        _require("max_replica_lag_seconds", self.max_replica_lag_seconds, 0, None)
-        if self.from_day and self.to_day and self.to_day < self.from_day:
-            raise Refused(f"to_day is {self.to_day}, before from_day {self.from_day}. Nothing was touched.")
-
-
-def _require(name: str, value: float | None, least: float, most: float | None) -> None:
-    if value is not None and not (least <= value and (most is None or value <= most)):
-        bounds = f"from {least:g} to {most:g}" if most is not None else f"at least {least:g}"
-        raise Refused(f"{name} is {value:g}; it may be {bounds}. Nothing was touched.")
-
-
-@dataclass
-class PurgeResult:
-    cutoff: Day
-    dry_run: bool
-    days: int = 0
-    deleted: int = 0
-    # With dry_run: rows that would be deleted, compared just the same but without a lock.
-    deletable: int = 0
-    kept_late: int = 0
-    kept_changed: int = 0
-    kept_referenced: Counter[str] = field(default_factory=Counter)
-    # Rows that a trigger or a foreign key of the database refused to let go, by the reason.
-    kept_refused: Counter[str] = field(default_factory=Counter)
-    # Rows that the archive holds unchanged and that are there all the same; `problems` names their days.
-    kept_unexplained: int = 0
-    unarchived_days: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    # That tables which the account may not see could hang on the rows; empty where none do.
-    doubt: str = ""
-    # The archives that hold the rows of the purged days.
-    files: list[str] = field(default_factory=list)
-    per_day: Counter[str] = field(default_factory=Counter)
-    chunks: int = 0
-    row_by_row_chunks: int = 0
-    seconds: float = 0.0
-    lag_wait_seconds: float = 0.0
-    stopped: str = "finished"
-    freed_bytes: int = 0
-    table_bytes: int = 0
-    reclaim_hint: str = ""
-
-    @property
-    def finished(self) -> bool:
-        return self.stopped == "finished"
-
-    @property
-    def kept(self) -> int:
-        referenced, refused = sum(self.kept_referenced.values()), sum(self.kept_refused.values())
-        return self.kept_late + self.kept_changed + referenced + refused + self.kept_unexplained
-
-    @property
-    def kept_because(self) -> str:
-        """How many rows of the purged days are still there, and why; empty where none are."""
-        why = [
-            f"{count} {reason}"
-            for count, reason in (
-                (self.kept_late, "came after their day was archived"),
-                (self.kept_changed, "changed after their day was archived"),
-                *((n, f"referenced by {table}") for table, n in self.kept_referenced.items()),
-                *((n, f"refused by the database: {reason}") for reason, n in self.kept_refused.items()),
-                (self.kept_unexplained, "still there for no known reason"),
-            )
-            if count
-        ]
-        return "; ".join(why)
-
-
-class _Stop(Exception):
-    """A limit was reached or the run was told to stop; raised only between two transactions."""
-
-
 def purge(
-    store: LogStore,
+    store: RowStore,
     storage: Storage,
     plan: PurgePlan,
     *,
     now: datetime,
     first_day: Day,
     replicas: Sequence[sa.URL] = (),
-    should_stop: Callable[[], str | None] = lambda: None,
-    progress: Callable[[PurgeResult, Day], None] = lambda result, day: None,
-    sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
+    control: RunControl = TO_THE_END,
     wait: float = LOCK_WAIT,
 ) -> PurgeResult:
-    """Purges the days that `plan` allows, oldest first. `should_stop` is asked between chunks.
+    """Purges the days that `plan` allows, oldest first. `control` is asked between chunks; its
+    `progress` gets the result and the day.
 
     Raises Refused or Busy before anything is touched. A day whose archive can't be proven is left whole and
     named in `problems`; the other days go on.
     """
     cutoff = cutoff_day(now, plan.retention_days, first_day.zone)
-    work = _Purge(store, storage, plan, cutoff, now, replicas, should_stop, progress, sleep, clock, wait)
+    work = Purge(store, storage, plan, cutoff, now, replicas=replicas, control=control, wait=wait)
     with broken_off(work.broken_off):
         work.require_lag_can_be_told()
         store.require_transactions()
@@ -198,34 +100,7 @@ def purge(
 
 
 @dataclass
-class _Purge:
-    store: LogStore
-    storage: Storage
-    plan: PurgePlan
-    cutoff: Day
-    now: datetime
-    replicas: Sequence[sa.URL]
-    should_stop: Callable[[], str | None]
-    progress: Callable[[PurgeResult, Day], None]
-    sleep: Callable[[float], None]
-    clock: Callable[[], float]
-    wait: float
-
-    def __post_init__(self) -> None:
-        self.result = PurgeResult(self.cutoff, self.plan.dry_run)
-        self.key = self.store.table.key
-        self.started = self.clock()
-        self.locked_days = 0
-        self.deleter = Deleter(self.store, self.sleep)
-        # Per day: rows that are still there, and why; of the day at work, those that the database refused.
-        self.kept: dict[Day, _Kept] = {}
-        self.refused: dict[Key, str] = {}
-        # By what the keys of the parts at work differ.
-        self.hashing: Hashing = key_hashes
-        # Days with rows that wait for rows of the same table to go; of the day at work, those rows by part.
-        self.waiting_days: set[Day] = set()
-        self.waiting: dict[int, set[Key]] = {}
-
+class Purge(KeptRows):
     def broken_off(self, text: str) -> str:
         return (
             f"The database broke off the purge ({text}). {counted(self.result.deleted, 'row')}"
@@ -245,10 +120,10 @@ class _Purge:
         before = self.store.sizes()
         try:
             self._work_off(first_day)
-        except _Stop as stop:
+        except Stop as stop:
             self.result.stopped = str(stop)
         self._name_unexplained()
-        self.result.seconds = self.clock() - self.started
+        self.result.seconds = self.control.clock() - self.started
         if self.result.finished or self.store.has_table(self.store.table.name):
             self._tell_space(before)
         return self.result
@@ -322,7 +197,7 @@ class _Purge:
         if any(self.waiting.values()):
             self.waiting_days.add(day)
         self._count_kept(day, files.parts, altered)
-        self.progress(self.result, day)
+        self.control.progress(self.result, day)
 
     def _parts(
         self, day: Day, parts: Sequence[Manifest], only: dict[int, set[Key]] | None = None, size: int | None = None
@@ -385,11 +260,13 @@ class _Purge:
             keys = (key_at(chunk, part.key, 0), key_at(chunk, part.key, chunk.num_rows - 1))
             old = self._superseded(chunk, later, identity)
             picked = only is not None
-            whole = Chunk(day, Selection(day, *keys), part.key, chunk, state, old, in_order, picked)
+            whole = Chunk(
+                day, Selection(day, *keys), part.key, chunk, state, superseded=old, in_order=in_order, picked=picked
+            )
             self.waiting[part.part] |= self._chunk(whole)
-            self.progress(self.result, day)
+            self.control.progress(self.result, day)
             if self.plan.pause_seconds and not self.plan.dry_run:
-                self.sleep(self.plan.pause_seconds)
+                self.control.sleep(self.plan.pause_seconds)
 
     def _rows_left(self) -> int | None:
         if self.plan.max_rows is None:
@@ -438,18 +315,8 @@ class _Purge:
         self.result.per_day[str(chunk.day)] += found
         self.result.chunks += 1
 
-    def _referenced(self, selection: Selection) -> dict[str, set[Key]]:
-        """Per table the selected rows that its rows hold. In a dry run a row of the same table holds what it answers
-        only where it is not beyond the retention itself: else it would have gone before."""
-        table = self.store.table
-        if not self.plan.dry_run or not table.answers:
-            return self.store.referenced_keys(selection)
-        held = {parent for parent, _ in self.store.answered(selection, since=self.cutoff.start)}
-        others = self.store.referenced_keys(selection, [c for c in table.children if c not in table.answers])
-        return others | ({table.name: held} if held else {})
-
     def _stop_if_altered(self, error: sa.exc.DBAPIError) -> None:
-        """For an error such as that of a column that is there no more. Raises _Stop."""
+        """For an error such as that of a column that is there no more. Raises Stop."""
         if error.connection_invalidated or may_pass(error):
             return
         self.store.end_read()
@@ -465,7 +332,7 @@ class _Purge:
             " which writes a part in the table's new shape, then launch the purge again"
         )
         self.result.problems.append(f"{sentence}.")
-        raise _Stop(sentence)
+        raise Stop(sentence)
 
     def _ended(self, error: sa.exc.DBAPIError, day: Day) -> NoReturn:
         if may_pass(error) and self.locked_days < MOST_LOCKED_DAYS:
@@ -486,137 +353,30 @@ class _Purge:
     # --- limits --------------------------------------------------------------------------------------------
 
     def _check_limits(self) -> None:
-        reason = self.should_stop()
-        if reason:
-            raise _Stop(reason)
+        self.control.check()
         left = self._rows_left()
         if left is not None and left <= 0:
-            raise _Stop(f"max_rows ({self.plan.max_rows}) reached")
+            raise Stop(f"max_rows ({self.plan.max_rows}) reached")
         self._check_runtime()
         limit = self.plan.max_replica_lag_seconds
         while limit is not None and self._lag() > limit:
-            self.sleep(LAG_POLL)
+            self.control.sleep(LAG_POLL)
             self.result.lag_wait_seconds += LAG_POLL
-            if reason := self.should_stop():
-                raise _Stop(reason)
+            self.control.check()
             self._check_runtime()
 
     def _lag(self) -> float:
         lag = self.store.replica_lag(self.replicas)
         if lag is None:
-            raise _Stop("no replica can be asked for its lag any more")
+            raise Stop("no replica can be asked for its lag any more")
         return lag
 
     def _check_runtime(self) -> None:
-        limit = self.plan.max_runtime_seconds
-        if limit is not None and self.clock() - self.started >= limit:
-            raise _Stop(f"max_runtime_seconds ({limit:g}) reached")
+        self.control.check_runtime(self.started, self.plan.max_runtime_seconds)
 
     # --- the report ----------------------------------------------------------------------------------------
 
-    def _count_kept(self, day: Day, parts: Sequence[Manifest], altered: Sequence[int]) -> None:
-        """Why rows of a worked-off day are still there. Reads only; and only where some are."""
-        remaining = self.store.count(Selection(day))
-        self.store.end_read()
-        would_go = self.result.per_day[str(day)] if self.plan.dry_run else 0
-        kept = self._why_kept(day, parts, altered) if remaining > would_go else _Kept()
-        kept.take_from(self.result, self.kept.get(day))
-        self.kept[day] = kept
 
-    def _why_kept(self, day: Day, parts: Sequence[Manifest], altered: Sequence[int]) -> _Kept:
-        self.store.use(self.store.table.columns, self.key)
-        held, kept = held_rows(self.storage, self.store, parts, self.key, altered), _Kept()
-        self.store.end_read()
-        known_reasons: set[Key] = set()
-        with self.store.snapshot():
-            for table, referenced in self._referenced(Selection(day)).items():
-                kept.referenced[table] += len(referenced)
-                known_reasons |= referenced
-            known_reasons |= self.refused.keys()
-            profile = self.store.profile(day)
-            for batch in self.store.batches(Selection(day), self.store.batch_rows(day, profile)):
-                keys = key_hashes(batch, self.store.table.key_columns)
-                same = held.holds(keys, row_hashes(batch, self.store.table.columns))
-                known = held.has_keys(keys)
-                kept.late += int((~known).sum())
-                kept.changed += int((known & ~same).sum())
-                if same.any():
-                    unchanged = [key for key, is_same in zip(keys_of(batch, self.key), same, strict=True) if is_same]
-                    kept.refused.update(self.refused[key] for key in unchanged if key in self.refused)
-                    kept.unexplained += 0 if self.plan.dry_run else len({*unchanged} - known_reasons)
-        return kept
-
-    def _name_unexplained(self) -> None:
-        for day, kept in self.kept.items():
-            if kept.unexplained:
-                self.result.problems.append(
-                    f"{counted(kept.unexplained, 'row')} of {day} {are(kept.unexplained)} archived unchanged and still"
-                    f" in {self.store.table.name}, for no known reason. The table's key is"
-                    f" {self.store.table.shown_key}. Launch the purge again; if that changes nothing, look for a"
-                    " program that writes such rows again."
-                )
-
-    def _tell_space(self, before: dict[str, int]) -> None:
-        self.result.table_bytes = before["table_bytes"]
-        after = self.store.sizes()
-        self.result.freed_bytes = max(0, after["free_bytes"] - before["free_bytes"])
-        self.result.reclaim_hint = self.store.reclaim_hint
-
-
-@dataclass
-class _Kept:
-    """Rows of one day that are still there."""
-
-    late: int = 0
-    changed: int = 0
-    unexplained: int = 0
-    referenced: Counter[str] = field(default_factory=Counter)
-    refused: Counter[str] = field(default_factory=Counter)
-
-    def take_from(self, result: PurgeResult, before: _Kept | None) -> None:
-        """Counts them in the result, instead of what was counted of the same day before."""
-        before = before or _Kept()
-        result.kept_late += self.late - before.late
-        result.kept_changed += self.changed - before.changed
-        result.kept_unexplained += self.unexplained - before.unexplained
-        result.kept_referenced = result.kept_referenced - before.referenced + self.referenced
-        result.kept_refused = result.kept_refused - before.refused + self.refused
-
-
-def _of_keys(batches: Iterator[pa.RecordBatch], key: Sequence[str], wanted: set[Key]) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-
-    for batch in batches:
-        mask = [each in wanted for each in keys_of(batch, key)]
-        if any(mask):
-            yield batch.filter(pa.array(mask))
-
-
-def _earliest(store: LogStore, first_day: Day) -> Day:
+def _earliest(store: RowStore, first_day: Day) -> Day:
     instant = store.instants("asc")
     return max(first_day, day_of(instant, first_day.zone)) if instant else first_day
-
-
-def rechunk(batches: Iterator[pa.RecordBatch], size: int, most_bytes: int = CHUNK_BYTES) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of exactly `size`, smaller where so many have more bytes, and the last one."""
-    import pyarrow as pa
-
-    waiting: list[pa.RecordBatch] = []
-    rows, held = 0, 0
-    for batch in batches:
-        waiting.append(batch)
-        rows, held = rows + batch.num_rows, held + batch.nbytes
-        if rows < size and held < most_bytes:
-            continue
-        whole = pa.concat_batches(waiting)
-        start = 0
-        while rows - start >= size:
-            yield whole.slice(start, size)
-            start += size
-        rest = whole.slice(start)
-        waiting, rows, held = [rest], rest.num_rows, rest.nbytes
-        if rows and held >= most_bytes:
-            yield rest
-            waiting, rows, held = [], 0, 0
-    if rows:
-        yield pa.concat_batches(waiting)

@@ -11,150 +11,43 @@ what a file references goes in before it, and files that reference each other go
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from datetime import date, timedelta
-from functools import partial
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from itertools import chain
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
-from saju_ops.archive.held import HeldRows
 from saju_ops.archive.manifest import DayFiles, Manifest, archived_days, common_key, data_files, day_files
-from saju_ops.archive.restore_rows import _Counted, _is_instant
-from saju_ops.archive.verify import Visit, each_visit, keys_of, part_batches, verify_part
+from saju_ops.archive.restore_compare import RestoreComparison
+from saju_ops.archive.restore_parents import _PartWork
+from saju_ops.archive.restore_plan import TOO_LARGE, RestorePlan, _without_manifest
+from saju_ops.archive.restore_rows import _Counted
+from saju_ops.archive.verify import Visit, keys_of, part_batches, verify_part
 from saju_ops.database.connect import error_text, redacted
-from saju_ops.errors import OperatorError, ProofFailed, Refused, shown
-from saju_ops.rows.comeback import DECIMAL, TYPED, TYPES_BEHIND, UTC_OFFSET, Doubts, marked_offset, zone_offsets
+from saju_ops.errors import OperatorError, ProofFailed, Refused
+from saju_ops.rows.comeback import TYPED, TYPES_BEHIND, UTC_OFFSET, marked_offset, zone_offsets
 from saju_ops.rows.days import Day, parse_day
-from saju_ops.rows.digest import EMPTY, Digest, key_hashes, row_hashes, total
-from saju_ops.rows.engines.base import NoPartition, broken_off, of_keys
-from saju_ops.rows.engines.interface import Key
-from saju_ops.rows.engines.open import LogStore, Selection, open_row_store
+from saju_ops.rows.digest import EMPTY, Digest, key_hashes, total
+from saju_ops.rows.engines.base import NoPartition
+from saju_ops.rows.engines.open import RowStore, Selection, open_row_store
+from saju_ops.rows.engines.selecting import of_keys
+from saju_ops.rows.engines.session import broken_off
 from saju_ops.rows.pieces import Pieces
-from saju_ops.rows.table import TIME_COLUMN, Column, ForeignKey
+from saju_ops.rows.table import Column
+from saju_ops.run_control import TO_THE_END, RunControl
 from saju_ops.storage.open import Storage, StorageError
 from saju_ops.storage.outside import require_outside_stores
-from saju_ops.words import are, counted, its, were
+from saju_ops.words import are, counted, were
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
-# Differing keys and missing parents named in a message; the counts are whole.
-NAMED = 20
 # MySQL's and MariaDB's codes for a row that a CHECK refuses.
 CHECKS_REFUSED = (3819, 4025)
-FAMILIES = {"mysql": "mysql", "mariadb": "mysql"}
-
-
-# Where the server's binary log takes no transaction of that size.
-TOO_LARGE = (
-    " A file is one transaction: first set max_binlog_cache_size on the server above the size of the largest file,"
-    " which its manifest says (SET GLOBAL works at once, for connections that are made later)."
-)
-
-
-@dataclass
-class RestorePlan:
-    """What a restore would do, or did."""
-
-    source: str
-    target: str
-    first: Day
-    last: Day
-    days: list[str] = field(default_factory=list)
-    files: int = 0
-    rows_archived: int = 0
-    superseded: int = 0
-    # Data files of the range that no manifest describes.
-    undescribed: list[str] = field(default_factory=list)
-    # Days of the range, YYYY-MM-DD, of which the store holds no file at all: nobody wrote that day, or nobody archived
-    # it, or its files are lost.
-    not_archived: list[str] = field(default_factory=list)
-    # Why a day of the range is left: its manifest can't be believed.
-    refused: dict[str, str] = field(default_factory=dict)
-    to_write: int = 0
-    already_there: int = 0
-    conflicts: int = 0
-    conflict_keys: list[str] = field(default_factory=list)
-    missing_parents: int = 0
-    missing_parent_keys: list[str] = field(default_factory=list)
-    creates_table: bool = False
-    compared_by: str = "row digests"
-    written: int = 0
-    # What an operator has to do besides.
-    remarks: list[str] = field(default_factory=list)
-    dry_run: bool = True
-    seconds: float = 0.0
-
-    def broken_off(self, text: str) -> str:
-        why = TOO_LARGE if "max_binlog_cache_size" in text else ""
-        return (
-            f"The database broke off the restore ({text}). {counted(self.written, 'row')} {were(self.written)}"
-            f" written, each file as a whole or not at all; launch again: what is there is skipped.{why}"
-        )
-
-    @property
-    def incomplete(self) -> str:
-        """What of the range is not restored, as one sentence; empty where all of it is."""
-        parts = []
-        if self.undescribed:
-            parts.append(_without_manifest(self.undescribed))
-        if self.not_archived:
-            days = _spans(self.not_archived)
-            rest = f" and {counted(len(days) - NAMED, 'more span')} of days" if len(days) > NAMED else ""
-            parts.append(f"there is no archive of {', '.join(days[:NAMED])}{rest}")
-        parts += [f"{day}: {why.rstrip('.')}" for day, why in list(self.refused.items())[:NAMED]]
-        if len(self.refused) > NAMED:
-            more = len(self.refused) - NAMED
-            whose = "whose manifest" if more == 1 else "whose manifests"
-            parts.append(f"and {counted(more, 'more day')} {whose} can't be believed")
-        return shown(f"NOT RESTORED: {'; '.join(parts)}.") if parts else ""
-
-    def sentences(self) -> list[str]:
-        """For the operator, before and after."""
-        lines = [
-            f"From {self.source}: {counted(len(self.days), 'archived day')} from {self.first} to {self.last},"
-            f" {counted(self.files, 'file')}, all read back and proven; {counted(self.rows_archived, 'row')}.",
-            f"Into {self.target}{' (a new table without foreign keys)' if self.creates_table else ''}.",
-            f"{counted(self.already_there, 'row')} {are(self.already_there)} there already and equal;"
-            f" {'it is' if self.already_there == 1 else 'they are'} skipped.",
-            f"{counted(self.to_write, 'row')} {'would be' if self.dry_run else are(self.to_write) + ' to be'} written.",
-        ]
-        if self.incomplete:
-            lines.append(self.incomplete)
-        if self.superseded:
-            older = f"{counted(self.superseded, 'row')} {are(self.superseded)} in an older part too"
-            lines.append(f"{older}; the later part counts.")
-        if self.compared_by != "row digests":
-            lines.append(f"The target is another kind of database: what arrives is compared by {self.compared_by}.")
-        return [shown(line) for line in [*lines, *self.remarks]]
-
-
-@dataclass(frozen=True)
-class _PartWork:
-    manifest: Manifest
-    later: HeldRows
-    there: HeldRows
-    first: Key
-    last: Key
-    to_write: int
-    # Of the rows that reference others of their table: keys that are there to be referenced, and values of which the
-    # file itself has none, by foreign key.
-    offers: dict[ForeignKey, HeldRows]
-    asks: dict[ForeignKey, set[Key]]
-    # Whether JSON of an earlier version's archive shows decimals.
-    decimals: bool = False
-
-    @property
-    def in_order(self) -> bool:
-        """Whether a range of its key is the same rows in the file and in every database."""
-        return all(column.ordered for column in self.manifest.key_columns)
 
 
 def restore(
@@ -168,14 +61,14 @@ def restore(
     source_table: str = "conversation_logs",
     dry_run: bool = True,
     announce: Callable[[RestorePlan], None] = lambda plan: None,
-    progress: Callable[[RestorePlan], None] = lambda plan: None,
+    control: RunControl = TO_THE_END,
 ) -> RestorePlan:
     """Restores the days from first to last into `table` (default: the table they came from) at `url`.
 
     Raises ProofFailed for a damaged archive, Refused for rows that differ, missing parents or other columns;
     then nothing was written. A table that doesn't exist is made when the source table is there to copy.
     """
-    started = time.monotonic()
+    started = control.clock()
     if last < first:
         raise Refused(f"The last day {last} is before the first {first}. Nothing was written.")
     require_outside_stores(storage, url, "--into-url or --into-setting")
@@ -197,7 +90,7 @@ def restore(
     with broken_off(plan.broken_off), store:
         if not (created and dry_run):
             store.require_writable(store.table.columns)
-        work = _Restore(storage, store, plan, created and dry_run, common_key([p for f in files for p in f.parts]))
+        work = Restore(storage, store, plan, created and dry_run, common_key([p for f in files for p in f.parts]))
         parts = [w for f in files for w in work.examine(f)]
         groups = work.ordered(parts)
         work.refuse_if_unsafe()
@@ -208,8 +101,8 @@ def restore(
                     if any(part.to_write for part in group):
                         work.write([part for part in group if part.to_write])
                         plan.remarks = list(store.remarks)
-                        progress(plan)
-    plan.seconds = time.monotonic() - started
+                        control.progress(plan)
+    plan.seconds = control.clock() - started
     return plan
 
 
@@ -238,22 +131,7 @@ def _not_archived(storage: Storage, first: Day, last: Day) -> list[str]:
     return [f"{date}" for date in dates if f"{date:%Y%m%d}" not in known]
 
 
-def _spans(days: Sequence[str]) -> list[str]:
-    """`2026-10-03`, or `2026-10-05 to 2026-10-09` for days one after the other."""
-    spans: list[list[date]] = []
-    for day in map(date.fromisoformat, days):
-        if spans and day - spans[-1][-1] == timedelta(days=1):
-            spans[-1].append(day)
-        else:
-            spans.append([day])
-    return [f"{span[0]}" if len(span) == 1 else f"{span[0]} to {span[-1]}" for span in spans]
-
-
-def _without_manifest(names: Sequence[str]) -> str:
-    return f"without its manifest nothing is known of: {_listed(names[:NAMED], len(names))}"
-
-
-def _target(url: sa.URL | str, table: str, source: str, zone: object, dry_run: bool) -> tuple[LogStore, bool]:
+def _target(url: sa.URL | str, table: str, source: str, zone: object, dry_run: bool) -> tuple[RowStore, bool]:
     """The table to write to; made like the source table if it isn't there. In a dry run the source stands in."""
     try:
         return open_row_store(url, table, zone, bulk_load=True), False  # type: ignore[arg-type]
@@ -277,342 +155,7 @@ def _target(url: sa.URL | str, table: str, source: str, zone: object, dry_run: b
 
 
 @dataclass
-class _Restore:
-    storage: Storage
-    store: LogStore
-    plan: RestorePlan
-    # A dry run into a table that isn't there yet: nothing can be in the way.
-    nothing_there: bool
-    # What tells archived rows apart, whichever part they stand in.
-    identity: Sequence[str]
-
-    def __post_init__(self) -> None:
-        self.columns = self.store.table.columns
-        # Parents that were found missing: several files may lack the same one.
-        self.examined: list[tuple[str, HeldRows]] = []
-        self.orphaned: set[tuple[str, Key]] = set()
-
-    def examine(self, files: DayFiles) -> list[_PartWork]:
-        """Reads a day's parts back and compares them with the target. Writes nothing."""
-        work = []
-        for number, part in enumerate(files.parts):
-            later, own = HeldRows(), HeldRows()
-            for newer in files.parts[number + 1 :]:
-                verify_part(self.storage, newer, later.collect_keys(newer.hashed_by(self.identity)))
-            self._collect_alike(part, files.parts[number + 1 :], later)
-            unasked = [c for c in part.table_columns if c.family == "json" and marked_offset(part) is None]
-            doubts = Doubts(unasked, DECIMAL)
-            offers = self._offers(part)
-            collects = [own.collect_keys(part.hashed_by(self.identity)), self._collect_offers(part, later, offers)]
-            found = verify_part(self.storage, part, lambda: each_visit(*(c() for c in collects), doubts.visit))  # noqa: B023
-            self.plan.files += 1
-            self.plan.rows_archived += part.rows
-            if found.first_key is None or found.last_key is None:
-                continue
-            if later.has_keys(own.keys()).all():
-                # Such as a part from before the table was altered: its columns needn't be there any more.
-                self.plan.superseded += part.rows
-                continue
-            self._take_columns(part)
-            self._take_key(part)
-            self._refuse_second_day(part, own)
-            compared = self._compare(part, later, found.first_key, found.last_key, offers)
-            work.append(replace(compared, decimals=doubts.found))
-        self.store.end_read()
-        return work
-
-    def _collect_alike(self, part: Manifest, newer: Sequence[Manifest], later: HeldRows) -> None:
-        """Adds to `later` keys of the part which the table takes for one of a newer part, though they are written
-        otherwise: a key whose letters' case was changed after it was archived."""
-        import pyarrow as pa
-
-        self.store.use(self.columns)
-        if not newer or not {*self.identity} <= {*self.store.table.names}:
-            return
-        self.store.use(self.columns, self.identity)
-        if all(c.encoding in ("number", "hex") for c in self.store.table.key_columns):
-            return
-        known: dict[Key, set[Key]] = {}
-        for each in newer:
-            for batch in part_batches(self.storage, each):
-                for key in keys_of(batch, self.identity):
-                    known.setdefault(_folded(key), set()).add(key)
-        collect = later.collect_keys(part.hashed_by(self.identity))()
-        for batch in part_batches(self.storage, part):
-            alike = [self._is_known(key, known.get(_folded(key), set())) for key in keys_of(batch, self.identity)]
-            if any(alike):
-                collect(batch.filter(pa.array(alike)), dict)  # type: ignore[arg-type]
-        self.store.end_read()
-
-    def _is_known(self, key: Key, others: set[Key]) -> bool:
-        return key not in others and any(self.store.is_one_key(key, other) for other in others)
-
-    def _refuse_second_day(self, part: Manifest, own: HeldRows) -> None:
-        """A row whose created_at was changed after its day was archived stands in two days' archives."""
-        for day, keys in self.examined:
-            again = int(keys.has_keys(own.keys()).sum()) if day != part.day else 0
-            if again:
-                raise Refused(
-                    f"{counted(again, 'row')} {are(again)} in the archives of both {day} and {part.day}:"
-                    f" {its(again)} created_at was changed"
-                    " in between. Nothing was written; restore the two days one by one, the right one first, the"
-                    " other into another table with --into-table."
-                )
-        self.examined.append((part.day, own))
-
-    def _take_columns(self, part: Manifest) -> None:
-        self.store.use(self.columns)
-        mine = {c.name for c in self.columns}
-        missing = [c.name for c in part.table_columns if c.name not in mine]
-        if missing:
-            raise Refused(
-                f"{self.plan.target} has no column {', '.join(missing)}, which the archive of {part.day} has."
-                " Nothing was written; restore into a table with the archive's columns."
-            )
-        if self._same_family(part) and self.store.table.engine == "sqlite":
-            generated = {c.name: c.generated for c in self.columns}
-            self.store.use([replace(c, generated=generated[c.name]) for c in part.table_columns])
-            return
-        literal = [c.name for c in part.table_columns if c.encoding == "literal"]
-        if literal:
-            raise Refused(
-                f"The archive of {part.day} has several types in the column {', '.join(literal)}, as only SQLite can"
-                " hold them. Nothing was written; restore into a SQLite database."
-            )
-        self.store.use([self.store.table.column(c.name) for c in part.table_columns])
-        self.store.read_types({c.name for c in part.table_columns if c.family == TYPED})
-        self._refuse_shifted_time(part)
-
-    def _take_key(self, part: Manifest) -> None:
-        """The file's own key, in whose order it is, also where the target has another."""
-        self.store.use(self.store.table.columns, part.key)
-
-    def _refuse_shifted_time(self, part: Manifest) -> None:
-        """An archive of another engine is written as its text; with another meaning of time it would shift."""
-        if self._same_family(part):
-            return
-        theirs = next(c.family for c in part.table_columns if c.name == TIME_COLUMN)
-        instants = [_is_instant(part.engine, theirs), _is_instant(self.store.table.engine, self.store.table.time_type)]
-        if instants[0] != instants[1] and self.store.zone.key != "UTC":
-            raise Refused(
-                f"{TIME_COLUMN} is in UTC in the archive or in {self.plan.target}, and in {self.store.zone.key} in the"
-                " other. Nothing was written; restore into a database of the same kind."
-            )
-
-    def _same_family(self, part: Manifest) -> bool:
-        mine = self.store.table.engine
-        same = FAMILIES.get(mine, mine) == FAMILIES.get(part.engine, part.engine)
-        documents = {c.name for c in self.store.doubtful_columns}
-        alike = all(
-            self.store.table.column(c.name).encoding == c.encoding and (c.family != TYPED or c.name in documents)
-            for c in part.table_columns
-        )
-        return same and (alike or mine == "sqlite")
-
-    def _offers(self, part: Manifest) -> dict[ForeignKey, HeldRows]:
-        """For the keys that others of the table reference."""
-        return {key: HeldRows() for key in self.store.own_parents if part.has_columns(key.parent_columns)}
-
-    def _collect_offers(
-        self, part: Manifest, later: HeldRows, offers: dict[ForeignKey, HeldRows]
-    ) -> Callable[[], Visit]:
-        """Of the part's rows that count: one that a newer part has is written with that, and not before."""
-        import pyarrow as pa
-
-        collects = [held.collect_keys(self._columns_named(key.parent_columns)) for key, held in offers.items()]
-
-        def begin() -> Visit:
-            visits = [collect() for collect in collects]
-
-            def visit(batch: pa.RecordBatch, hashes: Callable[[], np.ndarray]) -> None:
-                if visits and len(later):
-                    batch = batch.filter(pa.array(~later.has_keys(self._archived_keys(batch, part))))
-                each_visit(*visits)(batch, hashes)
-
-            return visit
-
-        return begin
-
-    def _columns_named(self, names: Sequence[str]) -> list[Column]:
-        return [next(c for c in self.columns if c.name == name) for name in names]
-
-    def _compare(
-        self, part: Manifest, later: HeldRows, first: Key, last: Key, offers: dict[ForeignKey, HeldRows]
-    ) -> _PartWork:
-        work = _PartWork(part, later, HeldRows(), first, last, 0, offers, {key: set() for key in offers})
-        selection, there = Selection(first=first, last=last), work.there
-        if not self._same_family(part):
-            self.plan.compared_by = "number of rows"
-        if self.nothing_there:
-            pass
-        elif not work.in_order or not self._in_order_here():
-            # A range of texts is other rows to another collation: they are looked for key by key.
-            if self.store.count(Selection()):
-                self._find(part, later, there)
-        elif self.store.count(selection):
-            visit = there.collect(self.store.table.key_columns)()
-            for batch in self.store.batches(selection):
-                visit(batch, partial(row_hashes, batch, self.store.table.columns))
-        parents: list[set[Key]] = [set() for _ in self.store.table.parents]
-        # With nothing to compare them with, the rows needn't be read once more.
-        compared = len(later) or len(there) or parents
-        to_write = self._look_at_rows(work, parents) if compared else part.rows
-        self.plan.to_write += to_write
-        if not self.nothing_there:
-            self._look_for_parents(parents)
-        self.store.end_read()
-        return replace(work, to_write=to_write)
-
-    def _in_order_here(self) -> bool:
-        return all(column.ordered for column in self.store.table.key_columns)
-
-    def _find(self, part: Manifest, later: HeldRows, there: HeldRows) -> None:
-        """Which rows of the part the target has. One under a key that it takes for the same, such as `A1` for `a1`,
-        stops the restore."""
-        import pyarrow as pa
-
-        visit = there.collect(self.store.table.key_columns)()
-        for batch in part_batches(self.storage, part):
-            old = later.has_keys(self._archived_keys(batch, part)) if len(later) else None
-            wanted = batch if old is None else batch.filter(pa.array(~old))
-            asked = keys_of(wanted, part.key)
-            known = {*asked}
-            for selection in of_keys(None, asked):
-                for found in self.store.batches(selection):
-                    visit(found, partial(row_hashes, found, self.store.table.columns))
-                    for key in (k for k in keys_of(found, part.key) if k not in known):
-                        self.plan.conflicts += 1
-                        if len(self.plan.conflict_keys) < NAMED:
-                            self.plan.conflict_keys.append(_text_of(key))
-
-    def _look_at_rows(self, work: _PartWork, parents: Sequence[set[Key]]) -> int:
-        """Compares a part's rows with those that are there and collects their parents; how many are to be written."""
-        part, to_write = work.manifest, 0
-        comparable = self._same_family(part)
-        for batch in part_batches(self.storage, part):
-            new = self._new_rows(batch, work.later, work.there, part, comparable)
-            to_write += new.num_rows
-            for values, parent in zip(parents, self.store.table.parents, strict=True):
-                if not part.has_columns(parent.columns):
-                    continue
-                if parent in work.offers:
-                    work.asks[parent].update(self._not_offered(new, parent, work.offers[parent]))
-                else:
-                    values.update(k for k in keys_of(new, parent.columns) if None not in k)
-        return to_write
-
-    def _not_offered(self, batch: pa.RecordBatch, parent: ForeignKey, offered: HeldRows) -> set[Key]:
-        """What these rows reference and their own file doesn't have."""
-        if not batch.num_rows:
-            return set()
-        known = offered.has_keys(self._hashes_of(batch, parent))
-        values = keys_of(batch, parent.columns)
-        return {key for key, is_known in zip(values, known, strict=True) if not is_known and None not in key}
-
-    def _hashes_of(self, batch: pa.RecordBatch, parent: ForeignKey) -> np.ndarray:
-        """The hashes of what the rows reference, made as those of the keys that they reference."""
-        import pyarrow as pa
-
-        cells = [batch.column(name) for name in parent.columns]
-        named = pa.RecordBatch.from_arrays(cells, names=list(parent.parent_columns))
-        return key_hashes(named, self._columns_named(parent.parent_columns))
-
-    def ordered(self, works: Sequence[_PartWork]) -> list[list[_PartWork]]:
-        """The parts in the order in which they are written; those that reference each other in one group. Counts the
-        parents that neither they nor the target have."""
-        needs: list[set[int]] = [set() for _ in works]
-        for number, work in enumerate(works):
-            for parent, asked in work.asks.items():
-                missing = asked
-                for other, offering in enumerate(works):
-                    if missing and other != number and parent in offering.offers:
-                        found = self._offered(offering.offers[parent], parent, missing)
-                        needs[number] |= {other} if found else set()
-                        missing = missing - found
-                if missing and self.store.folds(self._columns_named(parent.parent_columns)):
-                    missing = self._unlike(works, parent, missing)
-                self._name_missing(parent, missing)
-        self.store.end_read()
-        return [[works[number] for number in group] for group in in_order(needs)]
-
-    def _unlike(self, works: Sequence[_PartWork], parent: ForeignKey, values: set[Key]) -> set[Key]:
-        """Those that no key of the files is to the target either, whose collation may take `A1` for `a1`."""
-        columns, listed = self._columns_named(parent.parent_columns), sorted(values)
-        wanted = dict(zip(self.store.folded(columns, listed), listed, strict=True))
-        for work in works:
-            if parent in work.offers and wanted:
-                for batch in part_batches(self.storage, work.manifest):
-                    for key in self.store.folded(columns, keys_of(batch, parent.parent_columns)):
-                        wanted.pop(key, None)
-        return {*wanted.values()}
-
-    def _offered(self, offered: HeldRows, parent: ForeignKey, values: set[Key]) -> set[Key]:
-        import pyarrow as pa
-
-        listed = sorted(values)
-        arrays = [pa.array(cells, pa.binary()) for cells in zip(*listed, strict=True)]
-        batch = pa.RecordBatch.from_arrays(arrays, names=list(parent.columns))
-        known = offered.has_keys(self._hashes_of(batch, parent))
-        return {key for key, is_known in zip(listed, known, strict=True) if is_known}
-
-    def _look_for_parents(self, parents: Sequence[set[Key]]) -> None:
-        for values, parent in zip(parents, self.store.table.parents, strict=True):
-            self._name_missing(parent, values)
-
-    def _name_missing(self, parent: ForeignKey, values: set[Key]) -> None:
-        if self.nothing_there or not values:
-            return
-        known = {key for table, key in self.orphaned if table == parent.parent}
-        missing = sorted(self.store.missing_parents(parent, values - known))
-        self.orphaned |= {(parent.parent, key) for key in missing}
-        self.plan.missing_parents += len(missing)
-        names = [f"{parent.parent} {_text_of(key)}" for key in missing]
-        self.plan.missing_parent_keys += names[: NAMED - len(self.plan.missing_parent_keys)]
-
-    def _new_rows(
-        self, batch: pa.RecordBatch, later: HeldRows, there: HeldRows, part: Manifest, comparable: bool
-    ) -> pa.RecordBatch:
-        """The rows of a part that count and aren't there yet. Notes those that are there and differ."""
-        import pyarrow as pa
-
-        if not len(later) and not len(there):
-            return batch  # nothing to compare with: 1.6 µs a row less
-        keys = key_hashes(batch, self.store.table.key_columns)
-        old, present = later.has_keys(self._archived_keys(batch, part)), there.has_keys(keys)
-        same = there.holds(keys, row_hashes(batch, self.store.table.columns)) if comparable else present & False
-        differs = present & ~same & ~old
-        self.plan.superseded += int(old.sum())
-        self.plan.already_there += int((same & ~old).sum())
-        self.plan.conflicts += int(differs.sum())
-        if differs.any():
-            self._name_conflicts(batch, part, differs)
-        return batch.filter(pa.array(~old & ~present))
-
-    def _archived_keys(self, batch: pa.RecordBatch, part: Manifest) -> np.ndarray:
-        """The keys as `later` hashes them; an empty SQLite table calls every column text, for one."""
-        return key_hashes(batch, part.hashed_by(self.identity))
-
-    def _name_conflicts(self, batch: pa.RecordBatch, part: Manifest, differs: np.ndarray) -> None:
-        import pyarrow as pa
-
-        for key in keys_of(batch.filter(pa.array(differs)), part.key)[: NAMED - len(self.plan.conflict_keys)]:
-            self.plan.conflict_keys.append(_text_of(key))
-
-    def refuse_if_unsafe(self) -> None:
-        if self.plan.conflicts:
-            raise Refused(
-                f"{counted(self.plan.conflicts, 'row')} {are(self.plan.conflicts)} in {self.plan.target} and"
-                f" {'differs' if self.plan.conflicts == 1 else 'differ'} from the archive; their"
-                f" keys: {_listed(self.plan.conflict_keys, self.plan.conflicts)}. Nothing was written; look at them, or"
-                " restore into another table with --into-table."
-            )
-        if self.plan.missing_parents:
-            raise Refused(
-                f"{counted(self.plan.missing_parents, 'parent row')} {are(self.plan.missing_parents)} missing:"
-                f" {_listed(self.plan.missing_parent_keys, self.plan.missing_parents)}. Nothing was written; restore"
-                f" into a table without the foreign key with --into-table {self.store.table.name}_restored."
-            )
-
+class Restore(RestoreComparison):
     # --- writing -------------------------------------------------------------------------------------------
 
     def write(self, group: Sequence[_PartWork]) -> None:
@@ -801,14 +344,6 @@ class _Restore:
             )
 
 
-def _folded(key: Key) -> Key:
-    """The same for keys that a collation may take for one: letters of either case, with or without accents."""
-    from unicodedata import combining, normalize
-
-    texts = (normalize("NFKD", cell.decode("utf-8", "replace").casefold()) for cell in key)
-    return tuple("".join(c for c in text if not combining(c)).rstrip().encode() for text in texts)
-
-
 # What other engines than the file's own can't read: PostgreSQL writes an instant with +00, always, its session being in
 # UTC, and MySQL's documents may have types behind their text.
 OWN_ENDINGS = {"timestamptz": r"\+00$", TYPED: rf"{TYPES_BEHIND}.*$"}
@@ -825,33 +360,3 @@ def as_others_have_it(batch: pa.RecordBatch, part: Manifest) -> pa.RecordBatch:
         for c in part.table_columns
     ]
     return pa.RecordBatch.from_arrays(arrays, names=[c.name for c in part.table_columns])
-
-
-def _text_of(key: Key) -> str:
-    return ", ".join(v.decode("utf-8", "replace") for v in key)
-
-
-def in_order(needs: Sequence[set[int]]) -> list[list[int]]:
-    """Numbers, each after those that it needs; those that need each other together. Else as they are."""
-    groups: list[list[int]] = []
-    done, left = set[int](), list(range(len(needs)))
-    while left:
-        ready = next((number for number in left if needs[number] <= done), None)
-        group = [ready] if ready is not None else min((_reached(n, needs, done) for n in left), key=len)
-        groups.append(sorted(group))
-        done |= {*group}
-        left = [number for number in left if number not in done]
-    return groups
-
-
-def _reached(start: int, needs: Sequence[set[int]], done: set[int]) -> list[int]:
-    found, todo = {start}, [start]
-    while todo:
-        fresh = needs[todo.pop()] - done - found
-        found |= fresh
-        todo += fresh
-    return list(found)
-
-
-def _listed(names: Sequence[str], count: int) -> str:
-    return "; ".join(names) + (f" and {count - len(names)} more" if count > len(names) else "")

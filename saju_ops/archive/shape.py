@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from saju_ops.archive.verify import Visit
-    from saju_ops.rows.engines.open import LogStore
+    from saju_ops.rows.engines.open import RowStore
 
 ROLE = "role"
 # A role column holds a handful of words. Anything else in it might be somebody's text, so it isn't shown.
@@ -22,7 +22,7 @@ KNOWN_ROLES = {"user", "assistant", "tool", "system"}
 
 
 class RowShape:
-    def __init__(self, day: Day, store: LogStore) -> None:
+    def __init__(self, day: Day, store: RowStore) -> None:
         self._day = day
         self._zone = UTC if store.table.time_type in ("timestamp", "timestamptz") and store.table.engine in (
             "mysql", "mariadb", "postgresql") and not _is_naive(store) else store.zone  # fmt: skip
@@ -63,7 +63,7 @@ class RowShape:
         return f"{value.replace(tzinfo=self._zone).astimezone(self._day.zone):%H}"
 
 
-def _is_naive(store: LogStore) -> bool:
+def _is_naive(store: RowStore) -> bool:
     return store.table.engine == "postgresql" and store.table.time_type == "timestamp"
 
 

@@ -103,8 +103,8 @@ def _read(
             visit(batch, hashes)
     reader.finish()
     return ReadBack(
-        hasher.result(), first, last, reader.content_sha256, reader.content_bytes, reader.stored_sha256,
-        reader.stored_bytes, block,
+        hasher.result(), first, last, reader.content_sha256, content_bytes=reader.content_bytes,
+        stored_sha256=reader.stored_sha256, stored_bytes=reader.stored_bytes, block=block,
     )  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def verify_part(storage: Storage, manifest: Manifest, start_visit: Callable[[], 
     try:
         found = read_back(
             lambda: storage.open(manifest.file), manifest.packing(storage.password), manifest.table_columns,
-            manifest.key, manifest.largest_block, start_visit, manifest.cuts,
+            manifest.key, block=manifest.largest_block, start_visit=start_visit, cuts=manifest.cuts,
         )  # fmt: skip
     except FileNotFoundError:
         raise ProofFailed(f"The archive {where} is missing, though its manifest is there.") from None

@@ -21,25 +21,16 @@ import sqlite3
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from saju_ops.chroma.comparison import FEWER_THAN_BEFORE, _Compared, _Comparison
+from saju_ops.chroma.contents import contents, refuse_other
 from saju_ops.chroma.engine import opened
-from saju_ops.chroma.files import (
-    DATABASE,
-    ChromaFiles,
-    Collection,
-    contents,
-    in_force,
-    refuse_other,
-)
+from saju_ops.chroma.files import DATABASE, ChromaFiles, Collection, in_force
 from saju_ops.chroma.pages import databases, models, shown_configuration
 from saju_ops.chroma.sparse import copy_file
 from saju_ops.chroma.vectors import UPSERT, Vectors
 from saju_ops.errors import TornCopy
-
-if TYPE_CHECKING:
-    pass
 
 # Bytes that this process takes beside an index (100 MB for 5,000 vectors as for 40,000), and bytes that Chroma takes
 # for an index: elements and links at their size in the file, and sixteen times the file's bytes for each id, since two

@@ -7,7 +7,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from saju_ops.chroma.files import Collection, Digest, characters_of, described, record_digest, vector_digest
+from saju_ops.chroma.contents import characters_of, described
+from saju_ops.chroma.files import Collection, Digest, record_digest, vector_digest
 from saju_ops.chroma.index import LONGEST, SHORTEST, measurable
 from saju_ops.chroma.pages import INCLUDE, PAGE, RECORDS, Row, pages
 from saju_ops.chroma.vectors import Vectors, distances

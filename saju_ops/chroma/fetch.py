@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from saju_ops.chroma.check import memory_of
+from saju_ops.chroma.contents import batched
 from saju_ops.chroma.engine import opened, writable
-from saju_ops.chroma.files import DATABASE, ChromaFiles, batched, record_digest
+from saju_ops.chroma.files import DATABASE, ChromaFiles, record_digest
 from saju_ops.chroma.floats import ExactFloats
 from saju_ops.chroma.pages import INCLUDE, Row, models, rows_of
 from saju_ops.chroma.scratch_database import ScratchDatabase

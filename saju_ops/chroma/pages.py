@@ -59,9 +59,13 @@ def pages(
 
     def fetch(start: int) -> Any:
         if ids is None:
-            return _fetch(server, model, tenant, database, None, size, start, include)
+            return _fetch(server, model, tenant, database, ids=None, limit=size, offset=start, include=include)
         named = next(ids, None)
-        return _fetch(server, model, tenant, database, named, len(named), 0, include) if named else _NOTHING
+        return (
+            _fetch(server, model, tenant, database, ids=named, limit=len(named), offset=0, include=include)
+            if named
+            else _NOTHING
+        )
 
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(fetch, 0)

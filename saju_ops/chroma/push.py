@@ -16,7 +16,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from saju_ops.chroma.comparison import same_vectors
-from saju_ops.chroma.files import ChromaFiles, Collection, Record, batched, record_digest
+from saju_ops.chroma.contents import batched
+from saju_ops.chroma.files import ChromaFiles, Collection, Record, record_digest
 from saju_ops.chroma.floats import rounded as floats_rounded
 from saju_ops.chroma.floats import write_exactly
 from saju_ops.chroma.pages import INCLUDE, Row, databases, models, rows_of

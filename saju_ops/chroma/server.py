@@ -10,7 +10,8 @@ import json
 from importlib.metadata import version
 from typing import Any
 
-from saju_ops.chroma.files import characters_of, in_force
+from saju_ops.chroma.contents import characters_of
+from saju_ops.chroma.files import in_force
 from saju_ops.chroma.pages import Row, databases, models, shown_configuration
 from saju_ops.chroma.probe import Server, probe, unreachable_later
 

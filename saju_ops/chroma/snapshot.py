@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from saju_ops.chroma.files import DATABASE, refuse_other
+from saju_ops.chroma.contents import refuse_other
+from saju_ops.chroma.files import DATABASE
 from saju_ops.chroma.limits import PROOF_MEMORY_MB
 from saju_ops.chroma.live_copy import damaged, settle
 from saju_ops.chroma.pack import Hashes, Listing, listed, look_through, pack, unpack
@@ -34,6 +35,7 @@ from saju_ops.chroma.worker_client import Worker, ask
 from saju_ops.errors import OperatorError, ProofFailed, TornCopy
 from saju_ops.local_state import one_at_a_time
 from saju_ops.scratch import scratch_folder
+from saju_ops.storage import folders
 from saju_ops.storage.encryption import ENDING as ENCRYPTED
 from saju_ops.storage.encryption import METHOD
 from saju_ops.storage.ledger import enter
@@ -41,7 +43,7 @@ from saju_ops.storage.manifest import FORMAT, BackupManifest, manifest_name, sta
 from saju_ops.storage.open import Storage, StorageError, Writer
 from saju_ops.words import counted
 
-FOLDER = "chroma/"
+FOLDER = folders.CHROMA
 # One copy in fifteen was torn with a writer adding hundreds of records a second: five in a row, one in a million.
 ATTEMPTS = 5
 Clock = Callable[[], datetime]
@@ -117,7 +119,9 @@ def take_snapshot(
             work = scratch / str(attempt)
             work.mkdir()
             try:
-                taken = _attempt(storage, source, work, clock, zone, run_id, torn, memory_mb, progress)
+                taken = _attempt(
+                    storage, source, work, clock, zone=zone, run_id=run_id, torn=torn, memory_mb=memory_mb, say=progress
+                )
             except TornCopy as error:
                 _refuse_damaged(source, work)
                 torn.append(str(error))
@@ -184,12 +188,23 @@ def _attempt(
             writer.commit()
     shutil.rmtree(work / "copy")
     proof_seconds = time.monotonic() - began
-    manifest = _manifest(source, name, storage, taken_at, clock(), hashes, contents, proof, copied, run_id)
+    manifest = _manifest(
+        source,
+        name,
+        storage,
+        taken_at,
+        now=clock(),
+        hashes=hashes,
+        contents=contents,
+        proof=proof,
+        copied=copied,
+        run_id=run_id,
+    )
     write_manifest(storage, manifest)
     enter(manifest, clock(), say)
     return Snapshot(
-        manifest, storage.location(name), len(torn) + 1, list(torn), copied, round(copy_seconds, 3),
-        round(store_seconds, 3), round(proof_seconds, 3),
+        manifest, storage.location(name), len(torn) + 1, list(torn), copied=copied, copy_seconds=round(copy_seconds, 3),
+        store_seconds=round(store_seconds, 3), proof_seconds=round(proof_seconds, 3),
     )  # fmt: skip
 
 

@@ -11,7 +11,8 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from saju_ops.chroma.index import ASKED_AT_ONCE, Described, Index
+from saju_ops.chroma.index import Described, Index
+from saju_ops.chroma.names import ASKED_AT_ONCE
 from saju_ops.chroma.scratch_database import ScratchDatabase
 from saju_ops.errors import TornCopy
 

@@ -35,7 +35,8 @@ def copy(request: dict[str, Any]) -> dict[str, Any]:
 
 def read(request: dict[str, Any]) -> dict[str, Any]:
     """What a folder holds, read without Chroma. Nothing in it changes."""
-    from saju_ops.chroma.files import ChromaFiles, contents
+    from saju_ops.chroma.contents import contents
+    from saju_ops.chroma.files import ChromaFiles
 
     with ChromaFiles(Path(request["folder"])) as files:
         return {"contents": contents(files)}

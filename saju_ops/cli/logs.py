@@ -10,11 +10,12 @@ import click
 from saju_ops.cli.address import INTO_SETTING, chosen_address
 from saju_ops.cli.now import chosen_day
 from saju_ops.cli.seals import accept_unsealed
+from saju_ops.run_control import RunControl
 from saju_ops.settings.load import load_settings
 from saju_ops.words import counted
 
 if TYPE_CHECKING:
-    from saju_ops.archive.restore import RestorePlan
+    from saju_ops.archive.restore_plan import RestorePlan
 
 
 @click.command("restore-logs")
@@ -45,7 +46,9 @@ def restore_logs(
         source_table=settings.conversation_log_table,
         dry_run=dry_run,
         announce=_announce,
-        progress=lambda plan: click.echo(f"  {plan.written:,} of {counted(plan.to_write, 'row')} written"),
+        control=RunControl(
+            progress=lambda plan: click.echo(f"  {plan.written:,} of {counted(plan.to_write, 'row')} written")
+        ),
     )
     if dry_run:
         click.echo("Nothing was written (--dry-run).")

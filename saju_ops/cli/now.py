@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from saju_ops.errors import OperatorError, ProofFailed, Refused
+from saju_ops.run_control import RunControl
 from saju_ops.settings.load import load_settings
 from saju_ops.settings.settings import Settings
 from saju_ops.words import counted
 
 if TYPE_CHECKING:
     from saju_ops.archive.day import DayResult
-    from saju_ops.archive.purge import PurgeResult
+    from saju_ops.archive.purge_plan import PurgeResult
     from saju_ops.dumps.take import DumpRun
     from saju_ops.rows.days import Day
-    from saju_ops.rows.engines.open import LogStore
+    from saju_ops.rows.engines.open import RowStore
 
 DAY = "YYYY-MM-DD"
 # Seconds between two lines that say how far a purge is.
@@ -132,7 +133,7 @@ def archive_command(first: str | None, last: str | None) -> None:
     click.echo(f"Done: {counted(full, 'day')} archived and proven, {counted(rows, 'row')} written{empty}.")
 
 
-def _archive(settings: Settings, store: LogStore, days: Sequence[Day], done: list[DayResult]) -> bool:
+def _archive(settings: Settings, store: RowStore, days: Sequence[Day], done: list[DayResult]) -> bool:
     """Day after day, each finished before the next begins. True where a signal stopped it."""
     from saju_ops.archive.day import archive_day
     from saju_ops.wiring import open_backups
@@ -151,7 +152,7 @@ def _archive(settings: Settings, store: LogStore, days: Sequence[Day], done: lis
 
 
 def _days_to_archive(
-    settings: Settings, store: LogStore, first: Day | None, last: Day | None, now: datetime
+    settings: Settings, store: RowStore, first: Day | None, last: Day | None, now: datetime
 ) -> list[Day]:
     """Raises Refused where the days make no sense, before any is archived."""
     from saju_ops.archive.due import due_days
@@ -181,7 +182,8 @@ def purge_command(apply: bool, first: str | None, last: str | None) -> None:
 
     Days within LOG_RETENTION_DAYS are never purged. Only a restore brings deleted rows back.
     """
-    from saju_ops.archive.purge import PurgePlan, purge
+    from saju_ops.archive.purge import purge
+    from saju_ops.archive.purge_plan import PurgePlan
     from saju_ops.defs.history import note_purge
     from saju_ops.reports.conversation_logs import purge_report
     from saju_ops.rows.days import Day
@@ -200,7 +202,7 @@ def purge_command(apply: bool, first: str | None, last: str | None) -> None:
         result = purge(
             store, open_backups(settings), plan, now=now,
             first_day=Day(settings.archive_start_date, settings.timezone), replicas=settings.replica_urls,
-            should_stop=lambda: STOPPED if stopped() else None, progress=_Progress(),
+            control=RunControl(lambda: STOPPED if stopped() else None, _Progress()),
         )  # fmt: skip
     note_purge(result, say=_warn)
     click.echo(purge_report(result, datetime.now(UTC)))

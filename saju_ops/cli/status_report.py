@@ -24,7 +24,7 @@ from saju_ops.settings.settings import Settings, SettingsError
 from saju_ops.storage.seal import Seals
 
 if TYPE_CHECKING:
-    from saju_ops.rows.engines.open import LogStore
+    from saju_ops.rows.engines.open import RowStore
 
 DATABASE_SETTINGS = (
     "DATABASE_URL", "JOBS_DATABASE_URL", "ANALYSIS_DATABASE_URL", "REPLICA_URLS", "RESTORE_DRILL_URL",
@@ -87,7 +87,7 @@ def _databases(settings: Settings) -> Iterator[Line]:
 
 def _cleaned_up(settings: Settings) -> Iterator[Line]:
     """What would stop the clean-ups of expired jobs and sessions: columns and tables that the account may not see."""
-    from saju_ops.expired.jobs import open_jobs
+    from saju_ops.expired.job_tables import open_jobs
     from saju_ops.expired.sessions import open_sessions
 
     jobs = (settings.jobs_database_url, settings.jobs_table, settings.jobs_database_timezone)
@@ -100,7 +100,7 @@ def _cleaned_up(settings: Settings) -> Iterator[Line]:
             yield Line(name, False, f"{redacted(url)}: {why}")
 
 
-def _why_not_cleaned_up(opened: Callable[..., LogStore], url: sa.URL, table: str, zone: ZoneInfo) -> str | None:
+def _why_not_cleaned_up(opened: Callable[..., RowStore], url: sa.URL, table: str, zone: ZoneInfo) -> str | None:
     from saju_ops.expired.batches import COLUMN
     from saju_ops.expired.foreign_keys import closure_of
     from saju_ops.rows.engines.interface import NoSuchTable
@@ -148,7 +148,7 @@ def _log_table(settings: Settings) -> Line:
     return Line("DATABASE_URL", True, ". ".join([text, *notes]) + _not_held(url))
 
 
-def _times(store: LogStore, setting: str, settings: Settings) -> Line:
+def _times(store: RowStore, setting: str, settings: Settings) -> Line:
     """The newest row's time beside the present time, and whether the configured zone can be right."""
     from saju_ops.expired.clocks import Clock, shown_span
 

@@ -61,9 +61,6 @@ def _lines(items: list[str]) -> str:
     return "\n".join([*shown, f"- … and {len(items) - SHOWN} more"] if len(items) > SHOWN else shown) or "none"
 
 
-CANCELLED = "cancelled by the operator"
-
-
 def _day(text: str | None, name: str, settings: Settings) -> "Day | None":
     from saju_ops.rows.days import parse_day
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from saju_ops.archive.day import DayResult
-    from saju_ops.archive.purge import PurgeResult
+    from saju_ops.archive.purge_plan import PurgeResult
     from saju_ops.chroma.snapshot import Snapshot
     from saju_ops.dumps.take import DumpRun
     from saju_ops.rows.table import Table

@@ -9,14 +9,14 @@ import dagster as dg
 from saju_ops.settings.load import load_settings
 
 if TYPE_CHECKING:
-    from saju_ops.rows.engines.open import LogStore
+    from saju_ops.rows.engines.open import RowStore
     from saju_ops.storage.open import Storage
 
 
 class LogDatabase(dg.ConfigurableResource):
     """The conversation log's table at DATABASE_URL."""
 
-    def open(self) -> LogStore:
+    def open(self) -> RowStore:
         from saju_ops.rows.engines.open import open_log_store
 
         settings = load_settings()

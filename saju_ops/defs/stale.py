@@ -7,15 +7,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
-from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
 from pydantic import Field
 
 from saju_ops.defs.common import nothing_here
+from saju_ops.defs.interrupts import cancellable, raise_if_cancelled
+from saju_ops.defs.live_tables import observe, one_run_a_tick, refused_once
 from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.reports.stale import stale_report, undo_report
+from saju_ops.run_control import RunControl
 from saju_ops.settings.load import load_settings
 from saju_ops.settings.settings import Settings
 from saju_ops.words import counted
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 ANALYSIS_JOBS = dg.AssetKey("analysis_jobs")
 JOB = "reconcile_stale_jobs"
 POOL = "analysis_jobs"
-CANCELLED = "cancelled by the operator"
 NAMED = 20
 
 
@@ -131,17 +132,13 @@ class ReconcileConfig(dg.Config):
 def reconcile_stale_jobs(
     context: dg.OpExecutionContext, config: ReconcileConfig, backup_storage: BackupStorage
 ) -> None:
-    try:
+    with refused_once():
         if config.mode == "undo":
             _undo(context, config, backup_storage)
             return
         result = _settle(context, config, backup_storage)
-    except OperatorError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
     metadata = stale_metadata(result)
-    context.add_output_metadata(metadata)
-    # On the table itself, so that its numbers plot over the weeks.
-    context.log_event(dg.AssetObservation(ANALYSIS_JOBS, metadata=metadata))
+    observe(context, ANALYSIS_JOBS, metadata)
     verb = f"{result.settled:,} settled" if result.mode == "apply" and not result.dry_run else "nothing changed"
     log_progress(
         context.log,
@@ -149,8 +146,7 @@ def reconcile_stale_jobs(
         f" {result.left_moved:,} left alone because they moved, {result.odd_count:,} not judged; in"
         f" {result.seconds:.1f} s; stopped: {result.stopped}.",
     )
-    if result.stopped == CANCELLED:
-        raise dg.DagsterExecutionInterruptedError
+    raise_if_cancelled(result.stopped)
 
 
 def _settle(context: dg.OpExecutionContext, config: ReconcileConfig, backup: BackupStorage) -> "StaleResult":
@@ -166,9 +162,8 @@ def _settle(context: dg.OpExecutionContext, config: ReconcileConfig, backup: Bac
         empty_status=settings.stale_job_empty_status,
         run_id=context.run.run_id,
     )
-    # A cancel from the UI sets a flag here, which is looked at between transactions.
-    with capture_interrupts():
-        return _reconcile(plan, backup, should_stop=lambda: CANCELLED if check_captured_interrupt() else None)
+    with cancellable() as should_stop:
+        return _reconcile(plan, backup, control=RunControl(should_stop))
 
 
 def _reconcile(plan: "StalePlan", backup: BackupStorage | None, **more: Any) -> "StaleResult":
@@ -234,7 +229,7 @@ def _undo(context: dg.OpExecutionContext, config: ReconcileConfig, backup: Backu
     if not config.run_id:
         raise Refused("run_id is empty; with mode undo it names the run that is put back. Nothing was touched.")
     settings = load_settings()
-    with capture_interrupts():
+    with cancellable() as should_stop:
         result = undo(
             settings.analysis_database_url,
             backup.open(),
@@ -243,11 +238,10 @@ def _undo(context: dg.OpExecutionContext, config: ReconcileConfig, backup: Backu
             dry_run=config.dry_run,
             now=datetime.now(UTC),
             zone_of_database=settings.analysis_database_timezone,
-            should_stop=lambda: CANCELLED if check_captured_interrupt() else None,
+            control=RunControl(should_stop),
         )
     metadata = undo_metadata(result)
-    context.add_output_metadata(metadata)
-    context.log_event(dg.AssetObservation(ANALYSIS_JOBS, metadata=metadata))
+    observe(context, ANALYSIS_JOBS, metadata)
     verb = "would be put back" if result.dry_run else "put back"
     log_progress(
         context.log, f"{result.put_back:,} of {counted(result.changed_then, 'job')} of run {result.run_id} {verb}."
@@ -300,9 +294,6 @@ def stale_jobs_schedule(settings: Settings) -> dg.ScheduleDefinition:
         why = missing_tables(current.analysis_database_url, current.analysis_database_timezone)
         if why is not None:
             return nothing_here(why, named=current.analysis_database_url_secret is not None)
-        return dg.RunRequest(
-            run_key=f"stale-jobs-{context.scheduled_execution_time.astimezone(UTC):%Y-%m-%dT%H:%MZ}",
-            run_config=dg.RunConfig(ops={JOB: ReconcileConfig(mode="apply", dry_run=False)}),
-        )
+        return one_run_a_tick(context, "stale-jobs", JOB, ReconcileConfig(mode="apply", dry_run=False))
 
     return stale_jobs

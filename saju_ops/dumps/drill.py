@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from saju_ops.database.connect import error_text, redacted
+from saju_ops.database.families import family_of
 from saju_ops.dumps.contents import Contents, differences
 from saju_ops.dumps.engine import DrillNotPossible, DumpEngine, ForeignToDumps
 from saju_ops.dumps.open import open_engine
@@ -89,8 +90,7 @@ def drill_stored(
     on; it is not touched. Raises ProofFailed when the stored bytes are not those of the manifest."""
     m = manifest
     source = open_engine(url)
-    family = "mysql" if m.engine == "mariadb" else m.engine
-    server = next((s for s in servers if s.get_backend_name().replace("mariadb", "mysql") == family), None)
+    server = next((s for s in servers if family_of(s) == family_of(m.engine)), None)
     began = time.monotonic()
     packed = Packed(m.content_sha256, m.content_bytes, m.stored_sha256, m.stored_bytes)
     chunks = unpacked(storage.open(m.file), packed, m.encryption, storage.password, m.file)

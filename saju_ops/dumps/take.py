@@ -25,6 +25,7 @@ from sqlalchemy.exc import DBAPIError
 
 from saju_ops.database.address import place
 from saju_ops.database.connect import error_text, redacted
+from saju_ops.database.families import family_of
 from saju_ops.dumps.contents import Contents
 from saju_ops.dumps.drill import Drill, drill
 from saju_ops.dumps.engine import DumpEngine, DumpSpoilt, Taking, what_it_said
@@ -57,8 +58,8 @@ class DumpOptions:
     tries: int = TRIES
 
     def drill_server(self, url: sa.URL) -> sa.URL | None:
-        family = _family(url)
-        return next((s for s in self.drill_servers if _family(s) == family), None)
+        family = family_of(url)
+        return next((s for s in self.drill_servers if family_of(s) == family), None)
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,6 @@ class DumpResult:
         if self.proven:
             return f"{text} Restored and compared in {self.drill.seconds:.1f} s: nothing differs."
         return f"{text} It is NOT PROVEN: {self.drill.why_not}"
-
-
-def _family(url: sa.URL) -> str:
-    return {"mariadb": "mysql"}.get(url.get_backend_name(), url.get_backend_name())
 
 
 def label_of(url: sa.URL, others: Sequence[sa.URL] = ()) -> str:
@@ -218,7 +215,17 @@ def take_dump(
         more["defaults"] = shown.defaults()
         for number in range(1, options.tries + 1):
             try:
-                return _Dump(source, storage, options, label, now, say, number, redacted(shown.url), more).take()
+                return _Dump(
+                    source,
+                    storage,
+                    options,
+                    label,
+                    now=now,
+                    say=say,
+                    number=number,
+                    shown=redacted(shown.url),
+                    more=more,
+                ).take()
             except DumpSpoilt as error:
                 if number == options.tries:
                     raise
@@ -280,7 +287,13 @@ class _Dump:
             enter(manifest, self._now(), self._say)
         seconds = written - began
         return DumpResult(
-            manifest, self._storage.location(file), contents, result, seconds, proof_seconds, self._number
+            manifest,
+            self._storage.location(file),
+            contents,
+            result,
+            seconds=seconds,
+            proof_seconds=proof_seconds,
+            tries=self._number,
         )
 
     def _free(self, instant: datetime) -> datetime:

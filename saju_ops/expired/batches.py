@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -21,9 +22,11 @@ from saju_ops.expired.expiry import COLUMN, Expiry
 from saju_ops.expired.foreign_keys import Closure
 from saju_ops.rows.engines.base import WRONG_KEYS
 from saju_ops.rows.engines.interface import NoSuchTable
-from saju_ops.rows.engines.open import LogStore, open_row_store
+from saju_ops.rows.engines.open import RowStore, open_row_store
 from saju_ops.rows.traits import Altered, Traits
+from saju_ops.run_control import RunControl, Stop
 
+T = TypeVar("T")
 LOCK_WAIT = 10.0
 LARGEST_BATCH = 5_000
 # Rows looked at in one run; the rest are the next run's.
@@ -96,15 +99,11 @@ class Outcome:
         return name_of(root)
 
 
-class Stop(Exception):
-    """A limit was reached or the run was told to stop; raised only between two transactions."""
-
-
 class AlteredStop(Stop):
     """Somebody altered a table that the run deletes from."""
 
 
-def settled(store: LogStore, look: Callable[[], Closure]) -> tuple[Closure, Traits]:
+def settled(store: RowStore, look: Callable[[], Closure]) -> tuple[Closure, Traits]:
     """What hangs on the store's table, and its tables' traits as they were when that was true. What is looked at after
     this is what every batch compares anew, under its locks. Raises Refused."""
     closure = look()
@@ -122,7 +121,7 @@ def settled(store: LogStore, look: Callable[[], Closure]) -> tuple[Closure, Trai
     )
 
 
-def open_table(url: sa.URL, table: str, zone: ZoneInfo, setting: str) -> LogStore:
+def open_table(url: sa.URL, table: str, zone: ZoneInfo, setting: str) -> RowStore:
     """`zone` is the zone of times without one. Raises NoSuchTable, Refused, OperatorError."""
     try:
         return open_row_store(url, table, zone)
@@ -150,14 +149,12 @@ def missing_table(url: sa.URL, table: str, zone: ZoneInfo, setting: str) -> str 
 class Batches:
     """The rows of one root table, batch by batch. `work` does one batch, as a whole or not at all."""
 
-    store: LogStore
+    store: RowStore
     closure: Closure
     expiry: Expiry
     limits: Limits
     result: Outcome
-    should_stop: Callable[[], str | None]
-    sleep: Callable[[float], None]
-    clock: Callable[[], float]
+    control: RunControl
     started: float
     traits: Traits
     all_looked_at: bool = True
@@ -191,6 +188,21 @@ class Batches:
         self.result.expired = len(found)
         return found
 
+    def in_chunks(self, roots: Sequence[T], size: int, work: Callable[[Sequence[T]], None]) -> bool:
+        """All of them, as long as limits allow; why it ended is in the result. False where somebody altered a table:
+        then nothing more is to be asked of it."""
+        try:
+            while roots:
+                self.check_limits()
+                some = min(size, self.left() or size)
+                work(roots[:some])
+                roots = roots[some:]
+            self.require_all()
+        except Stop as stop:
+            self.result.stopped = str(stop)
+            return not isinstance(stop, AlteredStop)
+        return True
+
     def run(self, roots: Sequence[Identity], work: Callable[[Sequence[Identity]], None]) -> None:
         """Raises Stop at a limit, and DBAPIError where the connection is lost."""
         while roots:
@@ -200,7 +212,7 @@ class Batches:
             roots = roots[size:]
             self.result.batches += 1
             if self.limits.pause_seconds and not self.limits.dry_run:
-                self.sleep(self.limits.pause_seconds)
+                self.control.sleep(self.limits.pause_seconds)
 
     def _halving(self, roots: Sequence[Identity], work: Callable[[Sequence[Identity]], None]) -> None:
         reason = self._try(roots, work)
@@ -232,7 +244,7 @@ class Batches:
                 if not _is_deadlock(error) or attempt == TRIES - 1:
                     return f"the database refused ({error_text(error)})"
                 self.store.end_read()
-                self.sleep(0.2 * 2**attempt)
+                self.control.sleep(0.2 * 2**attempt)
             except OperatorError as error:
                 return str(error)
         return None
@@ -266,14 +278,11 @@ class Batches:
         return None if self.limits.most is None else self.limits.most - self.result.deleted
 
     def check_limits(self) -> None:
-        if reason := self.should_stop():
-            raise Stop(reason)
+        self.control.check()
         left = self.left()
         if left is not None and left <= 0:
             raise Stop(f"{self.limits.names[0]} ({self.limits.most}) reached")
-        limit = self.limits.max_runtime_seconds
-        if limit is not None and self.clock() - self.started >= limit:
-            raise Stop(f"max_runtime_seconds ({limit:g}) reached")
+        self.control.check_runtime(self.started, self.limits.max_runtime_seconds)
 
 
 def _is_deadlock(error: sa.exc.DBAPIError) -> bool:

@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from saju_ops.rows.engines.open import LogStore
-from saju_ops.rows.engines.postgres import DELETE_RULES
-from saju_ops.rows.engines.sqlite import FOREIGN_KEYS as SQLITE_FOREIGN_KEYS
-from saju_ops.rows.engines.sqlite import foreign_keys as sqlite_foreign_keys
+from saju_ops.rows.engines.open import RowStore
+from saju_ops.rows.foreign_keys import mysql_keys, postgres_keys, sqlite_keys_of, sqlite_primary, sqlite_tables
 from saju_ops.rows.readable import require_readable
 from saju_ops.rows.table import ForeignKey
 
@@ -57,7 +55,7 @@ def named(name: str, refs: Iterable[Ref]) -> Ref | None:
 class Catalogue:
     """What a database says of its tables. Reads only."""
 
-    def __init__(self, store: LogStore) -> None:
+    def __init__(self, store: RowStore) -> None:
         self.store = store
 
     @cached_property
@@ -98,15 +96,6 @@ class Catalogue:
 
 
 class _MySQL(Catalogue):
-    # MariaDB shows an account with rights on a single table its foreign keys, but not their rules.
-    KEYS = (
-        "SELECT k.CONSTRAINT_NAME, k.TABLE_SCHEMA, k.TABLE_NAME, k.COLUMN_NAME, k.REFERENCED_TABLE_SCHEMA,"
-        " k.REFERENCED_TABLE_NAME, k.REFERENCED_COLUMN_NAME, COALESCE(r.DELETE_RULE, 'CASCADE'), DATABASE()"
-        " FROM information_schema.KEY_COLUMN_USAGE k LEFT JOIN information_schema.REFERENTIAL_CONSTRAINTS r"
-        " ON r.CONSTRAINT_SCHEMA = k.CONSTRAINT_SCHEMA AND r.CONSTRAINT_NAME = k.CONSTRAINT_NAME"
-        " AND r.TABLE_NAME = k.TABLE_NAME WHERE k.REFERENCED_TABLE_NAME IS NOT NULL"
-        " ORDER BY k.TABLE_SCHEMA, k.TABLE_NAME, k.CONSTRAINT_NAME, k.ORDINAL_POSITION"
-    )
     HERE = "SELECT DATABASE()"
     HAVING = (
         "SELECT TABLE_NAME FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() AND COLUMN_NAME = :column"
@@ -127,19 +116,7 @@ class _MySQL(Catalogue):
     )
 
     def foreign_keys(self) -> list[ForeignKey]:
-        grouped: dict[tuple[str, str, str], list[Any]] = {}
-        for row in self._all(self.KEYS):
-            grouped.setdefault((row[1], row[2], row[0]), []).append(row)
-        found = []
-        for (schema, table, name), parts in grouped.items():
-            here = parts[0][8]
-            found.append(
-                ForeignKey(
-                    name, table, tuple(p[3] for p in parts), parts[0][5], tuple(p[6] for p in parts), parts[0][7],
-                    schema if schema != here else None, parts[0][4] if parts[0][4] != here else None,
-                )
-            )  # fmt: skip
-        return found
+        return [key.key for key in mysql_keys(self.store.connection)]
 
     def all_tables(self) -> list[Ref]:
         return [(row[0], row[1]) for row in self._all(self.TABLES)]
@@ -162,22 +139,6 @@ class _MySQL(Catalogue):
 
 
 class _PostgreSQL(Catalogue):
-    # A partition has a copy of its table's keys (conparentid), which is not a key of its own. A key to a partition, or
-    # to a table that inherits, is one to the table as well: its rows go with those of the table.
-    KEYS = (
-        "WITH RECURSIVE part(oid, whole) AS ("
-        "SELECT DISTINCT confrelid, confrelid FROM pg_constraint WHERE contype = 'f'"
-        " UNION SELECT part.oid, i.inhparent FROM part JOIN pg_inherits i ON i.inhrelid = part.whole)"
-        " SELECT k.conname, CASE WHEN pg_table_is_visible(kc.oid) THEN NULL ELSE kn.nspname END, kc.relname,"
-        " CASE WHEN pg_table_is_visible(pc.oid) THEN NULL ELSE pn.nspname END, pc.relname, k.confdeltype,"
-        " ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY AS u(n, o)"
-        " JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.n ORDER BY o),"
-        " ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY AS u(n, o)"
-        " JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.n ORDER BY o)"
-        " FROM pg_constraint k JOIN pg_class kc ON kc.oid = k.conrelid JOIN pg_namespace kn ON kn.oid = kc.relnamespace"
-        " JOIN part ON part.oid = k.confrelid JOIN pg_class pc ON pc.oid = part.whole"
-        " JOIN pg_namespace pn ON pn.oid = pc.relnamespace WHERE k.contype = 'f' AND k.conparentid = 0 ORDER BY 2, 3, 1"
-    )
     OID = (
         "SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relname = :name"
         " AND c.relkind IN ('r', 'p')"
@@ -210,12 +171,7 @@ class _PostgreSQL(Catalogue):
     )
 
     def foreign_keys(self) -> list[ForeignKey]:
-        found = []
-        for name, schema, table, parent_schema, parent, rule, columns, parent_columns in self._all(self.KEYS):
-            rule = DELETE_RULES[rule.decode() if isinstance(rule, bytes) else rule]
-            columns, parent_columns = tuple(columns), tuple(parent_columns)
-            found.append(ForeignKey(name, table, columns, parent, parent_columns, rule, schema, parent_schema))
-        return found
+        return postgres_keys(self.store.connection)
 
     def all_tables(self) -> list[Ref]:
         return [(row[0], row[1]) for row in self._all(self.TABLES)]
@@ -237,16 +193,10 @@ class _SQLite(Catalogue):
         return [tuple(_text(v) for v in row) for row in found]
 
     def foreign_keys(self) -> list[ForeignKey]:
-        tables = [r[0] for r in self._rows("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        tables = sqlite_tables(self._rows)
         named = {t.casefold(): t for t in tables}
-        found = []
-        for table in tables:
-            for key in sqlite_foreign_keys(table, self._rows(SQLITE_FOREIGN_KEYS, table), self._columns, self._primary):
-                found.append(replace(key, parent=named[key.parent.casefold()]))
-        return found
-
-    def _columns(self, table: str) -> dict[str, str]:
-        return {r[0].lower(): r[0] for r in self._rows("SELECT name FROM pragma_table_xinfo(?)", table)}
+        keys = (key for table in tables for key in sqlite_keys_of(self._rows, table))
+        return [replace(key, parent=named[key.parent.casefold()]) for key in keys]
 
     def having(self, column: str) -> list[Ref]:
         query = (
@@ -256,21 +206,17 @@ class _SQLite(Catalogue):
         return [(None, r[0]) for r in self._rows(query, column)]
 
     def all_tables(self) -> list[Ref]:
-        return [(None, r[0]) for r in self._rows("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        return [(None, name) for name in sqlite_tables(self._rows)]
 
     def written(self, name: str) -> str:
         rows = self._rows("SELECT name FROM sqlite_schema WHERE type = 'table' AND lower(name) = lower(?)", name)
         return str(rows[0][0]) if rows else name
 
-    def _primary(self, table: str) -> tuple[str, ...]:
-        rows = self._rows("SELECT name FROM pragma_table_info(?) WHERE pk ORDER BY pk", table)
-        return tuple(r[0] for r in rows)
-
     def table(self, ref: Ref) -> Known:
         rows = self._rows('SELECT name, "notnull", lower(type) FROM pragma_table_xinfo(?) WHERE hidden != 1', ref[1])
         columns = [(r[0], not r[1], r[2]) for r in rows]
         required = {r[0] for r in rows if r[1]}
-        keys = [primary] if (primary := self._primary(ref[1])) else []
+        keys = [primary] if (primary := sqlite_primary(self._rows, ref[1])) else []
         for (index,) in self._rows('SELECT name FROM pragma_index_list(?) WHERE "unique" AND NOT partial', ref[1]):
             names = tuple(r[0] for r in self._rows("SELECT name FROM pragma_index_info(?) ORDER BY seqno", index))
             if set(names) <= required:
@@ -279,7 +225,7 @@ class _SQLite(Catalogue):
         return _known(ref, columns, keys, collations)
 
     def _collations(self, ref: Ref) -> list[tuple[str, str]]:
-        """Of each indexed column, the one of its key last: an index may have a collation of its own."""
+        """The collation of each indexed column; the key's comes last, since an index may have one of its own."""
         return self._rows(
             "SELECT i.name, i.coll FROM pragma_index_list(?) l JOIN pragma_index_xinfo(l.name) i"
             " WHERE i.key AND i.cid >= 0 ORDER BY l.origin = 'pk', l.\"unique\"",
@@ -299,10 +245,12 @@ def _known(
 ) -> Known:
     nullable = frozenset(name for name, may_be_null, _ in columns if may_be_null)
     types = {name: kind for name, _, kind in columns}
-    return Known(ref, tuple(types), nullable, keys[0] if keys else (), tuple(keys), types, collations)
+    return Known(
+        ref, tuple(types), nullable, keys[0] if keys else (), keys=tuple(keys), types=types, collations=collations
+    )
 
 
-_CATALOGUES: dict[str, Callable[[LogStore], Catalogue]] = {
+_CATALOGUES: dict[str, Callable[[RowStore], Catalogue]] = {
     "mysql": _MySQL,
     "mariadb": _MySQL,
     "postgresql": _PostgreSQL,

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from saju_ops.errors import Refused
 from saju_ops.expired.expiry import COLUMN, TimeColumn
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
 from saju_ops.rows.table import TIME_COLUMN
 from saju_ops.stale.moments import CLOCK_SKEW
 
@@ -35,7 +35,7 @@ LAST = datetime(9000, 1, 1)  # noqa: DTZ001
 class Clock:
     """The times of one table: `setting` names the zone of those that have none."""
 
-    store: LogStore
+    store: RowStore
     setting: str
     now: datetime
 

@@ -107,5 +107,5 @@ def letter_by_letter(engine: str, cell: Any) -> Any:
 
 
 def compares_more(engine: str, mine: Collation | None, theirs: Collation | None) -> bool:
-    """Whether the referenced column may take two texts for one that the referring column tells apart."""
+    """Whether the referenced column may take for one two texts that differ to the referring column."""
     return engine != "sqlite" and theirs is not None and not theirs.exact and mine != theirs

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from saju_ops.errors import Refused
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
 from saju_ops.times import parse_instant
 
 COLUMN = "expires_at"
@@ -35,7 +35,7 @@ NO_TIME = ("0000-", "0001-01-01", "1970-01-01")
 class TimeColumn:
     """A column of times of one table, and the zone in which it keeps them."""
 
-    store: LogStore
+    store: RowStore
     name: str
 
     @property
@@ -121,7 +121,7 @@ class Expiry:
     """Rows of one table that were past at `now` (with its zone): by `expires_at`, and by the columns of `used`, which
     say when a row was last used. NULL in one of those says nothing."""
 
-    store: LogStore
+    store: RowStore
     now: datetime
     used: tuple[str, ...] = ()
 

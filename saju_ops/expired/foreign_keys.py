@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from saju_ops.errors import Refused
 from saju_ops.expired.catalogue import _CATALOGUES, Catalogue, Known, Ref, named, shown
 from saju_ops.expired.conditions import Cells, compared
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
 from saju_ops.rows.table import ForeignKey
 from saju_ops.rows.unseen_keys import Unsure, require_seen
 
@@ -83,7 +83,7 @@ def parent_of(key: ForeignKey) -> Ref:
     return key.parent_schema, key.parent
 
 
-def closure_of(store: LogStore, *, implied: Sequence[ForeignKey] = (), taken: Collection[str] = ()) -> Closure:
+def closure_of(store: RowStore, *, implied: Sequence[ForeignKey] = (), taken: Collection[str] = ()) -> Closure:
     """Everything that hangs on the store's table. `implied` are references that no foreign key declares; the rows of
     the tables `taken` go whatever their key's rule.
 
@@ -105,10 +105,12 @@ def closure_of(store: LogStore, *, implied: Sequence[ForeignKey] = (), taken: Co
     for ref in going:
         _require_identity(ref, tables[ref], hard)
     groups = _groups(going, [(child_of(k), parent_of(k)) for k in hard])
-    return Closure(root, tuple(hard), tuple(soft), groups, tables, (doubt,) if doubt else (), unsure)
+    return Closure(
+        root, tuple(hard), tuple(soft), groups, tables=tables, doubts=(doubt,) if doubt else (), unsure=unsure
+    )
 
 
-def _unseen(store: LogStore, going: Collection[Ref], tables: Collection[Ref]) -> tuple[str, str]:
+def _unseen(store: RowStore, going: Collection[Ref], tables: Collection[Ref]) -> tuple[str, str]:
     """What is doubtful, and why nothing may be deleted; both may be empty."""
     try:
         return require_seen(store, going, tables), ""
@@ -199,7 +201,7 @@ def _require_identity(ref: Ref, known: Known, hard: Sequence[ForeignKey]) -> Non
         )
 
 
-def catalogue_of(store: LogStore) -> Catalogue:
+def catalogue_of(store: RowStore) -> Catalogue:
     return _CATALOGUES[store.connection.dialect.name](store)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from saju_ops.expired.s3_names import S3Names
+from saju_ops.storage import folders
 from saju_ops.storage.address import split_uri
 from saju_ops.storage.s3.address import S3Options, parse_s3_uri
 
@@ -26,10 +27,6 @@ THREADS = 16
 CONNECT_TIMEOUT = 5
 READ_TIMEOUT = 20
 ATTEMPTS = 2
-BACKUP_FOLDERS = (
-    "conversation_logs/", "database/", "masked_database/", "chroma/", "purged_jobs/", "reconciled_jobs/",
-    "redis_pending/",
-)  # fmt: skip
 GONE = {"NoSuchKey", "NoSuchVersion", "NotFound", "404"}
 
 
@@ -94,7 +91,7 @@ def backup_folders(backup_uri: str, bucket: str) -> tuple[str, ...]:
     places = [parse_s3_uri(each) for each in split_uri(backup_uri) if each.startswith("s3://")]
     return tuple(
         f"{prefix}/{folder}" if prefix else folder
-        for own, prefix in places if own == bucket for folder in BACKUP_FOLDERS
+        for own, prefix in places if own == bucket for folder in folders.ALL
     )  # fmt: skip
 
 

@@ -15,111 +15,42 @@ that, an expired job, within the hour.
 
 from __future__ import annotations
 
-import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
 from saju_ops.database.connect import error_text
-from saju_ops.errors import OperatorError, Refused
+from saju_ops.errors import OperatorError
 from saju_ops.expired.batches import (
     LOCK_WAIT,
-    AlteredStop,
-    Batches,
     Limits,
-    Outcome,
-    Stop,
     name_of,
-    open_table,
-    settled,
 )
 from saju_ops.expired.catalogue import Ref, shown
-from saju_ops.expired.clocks import Clock
 from saju_ops.expired.conditions import Identity
-from saju_ops.expired.dependents import Found, Hanging
-from saju_ops.expired.expiry import Expiry
-from saju_ops.expired.foreign_keys import Closure, catalogue_of, child_of, parent_of, require_known, require_seen_whole
+from saju_ops.expired.dependents import Hanging
+from saju_ops.expired.finding import Found
+from saju_ops.expired.foreign_keys import child_of, parent_of
 from saju_ops.expired.job_files import BadKey, JobFiles
-from saju_ops.expired.links import NamedLink, left_out, linked_closure
+from saju_ops.expired.job_preparation import JobPreparation
+from saju_ops.expired.job_tables import JobPurgeResult, JobTables, file_tables
 from saju_ops.expired.orphans import orphan_rows
-from saju_ops.expired.row_archive import FOLDER, RowArchive, require_archivable
-from saju_ops.expired.shared_files import SharedFiles
+from saju_ops.expired.row_archive import FOLDER
 from saju_ops.rows.csvfile import Compression
-from saju_ops.rows.engines.base import broken_off
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
+from saju_ops.rows.engines.session import broken_off
+from saju_ops.run_control import TO_THE_END, RunControl
 from saju_ops.storage.open import Storage, StorageError
 from saju_ops.words import counted, were
 
-if TYPE_CHECKING:
-    pass
-
-# 250 jobs of four files are one request to S3; their rows are locked for as long as it takes.
-DEFAULT_BATCH = 250
 # Jobs whose rows to keep go into one archive file.
 ARCHIVE_JOBS = 5_000
-# The settings' own values, which an installation without such tables needn't change.
-MAY_BE_MISSING = ("payments", "payment_failures", "job_files")
-NONE_OF_THEM = (*MAY_BE_MISSING, "sms_logs", "phone_verification_attempts", "reports", "report_knowledge")
-# Columns in which a table of files may keep their sizes, so that S3 needn't be asked for each.
-SIZE_COLUMNS = ("size_bytes", "file_size", "size")
-
-
-@dataclass(frozen=True)
-class JobTables:
-    """Which table holds the jobs, which may go with them, which are archived first, and where files are named."""
-
-    root: str
-    may_go: tuple[str, ...]
-    keep: tuple[str, ...] = ()
-    files: tuple[tuple[str, str], ...] = ()
-    links: tuple[NamedLink, ...] = ()
-
-    def as_named_by(self, store: LogStore) -> JobTables:
-        """The same without the schema in which the database looks anyway."""
-        plain = catalogue_of(store).plain
-        files = tuple((plain(table), column) for table, column in self.files)
-        links = tuple(
-            replace(each, table=plain(each.table), parent=plain(each.parent)) for each in self.links
-        )  # fmt: skip
-        found = replace(
-            self, may_go=tuple(map(plain, self.may_go)), keep=tuple(map(plain, self.keep)), files=files, links=links
-        )
-        store.end_read()
-        return found
-
-
-def jobs_closure(store: LogStore, tables: JobTables) -> Closure:
-    """Everything that hangs on a job, whatever its foreign keys say or don't. Raises Refused, naming the table, where
-    that is more than may go, or less. Reads the catalogue only."""
-    closure = linked_closure(
-        store, tables.may_go, "PURGE_TABLES", links=tables.links, may_be_missing=NONE_OF_THEM,
-        require=lambda found: require_known(found, tables.may_go, "PURGE_TABLES", tables.keep),
-    )  # fmt: skip
-    return replace(closure, doubts=(*closure.doubts, *left_out(store, closure, "PURGE_TABLES")))
-
-
-def job_limits(
-    *, dry_run: bool = True, max_jobs: int | None = None, max_runtime_seconds: float | None = None,
-    batch_jobs: int = DEFAULT_BATCH, pause_seconds: float = 0.0,
-) -> Limits:  # fmt: skip
-    """Raises Refused for values that make no sense, before anything is touched."""
-    return Limits(dry_run, max_jobs, max_runtime_seconds, batch_jobs, pause_seconds)
-
-
-@dataclass
-class JobPurgeResult(Outcome):
-    rows_archived: Counter[str] = field(default_factory=Counter)
-    archives: list[str] = field(default_factory=list)
-    files: int = 0
-    # Files that rows of jobs that stay name too; they were left.
-    files_shared: int = 0
-    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -134,13 +65,8 @@ class _Again(Exception):
     """Some files did not go: back to the savepoint, and once more without their jobs."""
 
 
-def open_jobs(url: sa.URL, table: str, zone: ZoneInfo) -> LogStore:
-    """The table of jobs. `zone` is the zone of times without one. Raises NoSuchTable, Refused, OperatorError."""
-    return open_table(url, table, zone, "JOBS_TABLE")
-
-
 def purge_expired_jobs(
-    store: LogStore,
+    store: RowStore,
     storage: Storage,
     tables: JobTables,
     limits: Limits,
@@ -150,21 +76,19 @@ def purge_expired_jobs(
     files: JobFiles | None,
     compression: Compression = "none",
     run_id: str = "",
-    should_stop: Callable[[], str | None] = lambda: None,
-    progress: Callable[[JobPurgeResult], None] = lambda result: None,
-    sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
+    control: RunControl = TO_THE_END,
     wait: float = LOCK_WAIT,
 ) -> JobPurgeResult:
     """Deletes the jobs that were past at `now` (with its zone). `zone` is that of the archives' names; without
-    `files` S3 is left alone. `should_stop` is asked between batches.
+    `files` S3 is left alone. `control` is asked between batches.
 
     Raises Refused or Busy before anything is touched, and OperatorError where the archive can't be written or
     the database is lost; what was deleted before that was archived and its files are gone.
     """
-    work = _Purge(
-        store, storage, tables, limits, now, zone, files, compression, run_id, should_stop, progress, sleep, clock
-    )
+    work = JobPurge(
+        store, storage, tables, limits, now, zone=zone, files=files, compression=compression, run_id=run_id,
+        control=control,
+    )  # fmt: skip
     with broken_off(work.broken_off):
         work.prepare()
         with store.lock("expired jobs", wait):
@@ -172,29 +96,7 @@ def purge_expired_jobs(
 
 
 @dataclass
-class _Purge:
-    store: LogStore
-    storage: Storage
-    tables: JobTables
-    limits: Limits
-    now: datetime
-    zone: ZoneInfo
-    files: JobFiles | None
-    compression: Compression
-    run_id: str
-    should_stop: Callable[[], str | None]
-    progress: Callable[[JobPurgeResult], None]
-    sleep: Callable[[float], None]
-    clock: Callable[[], float]
-
-    def __post_init__(self) -> None:
-        self.result = JobPurgeResult(self.now, self.limits.dry_run)
-        self.started = self.clock()
-        self.archives: dict[Ref, RowArchive] = {}
-        self.file_columns: dict[Ref, list[str]] = defaultdict(list)
-        self.size_columns: dict[Ref, str] = {}
-        self.shared: SharedFiles | None = None
-
+class JobPurge(JobPreparation):
     def broken_off(self, text: str) -> str:
         return (
             f"The database broke off the purge of expired jobs ({text}). {counted(self.result.deleted, 'job')}"
@@ -202,113 +104,15 @@ class _Purge:
             " with all of them. Launch again to go on."
         )
 
-    # --- before anything is touched ------------------------------------------------------------------------
-
-    def prepare(self) -> None:
-        """Reads the catalogue. Raises Refused."""
-        self.expiry = Expiry(self.store, self.now)
-        self.store.require_transactions()
-        clock = Clock(self.store, "JOBS_DATABASE_TIMEZONE", self.now)
-        clock.require("Jobs would be deleted too early or too late. Nothing was deleted")
-        self.tables = self.tables.as_named_by(self.store)
-        self.closure: Closure
-        self.closure, self.traits = settled(self.store, self._look_at_closure)
-        if not self.limits.dry_run:
-            require_seen_whole(self.closure)
-        self.result.doubts = (*self.closure.doubts, *clock.doubts([ZoneInfo("UTC"), self.zone]))
-        for name in self.tables.keep:
-            if (ref := self.closure.find(name)) is not None:
-                self._keep(ref)
-            elif name not in MAY_BE_MISSING:
-                self._require_table(name, "PURGE_KEEP_TABLES", "rows that must be kept would be deleted")
-        for table, column in self.tables.files:
-            self._name_files(table, column)
-        if self.files is not None:
-            self.shared = SharedFiles(self.store, self.closure, self.files.place, self.file_columns)
-        self.wanted: dict[Ref, list[str]] = {ref: list(cols) for ref, cols in self.file_columns.items()}
-        for ref in self.archives:
-            self.wanted.setdefault(ref, [])
-        for ref, column in self.size_columns.items():
-            self.wanted[ref].append(column)
-        self.batches = Batches(
-            self.store, self.closure, self.expiry, self.limits, self.result, self.should_stop, self.sleep, self.clock,
-            self.started, self.traits,
-        )  # fmt: skip
-        self.store.wait_briefly()
-
-    def _look_at_closure(self) -> Closure:
-        return jobs_closure(self.store, self.tables)
-
-    def _keep(self, ref: Ref) -> None:
-        identity = self.closure.tables[ref].identity
-        if ref == self.closure.root or not identity:
-            raise Refused(
-                f"PURGE_KEEP_TABLES names {shown(ref)}, which is the table of jobs itself or has no key. Nothing was"
-                " deleted."
-            )
-        self.archives[ref] = RowArchive(
-            require_archivable(self.store, ref[1], ref[0]), self.storage, identity, root=shown(self.closure.root),
-            now=self.now, zone=self.zone, compression=self.compression, run_id=self.run_id,
-        )  # fmt: skip
-
-    def _require_table(self, name: str, setting: str, otherwise: str) -> None:
-        """Raises Refused for a name that no table has: taken for none, a mistyped one would do harm."""
-        if "." in name or not self.store.has_table(name):
-            raise Refused(
-                f"{setting} names {name}, but no such table hangs on {self.tables.root}, and {otherwise}. Nothing was"
-                " deleted; correct the name."
-            )
-
-    def _name_files(self, table: str, column: str) -> None:
-        ref = self.closure.find(table)
-        if ref is None:
-            if self.files is not None and table not in MAY_BE_MISSING:
-                self._require_table(table, "PURGE_FILE_COLUMNS", "the files of a job would be left for ever")
-            if self.files is not None and self.store.has_table(table):
-                raise Refused(
-                    f"No foreign key leads from {table} to {self.tables.root}, and PURGE_TABLES doesn't name it, so the"
-                    " files of a job can't be found and would be left for ever. Nothing was deleted; add the table to"
-                    " PURGE_TABLES, or take it out of PURGE_FILE_COLUMNS."
-                )
-            return
-        if column not in self.closure.tables[ref].columns:
-            raise Refused(
-                f"PURGE_FILE_COLUMNS names {table}.{column}, but there is no such column. Nothing was deleted."
-            )
-        if self.files is not None:
-            if not self.closure.tables[ref].identity:
-                raise Refused(
-                    f"The table {shown(ref)} has no primary key and no unique key without NULLs, so the rows of a job"
-                    " that name files can't be told apart (PURGE_FILE_COLUMNS). Nothing was deleted; give the table a"
-                    " key."
-                )
-            self.file_columns[ref].append(column)
-            sizes = (c for c in SIZE_COLUMNS if c in self.closure.tables[ref].columns)
-            if (size := next(sizes, None)) is not None:
-                self.size_columns[ref] = size
-
     # --- the run ---------------------------------------------------------------------------------------------
 
     def run(self) -> JobPurgeResult:
         if self.archives and not self.limits.dry_run:
             self._ready_storage()
-        candidates = self.batches.candidates()
-        try:
-            while candidates:
-                self.batches.check_limits()
-                size = min(ARCHIVE_JOBS, self.batches.left() or ARCHIVE_JOBS)
-                self._chunk(candidates[:size])
-                candidates = candidates[size:]
-            self.batches.require_all()
-        except AlteredStop as stop:
-            self.result.stopped = str(stop)
-            self.result.seconds = self.clock() - self.started
-            return self.result
-        except Stop as stop:
-            self.result.stopped = str(stop)
-        self.result.doubts += tuple(self.shared.doubts()) if self.shared is not None else ()
-        self.result.orphans = orphan_rows(self.store, self.closure, files=file_tables(self.closure, self.tables))
-        self.result.seconds = self.clock() - self.started
+        if self.batches.in_chunks(self.batches.candidates(), ARCHIVE_JOBS, self._chunk):
+            self.result.doubts += tuple(self.shared.doubts()) if self.shared is not None else ()
+            self.result.orphans = orphan_rows(self.store, self.closure, files=file_tables(self.closure, self.tables))
+        self.result.seconds = self.control.clock() - self.started
         return self.result
 
     def _ready_storage(self) -> None:
@@ -408,7 +212,7 @@ class _Purge:
 
     def _batch(self, jobs: Sequence[Identity]) -> None:
         self._look(jobs) if self.limits.dry_run else self._delete(jobs)
-        self.progress(self.result)
+        self.control.progress(self.result)
 
     def _look(self, jobs: Sequence[Identity]) -> None:
         with self.store.snapshot():
@@ -527,18 +331,6 @@ class _Purge:
         if len(self.size_columns) < len(self.file_columns) and self.files.down is None:
             told |= self.files.sizes(keys - told.keys())
         return told
-
-
-def orphans(store: LogStore, tables: JobTables) -> Counter[str]:
-    """Rows whose job is gone, by table and column. Reads only. Raises Refused where PURGE_TABLES or PURGE_LINKS do."""
-    tables = tables.as_named_by(store)
-    closure = linked_closure(store, tables.may_go, "PURGE_TABLES", links=tables.links, may_be_missing=NONE_OF_THEM)
-    return orphan_rows(store, closure, files=file_tables(closure, tables))
-
-
-def file_tables(closure: Closure, tables: JobTables) -> set[Ref]:
-    """The tables of the closure that name files."""
-    return {ref for table, _ in tables.files if (ref := closure.find(table)) is not None}
 
 
 def _number_of_bytes(value: Any) -> int | None:

@@ -15,7 +15,7 @@ from saju_ops.errors import Refused
 from saju_ops.expired.catalogue import Catalogue, Known, Ref, named, shown
 from saju_ops.expired.foreign_keys import Closure, Link, catalogue_of, child_of, closure_of, parent_of
 from saju_ops.expired.link_values import are_comparable
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
 from saju_ops.rows.table import ForeignKey
 
 # Names of a key that say nothing of the table: a column of that name refers to nothing.
@@ -37,7 +37,7 @@ class NamedLink:
 
 
 def linked_closure(
-    store: LogStore, listed: Collection[str], setting: str, *, links: Sequence[NamedLink] = (),
+    store: RowStore, listed: Collection[str], setting: str, *, links: Sequence[NamedLink] = (),
     may_be_missing: Collection[str] = (), also: Sequence[ForeignKey] = (),
     require: Callable[[Closure], None] = lambda closure: None,
 ) -> Closure:  # fmt: skip
@@ -57,7 +57,7 @@ def linked_closure(
     return closure
 
 
-def left_out(store: LogStore, closure: Closure, setting: str) -> list[str]:
+def left_out(store: RowStore, closure: Closure, setting: str) -> list[str]:
     """A sentence for each table that has a column named after the root and isn't part of the closure."""
     catalogue = catalogue_of(store)
     name = f"{singular(closure.root[1])}_id"
@@ -87,7 +87,7 @@ def singular(table: str) -> str:
 
 @dataclass
 class _Search:
-    store: LogStore
+    store: RowStore
     catalogue: Catalogue
     listed: tuple[str, ...]
     setting: str
@@ -172,7 +172,16 @@ class _Search:
             return
         name = f"by {', '.join(columns)}"
         self.found.append(
-            Link(name, child[1], tuple(columns), parent[1], tuple(parent_columns), "NO ACTION", child[0], parent[0])
+            Link(
+                name,
+                child[1],
+                tuple(columns),
+                parent[1],
+                tuple(parent_columns),
+                "NO ACTION",
+                schema=child[0],
+                parent_schema=parent[0],
+            )
         )
 
     # --- links by the names of columns -----------------------------------------------------------------------

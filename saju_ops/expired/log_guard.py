@@ -24,7 +24,7 @@ from saju_ops.expired.foreign_keys import Closure
 from saju_ops.rows.comeback import require_comeback
 from saju_ops.rows.days import Day, day_of
 from saju_ops.rows.digest import key_hashes, row_hashes
-from saju_ops.rows.engines.open import LogStore, Selection
+from saju_ops.rows.engines.open import RowStore, Selection
 from saju_ops.rows.table import TIME_COLUMN, ForeignKey
 from saju_ops.storage.open import Storage
 from saju_ops.times import parse_instant
@@ -40,7 +40,7 @@ class LogGuard:
     session."""
 
     def __init__(
-        self, store: LogStore, storage: Storage, closure: Closure, key: ForeignKey, *, zone: ZoneInfo, cutoff: Day
+        self, store: RowStore, storage: Storage, closure: Closure, key: ForeignKey, *, zone: ZoneInfo, cutoff: Day
     ) -> None:
         self.store, self.storage, self.closure, self.key = store, storage, closure, key
         self.zone, self.cutoff = zone, cutoff

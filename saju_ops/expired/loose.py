@@ -17,6 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from saju_ops.database.families import family_of
 from saju_ops.errors import Refused
 from saju_ops.expired.catalogue import Known, Ref, named, shown
 from saju_ops.expired.conditions import Identity, chunks, compared, compares_more, letter_by_letter, naming
@@ -24,7 +25,7 @@ from saju_ops.expired.expiry import Expiry
 from saju_ops.expired.foreign_keys import Closure, catalogue_of, child_of, parent_of
 from saju_ops.expired.link_values import Kind, are_comparable, kind_of, spelled
 from saju_ops.expired.links import PLAIN_KEYS, singular
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
 
 SETTING = "SESSION_CLEAR_COLUMNS"
 DEFAULT = "system_metrics.session_id"
@@ -54,7 +55,7 @@ _RENEWED = (
 class LooseColumns:
     """What is cleared with a session, and sentences of what isn't."""
 
-    store: LogStore
+    store: RowStore
     closure: Closure
     columns: list[tuple[Ref, str, tuple[str, ...]]] = field(default_factory=list)
     # Columns of another kind than the key of the sessions, such as texts for UUIDs: servers compare those wrongly.
@@ -114,7 +115,7 @@ class LooseColumns:
 
 
 def loose_columns(
-    store: LogStore, closure: Closure, wanted: Collection[str], *, given: bool, expiry: Expiry
+    store: RowStore, closure: Closure, wanted: Collection[str], *, given: bool, expiry: Expiry
 ) -> LooseColumns:
     """`wanted` are columns as table.column; `given` is False where they are the setting's default. Reads the catalogue,
     and a column whose collation is another than that of the sessions' key.
@@ -153,7 +154,7 @@ def loose_columns(
     return found
 
 
-def _why_not(store: LogStore, closure: Closure, ref: Ref, column: str) -> str:
+def _why_not(store: RowStore, closure: Closure, ref: Ref, column: str) -> str:
     """Why a column can't be set to NULL; empty where it can."""
     known, root = catalogue_of(store).table(ref), closure.tables[closure.root]
     store.end_read()
@@ -177,14 +178,14 @@ def _why_not(store: LogStore, closure: Closure, ref: Ref, column: str) -> str:
     return _refused_by_the_server(store, ref, column)
 
 
-def _is_indexed(store: LogStore, table: str, column: str) -> bool:
-    family = {"mariadb": "mysql"}.get(store.connection.dialect.name, store.connection.dialect.name)
+def _is_indexed(store: RowStore, table: str, column: str) -> bool:
+    family = family_of(store.connection.dialect.name)
     found = store.connection.execute(sa.text(_INDEXED[family]), {"name": table, "column": column}).first()
     store.end_read()
     return found is not None
 
 
-def _refused_by_the_server(store: LogStore, ref: Ref, column: str) -> str:
+def _refused_by_the_server(store: RowStore, ref: Ref, column: str) -> str:
     """The server is asked by an update of no row; SQLite has no rights, and would be locked by one."""
     if store.connection.dialect.name == "sqlite":
         return ""
@@ -198,14 +199,14 @@ def _refused_by_the_server(store: LogStore, ref: Ref, column: str) -> str:
     return ""
 
 
-def _renewed(store: LogStore, ref: Ref) -> tuple[str, ...]:
+def _renewed(store: RowStore, ref: Ref) -> tuple[str, ...]:
     if store.connection.dialect.name not in ("mysql", "mariadb"):
         return ()
     names = [row[0] for row in store.connection.execute(sa.text(_RENEWED), {"name": ref[1]})]
     return tuple(str(name) for name in names)
 
 
-def _others(store: LogStore, closure: Closure, cleared: Collection[Ref], said: Collection[str]) -> Iterator[str]:
+def _others(store: RowStore, closure: Closure, cleared: Collection[Ref], said: Collection[str]) -> Iterator[str]:
     """A sentence for each other table that holds ids of sessions without a key."""
     catalogue, root = catalogue_of(store), closure.tables[closure.root]
     key = root.identity[0] if len(root.identity) == 1 else ""

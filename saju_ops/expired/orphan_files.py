@@ -25,11 +25,11 @@ from saju_ops.errors import Refused
 from saju_ops.expired.catalogue import Ref, named
 from saju_ops.expired.foreign_keys import catalogue_of
 from saju_ops.expired.job_files import BadKey, FilePlace, JobFiles, error_name
-from saju_ops.expired.jobs import JobTables
+from saju_ops.expired.job_tables import JobTables
 from saju_ops.expired.s3_names import Named, nfc
 from saju_ops.masking.hash_set import HashSet, hashed
-from saju_ops.rows.engines.base import broken_off
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
+from saju_ops.rows.engines.session import broken_off
 from saju_ops.words import counted, were
 
 # A list of 1,000 takes some 0.1 s: five minutes and 2,000 requests.
@@ -66,7 +66,7 @@ class OrphanFiles:
 
 
 def orphan_files(
-    store: LogStore, tables: JobTables, files: JobFiles, now: datetime, *, most: int = MOST
+    store: RowStore, tables: JobTables, files: JobFiles, now: datetime, *, most: int = MOST
 ) -> OrphanFiles:
     """Looks at `most` files of the bucket's folder at most. Raises Refused where that folder is neither set nor known
     from the rows, or a column of PURGE_FILE_COLUMNS isn't there, and OperatorError where the database or the temporary
@@ -95,7 +95,7 @@ def orphan_files(
     return result
 
 
-def _columns(store: LogStore, tables: JobTables) -> list[tuple[Ref, str]]:
+def _columns(store: RowStore, tables: JobTables) -> list[tuple[Ref, str]]:
     """Raises Refused where one isn't there: all files that it names would seem to be orphans."""
     catalogue = catalogue_of(store)
     every, found = catalogue.all_tables(), []
@@ -116,7 +116,7 @@ def _broken_off(text: str) -> str:
 
 
 def _names(
-    store: LogStore, columns: Sequence[tuple[Ref, str]], place: FilePlace, result: OrphanFiles
+    store: RowStore, columns: Sequence[tuple[Ref, str]], place: FilePlace, result: OrphanFiles
 ) -> Iterator[Named]:
     """What some rows together name. The result gets the folder afterwards."""
     names, folders = place.names, set[str]()

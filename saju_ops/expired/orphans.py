@@ -16,11 +16,11 @@ from saju_ops.expired.catalogue import Ref, shown
 from saju_ops.expired.conditions import bindable
 from saju_ops.expired.foreign_keys import Closure, Link, child_of, parent_of
 from saju_ops.expired.link_values import Meanings
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
 from saju_ops.rows.table import ForeignKey
 
 
-def orphan_rows(store: LogStore, closure: Closure, *, files: Collection[Ref] = ()) -> Counter[str]:
+def orphan_rows(store: RowStore, closure: Closure, *, files: Collection[Ref] = ()) -> Counter[str]:
     """Rows that hang on nothing, by table and column; `files` are tables that name files. None, where the database
     keeps its foreign keys and none of them empties references."""
     found: Counter[str] = Counter()
@@ -46,7 +46,7 @@ def _may_be_empty(closure: Closure, files: Collection[Ref]) -> Iterator[tuple[Re
             yield ref, keys
 
 
-def _without_parent(store: LogStore, closure: Closure, key: ForeignKey) -> int:
+def _without_parent(store: RowStore, closure: Closure, key: ForeignKey) -> int:
     child, parent = _table(child_of(key), key.columns).alias("c"), _table(parent_of(key), key.parent_columns).alias("p")
     mine = closure.compared(key, store.table.engine, [child.c[c] for c in key.columns])
     same = (parent.c[b] == a for a, b in zip(mine, key.parent_columns, strict=True))
@@ -54,7 +54,7 @@ def _without_parent(store: LogStore, closure: Closure, key: ForeignKey) -> int:
     return _count(store, child, [*(child.c[c].is_not(None) for c in key.columns), ~there])
 
 
-def _strayed(store: LogStore, link: Link) -> int:
+def _strayed(store: RowStore, link: Link) -> int:
     """The same of a reference that no key declares, whose columns the server may be unable to compare."""
     parent, child = _table(parent_of(link), link.parent_columns), _table(child_of(link), link.columns)
     rows = store.connection.execute(sa.select(*(parent.c[c] for c in link.parent_columns)))
@@ -72,5 +72,5 @@ def _table(ref: Ref, columns: Collection[str]) -> sa.TableClause:
     return sa.table(ref[1], *map(sa.column, dict.fromkeys(columns)), schema=ref[0])
 
 
-def _count(store: LogStore, table: sa.FromClause, where: Collection[sa.ColumnElement[bool]]) -> int:
+def _count(store: RowStore, table: sa.FromClause, where: Collection[sa.ColumnElement[bool]]) -> int:
     return int(store.connection.execute(sa.select(sa.func.count()).select_from(table).where(*where)).scalar_one())

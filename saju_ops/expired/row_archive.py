@@ -26,8 +26,9 @@ from saju_ops.errors import OperatorError, ProofFailed, shown
 from saju_ops.expired.conditions import Identity, chunks, one_of
 from saju_ops.rows.csvfile import Compression, CsvSink, Packing
 from saju_ops.rows.digest import ALGORITHM, EMPTY, Digest, key_hashes, row_hashes
-from saju_ops.rows.engines.base import as_bytes
-from saju_ops.rows.engines.open import LogStore, Selection
+from saju_ops.rows.engines.open import RowStore, Selection
+from saju_ops.rows.engines.selecting import as_bytes
+from saju_ops.storage import folders
 from saju_ops.storage.encryption import ENDING, METHOD
 from saju_ops.storage.open import AlreadyThere, Storage, StorageError
 from saju_ops.storage.seal import Unsealed, read_sealed
@@ -36,7 +37,7 @@ from saju_ops.words import counted
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FOLDER = "purged_jobs"
+FOLDER = folders.PURGED_JOBS.rstrip("/")
 KIND = "purged_rows"
 MANIFEST = ".manifest.json"
 # A run's clock may be behind another's by as much.
@@ -51,7 +52,7 @@ class RowArchive:
     """The archives of one table: `store` is on the connection on which the rows are deleted."""
 
     def __init__(
-        self, store: LogStore, storage: Storage, identity: Sequence[str], *, root: str, now: datetime,
+        self, store: RowStore, storage: Storage, identity: Sequence[str], *, root: str, now: datetime,
         zone: ZoneInfo, compression: Compression, run_id: str,
     ) -> None:  # fmt: skip
         self.store, self.storage, self.identity = store, storage, identity
@@ -296,7 +297,7 @@ def _shown(key: tuple[bytes, ...] | None) -> list[str | None]:
     return [as_bytes(v).decode("utf-8", "replace") for v in key] if key else []
 
 
-def require_archivable(store: LogStore, table: str, schema: str | None) -> LogStore:
+def require_archivable(store: RowStore, table: str, schema: str | None) -> RowStore:
     """The table as a store on the same connection. Raises OperatorError where it can't be archived."""
     if schema is not None:
         raise OperatorError(

@@ -12,10 +12,11 @@ from typing import Any
 from uuid import uuid4
 
 from saju_ops.errors import OperatorError, ProofFailed
+from saju_ops.storage import folders
 from saju_ops.storage.open import Storage, StorageError
 from saju_ops.storage.seal import read_sealed, write_sealed
 
-FOLDER = "redis_pending/"
+FOLDER = folders.REDIS_PENDING
 PREFIX = "session:"
 KEYS_PER_REQUEST = 1_000
 TIMEOUT = 5

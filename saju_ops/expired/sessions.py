@@ -11,9 +11,8 @@ with the session (`loose.py`).
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -24,11 +23,9 @@ from saju_ops.errors import OperatorError, Refused
 from saju_ops.errors import shown as shown_name
 from saju_ops.expired.batches import (
     LOCK_WAIT,
-    AlteredStop,
     Batches,
     Limits,
     Outcome,
-    Stop,
     open_table,
     settled,
 )
@@ -44,9 +41,10 @@ from saju_ops.expired.loose import DEFAULT, LooseColumns, loose_columns
 from saju_ops.expired.orphans import orphan_rows
 from saju_ops.expired.session_cache import FOLDER, CacheDown, SessionCache, forget, remember, remembered
 from saju_ops.rows.days import cutoff_day
-from saju_ops.rows.engines.base import broken_off
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
+from saju_ops.rows.engines.session import broken_off
 from saju_ops.rows.table import ForeignKey
+from saju_ops.run_control import TO_THE_END, RunControl, Stop
 from saju_ops.storage.open import Storage, StorageError
 from saju_ops.words import counted, them, were
 
@@ -98,19 +96,19 @@ class SessionPurgeResult(Outcome):
         return _session_id(root)[:8] + "…"
 
 
-def open_sessions(url: sa.URL, table: str, zone: ZoneInfo) -> LogStore:
+def open_sessions(url: sa.URL, table: str, zone: ZoneInfo) -> RowStore:
     """The table of sessions. `zone` is the zone of times without one. Raises NoSuchTable, Refused, OperatorError."""
     return open_table(url, table, zone, "SESSIONS_TABLE")
 
 
-def last_use(store: LogStore) -> tuple[str, ...]:
+def last_use(store: RowStore) -> tuple[str, ...]:
     """The column by which the service says that a session is used, which extends no expires_at. Without a last_activity
     updated_at has to do: it may be renewed by others than the user, and then keeps a session for longer."""
     return next(((name,) for name in ("last_activity", "updated_at") if name in store.table.names), ())
 
 
 def purge_expired_sessions(
-    store: LogStore,
+    store: RowStore,
     storage: Storage,
     tables: SessionTables,
     limits: Limits,
@@ -120,10 +118,7 @@ def purge_expired_sessions(
     retention_days: int,
     zone: ZoneInfo,
     cache: SessionCache | None = None,
-    should_stop: Callable[[], str | None] = lambda: None,
-    progress: Callable[[SessionPurgeResult], None] = lambda result: None,
-    sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
+    control: RunControl = TO_THE_END,
     wait: float = LOCK_WAIT,
 ) -> SessionPurgeResult:
     """Deletes the sessions that were past by `grace_days` at `now`. `zone` is that of the archive's days.
@@ -133,9 +128,9 @@ def purge_expired_sessions(
     """
     if not 0 <= grace_days <= 36_500:
         raise Refused(f"grace_days is {grace_days}; it may be from 0 to 36500. Nothing was touched.")
-    work = _Purge(
-        store, storage, tables, limits, now, now - timedelta(days=grace_days), retention_days, zone, cache,
-        should_stop, progress, sleep, clock,
+    work = SessionPurge(
+        store, storage, tables, limits, now, past=now - timedelta(days=grace_days), retention_days=retention_days,
+        zone=zone, cache=cache, control=control,
     )  # fmt: skip
     with broken_off(work.broken_off):
         work.prepare()
@@ -144,8 +139,8 @@ def purge_expired_sessions(
 
 
 @dataclass
-class _Purge:
-    store: LogStore
+class SessionPurge:
+    store: RowStore
     storage: Storage
     tables: SessionTables
     limits: Limits
@@ -154,10 +149,7 @@ class _Purge:
     retention_days: int
     zone: ZoneInfo
     cache: SessionCache | None
-    should_stop: Callable[[], str | None]
-    progress: Callable[[SessionPurgeResult], None]
-    sleep: Callable[[float], None]
-    clock: Callable[[], float]
+    control: RunControl
     guard: LogGuard | None = None
     log_key: ForeignKey | None = None
     gone: list[Identity] = field(default_factory=list)
@@ -165,7 +157,7 @@ class _Purge:
     def __post_init__(self) -> None:
         self.result = SessionPurgeResult(self.now, self.limits.dry_run, past=self.past)
         self.result.cache_used = self.cache is not None
-        self.started = self.clock()
+        self.started = self.control.clock()
 
     def broken_off(self, text: str) -> str:
         return (
@@ -198,8 +190,8 @@ class _Purge:
         self.result.doubts = (*doubts, *clock.doubts([ZoneInfo("UTC"), self.zone]))
         self._guard()
         self.batches = Batches(
-            self.store, self.closure, self.expiry, self.limits, self.result, self.should_stop, self.sleep, self.clock,
-            self.started, self.traits,
+            self.store, self.closure, self.expiry, self.limits, self.result, control=self.control,
+            started=self.started, traits=self.traits,
         )  # fmt: skip
         self.store.wait_briefly()
 
@@ -250,24 +242,13 @@ class _Purge:
             if self.cache is not None and not self.limits.dry_run:
                 self._make_good()
             sessions = [session for session, _ in self.batches.candidates()]
-            while sessions:
-                self.batches.check_limits()
-                size = min(REMEMBERED, self.batches.left() or REMEMBERED)
-                self._chunk(sessions[:size])
-                sessions = sessions[size:]
-            self.batches.require_all()
-        except AlteredStop as stop:
-            self.result.stopped = str(stop)
-            self.result.seconds = self.clock() - self.started
-            return self.result
-        except Stop as stop:
-            self.result.stopped = str(stop)
+            unaltered = self.batches.in_chunks(sessions, REMEMBERED, self._chunk)
         except (StorageError, OSError) as error:
             raise self._storage_failed(error) from error
-        if self.guard is not None:
-            self.result.problems += list(self.guard.problems.values())
-        self.result.orphans = orphan_rows(self.store, self._without_log())
-        self.result.seconds = self.clock() - self.started
+        if unaltered:
+            self.result.problems += list(self.guard.problems.values()) if self.guard is not None else []
+            self.result.orphans = orphan_rows(self.store, self._without_log())
+        self.result.seconds = self.control.clock() - self.started
         return self.result
 
     def _without_log(self) -> Closure:
@@ -320,7 +301,7 @@ class _Purge:
         self.result.rows += rows
         self.result.detached += detached
         self.result.cleared += cleared
-        self.progress(self.result)
+        self.control.progress(self.result)
 
     def _found(self, sessions: Sequence[Identity], *, lock: bool) -> Hanging:
         hanging = Hanging(self.store, self.closure, self.expiry, lock=lock, wanted={})

@@ -18,7 +18,7 @@ from saju_ops.expired.dependents import Hanging
 from saju_ops.expired.foreign_keys import Closure
 from saju_ops.expired.job_files import FilePlace
 from saju_ops.expired.s3_names import Named, nfc
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
 from saju_ops.words import counted, them, were
 
 # Spellings of file names in one statement.
@@ -29,7 +29,7 @@ class SharedFiles:
     """`columns` are those of each table that name files."""
 
     def __init__(
-        self, store: LogStore, closure: Closure, place: FilePlace, columns: Mapping[Ref, Sequence[str]]
+        self, store: RowStore, closure: Closure, place: FilePlace, columns: Mapping[Ref, Sequence[str]]
     ) -> None:
         self.store, self.closure, self.place = store, closure, place
         self.columns = [(ref, column) for ref, names in columns.items() for column in names]

@@ -17,6 +17,7 @@ from saju_ops.dumps.mysql.taking import LOCK_PATIENCE
 from saju_ops.dumps.programs import Output
 from saju_ops.masking.copy_base import Change, Row, _batches, _ended
 from saju_ops.masking.masker import MaskedColumn
+from saju_ops.rows.foreign_keys import mysql_keys_of_database
 
 _MYSQL_COLUMNS = sa.text(
     "SELECT c.TABLE_NAME, c.COLUMN_NAME, c.COLUMN_TYPE, c.CHARACTER_MAXIMUM_LENGTH, c.IS_NULLABLE, c.EXTRA,"
@@ -25,10 +26,6 @@ _MYSQL_COLUMNS = sa.text(
     " ON t.TABLE_SCHEMA = c.TABLE_SCHEMA AND t.TABLE_NAME = c.TABLE_NAME"
     " WHERE c.TABLE_SCHEMA = DATABASE() AND t.TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED')"
     " ORDER BY c.TABLE_NAME, c.ORDINAL_POSITION"
-)
-_MYSQL_KEYS = sa.text(
-    "SELECT TABLE_NAME, COLUMN_NAME, REFERENCED_TABLE_NAME, REFERENCED_COLUMN_NAME FROM"
-    " information_schema.KEY_COLUMN_USAGE WHERE TABLE_SCHEMA = DATABASE() AND REFERENCED_TABLE_SCHEMA = DATABASE()"
 )
 _MYSQL_VIEWS = sa.text("SELECT TABLE_NAME FROM information_schema.VIEWS WHERE TABLE_SCHEMA = DATABASE()")
 # With routines, which views may call.
@@ -61,12 +58,22 @@ class _MySQL:
             small = int(limit) if limit is not None and int(limit) < 65_535 else None
             folded = "_ci" in str(collation)
             found.append(
-                MaskedColumn(table, column, str(kind), None, small, nullable == "YES", _most(str(kind)), folded)
+                MaskedColumn(
+                    table,
+                    column,
+                    str(kind),
+                    None,
+                    limit=small,
+                    nullable=nullable == "YES",
+                    most=_most(str(kind)),
+                    folded=folded,
+                )
             )
         return found
 
     def keys(self) -> list[tuple[str, str, str, str]]:
-        return [tuple(row) for row in self._reader.execute(_MYSQL_KEYS)]
+        keys = (key.key for key in mysql_keys_of_database(self._reader) if key.refers_here)
+        return [pair for key in keys for pair in key.pairs()]
 
     def _select(self, connection: sa.Connection, columns: Sequence[MaskedColumn], distinct: str = "") -> Any:
         names = ", ".join(self._quote(c.column) for c in columns)

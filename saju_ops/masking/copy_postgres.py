@@ -13,6 +13,7 @@ from saju_ops.dumps.programs import Output, find_program
 from saju_ops.masking.copy_base import Change, Row, _batches
 from saju_ops.masking.copy_mysql import _most, _read
 from saju_ops.masking.masker import MaskedColumn
+from saju_ops.rows.foreign_keys import postgres_keys_by_quoted_names
 
 _POSTGRES_COLUMNS = r"""
 SELECT format('%I.%I', n.nspname, c.relname), a.attname, format_type(a.atttypid, a.atttypmod),
@@ -24,14 +25,6 @@ WHERE c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated
   AND NOT EXISTS (SELECT 1 FROM pg_depend x WHERE x.classid = 'pg_class'::regclass AND x.objid = c.oid
     AND x.deptype = 'e')
 ORDER BY 1, a.attnum"""
-_POSTGRES_KEYS = """
-SELECT format('%I.%I', n.nspname, c.relname), a.attname, format('%I.%I', rn.nspname, r.relname), ra.attname
-FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-JOIN pg_class r ON r.oid = k.confrelid JOIN pg_namespace rn ON rn.oid = r.relnamespace
-CROSS JOIN LATERAL unnest(k.conkey, k.confkey) AS pair(own, other)
-JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = pair.own
-JOIN pg_attribute ra ON ra.attrelid = r.oid AND ra.attnum = pair.other
-WHERE k.contype = 'f'"""
 _SEQUENCES = """
 SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'S'"""
@@ -54,12 +47,14 @@ class _Postgres:
 
     def columns(self) -> list[MaskedColumn]:
         return [
-            MaskedColumn(table, column, kind, None, int(limit) if limit else None, nullable, _most(kind))
+            MaskedColumn(
+                table, column, kind, None, limit=int(limit) if limit else None, nullable=nullable, most=_most(kind)
+            )
             for table, column, kind, limit, nullable in self._rows(_POSTGRES_COLUMNS)
         ]
 
     def keys(self) -> list[tuple[str, str, str, str]]:
-        return [tuple(row) for row in self._rows(_POSTGRES_KEYS)]
+        return [pair for key in postgres_keys_by_quoted_names(self._reader) for pair in key.pairs()]
 
     def values(self, column: MaskedColumn) -> Iterator[Any]:
         for batch in self._read(self._reader, [column], "DISTINCT "):

@@ -8,6 +8,7 @@ from typing import Any
 from saju_ops.dumps.sqlite import SQLiteDumps
 from saju_ops.masking.copy_base import Change, Row, _batches
 from saju_ops.masking.masker import MaskedColumn
+from saju_ops.rows.foreign_keys import sqlite_keys_of
 
 # SQLite's whole numbers have eight bytes, whatever the type is called.
 MOST_IN_SQLITE = (1 << 63) - 1
@@ -43,20 +44,15 @@ class _SQLite:
             for _, column, kind, not_null, _, _, hidden in self._reader.execute(f"PRAGMA table_xinfo({_q(table)})"):
                 if hidden == 0:
                     most = MOST_IN_SQLITE if "INT" in kind.upper() else None
-                    found.append(MaskedColumn(table, column, kind, None, None, not not_null, most))
+                    found.append(MaskedColumn(table, column, kind, None, limit=None, nullable=not not_null, most=most))
         return found
 
     def keys(self) -> list[tuple[str, str, str, str]]:
-        found = []
-        for table in self._tables():
-            for row in self._reader.execute(f"PRAGMA foreign_key_list({_q(table)})"):
-                found.append((table, row[3], row[2], row[4] or self._key_of(row[2], row[1])))
-        return found
+        keys = (key for table in self._tables() for key in sqlite_keys_of(self._ask, table))
+        return [pair for key in keys for pair in key.pairs()]
 
-    def _key_of(self, table: str, number: int) -> str:
-        """A column of a table's primary key, which is what a reference without a column means."""
-        rows = self._reader.execute(f"PRAGMA table_info({_q(table)})").fetchall()
-        return str(next((name for _, name, _, _, _, place in rows if place == number + 1), ""))
+    def _ask(self, statement: str, *values: Any) -> list[Any]:
+        return self._reader.execute(statement, values).fetchall()
 
     def definitions(self) -> str:
         return "\n".join(sql for _, _, sql in self._schema)

@@ -43,7 +43,8 @@ from saju_ops.masking.masker import (
     follow_keys,
     rule_of,
 )
-from saju_ops.masking.people import SYSTEM_SINCE, People
+from saju_ops.masking.people import People
+from saju_ops.masking.people_values import SYSTEM_SINCE
 from saju_ops.masking.rules import Mask
 from saju_ops.storage.open import Storage
 from saju_ops.words import counted

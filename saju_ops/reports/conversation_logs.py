@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from saju_ops.archive.purge import PurgeResult
+    from saju_ops.archive.purge_plan import PurgeResult
 
 FILES_NAMED = 3
 

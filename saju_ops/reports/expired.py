@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from saju_ops.expired.batches import Outcome
-    from saju_ops.expired.jobs import JobPurgeResult
+    from saju_ops.expired.job_tables import JobPurgeResult
     from saju_ops.expired.sessions import SessionPurgeResult
 
 NAMED = 5

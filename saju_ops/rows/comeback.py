@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from saju_ops.archive.manifest import Manifest
     from saju_ops.rows.days import Day
-    from saju_ops.rows.engines.open import LogStore
+    from saju_ops.rows.engines.open import RowStore
 
 UTC_OFFSET = "+00:00"
 OFFSET = re.compile(r"[+-](0\d|1[0-4]):[0-5]\d")
@@ -135,7 +135,7 @@ def marked_offset(part: Manifest) -> str | None:
     return said if isinstance(said, str) and OFFSET.fullmatch(said) else None
 
 
-def require_comeback(store: LogStore, day: Day, parts: Iterable[Manifest]) -> None:
+def require_comeback(store: RowStore, day: Day, parts: Iterable[Manifest]) -> None:
     """Before a purge relies on parts of which an earlier version didn't ask. Raises Refused; reads only. Documents are
     compared with their types (`adopt_part`)."""
     if all(marked_offset(part) is not None for part in parts) or not store.has_doubts:
@@ -146,7 +146,7 @@ def require_comeback(store: LogStore, day: Day, parts: Iterable[Manifest]) -> No
         raise Refused(f"The day {day} was not purged: {comeback.refusal(day, store.table.name)}")
 
 
-def adopt_part(store: LogStore, part: Manifest) -> bool:
+def adopt_part(store: RowStore, part: Manifest) -> bool:
     """Whether the store's rows are now read as the part has them, to be compared with it before they are deleted. A
     document that holds more than its text says, since an earlier version archived it or since it was changed to that,
     equals no archived row: one of which the text says all reads the same with its types."""

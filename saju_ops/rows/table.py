@@ -47,6 +47,10 @@ class ForeignKey:
     schema: str | None = None
     parent_schema: str | None = None
 
+    def pairs(self) -> list[tuple[str, str, str, str]]:
+        """Each of its columns with the one that it refers to, both after their table."""
+        return [(self.table, a, self.parent, b) for a, b in zip(self.columns, self.parent_columns, strict=True)]
+
 
 @dataclass(frozen=True)
 class Table:

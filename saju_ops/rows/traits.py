@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from saju_ops.database.mysql_grants import grants_of, sees_all_databases
 
 if TYPE_CHECKING:
-    from saju_ops.rows.engines.base import LogStore
+    from saju_ops.rows.engines.session import TableSession
 
 # A table by its schema and name; no schema where the name alone finds it.
 Ref = tuple[str | None, str]
@@ -52,7 +52,7 @@ class Altered(Exception):
 class Traits:
     """Those of some tables. What is there now counts as known: make it before the tables are described."""
 
-    def __init__(self, store: LogStore, refs: Collection[Ref]) -> None:
+    def __init__(self, store: TableSession, refs: Collection[Ref]) -> None:
         self._store, self.refs = store, tuple(refs)
         self._catalogue = _CATALOGUES[store.connection.dialect.name](store, self.refs)
         self._known = self._catalogue.read()
@@ -118,7 +118,7 @@ class _Catalogue:
     # Whether somebody may make a foreign key to a table, or to a part of it, that a transaction has locked.
     changes_under_lock = False
 
-    def __init__(self, store: LogStore, refs: Sequence[Ref]) -> None:
+    def __init__(self, store: TableSession, refs: Sequence[Ref]) -> None:
         self.store, self.refs = store, refs
 
     def read(self) -> Found:
@@ -170,7 +170,7 @@ class _MySQL(_Catalogue):
         " WHERE SCHEMA_NAME NOT IN ('information_schema', 'performance_schema', 'mysql', 'sys')"
     )
 
-    def __init__(self, store: LogStore, refs: Sequence[Ref]) -> None:
+    def __init__(self, store: TableSession, refs: Sequence[Ref]) -> None:
         super().__init__(store, refs)
         self.mariadb = bool(getattr(store.connection.dialect, "is_mariadb", False))
         self.changes_under_lock = self.mariadb
@@ -273,7 +273,7 @@ class _PostgreSQL(_Catalogue):
     # A foreign key may be made to a partition of which the transaction has no row yet.
     changes_under_lock = True
 
-    def __init__(self, store: LogStore, refs: Sequence[Ref]) -> None:
+    def __init__(self, store: TableSession, refs: Sequence[Ref]) -> None:
         super().__init__(store, refs)
         places = (f"({i}, CAST(:schema{i} AS text), CAST(:name{i} AS text))" for i in range(len(refs)))
         own = self.OWN.replace("{places}", ", ".join(places))
@@ -305,7 +305,7 @@ class _SQLite(_Catalogue):
         " AND lower(tbl_name) = lower(?2)"
     )
 
-    def __init__(self, store: LogStore, refs: Sequence[Ref]) -> None:
+    def __init__(self, store: TableSession, refs: Sequence[Ref]) -> None:
         super().__init__(store, refs)
         self._last: tuple[int, Found] | None = None
 

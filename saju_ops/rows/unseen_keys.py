@@ -26,20 +26,13 @@ from saju_ops.database.mysql_grants import (
     sees_all_databases,
 )
 from saju_ops.errors import Refused
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
+from saju_ops.rows.foreign_keys import mysql_keys
 from saju_ops.rows.traits import INNODB_LISTS, plain_name
 from saju_ops.words import counted
 
 # A table by its schema and name; no schema in the store's own database.
 Ref = tuple[str | None, str]
-# What the account does see. MariaDB shows an account that may only read a table no rules of its keys.
-SHOWN = sa.text(
-    "SELECT DISTINCT k.TABLE_SCHEMA, k.TABLE_NAME, k.REFERENCED_TABLE_SCHEMA, k.REFERENCED_TABLE_NAME,"
-    " k.CONSTRAINT_NAME, r.DELETE_RULE, r.UPDATE_RULE"
-    " FROM information_schema.KEY_COLUMN_USAGE k LEFT JOIN information_schema.REFERENTIAL_CONSTRAINTS r"
-    " ON r.CONSTRAINT_SCHEMA = k.CONSTRAINT_SCHEMA AND r.CONSTRAINT_NAME = k.CONSTRAINT_NAME"
-    " AND r.TABLE_NAME = k.TABLE_NAME WHERE k.REFERENCED_TABLE_NAME IS NOT NULL"
-)
 OPENED = sa.text("SHOW SESSION STATUS WHERE Variable_name IN ('Table_open_cache_hits', 'Table_open_cache_misses')")
 # Another session's FLUSH or ALTER makes a statement open a table twice, once.
 COUNTS = 3
@@ -77,7 +70,7 @@ class _CantTell(Exception):
     """How many tables a DELETE should open can't be said for certain."""
 
 
-def require_seen(store: LogStore, going: Collection[Ref], seen: Collection[Ref]) -> str:
+def require_seen(store: RowStore, going: Collection[Ref], seen: Collection[Ref]) -> str:
     """Raises Refused where a table that isn't among `seen` references one of those whose rows go, and Unsure where that
     can't be excluded. A sentence where the account lacks PROCESS and all is well; else empty. Reads the catalogue, and
     begins DELETEs of no row, which it rolls back."""
@@ -103,7 +96,7 @@ def require_seen(store: LogStore, going: Collection[Ref], seen: Collection[Ref])
     return _require_none_opened(store, going, keys)
 
 
-def _require_none_opened(store: LogStore, going: Collection[Ref], keys: Sequence[_Key]) -> str:
+def _require_none_opened(store: RowStore, going: Collection[Ref], keys: Sequence[_Key]) -> str:
     opened = {path: _opened(store, ref) for ref in going for path in [_path(store, ref)]}
     if None in opened.values():
         return CANT_DELETE
@@ -127,11 +120,11 @@ def _require_none_opened(store: LogStore, going: Collection[Ref], keys: Sequence
     return COUNTED
 
 
-def _refuse(store: LogStore, why: str) -> NoReturn:
+def _refuse(store: RowStore, why: str) -> NoReturn:
     raise Unsure(_sentence(store, why))
 
 
-def _sentence(store: LogStore, why: str) -> str:
+def _sentence(store: RowStore, why: str) -> str:
     user = account(store.connection)
     store.end_read()
     return (
@@ -144,7 +137,7 @@ def _sentence(store: LogStore, why: str) -> str:
 # --- what a DELETE opens -----------------------------------------------------------------------------------------
 
 
-def _opened(store: LogStore, ref: Ref) -> int | None:
+def _opened(store: RowStore, ref: Ref) -> int | None:
     """Tables that a DELETE opens besides its own; None where the account can't delete."""
     statement = sa.delete(sa.table(ref[1], schema=ref[0])).where(sa.false())
     connection = store.connection
@@ -173,7 +166,7 @@ def _tables_opened(connection: sa.Connection) -> int:
     return sum(int(row[1]) for row in connection.execute(OPENED))
 
 
-def _require_countable(store: LogStore) -> None:
+def _require_countable(store: RowStore) -> None:
     """Whether this server opens each table that it may cascade into: MariaDB, and MySQL from where it cascades itself
     (9.6); before, InnoDB does, and unseen."""
     if store.table.engine == "mariadb":
@@ -241,22 +234,22 @@ def _rule(key: _Key, event: str) -> str:
 # --- foreign keys ------------------------------------------------------------------------------------------------
 
 
-def _shown(store: LogStore) -> list[_Key]:
-    rows = store.connection.execute(SHOWN).all()
+def _shown(store: RowStore) -> list[_Key]:
+    keys = mysql_keys(store.connection)
     folds = store.connection.exec_driver_sql("SELECT @@lower_case_table_names").scalar()
     found = []
-    for child_schema, child, parent_schema, parent, name, on_delete, on_update in rows:
-        rules = (on_delete, on_update)
-        if on_delete is None:
-            rules = _defined_rules(store, child_schema, child, name)
-        paths = [f"{child_schema}/{child}", f"{parent_schema}/{parent}"]
+    for key in keys:
+        rules = (key.on_delete, key.on_update)
+        if key.on_delete is None:
+            rules = _defined_rules(store, key.schema, key.table, key.name)
+        paths = [f"{key.schema}/{key.table}", f"{key.parent_schema}/{key.parent}"]
         one, other = map(str.casefold, paths) if folds else paths
         found.append(_Key(one, other, *rules))
     store.end_read()
     return found
 
 
-def _defined_rules(store: LogStore, schema: str, table: str, name: str) -> tuple[str | None, str | None]:
+def _defined_rules(store: RowStore, schema: str, table: str, name: str) -> tuple[str | None, str | None]:
     """The key's rules by the table's definition, where the account may see that."""
     quote = store.connection.dialect.identifier_preparer.quote_identifier
     try:
@@ -274,7 +267,7 @@ def _defined_rules(store: LogStore, schema: str, table: str, name: str) -> tuple
     return rules.get("DELETE", "RESTRICT"), rules.get("UPDATE", "RESTRICT")
 
 
-def _listed(store: LogStore) -> list[tuple[str, str]] | None:
+def _listed(store: RowStore) -> list[tuple[str, str]] | None:
     """Child and parent of every foreign key of the server, each as database/table in small letters."""
     for name in INNODB_LISTS:
         try:
@@ -289,11 +282,11 @@ def _listed(store: LogStore) -> list[tuple[str, str]] | None:
     return None
 
 
-def _path(store: LogStore, ref: Ref) -> str:
+def _path(store: RowStore, ref: Ref) -> str:
     path = f"{ref[0] or store.table.database}/{ref[1]}"
     folds = store.connection.exec_driver_sql("SELECT @@lower_case_table_names").scalar()
     return path.casefold() if folds else path
 
 
-def _paths(store: LogStore, tables: Collection[Ref]) -> set[str]:
+def _paths(store: RowStore, tables: Collection[Ref]) -> set[str]:
     return {f"{schema or store.table.database}/{name}".casefold() for schema, name in tables}

@@ -27,11 +27,12 @@ from pydantic import AfterValidator, ConfigDict, with_config
 from typing_extensions import TypedDict
 
 from saju_ops.errors import ProofFailed, Refused, shown
+from saju_ops.storage import folders
 from saju_ops.storage.manifest_fields import STRICT, Instant, Size, Text, validated
 from saju_ops.storage.open import AlreadyThere, Storage, StorageError
 from saju_ops.storage.seal import Unsealed, read_bounded, read_sealed, require_seal, write_sealed
 
-FOLDER = "reconciled_jobs/"
+FOLDER = folders.RECONCILED_JOBS
 FORMAT = 1
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 # Up to so many jobs are kept in memory (10 MB), more in a file without a name that ends with the process.

@@ -33,5 +33,6 @@ def _judge(job: OpenJob, files: Files, plan: StalePlan, cutoff: datetime, now: d
     last = max(m.at for m in (job.created, job.updated, *files.moments) if m.at is not None)
     return StaleJob(
         key_to_json(job.key), job.status, same_case(job.status, word) if word == word.lower() else word, job.folder,
-        job.created.at.isoformat() if job.created.at else "", last.isoformat(), files.total, files.done,
+        created=job.created.at.isoformat() if job.created.at else "", moved=last.isoformat(),
+        files=files.total, done=files.done,
     )  # fmt: skip

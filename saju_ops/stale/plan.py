@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
@@ -121,9 +121,6 @@ class StaleResult:
     def moves_are_seen(self) -> bool:
         """Whether anything but the time of creation tells that a job is still worked on."""
         return any(not e.endswith("analysis_jobs.created_at") for e in self.evidence)
-
-
-ShouldStop = Callable[[], str | None]
 
 
 def _batches(things: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -15,13 +15,14 @@ the database nor in its files.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
 from saju_ops.errors import OperatorError, Refused
+from saju_ops.run_control import TO_THE_END, RunControl
 from saju_ops.stale import status_check as stale_holds
 from saju_ops.stale.audit import (
     Audit,
@@ -36,13 +37,12 @@ from saju_ops.stale.plan import (
     ODD_NAMED,
     OLD,
     OddJob,
-    ShouldStop,
     StalePlan,
     StaleResult,
     _batch_jobs,
     _batches,
 )
-from saju_ops.stale.settle import _Settling
+from saju_ops.stale.settle import Settling
 from saju_ops.stale.tables import COMPLETED, OPEN, OpenJob, Tables, normal
 from saju_ops.storage.open import Storage
 
@@ -56,8 +56,7 @@ def reconcile(
     zone_of_database: ZoneInfo,
     zone: ZoneInfo,
     busy_seconds: float | None = None,
-    should_stop: ShouldStop = lambda: None,
-    progress: Callable[[StaleResult], None] = lambda result: None,
+    control: RunControl = TO_THE_END,
 ) -> StaleResult:
     """Finds the stale jobs and, if the plan says so, settles them.
 
@@ -79,7 +78,7 @@ def reconcile(
                 tables = Tables(connection, url, zone_of_database)
                 audit = Audit(storage, plan.run_id, result.database, now, zone, plan.hours)
                 result.audit_files = audit.files
-                _Settling(tables, audit, plan, result, now, version, should_stop, progress).run()
+                Settling(tables, audit, plan, result, now, version=version, control=control).run()
     else:
         result = _looked(url, plan, now, zone_of_database, busy_seconds)
     result.seconds = time.monotonic() - began

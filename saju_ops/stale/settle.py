@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from saju_ops.errors import Busy, OperatorError
+from saju_ops.run_control import RunControl
 from saju_ops.stale import plan
 from saju_ops.stale import status_check as stale_holds
 from saju_ops.stale.audit import Audit, Batch, StaleJob, key_from_json, key_to_json
@@ -18,7 +19,6 @@ from saju_ops.stale.judge import _judge
 from saju_ops.stale.plan import (
     FINISHED,
     SCAN_TRIES,
-    ShouldStop,
     StalePlan,
     StaleResult,
     _batch_jobs,
@@ -29,7 +29,7 @@ from saju_ops.words import counted, were
 
 
 @dataclass
-class _Settling:
+class Settling:
     tables: Tables
     audit: Audit
     plan: StalePlan
@@ -37,8 +37,7 @@ class _Settling:
     now: datetime
     # SQLite's data_version before the jobs were looked at.
     version: int | None
-    should_stop: ShouldStop
-    progress: Callable[[StaleResult], None]
+    control: RunControl
 
     def run(self) -> None:
         for samples in self.result.samples.values():
@@ -46,7 +45,7 @@ class _Settling:
         size = _batch_jobs(self.tables)
         per_part = 1 if size > plan.BATCH_JOBS else plan.PART_BATCHES
         for batches in _batches(_batches(self.result.jobs, size), per_part):
-            if self.result.stopped == FINISHED and (why := self.should_stop()):
+            if self.result.stopped == FINISHED and (why := self.control.should_stop()):
                 self.result.stopped = why
             if self.result.stopped != FINISHED:
                 return
@@ -60,11 +59,11 @@ class _Settling:
         failed: BaseException | None = None
         try:
             for number, batch in enumerate(batches):
-                if why := self.should_stop():
+                if why := self.control.should_stop():
                     self.result.stopped = why
                     break
                 done.append(Batch(number, [key_to_json(k) for k in self._batch(batch)]))
-                self.progress(self.result)
+                self.control.progress(self.result)
             done += [Batch(number, []) for number in range(len(done), len(batches))]
         except BaseException as error:
             failed = error

@@ -17,7 +17,8 @@ from saju_ops.database.connect import error_text
 from saju_ops.errors import Refused
 from saju_ops.stale.audit import StaleJob, key_from_json
 from saju_ops.stale.connections import is_locked
-from saju_ops.stale.tables import JOBS, Tables
+from saju_ops.stale.shape import JOBS
+from saju_ops.stale.tables import Tables
 from saju_ops.words import counted
 
 # Storage engines that can take a change back.

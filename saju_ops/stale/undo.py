@@ -11,7 +11,7 @@ again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -19,7 +19,9 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
+from saju_ops.database.families import family_of
 from saju_ops.errors import Refused
+from saju_ops.run_control import TO_THE_END, RunControl
 from saju_ops.stale.audit import (
     LaterRuns,
     Meant,
@@ -68,7 +70,7 @@ def undo(
     now: datetime,
     zone_of_database: ZoneInfo,
     busy_seconds: float | None = None,
-    should_stop: Callable[[], str | None] = lambda: None,
+    control: RunControl = TO_THE_END,
 ) -> UndoResult:
     """Raises Refused, before anything is touched, for a run that is unknown, was put back, or was another
     database's; Busy and OperatorError as `reconcile` does."""
@@ -86,7 +88,7 @@ def undo(
     else:
         with errors_told(url), read_write(url, zone_of_database, busy_seconds).connect() as connection:
             tables = Tables(connection, url, zone_of_database)
-            result.stopped = _put_back(tables, storage, parts, result, should_stop)
+            result.stopped = _put_back(tables, storage, parts, result, control)
         if not result.stopped:
             result.audit_file = mark_undone(storage, parts[0], _told(result))
     result.seconds = time.monotonic() - began
@@ -96,15 +98,11 @@ def undo(
 def _require_same_database(parts: Sequence[Part], url: sa.URL) -> None:
     then = sa.make_url(parts[0].database)
     # Not the host: after a failover the same database is at another address.
-    if (_family(then), _name(then)) != (_family(url), _name(url)):
+    if (family_of(then), _name(then)) != (family_of(url), _name(url)):
         raise Refused(
             f"The run {parts[0].run_id} was on {parts[0].database}, which is not the database that"
             " ANALYSIS_DATABASE_URL (or DATABASE_URL) names now. Nothing was touched."
         )
-
-
-def _family(url: sa.URL) -> str:
-    return url.get_backend_name().replace("mariadb", "mysql")
 
 
 def _name(url: sa.URL) -> str:
@@ -121,12 +119,10 @@ def _look(tables: Tables, storage: Storage, parts: Sequence[Part], result: UndoR
         _count(result, jobs, [m for m in same if _still_set(m, now)])
 
 
-def _put_back(
-    tables: Tables, storage: Storage, parts: Sequence[Part], result: UndoResult, should_stop: Callable[[], str | None]
-) -> bool:
+def _put_back(tables: Tables, storage: Storage, parts: Sequence[Part], result: UndoResult, control: RunControl) -> bool:
     """Returns whether it was stopped before the end."""
     for jobs in _changed(tables, storage, parts, result):
-        if should_stop():
+        if control.should_stop():
             return True
         # Before the lock: without an index on the results it takes long.
         same = _with_same_results(tables, jobs, parts[0])

@@ -16,6 +16,7 @@ from pydantic import with_config
 from typing_extensions import TypedDict
 
 from saju_ops.errors import OperatorError, ProofFailed, shown
+from saju_ops.storage import folders
 from saju_ops.storage.manifest_fields import STRICT, Instant, Name, Sha256, Size, Text, dataclass_of, validated
 from saju_ops.storage.open import Storage, StorageError
 from saju_ops.storage.seal import Unsealed, read_sealed, sealed, write_sealed
@@ -29,9 +30,9 @@ ENDING = ".manifest.json"
 Kind = Literal["database_dump", "masked_database_dump", "chroma_snapshot"]
 # Folder of each kind under the storage's root.
 FOLDERS: dict[Kind, str] = {
-    "database_dump": "database/",
-    "masked_database_dump": "masked_database/",
-    "chroma_snapshot": "chroma/",
+    "database_dump": folders.DUMPS,
+    "masked_database_dump": folders.MASKED_DUMPS,
+    "chroma_snapshot": folders.CHROMA,
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from saju_ops.storage.address import split_uri
 from saju_ops.storage.base import AlreadyThere, FollowedWriter, Storage, StorageError, Writer
@@ -14,9 +13,6 @@ from saju_ops.storage.mirrored.store import MirroredStorage
 from saju_ops.storage.s3.address import S3Options
 from saju_ops.storage.s3.store import S3Storage
 from saju_ops.storage.seal import NO_SEALS, Seals
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "AlreadyThere",

@@ -24,6 +24,7 @@ from hashlib import scrypt, sha256
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 from saju_ops.errors import OperatorError, ProofFailed, shown
+from saju_ops.storage import folders
 
 if TYPE_CHECKING:
     from saju_ops.storage.base import Storage
@@ -32,8 +33,8 @@ SEAL = "manifest_sha256"
 KEYED = "manifest_seal"
 METHOD = "hmac-sha256"
 # Where `saju-ops seal` puts its lists, and what their names look like.
-LISTS = "seals/"
-LIST_NAME = re.compile(r"seals/seals_\d{8}_\d{6}(_\d+)?\.json")
+LISTS = folders.SEALS
+LIST_NAME = re.compile(LISTS + r"seals_\d{8}_\d{6}(_\d+)?\.json")
 # Bytes of a manifest that are read at most, and brackets and commas in it: 64 MB of `[],[],…` would take 1.5 GB parsed.
 LARGEST = 64 << 20
 PIECE = 1 << 20

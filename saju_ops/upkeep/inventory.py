@@ -43,7 +43,9 @@ def inventory(storage: Storage, kind: Kind, zone: ZoneInfo) -> Inventory:
         described.add(manifest.file)
         whole = all(_whole(s, n, manifest) for s, n in zip(stores, names, strict=True))
         m, why = manifest, "" if manifest.proven else str(manifest.proof.get("why_not") or "")
-        found.held.append(Held(kind, m.file, m.taken, m.stored_bytes, m.proven, whole, ours, why))
+        found.held.append(
+            Held(kind, m.file, m.taken, m.stored_bytes, proven=m.proven, everywhere=whole, ours=ours, why_not=why)
+        )
     for name in (n for n in everything if not n.endswith(ENDING) and n not in described):
         at = stamp_in(name, zone)
         if at is None:

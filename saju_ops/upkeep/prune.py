@@ -94,7 +94,7 @@ def prune(
             with ExitStack() as locks:
                 if not dry_run:
                     locks.enter_context(one_at_a_time(lock_of(storage, kind)))
-                _prune_kind(storage, kind, policy, now, zone, result, say)
+                _prune_kind(storage, kind, policy, now, zone=zone, result=result, say=say)
         except (Busy, ProofFailed) as error:
             result.problems.append(f"{kind}: {error}")
     if policy.archive_years is not None:

@@ -22,6 +22,7 @@ from saju_ops.archive.manifest import FOLDER as ARCHIVES
 from saju_ops.archive.manifest import PREFIX, Manifest, day_manifest_of
 from saju_ops.archive.verify import verify_part
 from saju_ops.errors import OperatorError, Refused, shown
+from saju_ops.storage import folders
 from saju_ops.storage.local import LocalStorage
 from saju_ops.storage.manifest import CLOCKS_DIFFER, ENDING, FOLDERS, BackupManifest, manifest_of
 from saju_ops.storage.open import Storage
@@ -30,8 +31,8 @@ from saju_ops.upkeep.password import needs_another, opens, require_sound
 from saju_ops.words import are, counted, its, them
 
 # Folders whose manifests are those of archives, and folders with other files of saju_ops.
-ROW_ARCHIVES = (f"{ARCHIVES}/", "purged_jobs/")
-OTHERS = ("redis_pending/", "reconciled_jobs/")
+ROW_ARCHIVES = (folders.CONVERSATION_LOGS, folders.PURGED_JOBS)
+OTHERS = (folders.REDIS_PENDING, folders.RECONCILED_JOBS)
 # Files of one kind that are named.
 NAMED = 20
 # Data files by the names that we give them, and nothing that somebody put there.

@@ -37,12 +37,13 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from saju_ops.archive.day import archive_day
-from saju_ops.archive.purge import PurgePlan, purge
+from saju_ops.archive.purge import purge
+from saju_ops.archive.purge_plan import PurgePlan
 from saju_ops.archive.restore import restore
 from saju_ops.errors import OperatorError
 from saju_ops.rows.days import Day
 from saju_ops.rows.engines.mysql import pieces as mysql_pieces
-from saju_ops.rows.engines.open import LogStore, open_log_store
+from saju_ops.rows.engines.open import RowStore, open_log_store
 from saju_ops.storage.open import open_storage
 
 KST = ZoneInfo("Asia/Seoul")
@@ -646,5 +647,5 @@ def require_no_lock(url: str) -> None:
                 pass
 
 
-def opened(url: str) -> LogStore:
+def opened(url: str) -> RowStore:
     return open_log_store(url, TABLE, UTC_ZONE)

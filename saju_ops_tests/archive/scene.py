@@ -20,11 +20,14 @@ from sqlalchemy.pool import NullPool
 
 from saju_ops.archive.day import DayResult, archive_day
 from saju_ops.archive.manifest import DayFiles, day_files
-from saju_ops.archive.purge import PurgePlan, PurgeResult, purge
-from saju_ops.archive.restore import RestorePlan, restore
+from saju_ops.archive.purge import purge
+from saju_ops.archive.purge_plan import PurgePlan, PurgeResult
+from saju_ops.archive.restore import restore
+from saju_ops.archive.restore_plan import RestorePlan
 from saju_ops.rows.csvfile import Compression
 from saju_ops.rows.days import Day, parse_day
-from saju_ops.rows.engines.open import LogStore, open_log_store
+from saju_ops.rows.engines.open import RowStore, open_log_store
+from saju_ops.run_control import RunControl
 from saju_ops.storage.open import Storage, open_storage
 
 SEOUL = ZoneInfo("Asia/Seoul")
@@ -154,7 +157,7 @@ class Scene:
 
     # --- the project's operations -------------------------------------------------------------------------
 
-    def store(self) -> LogStore:
+    def store(self) -> RowStore:
         return open_log_store(self.url, self.table, self.zone)
 
     def archive(
@@ -164,11 +167,16 @@ class Scene:
             return archive_day(store, self.storage, day, now=now, compression=compression, wait=wait)
 
     def purge(self, *, now: datetime = NOW, wait: float = 5.0, **options: Any) -> PurgeResult:
-        passed = {k: options.pop(k) for k in ("should_stop", "progress", "sleep", "clock", "replicas") if k in options}
+        control = RunControl(
+            **{k: options.pop(k) for k in ("should_stop", "progress", "sleep", "clock") if k in options}
+        )
+        replicas = options.pop("replicas", ())
         options = {"retention_days": 30, "dry_run": False, **options}
         with self.store() as store:
             plan = PurgePlan(**options)
-            return purge(store, self.storage, plan, now=now, first_day=FIRST_DAY, wait=wait, **passed)
+            return purge(
+                store, self.storage, plan, now=now, first_day=FIRST_DAY, replicas=replicas, control=control, wait=wait
+            )
 
     def restore(
         self, first: Day = DAY, last: Day | None = None, *, url: str | None = None, dry_run: bool = False, **more: Any

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from saju_ops.archive.purge import PurgeResult
+from saju_ops.archive.purge_plan import PurgeResult
 from saju_ops.errors import OperatorError, Refused
-from saju_ops.rows.engines.base import LogStore
+from saju_ops.rows.engines.base import RowStore
 from saju_ops_tests.archive.scene import Scene
 
 ROWS, CHUNK = 40, 10
@@ -222,15 +222,15 @@ def test_a_table_that_lost_its_transactions_stops_it(
 
 def at_once(monkeypatch: pytest.MonkeyPatch, method: str, action: Callable[[], object]) -> None:
     """Another connection acts inside the first chunk's transaction, just before the store's own step."""
-    original, done = getattr(LogStore, method), []
+    original, done = getattr(RowStore, method), []
 
-    def stepping(self: LogStore, *args: Any, **kwargs: Any) -> Any:
+    def stepping(self: RowStore, *args: Any, **kwargs: Any) -> Any:
         if not done:
             done.append(True)
             action()
         return original(self, *args, **kwargs)
 
-    monkeypatch.setattr(LogStore, method, stepping)
+    monkeypatch.setattr(RowStore, method, stepping)
 
 
 @pytest.mark.parametrize("alter", [False, True], ids=["new table", "table that was there"])

@@ -23,9 +23,9 @@ from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
 from saju_ops.rows.csvfile import CsvSink
 from saju_ops.rows.days import parse_day
 from saju_ops.rows.engines.mysql import pieces as mysql_pieces
-from saju_ops.rows.engines.mysql import store as mysql
+from saju_ops.rows.engines.mysql import reading as mysql
 from saju_ops.rows.engines.mysql.pieces import _DayInPieces
-from saju_ops.rows.engines.mysql.store import MySQLLogStore
+from saju_ops.rows.engines.mysql.store import MySQLRowStore
 from saju_ops.rows.engines.open import open_log_store
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, SECRET, SEOUL, TABLES, UTC_ZONE, Scene
 from saju_ops_tests.engines import MySQL
@@ -142,7 +142,7 @@ def manifest_of(scene: Scene) -> dict[str, Any]:
 
 
 def by_the_plain_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MySQLLogStore, "piece_rows", lambda *_: None)
+    monkeypatch.setattr(MySQLRowStore, "piece_rows", lambda *_: None)
 
 
 MYSQL_COLUMNS = (
@@ -380,7 +380,7 @@ def test_archived_days_leave_no_memory_behind(mysql_scene: Scene) -> None:
 def test_copy_and_the_plain_cursor_give_the_same_bytes(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from saju_ops.rows.engines.postgres import PostgresLogStore
+    from saju_ops.rows.engines.postgres.store import PostgresRowStore
 
     scene = Scene(postgres_url, tmp_path / "backups").create_table()
     scene.run(f"ALTER TABLE {scene.name} ADD f float8, ADD b bytea, ADD n numeric, ADD ok bool, ADD j jsonb")
@@ -389,7 +389,7 @@ def test_copy_and_the_plain_cursor_give_the_same_bytes(
     scene.archive()
     copied = scene.data_file().read_bytes()
     shutil.rmtree(scene.folder)
-    monkeypatch.setattr(PostgresLogStore, "fast_csv", lambda *_: None)
+    monkeypatch.setattr(PostgresRowStore, "fast_csv", lambda *_: None)
     scene.archive()
     assert scene.data_file().read_bytes() == copied
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from saju_ops.archive.purge import PurgeResult
+from saju_ops.archive.purge_plan import PurgeResult
 from saju_ops.errors import Refused
 from saju_ops_tests.archive.scene import DAY, Scene
 

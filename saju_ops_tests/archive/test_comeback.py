@@ -11,8 +11,8 @@ from saju_ops.archive.day import archive_day
 from saju_ops.errors import ProofFailed, Refused
 from saju_ops.rows import comeback
 from saju_ops.rows.days import parse_day
-from saju_ops.rows.engines import sqlite
 from saju_ops.rows.engines.mysql import json_types as mysql_json
+from saju_ops.rows.engines.sqlite import store as sqlite
 from saju_ops.rows.table import Column
 from saju_ops.upkeep.drills import archive_drill
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, NOW, SEOUL, Scene
@@ -235,10 +235,10 @@ def archived_by_an_earlier_version(scene: Scene, monkeypatch: pytest.MonkeyPatch
         made.extra.pop(comeback.MARK)
         return made
 
-    told = archive._Task._manifest
+    told = archive.DayArchiver._manifest
     with monkeypatch.context() as earlier:
-        earlier.setattr(archive._Task, "_require_comeback", lambda *_: comeback.Comeback())
-        earlier.setattr(archive._Task, "_manifest", manifest)
+        earlier.setattr(archive.DayArchiver, "_require_comeback", lambda *_: comeback.Comeback())
+        earlier.setattr(archive.DayArchiver, "_manifest", manifest)
         scene.archive()
 
 

@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from saju_ops.archive.day import _Task
-from saju_ops.archive.purge import PurgePlan, _Purge, purge
-from saju_ops.archive.restore import _Restore
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.archive.day import DayArchiver
+from saju_ops.archive.purge import Purge, purge
+from saju_ops.archive.purge_plan import PurgePlan
+from saju_ops.archive.restore import Restore
+from saju_ops.rows.engines.open import RowStore
+from saju_ops.run_control import RunControl
 from saju_ops.storage.open import open_storage
 from saju_ops_tests.archive.fault_worker import (
     DAYS,
@@ -141,7 +143,7 @@ def test_an_archive_that_loses_its_connections_at_the_end(
     truth = fill(url, days=DAYS[:1], rows_a_day=100)
     job = Job("archive", url, str(tmp_path))
     with monkeypatch.context() as patch:
-        call(patch, _Task, moment, partial(cut, url))
+        call(patch, DayArchiver, moment, partial(cut, url))
         told = safely(job)
     require_clear(told)
     assert f"The database broke off the archiving of {DAYS[0]}" in told.refused
@@ -153,9 +155,9 @@ def test_an_archive_that_loses_its_connections_at_the_end(
 
 
 def _cut_in_the_stream(patch: pytest.MonkeyPatch, url: str) -> None:
-    original = _Task._stream
+    original = DayArchiver._stream
 
-    def stream(task: _Task, chunks: Iterator[Any], sink: Any) -> None:
+    def stream(task: DayArchiver, chunks: Iterator[Any], sink: Any) -> None:
         def cutting() -> Iterator[Any]:
             for number, chunk in enumerate(chunks):
                 if number == 0 and not done:
@@ -165,7 +167,7 @@ def _cut_in_the_stream(patch: pytest.MonkeyPatch, url: str) -> None:
         original(task, cutting(), sink)
 
     done: list[int] = []
-    patch.setattr(_Task, "_stream", stream)
+    patch.setattr(DayArchiver, "_stream", stream)
 
 
 @SERVERS
@@ -189,26 +191,26 @@ def test_a_further_part_that_loses_its_connection(url: str, tmp_path: Path, monk
 
 
 def _after_delete(patch: pytest.MonkeyPatch, url: str) -> None:
-    original, calls = LogStore.delete, list[int]()
+    original, calls = RowStore.delete, list[int]()
 
-    def delete(store: LogStore, selection: Any) -> int:
+    def delete(store: RowStore, selection: Any) -> int:
         deleted = original(store, selection)
         calls.append(deleted)
         if len(calls) == 3:
             cut(url)
         return deleted
 
-    patch.setattr(LogStore, "delete", delete)
+    patch.setattr(RowStore, "delete", delete)
 
 
 PURGE_MOMENTS: dict[str, Callable[[pytest.MonkeyPatch, str], object]] = {
-    "before it starts": lambda patch, url: call(patch, _Purge, "run", partial(cut, url)),
-    "between two days": lambda patch, url: call(patch, _Purge, "_purge_day", partial(cut, url), 2),
-    "between two chunks": lambda patch, url: call(patch, _Purge, "_chunk", partial(cut, url), 3),
-    "between lock and delete": lambda patch, url: call(patch, LogStore, "delete", partial(cut, url), 3),
+    "before it starts": lambda patch, url: call(patch, Purge, "run", partial(cut, url)),
+    "between two days": lambda patch, url: call(patch, Purge, "_purge_day", partial(cut, url), 2),
+    "between two chunks": lambda patch, url: call(patch, Purge, "_chunk", partial(cut, url), 3),
+    "between lock and delete": lambda patch, url: call(patch, RowStore, "delete", partial(cut, url), 3),
     "between delete and commit": _after_delete,
-    "while counting": lambda patch, url: call(patch, _Purge, "_count_kept", partial(cut, url)),
-    "at the report": lambda patch, url: call(patch, _Purge, "_tell_space", partial(cut, url)),
+    "while counting": lambda patch, url: call(patch, Purge, "_count_kept", partial(cut, url)),
+    "at the report": lambda patch, url: call(patch, Purge, "_tell_space", partial(cut, url)),
 }
 POSTGRES_MOMENTS = [("postgres_url", m) for m in list(PURGE_MOMENTS)[2:6]]
 
@@ -234,14 +236,14 @@ def test_a_purge_whose_statement_is_cancelled(url: str, tmp_path: Path, monkeypa
     mysql = url.startswith("mysql")
     statement = "KILL QUERY :id" if mysql else "SELECT pg_cancel_backend(:id)"
 
-    def cancel(store: LogStore, selection: object) -> int:
+    def cancel(store: RowStore, selection: object) -> int:
         own = "SELECT CONNECTION_ID()" if mysql else "SELECT pg_backend_pid()"
         number = store.connection.exec_driver_sql(own).scalar()
         store.connection.execute(sa.text(statement), {"id": number})
         raise AssertionError("the statement was cancelled")
 
     with monkeypatch.context() as patch:
-        patch.setattr(LogStore, "_delete", cancel)
+        patch.setattr(RowStore, "_delete", cancel)
         told = safely(job)
     require_clear(told)
     assert len(table_rows(url)) == len(truth)
@@ -252,23 +254,23 @@ def test_a_purge_whose_statement_is_cancelled(url: str, tmp_path: Path, monkeypa
 
 
 def _in_the_load(patch: pytest.MonkeyPatch, url: str) -> None:
-    original, done = _Restore._rows_to_write, list[int]()
+    original, done = Restore._rows_to_write, list[int]()
 
-    def rows(restore: _Restore, work: Any) -> Iterator[Any]:
+    def rows(restore: Restore, work: Any) -> Iterator[Any]:
         for batch in original(restore, work):
             yield batch.slice(0, 10)
             if not done:
                 done.append(cut(url))
             yield batch.slice(10)
 
-    patch.setattr(_Restore, "_rows_to_write", rows)
+    patch.setattr(Restore, "_rows_to_write", rows)
 
 
 RESTORE_MOMENTS: dict[str, Callable[[pytest.MonkeyPatch, str], object]] = {
-    "while comparing": lambda patch, url: call(patch, _Restore, "_compare", partial(cut, url), 2),
-    "between two parts": lambda patch, url: call(patch, _Restore, "write", partial(cut, url), 2),
+    "while comparing": lambda patch, url: call(patch, Restore, "_compare", partial(cut, url), 2),
+    "between two parts": lambda patch, url: call(patch, Restore, "write", partial(cut, url), 2),
     "while loading": _in_the_load,
-    "before the proof": lambda patch, url: call(patch, _Restore, "_prove", partial(cut, url), 2),
+    "before the proof": lambda patch, url: call(patch, Restore, "_prove", partial(cut, url), 2),
 }
 
 
@@ -356,7 +358,7 @@ def test_a_purge_whose_server_is_killed_loses_nothing(own_mysql: OwnMySQL, tmp_p
     own_mysql.engine.create_database("logs")
     url = own_mysql.engine.database_url("logs")
     job, truth = purge_ready(url, tmp_path / "backups")
-    for owner, name, nth in ((_Purge, "_chunk", 3), (LogStore, "delete", 4)):
+    for owner, name, nth in ((Purge, "_chunk", 3), (RowStore, "delete", 4)):
         with pytest.MonkeyPatch.context() as patch:
             call(patch, owner, name, own_mysql.kill, nth)
             told = safely(job)
@@ -367,7 +369,7 @@ def test_a_purge_whose_server_is_killed_loses_nothing(own_mysql: OwnMySQL, tmp_p
         own_mysql.start()
         require_all_held(url, tmp_path / "backups", truth)
     with pytest.MonkeyPatch.context() as patch:
-        call(patch, _Task, "_prove", own_mysql.kill)
+        call(patch, DayArchiver, "_prove", own_mysql.kill)
         told = safely(replace(job, what="archive", folder=str(tmp_path / "other")))
     require_clear(told)
     assert read_archive(tmp_path / "other").parts == 0
@@ -383,16 +385,16 @@ def test_a_purge_whose_postgres_backend_is_killed_loses_nothing(
     job, truth = purge_ready(postgres_url, tmp_path)
     backends: list[int] = []
 
-    def kill_the_backend(store: LogStore, selection: object) -> int:
+    def kill_the_backend(store: RowStore, selection: object) -> int:
         backends.append(int(store.connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()))
         deleted = original(store, selection)  # type: ignore[arg-type]
         if len(backends) == 3:
             os.kill(backends[-1], signal.SIGKILL)
         return deleted
 
-    original = LogStore.delete
+    original = RowStore.delete
     with monkeypatch.context() as patch:
-        patch.setattr(LogStore, "delete", kill_the_backend)
+        patch.setattr(RowStore, "delete", kill_the_backend)
         told = safely(job)
     require_clear(told)
     for _ in range(200):
@@ -410,7 +412,12 @@ def test_a_limit_ends_a_purge_at_a_chunks_end_and_the_next_run_continues(mysql_u
     with opened(mysql_url) as store:
         plan = PurgePlan(30, dry_run=False, chunk_size=50)
         told = purge(
-            store, open_storage(job.folder), plan, now=NOW, first_day=OLD_DAYS[0], should_stop=lambda: next(reasons)
+            store,
+            open_storage(job.folder),
+            plan,
+            now=NOW,
+            first_day=OLD_DAYS[0],
+            control=RunControl(lambda: next(reasons)),
         )
     assert (told.stopped, told.deleted % 50, 0 < told.deleted < 600) == ("told to stop", 0, True)
     require_finished_by_the_next(job, truth)

@@ -41,28 +41,28 @@ KILLS = {"mysql": 30, "mariadb": 3, "postgres": 3, "sqlite": 3}
 
 ARCHIVE_POINTS = [
     Point("saju_ops.rows.csvfile", "CsvSink._store", "after", 2),
-    Point(ARCHIVE, "read_back", "after"),
+    Point("saju_ops.archive.day_writer", "read_back", "after"),
     # The first of the two links gives the data file its name, the second the manifest.
     Point(LOCAL, "os.link", "before", 1),
     Point(LOCAL, "os.link", "after", 1),
-    Point(ARCHIVE, "_Task._write_manifest", "before"),
+    Point(ARCHIVE, "DayArchiver._write_manifest", "before"),
     Point(LOCAL, "os.link", "before", 2),
     Point(LOCAL, "os.link", "after", 2),
-    Point(ARCHIVE, "_Task._write_manifest", "after", 2),
+    Point(ARCHIVE, "DayArchiver._write_manifest", "after", 2),
 ]
 PURGE_POINTS = [
     Point(PURGE, "verify_stored_bytes", "after"),
-    Point(STORE, "LogStore.delete", "before", 2),
-    Point(STORE, "LogStore.delete", "after", 2),
+    Point(STORE, "RowStore.delete", "before", 2),
+    Point(STORE, "RowStore.delete", "after", 2),
     Point("saju_ops.archive.deleting", "Deleter._whole", "after", 3),
     Point("saju_ops.archive.deleting", "Deleter._delete", "before", 4),
-    Point(PURGE, "_Purge._purge_day", "after"),
+    Point(PURGE, "Purge._purge_day", "after"),
 ]
 RESTORE_POINTS = [
-    Point(RESTORE, "_Restore._rows_to_write", "after", 2),
-    Point(RESTORE, "_Restore._prove", "before", 2),
-    Point(RESTORE, "_Restore._prove", "after", 2),
-    Point(RESTORE, "_Restore.write", "after", 2),
+    Point(RESTORE, "Restore._rows_to_write", "after", 2),
+    Point(RESTORE, "Restore._prove", "before", 2),
+    Point(RESTORE, "Restore._prove", "after", 2),
+    Point(RESTORE, "Restore.write", "after", 2),
 ]
 
 

@@ -109,7 +109,7 @@ def test_a_row_that_comes_between_lock_and_delete_stays(mysql_url: str, tmp_path
         del truth["50"]
         job = Job("purge", mysql_url, str(tmp_path))
         run(replace(job, what="archive"))
-        held = Point("saju_ops.rows.engines.base", "LogStore.delete", "before", action="hold")
+        held = Point("saju_ops.rows.engines.base", "RowStore.delete", "before", action="hold")
         with start(replace(job, point=held)) as process:
             assert process.receive() == "held"
             late = {"log_id": 50, "session_id": "late", "created_at": DAYS[0].start.replace(tzinfo=None)}

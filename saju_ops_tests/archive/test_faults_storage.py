@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 
-from saju_ops.archive.day import _Task
+from saju_ops.archive.day import DayArchiver
 from saju_ops_tests.archive.fault_worker import (
     DAYS,
     OLD_DAYS,
@@ -122,9 +122,9 @@ def test_a_disk_that_is_full_at_the_manifest_is_no_archive_and_the_next_run_adop
     mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truth = fill(mysql_url, days=OLD_DAYS[:1], rows_a_day=200)
-    folder, write_manifest = tmp_path / "small", _Task._write_manifest
+    folder, write_manifest = tmp_path / "small", DayArchiver._write_manifest
 
-    def fill_the_disk_first(task: _Task, manifest: object) -> None:
+    def fill_the_disk_first(task: DayArchiver, manifest: object) -> None:
         with suppress(OSError), (folder / "filler").open("wb", buffering=0) as filler:
             while filler.write(b"\0" * 4_096):
                 pass
@@ -133,7 +133,7 @@ def test_a_disk_that_is_full_at_the_manifest_is_no_archive_and_the_next_run_adop
     job = Job("archive", mysql_url, str(folder), days=OLD_DAYS[:1])
     with small_disk(folder):
         with monkeypatch.context() as patch:
-            patch.setattr(_Task, "_write_manifest", fill_the_disk_first)
+            patch.setattr(DayArchiver, "_write_manifest", fill_the_disk_first)
             told = safely(job)
         assert told.refused.startswith(f"OperatorError: The day {OLD_DAYS[0]} was not archived: {folder.as_uri()}")
         (folder / "filler").unlink()

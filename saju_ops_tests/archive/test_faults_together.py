@@ -27,9 +27,9 @@ from saju_ops_tests.archive.fault_worker import (
 
 # One per kind of lock: MariaDB's is MySQL's.
 LOCKS = pytest.mark.parametrize("url_fixture", ["mysql_url", "postgres_url", "sqlite_url"])
-IN_A_CHUNK = Point("saju_ops.archive.purge", "_Purge._chunk", "before", nth=2, action="hold")
-BEFORE_THE_FILE = Point("saju_ops.archive.day", "_Task._prove", "before", action="hold")
-BEFORE_THE_MANIFEST = Point("saju_ops.archive.day", "_Task._write_manifest", "before", action="hold")
+IN_A_CHUNK = Point("saju_ops.archive.purge", "Purge._chunk", "before", nth=2, action="hold")
+BEFORE_THE_FILE = Point("saju_ops.archive.day", "DayArchiver._prove", "before", action="hold")
+BEFORE_THE_MANIFEST = Point("saju_ops.archive.day", "DayArchiver._write_manifest", "before", action="hold")
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_a_lock_keeps_out_all_others_however_many_come_and_go(url: str, tmp_path
 def test_a_lock_file_that_its_holder_removed_is_no_lock(sqlite_url: str, tmp_path: Path) -> None:
     """The second opens the file while the first holds it; the first removes it; a third makes and locks its own."""
     fill(sqlite_url, rows_a_day=10)
-    about_to_lock = Point("saju_ops.rows.engines.sqlite", "fcntl.flock", "before", action="hold")
+    about_to_lock = Point("saju_ops.rows.engines.sqlite.store", "fcntl.flock", "before", action="hold")
     job = Job("archive", sqlite_url, str(tmp_path / "backups"), days=DAYS[:1], wait=0.3, point=about_to_lock)
     with opened(sqlite_url) as store, ExitStack() as stack:
         with store.lock(f"day {DAYS[0]}", 1.0):

@@ -15,10 +15,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from saju_ops.archive.purge import PurgePlan, PurgeResult
+from saju_ops.archive.purge_plan import PurgePlan, PurgeResult
 from saju_ops.errors import Busy, OperatorError, Refused
 from saju_ops.rows.days import Day, parse_day
-from saju_ops.rows.engines.base import LogStore
+from saju_ops.rows.engines.base import RowStore
 from saju_ops.storage.open import open_storage
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, SEOUL, Scene
 from saju_ops_tests.engines import MariaDB, MySQL
@@ -171,16 +171,16 @@ def test_rows_in_a_differing_letter_case_are_different(mysql_url: str, tmp_path:
 
 def interposed(monkeypatch: pytest.MonkeyPatch, action: Callable[[], None], before: str) -> None:
     """Runs `action` once, just before the store's method of that name is first called inside a chunk."""
-    original = getattr(LogStore, before)
+    original = getattr(RowStore, before)
     done: list[bool] = []
 
-    def method(self: LogStore, *args: Any, **kwargs: Any) -> Any:
+    def method(self: RowStore, *args: Any, **kwargs: Any) -> Any:
         if not done:
             done.append(True)
             action()
         return original(self, *args, **kwargs)
 
-    monkeypatch.setattr(LogStore, before, method)
+    monkeypatch.setattr(RowStore, before, method)
 
 
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres"])
@@ -301,7 +301,7 @@ def test_a_chunk_has_fewer_rows_where_they_are_large(mysql_url: str, tmp_path: P
 @pytest.mark.parametrize("most_bytes", [1, 100, 1 << 20])
 @pytest.mark.parametrize("size", [1, 7, 10, 100])
 def test_chunks_hold_every_row_in_order(size: int, most_bytes: int) -> None:
-    from saju_ops.archive.purge import rechunk
+    from saju_ops.archive.chunks import rechunk
 
     numbers = [f"{n:020}" for n in range(50)]
     batches = [pa.record_batch({"n": pa.array(numbers[a : a + 8], pa.binary())}) for a in range(0, 50, 8)]
@@ -505,8 +505,8 @@ def test_a_replica_that_stops_answering_stops_the_purge(scene: Scene, monkeypatc
     scene.add(10)
     scene.archive()
     lags = [0.0, 0.0, 0.5, None]
-    monkeypatch.setattr(LogStore, "replica_lag", lambda self, replicas: lags.pop(0))
-    for engine in ("mysql.store.MySQLLogStore", "postgres.PostgresLogStore"):
+    monkeypatch.setattr(RowStore, "replica_lag", lambda self, replicas: lags.pop(0))
+    for engine in ("mysql.store.MySQLRowStore", "postgres.PostgresRowStore"):
         monkeypatch.setattr(f"saju_ops.rows.engines.{engine}.replica_lag", lambda self, replicas: lags.pop(0))
     result = scene.purge(chunk_size=4, max_replica_lag_seconds=5)
     assert (result.deleted, result.stopped) == (4, "no replica can be asked for its lag any more")

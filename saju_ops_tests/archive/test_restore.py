@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from saju_ops.archive.restore import RestorePlan
+from saju_ops.archive.restore_plan import RestorePlan
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
 from saju_ops.rows.days import parse_day
-from saju_ops.rows.engines.base import LogStore
-from saju_ops.rows.engines.sqlite import SQLiteLogStore
+from saju_ops.rows.engines.base import RowStore
+from saju_ops.rows.engines.sqlite.store import SQLiteRowStore
 from saju_ops.storage.local import LocalStorage
 from saju_ops.storage.open import StorageError
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, SEOUL, Scene
@@ -197,8 +197,8 @@ def test_a_restore_steps_back_from_a_purge(sqlite_url: str, tmp_path: Path, monk
     """It would take away again what comes back."""
     scene = Scene(sqlite_url, tmp_path / "backups").create_table()
     purged(scene)
-    lock = SQLiteLogStore.lock
-    monkeypatch.setattr(SQLiteLogStore, "lock", lambda store, name, wait: lock(store, name, 0.0))
+    lock = SQLiteRowStore.lock
+    monkeypatch.setattr(SQLiteRowStore, "lock", lambda store, name, wait: lock(store, name, 0.0))
     with scene.store() as purging, purging.lock("purge", 0.0):
         with pytest.raises(Busy, match="Another run works on purge"):
             scene.restore()
@@ -217,7 +217,7 @@ def test_days_that_were_restored_before_a_kill_are_skipped(scene: Scene, monkeyp
     loads: list[str] = []
     load = owner.restoring
 
-    def killed(self: LogStore) -> AbstractContextManager[None]:
+    def killed(self: RowStore) -> AbstractContextManager[None]:
         loads.append("day")
         if len(loads) == 3:
             raise KeyboardInterrupt

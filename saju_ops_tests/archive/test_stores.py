@@ -148,11 +148,11 @@ def test_rot_in_the_store_is_found_before_anything_is_deleted(sqlite_url: str, t
 
 KILLED = """
 import os, signal, sys
-from saju_ops.archive.day import _Task
+from saju_ops.archive.day import DayArchiver
 from saju_ops.storage.s3 import writer as s3
 from saju_ops_tests.archive.test_stores import archive_once
 target = {"part": (s3._S3Writer, "_part"), "finish": (s3._S3Writer, "_put"), "read": (s3._S3Writer, "read_back"),
-          "commit": (s3._S3Writer, "commit"), "manifest": (_Task, "_write_manifest")}[sys.argv[1]]
+          "commit": (s3._S3Writer, "commit"), "manifest": (DayArchiver, "_write_manifest")}[sys.argv[1]]
 old = getattr(*target)
 def dies(*args, **more):
     if sys.argv[2] == "after":

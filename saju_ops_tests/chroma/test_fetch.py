@@ -25,9 +25,10 @@ from saju_ops.chroma import comparison, scratch_database
 from saju_ops.chroma import fetch as chroma_fetch
 from saju_ops.chroma import restore as chroma_restore
 from saju_ops.chroma import worker_client as chroma_process
+from saju_ops.chroma.contents import contents
 from saju_ops.chroma.engine import open_folder
 from saju_ops.chroma.fetch import fetch_server, make_indexes
-from saju_ops.chroma.files import ChromaFiles, contents
+from saju_ops.chroma.files import ChromaFiles
 from saju_ops.chroma.floats import nearly
 from saju_ops.chroma.live_copy import settle
 from saju_ops.chroma.pages import databases, models

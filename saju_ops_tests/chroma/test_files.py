@@ -20,9 +20,11 @@ from saju_ops.chroma import check as chroma_check
 from saju_ops.chroma import comparison, scratch_database
 from saju_ops.chroma import engine as chroma_engine
 from saju_ops.chroma import index as chroma_index
+from saju_ops.chroma import names as chroma_names
 from saju_ops.chroma import pages as chroma_pages
+from saju_ops.chroma.contents import contents, differences
 from saju_ops.chroma.engine import open_folder
-from saju_ops.chroma.files import ChromaFiles, contents, differences
+from saju_ops.chroma.files import ChromaFiles
 from saju_ops.chroma.pages import databases, models, pages, shown_configuration
 from saju_ops.chroma.vectors import distances
 from saju_ops.errors import OperatorError, TornCopy
@@ -529,11 +531,11 @@ def pickled(kind: str, names: dict[str, int], protocol: int) -> bytes:
 def test_every_form_of_the_names_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int, protocol: int, count: int, kind: str
 ) -> None:
-    monkeypatch.setattr(chroma_index, "WHOLE_PICKLE", whole)
+    monkeypatch.setattr(chroma_names, "WHOLE_PICKLE", whole)
     names = {("기록-" if n % 3 else "x" * 300) + str(n): (n * 7) << (n % 34) for n in range(1, count + 1)}
     path = tmp_path / "index_metadata.pickle"
     path.write_bytes(pickled(kind, names, protocol))
-    read = chroma_index.Names(path)
+    read = chroma_names.Names(path)
     assert len(read) == count
     assert read.labels(list(names)).tolist() == list(names.values())
     assert sorted(label for some in read.all_labels() for label in some.tolist()) == sorted(names.values())
@@ -547,24 +549,24 @@ def test_every_form_of_the_names_is_read(
 def test_cut_names_are_found_wherever_they_are_cut(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int
 ) -> None:
-    monkeypatch.setattr(chroma_index, "WHOLE_PICKLE", whole)
+    monkeypatch.setattr(chroma_names, "WHOLE_PICKLE", whole)
     data = (index_of(folder, "saju_knowledge") / "index_metadata.pickle").read_bytes()
     path = tmp_path / "index_metadata.pickle"
     for length in range(0, len(data), 7):
         path.write_bytes(data[:length])
         with pytest.raises(chroma_index._DAMAGE):
-            chroma_index.Names(path)
+            chroma_names.Names(path)
     path.write_bytes(data)
-    assert len(chroma_index.Names(path)) > 30
+    assert len(chroma_names.Names(path)) > 30
 
 
 def test_names_that_would_run_something_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "index_metadata.pickle"
     path.write_bytes(b"cos\nsystem\n(S'touch " + str(tmp_path).encode() + b"/run'\ntR.")
     for whole in (1 << 30, -1):
-        monkeypatch.setattr(chroma_index, "WHOLE_PICKLE", whole)
+        monkeypatch.setattr(chroma_names, "WHOLE_PICKLE", whole)
         with pytest.raises(pickle.UnpicklingError):
-            chroma_index.Names(path)
+            chroma_names.Names(path)
     assert not (tmp_path / "run").exists()
 
 
@@ -578,5 +580,5 @@ def test_a_full_temporary_folder_is_no_torn_copy(tmp_path: Path, monkeypatch: py
     path.write_bytes(pickled("dict", {f"기록-{n}": n for n in range(2500)}, 3))
     monkeypatch.setattr(scratch_database.sqlite3, "connect", small)
     with pytest.raises(OperatorError, match=r"full.*TMPDIR") as said:
-        chroma_index.Names(path)
+        chroma_names.Names(path)
     assert not isinstance(said.value, TornCopy)

@@ -24,7 +24,8 @@ import pytest
 
 from saju_ops.chroma import snapshot as chroma
 from saju_ops.chroma.check import check_folder
-from saju_ops.chroma.files import ChromaFiles, contents
+from saju_ops.chroma.contents import contents
+from saju_ops.chroma.files import ChromaFiles
 from saju_ops.chroma.pack import FOLDER, Hashes, Listing, listed, look_through, pack, unpack
 from saju_ops.chroma.server import connect
 from saju_ops.chroma.snapshot import Source, drill_snapshot, extract_snapshot, take_snapshot

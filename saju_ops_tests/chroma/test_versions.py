@@ -21,8 +21,9 @@ import pytest
 
 from saju_ops.chroma import vectors as chroma_vectors
 from saju_ops.chroma.check import check_folder
+from saju_ops.chroma.contents import contents, differences
 from saju_ops.chroma.engine import open_folder
-from saju_ops.chroma.files import ChromaFiles, contents, differences
+from saju_ops.chroma.files import ChromaFiles
 from saju_ops.chroma.pack import listed
 from saju_ops.chroma.push import push_server
 from saju_ops.chroma.restore import restore_snapshot

@@ -19,7 +19,8 @@ from sqlalchemy import event
 from sqlalchemy.pool import NullPool
 
 from saju_ops.expired.job_files import JobFiles
-from saju_ops.expired.jobs import JobPurgeResult, JobTables, job_limits, open_jobs, purge_expired_jobs
+from saju_ops.expired.job_tables import JobPurgeResult, JobTables, job_limits, open_jobs
+from saju_ops.expired.jobs import purge_expired_jobs
 from saju_ops.schema import tables as schema
 from saju_ops.storage.open import open_storage
 

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from saju_ops.expired.dependents import Hanging
+from saju_ops.run_control import RunControl
 from saju_ops.schema import tables as schema
 from saju_ops_tests.expired.job_scene import TABLES, JobScene, job_id
 from saju_ops_tests.expired.test_expired_sessions import OLD, SessionScene
@@ -70,7 +71,7 @@ def every_job(scene: JobScene) -> list[str]:
 @pytest.mark.parametrize("rule", ["CASCADE", "SET NULL"])
 def test_a_table_that_begins_to_hang_on_jobs_between_two_batches_keeps_its_rows(jobs: JobScene, rule: str) -> None:
     act = once(lambda: new_child(jobs.engine, jobs.table("jobs").c.id, every_job(jobs), rule))
-    result = jobs.purge(tables=TABLES, batch_jobs=BATCH, passed={"progress": act})
+    result = jobs.purge(tables=TABLES, batch_jobs=BATCH, passed={"control": RunControl(progress=act)})
     assert f"references jobs with ON DELETE {rule}" in result.stopped
     assert "notes" in result.stopped
     assert f"{BATCH} of jobs were deleted before" in result.stopped
@@ -83,7 +84,7 @@ def test_a_table_that_begins_to_hang_on_what_hangs_on_jobs_keeps_its_rows(jobs: 
     def act() -> None:
         new_child(jobs.engine, jobs.table("reports").c.id, sorted(jobs.ids("reports")))
 
-    result = jobs.purge(tables=TABLES, batch_jobs=BATCH, passed={"progress": once(act)})
+    result = jobs.purge(tables=TABLES, batch_jobs=BATCH, passed={"control": RunControl(progress=once(act))})
     assert "references reports with ON DELETE CASCADE" in result.stopped
     assert count(jobs.engine) == JOBS - BATCH
 
@@ -93,7 +94,7 @@ def test_a_column_that_payments_get_between_two_batches_is_archived_before_they_
         jobs.run("ALTER TABLE payments ADD COLUMN memo varchar(50)")
         jobs.run("UPDATE payments SET memo = 'no archive holds this'")
 
-    result = jobs.purge(tables=TABLES, batch_jobs=BATCH, passed={"progress": once(act)})
+    result = jobs.purge(tables=TABLES, batch_jobs=BATCH, passed={"control": RunControl(progress=once(act))})
     assert "the column memo was added to payments" in result.stopped
     assert len(jobs.ids("payments")) == JOBS - BATCH
     again = jobs.purge(tables=TABLES, batch_jobs=BATCH)
@@ -104,7 +105,7 @@ def test_a_column_that_payments_get_between_two_batches_is_archived_before_they_
 
 def test_a_column_of_payments_that_is_renamed_stops_the_run_in_one_sentence(jobs: JobScene) -> None:
     act = once(lambda: jobs.run("ALTER TABLE payments RENAME COLUMN method TO paid_by"))
-    result = jobs.purge(tables=TABLES, batch_jobs=BATCH, passed={"progress": act})
+    result = jobs.purge(tables=TABLES, batch_jobs=BATCH, passed={"control": RunControl(progress=act)})
     assert "the column paid_by was added to payments" in result.stopped
     assert (result.deleted, sum(result.stayed.values())) == (BATCH, 0)
 
@@ -114,7 +115,7 @@ def test_an_index_and_a_table_of_its_own_stop_no_run(jobs: JobScene) -> None:
         jobs.run("CREATE INDEX by_amount ON payments (amount)")
         jobs.run("CREATE TABLE other (a integer PRIMARY KEY)")
 
-    result = jobs.purge(tables=TABLES, batch_jobs=BATCH, passed={"progress": once(act)})
+    result = jobs.purge(tables=TABLES, batch_jobs=BATCH, passed={"control": RunControl(progress=once(act))})
     assert (result.deleted, result.finished) == (JOBS, True)
 
 
@@ -157,7 +158,7 @@ def test_a_column_that_the_log_gets_between_two_batches_keeps_the_sessions(sessi
         sessions.run("ALTER TABLE conversation_logs ADD COLUMN note varchar(50)")
         sessions.run("UPDATE conversation_logs SET note = 'no archive holds this'")
 
-    result = sessions.purge(batch_sessions=BATCH, passed={"progress": once(act)})
+    result = sessions.purge(batch_sessions=BATCH, passed={"control": RunControl(progress=once(act))})
     assert "the column note was added to conversation_logs" in result.stopped
     assert result.deleted == BATCH
     assert sessions.count("conversation_logs") == sessions.count("user_sessions") == SESSIONS - BATCH
@@ -173,7 +174,7 @@ def test_a_table_that_begins_to_hang_on_calculations_keeps_its_rows(sessions: Se
         left = [row[0] for row in sessions.run("SELECT calculation_id FROM saju_calculations")]
         new_child(sessions.engine, column, left)
 
-    result = sessions.purge(batch_sessions=BATCH, passed={"progress": once(act)})
+    result = sessions.purge(batch_sessions=BATCH, passed={"control": RunControl(progress=once(act))})
     assert "references saju_calculations with ON DELETE CASCADE" in result.stopped
     assert (result.deleted, count(sessions.engine)) == (BATCH, SESSIONS - BATCH)
     assert sessions.count("user_sessions") == SESSIONS - BATCH
@@ -191,6 +192,6 @@ def test_a_trigger_on_sessions_that_is_made_between_two_batches_never_fires(sess
         ]
     sessions.run("CREATE TABLE kept (a integer)")
     act = once(lambda: [sessions.run(statement) for statement in made])
-    result = sessions.purge(batch_sessions=BATCH, passed={"progress": act})
+    result = sessions.purge(batch_sessions=BATCH, passed={"control": RunControl(progress=act)})
     assert "the trigger seen was added to user_sessions" in result.stopped
     assert sessions.count("kept") == 0

@@ -11,7 +11,7 @@ import pytest
 from saju_ops.cli.status_report import report
 from saju_ops.errors import Refused
 from saju_ops.expired.clocks import Clock
-from saju_ops.expired.jobs import open_jobs
+from saju_ops.expired.job_tables import open_jobs
 from saju_ops.settings.load import load_settings
 from saju_ops.settings.settings import SettingsError
 from saju_ops_tests.expired.job_scene import HOUR, NOW, SEOUL, UTC_ZONE, JobScene, job_id

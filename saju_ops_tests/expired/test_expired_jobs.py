@@ -15,11 +15,12 @@ import sqlalchemy as sa
 from saju_ops.errors import Busy, OperatorError, Refused
 from saju_ops.expired import row_archive
 from saju_ops.expired.dependents import Hanging
-from saju_ops.expired.jobs import JobTables, job_limits, open_jobs
+from saju_ops.expired.job_tables import JobTables, job_limits, open_jobs
 from saju_ops.rows.csvfile import CsvSink
-from saju_ops.rows.engines.base import LogStore
+from saju_ops.rows.engines.base import RowStore
 from saju_ops.rows.engines.open import Selection
-from saju_ops.rows.engines.postgres import PostgresLogStore
+from saju_ops.rows.engines.postgres.store import PostgresRowStore
+from saju_ops.run_control import RunControl
 from saju_ops.storage.local import LocalStorage
 from saju_ops.storage.open import StorageError, open_storage
 from saju_ops.storage.seal import Seals
@@ -233,14 +234,14 @@ def test_a_payment_that_changes_after_it_was_archived_keeps_its_job(
     from saju_ops.expired import jobs as expired_jobs
 
     scene.add(range(1, 4))
-    real = expired_jobs._Purge._archive
+    real = expired_jobs.JobPurge._archive
 
     def archive_then_change(self: Any, *args: Any) -> Any:
         found = real(self, *args)
         scene.run("UPDATE payments SET amount = 1 WHERE id = 2")
         return found
 
-    monkeypatch.setattr(expired_jobs._Purge, "_archive", archive_then_change)
+    monkeypatch.setattr(expired_jobs.JobPurge, "_archive", archive_then_change)
     result = scene.purge()
     assert [scene.whole(n) for n in (1, 2, 3)] == [None, True, None]
     assert dict(result.stayed) == {"a row of payments came or changed after it was archived": 1}
@@ -254,7 +255,7 @@ def test_a_payment_that_comes_after_the_archive_keeps_its_job(scene: JobScene, m
     from saju_ops.expired import jobs as expired_jobs
 
     scene.add([1])
-    real = expired_jobs._Purge._archive
+    real = expired_jobs.JobPurge._archive
 
     def archive_then_add(self: Any, *args: Any) -> Any:
         found = real(self, *args)
@@ -262,7 +263,7 @@ def test_a_payment_that_comes_after_the_archive_keeps_its_job(scene: JobScene, m
         scene.insert("payment_failures", late)
         return found
 
-    monkeypatch.setattr(expired_jobs._Purge, "_archive", archive_then_add)
+    monkeypatch.setattr(expired_jobs.JobPurge, "_archive", archive_then_add)
     scene.purge()
     assert scene.ids("payment_failures") == {1, 99}
     assert scene.ids() == {job_id(1)}
@@ -288,14 +289,14 @@ def test_a_job_that_is_extended_after_it_was_found_stays(scene: JobScene, monkey
     from saju_ops.expired import jobs as expired_jobs
 
     scene.add([1, 2])
-    real = expired_jobs._Purge._archive
+    real = expired_jobs.JobPurge._archive
 
     def archive_then_extend(self: Any, *args: Any) -> Any:
         found = real(self, *args)
         scene.run("UPDATE jobs SET expires_at = '2027-01-01 00:00:00' WHERE id = :id", id=job_id(1))
         return found
 
-    monkeypatch.setattr(expired_jobs._Purge, "_archive", archive_then_extend)
+    monkeypatch.setattr(expired_jobs.JobPurge, "_archive", archive_then_extend)
     result = scene.purge()
     assert [scene.whole(1), scene.whole(2)] == [True, None]
     assert result.deleted == 1
@@ -462,10 +463,12 @@ def test_limits_stop_between_batches_and_the_next_run_continues(lite: JobScene) 
     assert (result.deleted, result.stopped) == (3, "max_jobs (3) reached")
     assert len(lite.ids()) == 4
     ticks = iter(range(0, 100_000, 60))
-    result = lite.purge(max_runtime_seconds=100, batch_jobs=1, passed={"clock": lambda: float(next(ticks))})
+    result = lite.purge(
+        max_runtime_seconds=100, batch_jobs=1, passed={"control": RunControl(clock=lambda: float(next(ticks)))}
+    )
     assert result.stopped == "max_runtime_seconds (100) reached"
     stops = iter([None, None, None, "cancelled"])
-    lite.purge(batch_jobs=1, passed={"should_stop": lambda: next(stops, "cancelled")})
+    lite.purge(batch_jobs=1, passed={"control": RunControl(lambda: next(stops, "cancelled"))})
     assert lite.purge().finished
     assert lite.ids() == set()
 
@@ -524,7 +527,7 @@ def test_a_job_that_somebody_holds_is_left_for_the_next_run_and_the_others_go(se
     thread.start()
     held.wait(10)
     try:
-        result = scene.purge(tables=NOTHING_KEPT, passed={"sleep": lambda _: None})
+        result = scene.purge(tables=NOTHING_KEPT, passed={"control": RunControl(sleep=lambda _: None)})
     finally:
         done.set()
         thread.join()
@@ -558,7 +561,7 @@ def test_an_update_of_a_job_waits_for_the_commit_and_then_finds_nothing(
     if moment == "judged":
         monkeypatch.setattr(Hanging, "delete", lambda self: (meanwhile(), delete(self))[1])
     else:
-        for store in (LogStore, PostgresLogStore):
+        for store in (RowStore, PostgresRowStore):
             monkeypatch.setattr(store, "check_now", lambda self, check=store.check_now: (check(self), meanwhile())[0])
     scene.purge()
     thread.join()

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from saju_ops.cli.status_report import report
 from saju_ops.errors import Refused
 from saju_ops.expired.foreign_keys import closure_of
-from saju_ops.expired.jobs import JobTables, open_jobs
+from saju_ops.expired.job_tables import JobTables, open_jobs
 from saju_ops_tests.accounts import Account, account
 from saju_ops_tests.engines import Engine
 from saju_ops_tests.expired.job_scene import UTC_ZONE, JobScene

@@ -477,13 +477,13 @@ def test_a_session_that_somebody_else_deleted_meanwhile_leaves_redis_too(
 
     lite.add("s1")
     client.set("session:s1", "x")
-    real = expired_sessions._Purge._chunk
+    real = expired_sessions.SessionPurge._chunk
 
     def gone_before(self: Any, sessions: Any) -> None:
         lite.run("DELETE FROM user_sessions")
         real(self, sessions)
 
-    monkeypatch.setattr(expired_sessions._Purge, "_chunk", gone_before)
+    monkeypatch.setattr(expired_sessions.SessionPurge, "_chunk", gone_before)
     result = lite.purge(cache=cache)
     assert (result.deleted, client.exists("session:s1")) == (0, 0)
 

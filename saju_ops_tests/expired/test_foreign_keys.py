@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from saju_ops.errors import Refused
 from saju_ops.expired.catalogue import shown
 from saju_ops.expired.foreign_keys import closure_of
-from saju_ops.expired.jobs import JobPurgeResult, JobTables, open_jobs
+from saju_ops.expired.job_tables import JobPurgeResult, JobTables, open_jobs
 from saju_ops_tests.expired.job_scene import NOW, UTC_ZONE, JobScene
 
 EXPIRED = "2026-09-30 12:00:00"

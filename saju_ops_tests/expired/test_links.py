@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from saju_ops.errors import Refused
-from saju_ops.expired.jobs import JobPurgeResult, JobTables, open_jobs, orphans
+from saju_ops.expired.job_tables import JobPurgeResult, JobTables, open_jobs, orphans
 from saju_ops.expired.links import parse_links, singular
 from saju_ops.settings.load import load_settings
 from saju_ops.settings.settings import SettingsError

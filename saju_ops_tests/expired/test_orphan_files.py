@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from saju_ops.errors import OperatorError, Refused
-from saju_ops.expired.jobs import JobTables, open_jobs
+from saju_ops.expired.job_tables import JobTables, open_jobs
 from saju_ops.expired.orphan_files import OrphanFiles, orphan_files
 from saju_ops_tests.expired.files_scene import Files, files_behind_faults
 from saju_ops_tests.expired.job_scene import CHILDREN, HOUR, NOW, SIZE, TABLES, JobScene, file_key, job_id

@@ -21,6 +21,7 @@ import pytest
 import sqlalchemy as sa
 
 from saju_ops.errors import Busy, OperatorError, Refused
+from saju_ops.run_control import RunControl
 from saju_ops.stale.reconcile import missing_tables
 from saju_ops.stale.tables import Tables
 from saju_ops.storage.open import StorageError
@@ -70,7 +71,7 @@ def test_what_moves_between_the_look_and_the_update_is_left_alone(scene: Scene) 
             "DELETE FROM analysis_jobs WHERE job_id = 'gone'",
         )
 
-    result = scene.apply(should_stop=at_the_first_transaction(worker))
+    result = scene.apply(control=RunControl(at_the_first_transaction(worker)))
     assert scene.statuses() == {
         "finished": "completed", "touched": "processing", "result_touched": "processing", "result_done": "processing",
         "result_added": "processing", "other_status": "pending", "still": "failed", "still_done": "completed",
@@ -295,7 +296,7 @@ def test_a_lock_that_comes_later_leaves_what_was_done_in_the_audit(
             writer.execute("BEGIN IMMEDIATE")
 
     with pytest.raises(Busy):
-        sqlite.apply(busy_seconds=0.1, should_stop=should_stop)
+        sqlite.apply(busy_seconds=0.1, control=RunControl(should_stop))
     writer.rollback()
     writer.close()
     assert sorted(sqlite.statuses().values()) == ["failed"] * 2 + ["processing"] * 4

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from saju_ops.errors import Refused
+from saju_ops.run_control import RunControl
 from saju_ops.stale.plan import StalePlan
 from saju_ops_tests.stale.scene import HOUR, NOW, SEOUL, Scene, ago, becomes
 
@@ -362,7 +363,7 @@ def test_it_can_be_stopped_between_transactions_and_launched_again(
     for number in range(9):
         sqlite.job(f"j{number}")
     answers = iter([None, None, "enough", "enough"])
-    result = sqlite.apply(should_stop=lambda: next(answers))
+    result = sqlite.apply(control=RunControl(lambda: next(answers)))
     assert (result.stopped, result.settled) == ("enough", 3)
     assert sqlite.apply(run_id="run2").settled == 6
     assert sqlite.undo("run1").put_back == 3
@@ -432,6 +433,21 @@ def test_job_ids_of_any_type(
         assert list(scene.statuses().values()) == ["completed"]
         assert scene.undo().put_back == 1
         assert list(scene.statuses().values()) == ["processing"]
+
+
+@pytest.mark.parametrize(("engine", "kind", "result_kind"), [
+    ("mysql", "varchar(64) COLLATE utf8mb4_bin", "varchar(64) COLLATE utf8mb4_0900_ai_ci"),
+    ("mariadb", "varchar(64) COLLATE utf8mb4_bin", "varchar(64) COLLATE utf8mb4_general_ci"),
+    ("sqlite", "text", "text COLLATE NOCASE"),
+])  # fmt: skip
+def test_results_of_another_job_whose_id_differs_only_in_case_complete_none(
+    engine: str, kind: str, result_kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    scene = Scene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups", newer=True)
+    scene.create(job_id=kind, result_job_id=result_kind)
+    scene.insert("analysis_results", {"job_id": "ABC", "file_id": "a", "status": "completed"})
+    scene.job("abc")
+    assert becomes(scene.reconcile()) == {"abc": "failed"}
 
 
 def test_ids_with_quotes_korean_and_control_letters(old: Scene) -> None:

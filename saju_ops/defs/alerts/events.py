@@ -17,6 +17,7 @@ from dagster import DagsterEventType as Kind
 
 from saju_ops.reports.runs import ArchivedDay, Ending, FailedCheck, FinishedRun
 from saju_ops.reports.safe_errors import RaisedError
+from saju_ops.storage import folders
 from saju_ops.tags import RANGE_END, RANGE_START
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ def _archived_day(into: _Collected, day: str, metadata: Mapping[str, Any]) -> No
 
 def _storage_name(location: str) -> str:
     """`conversation_logs/2026/10/….csv`, without the address of its store."""
-    head, found, rest = location.rpartition("conversation_logs/")
+    head, found, rest = location.rpartition(folders.CONVERSATION_LOGS)
     return f"{found}{rest}" if found and (not head or head.endswith(("/", "\\"))) else ""
 
 

@@ -12,7 +12,7 @@ from saju_ops.settings.settings import Settings
 
 if TYPE_CHECKING:
     from saju_ops.rows.days import Day
-    from saju_ops.rows.engines.open import LogStore
+    from saju_ops.rows.engines.open import RowStore
 
 
 NAMED_DAYS = 20
@@ -20,7 +20,15 @@ NAMED_DAYS = 20
 
 def checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
     """Cheap looks at the table: what an archive of single days can't see."""
+    return [
+        _no_rows_before_first_partition(settings),
+        _every_row_has_a_day(settings),
+        _every_due_day_is_archived(settings),
+        _created_at_is_indexed(),
+    ]
 
+
+def _no_rows_before_first_partition(settings: Settings) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=ARCHIVE,
         description="No row is older than ARCHIVE_START_DATE: such rows belong to no partition and would never be"
@@ -43,6 +51,10 @@ def checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
             },
         )
 
+    return no_rows_before_first_partition
+
+
+def _every_due_day_is_archived(settings: Settings) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=ARCHIVE,
         description="Every day beyond LOG_RETENTION_DAYS of which the table has rows has an archive. Severity WARN: the"
@@ -66,6 +78,10 @@ def checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
             },
         )
 
+    return every_due_day_is_archived
+
+
+def _every_row_has_a_day(settings: Settings) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=ARCHIVE,
         description="Every row has a created_at by which it belongs to a day from ARCHIVE_START_DATE on. Rows without"
@@ -86,6 +102,10 @@ def checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
             metadata={"rows_in_no_day": sum(counts.values()), **counts, "first_partition": str(first)},
         )
 
+    return every_row_has_a_day
+
+
+def _created_at_is_indexed() -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=ARCHIVE,
         description="created_at has an index. Severity WARN: without it every day's archive and purge reads the whole"
@@ -105,10 +125,10 @@ def checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
             },
         )
 
-    return [no_rows_before_first_partition, every_row_has_a_day, every_due_day_is_archived, created_at_is_indexed]
+    return created_at_is_indexed
 
 
-def due_with_rows(settings: Settings, store: "LogStore", now: datetime) -> list["Day"]:
+def due_with_rows(settings: Settings, store: "RowStore", now: datetime) -> list["Day"]:
     """Days wholly beyond the retention, from the first partition on, of which the table has rows."""
     from saju_ops.archive.due import due_days
     from saju_ops.rows.days import Day, cutoff_day

@@ -7,23 +7,24 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
 from pydantic import Field
 
 from saju_ops.defs.charts import bar_chart
-from saju_ops.defs.common import CANCELLED, _day
+from saju_ops.defs.common import _day
 from saju_ops.defs.conversation_logs.asset import LOGS
+from saju_ops.defs.interrupts import cancellable, raise_if_cancelled
+from saju_ops.defs.live_tables import observe, refused_once
 from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage, LogDatabase
 from saju_ops.defs.run_errors import without_secrets
-from saju_ops.errors import OperatorError
 from saju_ops.reports.conversation_logs import purge_report
+from saju_ops.run_control import RunControl
 from saju_ops.settings.load import load_settings
 from saju_ops.settings.settings import Settings
 from saju_ops.words import counted, its, were
 
 if TYPE_CHECKING:
-    from saju_ops.archive.purge import PurgePlan, PurgeResult
+    from saju_ops.archive.purge_plan import PurgePlan, PurgeResult
     from saju_ops.rows.days import Day
 
 # Seconds between two progress lines in a run's log.
@@ -67,7 +68,7 @@ class PurgeConfig(dg.Config):
 
 
 def _plan(config: PurgeConfig, settings: Settings) -> "PurgePlan":
-    from saju_ops.archive.purge import PurgePlan
+    from saju_ops.archive.purge_plan import PurgePlan
 
     return PurgePlan(
         retention_days=settings.log_retention_days if config.retention_days is None else config.retention_days,
@@ -92,13 +93,10 @@ def _plan(config: PurgeConfig, settings: Settings) -> "PurgePlan":
 def purge_conversation_logs(
     context: dg.OpExecutionContext, config: PurgeConfig, log_database: LogDatabase, backup_storage: BackupStorage
 ) -> None:
-    try:
+    with refused_once():
         result = _purge(context, config, log_database, backup_storage)
-    except OperatorError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
     _report(context, result)
-    if result.stopped == CANCELLED:
-        raise dg.DagsterExecutionInterruptedError
+    raise_if_cancelled(result.stopped)
     if left := len(result.problems):
         altered = ", or because the table was altered" if "was altered since" in result.stopped else ""
         altered += ", or rows of theirs are archived and still there" if result.kept_unexplained else ""
@@ -118,10 +116,8 @@ def _purge(
 
     settings = load_settings()
     plan = _plan(config, settings)
-    progress = _Progress(context)
     with log_database.open() as store:
-        # A cancel from the UI sets a flag here, which is looked at between chunks: no chunk is cut in two.
-        with capture_interrupts():
+        with cancellable() as should_stop:
             return purge(
                 store,
                 backup_storage.open(),
@@ -129,8 +125,7 @@ def _purge(
                 now=datetime.now(UTC),
                 first_day=Day(settings.archive_start_date, settings.timezone),
                 replicas=settings.replica_urls,
-                should_stop=lambda: CANCELLED if check_captured_interrupt() else None,
-                progress=progress,
+                control=RunControl(should_stop, _Progress(context)),
             )
 
 
@@ -154,9 +149,7 @@ class _Progress:
 
 def _report(context: dg.OpExecutionContext, result: "PurgeResult") -> None:
     metadata = purge_metadata(result)
-    context.add_output_metadata(metadata)
-    # On the table itself, so that its numbers plot over the weeks.
-    context.log_event(dg.AssetObservation(LOGS, metadata=metadata))
+    observe(context, LOGS, metadata)
     rows = result.deletable if result.dry_run else result.deleted
     verb = "would be deleted" if result.dry_run else "deleted"
     log_progress(

@@ -10,6 +10,7 @@ from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError, Refused
+from saju_ops.run_control import RunControl
 from saju_ops.settings.load import load_settings
 from saju_ops.words import counted, were
 
@@ -52,8 +53,10 @@ def restore_conversation_logs(
             source_table=settings.conversation_log_table,
             dry_run=config.dry_run,
             announce=lambda plan: log_progress(context.log, " ".join(plan.sentences())),
-            progress=lambda plan: log_progress(
-                context.log, f"{plan.written:,} of {counted(plan.to_write, 'row')} written."
+            control=RunControl(
+                progress=lambda plan: log_progress(
+                    context.log, f"{plan.written:,} of {counted(plan.to_write, 'row')} written."
+                )
             ),
         )
     except OperatorError as error:

@@ -7,27 +7,28 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
 from pydantic import Field
 
 from saju_ops.defs.common import _listed, common_metadata, nothing_here
+from saju_ops.defs.interrupts import cancellable, raise_if_cancelled
+from saju_ops.defs.live_tables import observe, one_run_a_tick, refused_once
 from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError
 from saju_ops.reports.expired import expired_jobs_report
+from saju_ops.run_control import RunControl
 from saju_ops.settings.load import load_settings
 from saju_ops.settings.settings import Settings
 from saju_ops.wiring import job_files, tables_of
 from saju_ops.words import counted
 
 if TYPE_CHECKING:
-    from saju_ops.expired.jobs import JobPurgeResult
+    from saju_ops.expired.job_tables import JobPurgeResult
 
 PAID_JOBS = dg.AssetKey("paid_jobs")
 JOB = "purge_expired_jobs"
 POOL = "paid_jobs"
-CANCELLED = "cancelled by the operator"
 NO_ORPHANS = "no_orphan_rows"
 NO_ORPHAN_FILES = "no_orphan_files"
 CHECK_JOB = "check_paid_jobs"
@@ -56,7 +57,7 @@ def checks() -> list[dg.AssetChecksDefinition]:
     )
     @without_secrets
     def no_orphan_rows() -> dg.AssetCheckResult:
-        from saju_ops.expired.jobs import open_jobs, orphans
+        from saju_ops.expired.job_tables import open_jobs, orphans
         from saju_ops.wiring import tables_of
 
         if (why := why_not()) is not None:
@@ -108,7 +109,7 @@ def _why_no_files(settings: Settings) -> str | None:
 
 
 def _compare_files(settings: Settings) -> dg.AssetCheckResult:
-    from saju_ops.expired.jobs import open_jobs
+    from saju_ops.expired.job_tables import open_jobs
     from saju_ops.expired.orphan_files import OrphanFiles, orphan_files
     from saju_ops.wiring import tables_of
 
@@ -177,14 +178,10 @@ class PurgeJobsConfig(dg.Config):
 )
 @without_secrets
 def purge_expired_jobs(context: dg.OpExecutionContext, config: PurgeJobsConfig, backup_storage: BackupStorage) -> None:
-    try:
+    with refused_once():
         result = _purge(context, config, backup_storage)
-    except OperatorError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
     metadata = jobs_metadata(result)
-    context.add_output_metadata(metadata)
-    # On the table itself, so that its numbers plot over the days.
-    context.log_event(dg.AssetObservation(PAID_JOBS, metadata=metadata))
+    observe(context, PAID_JOBS, metadata)
     verb = "would be deleted" if result.dry_run else "deleted"
     log_progress(
         context.log,
@@ -194,24 +191,23 @@ def purge_expired_jobs(context: dg.OpExecutionContext, config: PurgeJobsConfig, 
     )
     for sentence in (*result.doubts, *result.problems):
         context.log.warning(sentence)
-    if result.stopped == CANCELLED:
-        raise dg.DagsterExecutionInterruptedError
+    raise_if_cancelled(result.stopped)
 
 
 def _purge(context: dg.OpExecutionContext, config: PurgeJobsConfig, backup: BackupStorage) -> "JobPurgeResult":
-    from saju_ops.expired import jobs as expired_jobs
+    from saju_ops.expired.job_tables import job_limits, open_jobs
+    from saju_ops.expired.jobs import purge_expired_jobs as purge
 
     settings = load_settings()
-    limits = expired_jobs.job_limits(
+    limits = job_limits(
         dry_run=config.dry_run, max_jobs=config.max_jobs, max_runtime_seconds=config.max_runtime_seconds,
         batch_jobs=config.batch_jobs, pause_seconds=config.pause_seconds,
     )  # fmt: skip
     files = job_files(settings)
     url, zone = settings.jobs_database_url, settings.jobs_database_timezone
-    with expired_jobs.open_jobs(url, settings.jobs_table, zone) as store:
-        # A cancel from the UI sets a flag here, which is looked at between batches: none is cut in two.
-        with capture_interrupts():
-            return expired_jobs.purge_expired_jobs(
+    with open_jobs(url, settings.jobs_table, zone) as store:
+        with cancellable() as should_stop:
+            return purge(
                 store,
                 backup.open(),
                 tables_of(settings),
@@ -221,8 +217,9 @@ def _purge(context: dg.OpExecutionContext, config: PurgeJobsConfig, backup: Back
                 files=files,
                 compression=settings.archive_compression,
                 run_id=context.run.run_id,
-                should_stop=lambda: CANCELLED if check_captured_interrupt() else None,
-                progress=lambda r: context.log.debug(f"{r.deleted:,} of {counted(r.expired, 'job')} so far."),
+                control=RunControl(
+                    should_stop, lambda r: context.log.debug(f"{r.deleted:,} of {counted(r.expired, 'job')} so far.")
+                ),
             )
 
 
@@ -270,10 +267,7 @@ def expired_jobs_schedule(settings: Settings) -> dg.ScheduleDefinition:
             named = current.jobs_database_url_secret is not None or current.jobs_table != "jobs"
             return nothing_here(why, named=named)
         job_files(current)
-        return dg.RunRequest(
-            run_key=f"expired-jobs-{context.scheduled_execution_time.astimezone(UTC):%Y-%m-%dT%H:%MZ}",
-            run_config=dg.RunConfig(ops={JOB: PurgeJobsConfig(dry_run=False)}),
-        )
+        return one_run_a_tick(context, "expired-jobs", JOB, PurgeJobsConfig(dry_run=False))
 
     return expired_jobs
 

@@ -7,15 +7,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
 from pydantic import Field
 
 from saju_ops.defs.common import common_metadata, nothing_here
+from saju_ops.defs.interrupts import cancellable, raise_if_cancelled
+from saju_ops.defs.live_tables import observe, one_run_a_tick, refused_once
 from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
-from saju_ops.errors import OperatorError
 from saju_ops.reports.expired import expired_sessions_report
+from saju_ops.run_control import RunControl
 from saju_ops.settings.load import load_settings
 from saju_ops.settings.settings import Settings
 from saju_ops.words import counted
@@ -27,7 +28,6 @@ SESSIONS = dg.AssetKey("user_sessions")
 JOB = "purge_expired_sessions"
 # The pool of the conversation log's purge: both delete rows of the log.
 POOL = "conversation_log_purge"
-CANCELLED = "cancelled by the operator"
 
 
 def source_asset(settings: Settings) -> dg.AssetSpec:
@@ -87,14 +87,10 @@ class PurgeSessionsConfig(dg.Config):
 def purge_expired_sessions(
     context: dg.OpExecutionContext, config: PurgeSessionsConfig, backup_storage: BackupStorage
 ) -> None:
-    try:
+    with refused_once():
         result = _purge(config, backup_storage)
-    except OperatorError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
     metadata = sessions_metadata(result)
-    context.add_output_metadata(metadata)
-    # On the table itself, so that its numbers plot over the weeks.
-    context.log_event(dg.AssetObservation(SESSIONS, metadata=metadata))
+    observe(context, SESSIONS, metadata)
     verb = "would be deleted" if result.dry_run else "deleted"
     log_progress(
         context.log,
@@ -104,8 +100,7 @@ def purge_expired_sessions(
     )
     for sentence in (*result.doubts, *result.problems, *filter(None, [result.cache_problem])):
         context.log.warning(sentence)
-    if result.stopped == CANCELLED:
-        raise dg.DagsterExecutionInterruptedError
+    raise_if_cancelled(result.stopped)
 
 
 def _purge(config: PurgeSessionsConfig, backup: BackupStorage) -> "SessionPurgeResult":
@@ -129,8 +124,7 @@ def _purge(config: PurgeSessionsConfig, backup: BackupStorage) -> "SessionPurgeR
     with expired_sessions.open_sessions(
         settings.database_url, settings.sessions_table, settings.database_timezone
     ) as store:
-        # A cancel from the UI sets a flag here, which is looked at between batches: none is cut in two.
-        with capture_interrupts():
+        with cancellable() as should_stop:
             return expired_sessions.purge_expired_sessions(
                 store,
                 backup.open(),
@@ -141,7 +135,7 @@ def _purge(config: PurgeSessionsConfig, backup: BackupStorage) -> "SessionPurgeR
                 retention_days=settings.log_retention_days,
                 zone=settings.timezone,
                 cache=SessionCache(url.get_secret_value()) if url is not None else None,
-                should_stop=lambda: CANCELLED if check_captured_interrupt() else None,
+                control=RunControl(should_stop),
             )
 
 
@@ -189,9 +183,6 @@ def expired_sessions_schedule(settings: Settings) -> dg.ScheduleDefinition:
         current = load_settings()
         if (why := why_not(current)) is not None:
             return nothing_here(why, named=current.sessions_table != "user_sessions")
-        return dg.RunRequest(
-            run_key=f"expired-sessions-{context.scheduled_execution_time.astimezone(UTC):%Y-%m-%dT%H:%MZ}",
-            run_config=dg.RunConfig(ops={JOB: PurgeSessionsConfig(dry_run=False)}),
-        )
+        return one_run_a_tick(context, "expired-sessions", JOB, PurgeSessionsConfig(dry_run=False))
 
     return expired_sessions

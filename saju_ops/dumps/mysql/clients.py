@@ -17,6 +17,7 @@ from pathlib import PurePath
 import sqlalchemy as sa
 
 from saju_ops.database.address import Tls, init_command_matters, mysql_tls, options_of, redacted
+from saju_ops.database.families import DEFAULT_PORTS
 from saju_ops.dumps.programs import Program, ProgramMissing, asked, find_program, secret_file
 from saju_ops.errors import Refused
 
@@ -109,7 +110,7 @@ def options_file(url: sa.URL, mariadb: bool, *, init_command: bool = False) -> s
     if socket := options.get("unix_socket"):
         lines["socket"] = socket
     else:
-        lines |= {"host": url.host or "localhost", "port": str(url.port or 3306), "protocol": "TCP"}
+        lines |= {"host": url.host or "localhost", "port": str(url.port or DEFAULT_PORTS["mysql"]), "protocol": "TCP"}
     lines |= {"bind-address": options.get("bind_address"), "loose-connect-timeout": options.get("connect_timeout")}
     lines |= {"init-command": options.get("init_command") if init_command else None}
     if tls.mode != "DISABLED":

@@ -40,7 +40,6 @@ from saju_ops.dumps.mysql.allowed import Statements
 from saju_ops.dumps.mysql.catalogue import (
     ALTERED,
     DEFAULTS,
-    ELSEWHERE,
     EVENTS,
     ROUTINES,
     TRIGGERS,
@@ -61,6 +60,7 @@ from saju_ops.dumps.mysql.rights import hidden
 from saju_ops.dumps.mysql.taking import LOCK_PATIENCE, MySQLTaking
 from saju_ops.dumps.mysql.words import quoted, unqualified
 from saju_ops.dumps.programs import ProgramFailed
+from saju_ops.rows.foreign_keys import mysql_keys_of_database
 
 # Times that a quiet moment is looked for: at ten commits a second two of three tries find one. The first is wide.
 QUIET_TRIES = 4
@@ -336,8 +336,8 @@ class MySQLDumps:
         base = _of_server(server or self.url)
         where = redacted(base)
         admin = connect(base)
-        if not own:
-            self._refuse_on_own_server(server is None)
+        if not own and server is None:
+            _refuse_keys_elsewhere(self._engine)
         name = scratch_name(now)
         try:
             with admin.connect() as connection:
@@ -385,20 +385,20 @@ class MySQLDumps:
         with self._engine.connect() as connection:
             return _cases(connection)
 
-    def _refuse_on_own_server(self, own: bool) -> None:
-        """A foreign key into another database would, in the copy too, lock and hold that database's rows."""
-        if not own:
-            return
-        with self._engine.connect() as connection:
-            tables = [_text(row[0]) for row in connection.execute(ELSEWHERE)]
-        if tables:
-            raise DrillNotPossible(
-                f"The foreign keys of {', '.join(tables)} point into another database of the same server, which a copy"
-                " would take part in. Name another server in RESTORE_DRILL_URL."
-            )
-
 
 # --- the server's answers ----------------------------------------------------------------------------------------
+
+
+def _refuse_keys_elsewhere(engine: sa.Engine) -> None:
+    """A foreign key into another database would, in the copy too, lock and hold that database's rows."""
+    with engine.connect() as connection:
+        keys = mysql_keys_of_database(connection)
+    tables = sorted({key.table for key in keys if not key.refers_here})[:3]
+    if tables:
+        raise DrillNotPossible(
+            f"The foreign keys of {', '.join(tables)} point into another database of the same server, which a copy"
+            " would take part in. Name another server in RESTORE_DRILL_URL."
+        )
 
 
 def _cases(connection: sa.Connection) -> int:

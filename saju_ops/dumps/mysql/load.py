@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from saju_ops.database.connect import connect
-from saju_ops.dumps.mysql.allowed import Statement
+from saju_ops.dumps.mysql.judging import Statement
 from saju_ops.dumps.programs import ProgramFailed, words_of
 from saju_ops.errors import Refused
 

@@ -120,7 +120,7 @@ def scratch(source: PostgresDumps, server: sa.URL | None, now: datetime, scratch
         try:
             connection = stack.enter_context(admin.connect())
             drop_leftovers(connection, now)
-            url = _with_role(stack, connection, source, server, live, name, now)
+            url = _with_role(stack, connection, source, server, live=live, name=name, now=now)
             _make_database(stack, connection, name, defaults, now)
             if url != base:
                 _open_public(base.set(database=name), str(url.username))

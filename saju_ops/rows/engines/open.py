@@ -8,13 +8,13 @@ import sqlalchemy as sa
 
 from saju_ops.database.address import options_of, redacted
 from saju_ops.errors import OperatorError, Refused
-from saju_ops.rows.engines.base import LogStore
+from saju_ops.rows.engines.base import RowStore
 from saju_ops.rows.engines.interface import NoSuchTable, Selection
 
-__all__ = ["LogStore", "Selection", "open_log_store", "open_row_store"]
+__all__ = ["RowStore", "Selection", "open_log_store", "open_row_store"]
 
 
-def open_log_store(url: sa.URL | str, table: str, zone: ZoneInfo, *, bulk_load: bool = False) -> LogStore:
+def open_log_store(url: sa.URL | str, table: str, zone: ZoneInfo, *, bulk_load: bool = False) -> RowStore:
     """Connects and looks at the table.
 
     `zone` is the zone of time columns that have none. Raises Refused where the table can't be archived (no
@@ -30,7 +30,7 @@ def open_log_store(url: sa.URL | str, table: str, zone: ZoneInfo, *, bulk_load: 
     return store
 
 
-def open_row_store(url: sa.URL | str, table: str, zone: ZoneInfo, *, bulk_load: bool = False) -> LogStore:
+def open_row_store(url: sa.URL | str, table: str, zone: ZoneInfo, *, bulk_load: bool = False) -> RowStore:
     """The same for a table whose days nobody asks for: it needs no created_at. Raises NoSuchTable, too.
 
     `schema.table` is looked for in that schema, and on MySQL and MariaDB in that database, where no table is named so:
@@ -67,18 +67,18 @@ def _in_schema(url: sa.URL, schema: str) -> sa.URL:
     )
 
 
-def _open(parsed: sa.URL, table: str, zone: ZoneInfo, bulk_load: bool) -> LogStore:
+def _open(parsed: sa.URL, table: str, zone: ZoneInfo, bulk_load: bool) -> RowStore:
     backend = parsed.get_backend_name()
     if backend in ("mysql", "mariadb"):
-        from saju_ops.rows.engines.mysql.store import MySQLLogStore
+        from saju_ops.rows.engines.mysql.store import MySQLRowStore
 
-        return MySQLLogStore(parsed, table, zone, bulk_load)
+        return MySQLRowStore(parsed, table, zone, bulk_load)
     if backend == "postgresql":
-        from saju_ops.rows.engines.postgres import PostgresLogStore
+        from saju_ops.rows.engines.postgres.store import PostgresRowStore
 
-        return PostgresLogStore(parsed, table, zone, bulk_load)
+        return PostgresRowStore(parsed, table, zone, bulk_load)
     if backend == "sqlite":
-        from saju_ops.rows.engines.sqlite import SQLiteLogStore
+        from saju_ops.rows.engines.sqlite.store import SQLiteRowStore
 
-        return SQLiteLogStore(parsed, table, zone, bulk_load)
+        return SQLiteRowStore(parsed, table, zone, bulk_load)
     raise Refused(f"The engine {backend!r} is not one that saju_ops can archive.")

@@ -119,7 +119,7 @@ class DriveStorage:
             if response is not None:
                 if response.status_code < 400:
                     return response
-                why = self._refused(response, what)
+                why = _refused(self.uri, response, what)
                 if not again and response.status_code >= 500:
                     raise Broken(why)
             self.sleep(_wait(attempt, response))
@@ -153,28 +153,6 @@ class DriveStorage:
         except (requests.RequestException, TransportError, OSError) as error:
             # Its text may hold the address of an upload session.
             raise Broken(type(error).__name__) from None
-
-    def _refused(self, response: Any, what: str) -> str:
-        """Why, where waiting may help. Raises StorageError where it doesn't."""
-        status = response.status_code
-        reasons = _reasons(response)
-        shown = f"{status} {reasons[0]}" if reasons else str(status)
-        if status in (408, 429) or status >= 500 or (status == 403 and _RATE_REASONS & set(reasons)):
-            return shown
-        failure = f"Google Drive could not {what} ({shown})"
-        if status in (404, 410):
-            raise _Missing(f"{failure}: is {self.uri} right, and shared with the service account as a content manager?")
-        if "storageQuotaExceeded" in reasons or "teamDriveFileLimitExceeded" in reasons:
-            raise StorageError(
-                f"{failure}: there is no room. A service account has none of its own: use a folder of a shared drive."
-            )
-        for reason in filter(_IN_WORDS.get, reasons):
-            raise StorageError(f"{failure}: {_IN_WORDS[reason]}")
-        if status in (401, 403):
-            raise StorageError(
-                f"{failure}: access denied. Share the folder with the service account as a content manager."
-            )
-        raise StorageError(f"{failure}. What was there before is still there.")
 
     # --- files and folders ---------------------------------------------------------------------------------
 
@@ -352,6 +330,27 @@ class DriveStorage:
 
     def free_space(self) -> str:
         return ""
+
+
+def _refused(uri: str, response: Any, what: str) -> str:
+    """Why, where waiting may help. Raises StorageError where it doesn't."""
+    status = response.status_code
+    reasons = _reasons(response)
+    shown = f"{status} {reasons[0]}" if reasons else str(status)
+    if status in (408, 429) or status >= 500 or (status == 403 and _RATE_REASONS & set(reasons)):
+        return shown
+    failure = f"Google Drive could not {what} ({shown})"
+    if status in (404, 410):
+        raise _Missing(f"{failure}: is {uri} right, and shared with the service account as a content manager?")
+    if "storageQuotaExceeded" in reasons or "teamDriveFileLimitExceeded" in reasons:
+        raise StorageError(
+            f"{failure}: there is no room. A service account has none of its own: use a folder of a shared drive."
+        )
+    for reason in filter(_IN_WORDS.get, reasons):
+        raise StorageError(f"{failure}: {_IN_WORDS[reason]}")
+    if status in (401, 403):
+        raise StorageError(f"{failure}: access denied. Share the folder with the service account as a content manager.")
+    raise StorageError(f"{failure}. What was there before is still there.")
 
 
 class _Body:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from saju_ops.errors import Refused
 from saju_ops.rows.comeback import TYPED
 from saju_ops.rows.digest import NULL, SEPARATOR
-from saju_ops.rows.table import TIME_COLUMN, Column, Encoding, ForeignKey
+from saju_ops.rows.table import TIME_COLUMN, Column, Encoding
 
 JSON = {"json", TYPED}
 INTEGERS = {"tinyint", "smallint", "mediumint", "int", "bigint"}
@@ -51,17 +51,6 @@ INDEXES = sa.text(
     " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name ORDER BY INDEX_NAME = 'PRIMARY' DESC,"
     " INDEX_NAME, SEQ_IN_INDEX"
 )
-# MariaDB shows an account that may only read a table its foreign keys, but not their rules.
-FOREIGN_KEYS = sa.text(
-    "SELECT k.CONSTRAINT_NAME, k.TABLE_SCHEMA, k.TABLE_NAME, k.COLUMN_NAME, k.REFERENCED_TABLE_SCHEMA,"
-    " k.REFERENCED_TABLE_NAME, k.REFERENCED_COLUMN_NAME, COALESCE(r.DELETE_RULE, 'CASCADE')"
-    " FROM information_schema.KEY_COLUMN_USAGE k LEFT JOIN information_schema.REFERENTIAL_CONSTRAINTS r"
-    " ON r.CONSTRAINT_SCHEMA = k.CONSTRAINT_SCHEMA AND r.CONSTRAINT_NAME = k.CONSTRAINT_NAME"
-    " AND r.TABLE_NAME = k.TABLE_NAME"
-    " WHERE (k.REFERENCED_TABLE_SCHEMA = DATABASE() AND k.REFERENCED_TABLE_NAME = :name)"
-    " OR (k.TABLE_SCHEMA = DATABASE() AND k.TABLE_NAME = :name AND k.REFERENCED_TABLE_NAME IS NOT NULL)"
-    " ORDER BY k.CONSTRAINT_SCHEMA, k.CONSTRAINT_NAME, k.ORDINAL_POSITION"
-)
 STORAGE_ENGINE = sa.text(
     "SELECT t.ENGINE, e.TRANSACTIONS FROM information_schema.TABLES t"
     " LEFT JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE"
@@ -98,8 +87,8 @@ def _column(table: str, row: Any) -> Column:
     # The character set stands behind the type for `text`, which decides by it whether to convert.
     described = f"{column_type}|{charset}" if charset else str(column_type)
     return Column(
-        str(name), described, encoding, framed, nullable == "YES", bool(generation),
-        family,
+        str(name), described, encoding, framed, nullable=nullable == "YES", generated=bool(generation),
+        family=family,
     )  # fmt: skip
 
 
@@ -143,22 +132,3 @@ def _time_index(indexes: Sequence[Any]) -> str | None:
             return str(row[0])
         seen.add(row[0])
     return None
-
-
-def _foreign_keys(
-    rows: Sequence[Any], database: str, table: str
-) -> tuple[tuple[ForeignKey, ...], tuple[ForeignKey, ...]]:
-    grouped: dict[tuple[str, str, str], list[Any]] = {}
-    for row in rows:
-        grouped.setdefault((row[1], row[2], row[0]), []).append(row)
-    children, parents = [], []
-    for (schema, child, name), parts in grouped.items():
-        key = ForeignKey(
-            name, child, tuple(p[3] for p in parts), parts[0][5], tuple(p[6] for p in parts), parts[0][7],
-            schema if schema != database else None, parts[0][4] if parts[0][4] != database else None,
-        )  # fmt: skip
-        if parts[0][4] == database and parts[0][5] == table:
-            children.append(key)
-        if schema == database and child == table:
-            parents.append(key)
-    return tuple(children), tuple(parents)

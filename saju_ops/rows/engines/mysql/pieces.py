@@ -13,7 +13,7 @@ from saju_ops.rows.engines.mysql.catalogue import _str
 from saju_ops.rows.pieces import Piece, csv_of, row_ends
 
 if TYPE_CHECKING:
-    from saju_ops.rows.engines.mysql.store import MySQLLogStore
+    from saju_ops.rows.engines.mysql.reading import MySQLReading
 
 
 # Bytes of a piece: beyond one megabyte its size makes no difference to the speed, and some copies of one are held.
@@ -28,7 +28,7 @@ class _DayInPieces(PieceRows):
 
     Two connections in turn would save 4% of the time, and be two snapshots."""
 
-    def __init__(self, store: MySQLLogStore, day: Day, profile: Profile, first: int, last: int) -> None:
+    def __init__(self, store: MySQLReading, day: Day, profile: Profile, first: int, last: int) -> None:
         super().__init__()
         self._connection, self._longest = store.connection, store._longest_piece
         self._query, self._day = store.piece_select(day), day

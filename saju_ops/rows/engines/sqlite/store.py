@@ -12,39 +12,33 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
-from saju_ops.database.connect import SQLiteText
 from saju_ops.errors import Busy, OperatorError, Refused
-from saju_ops.rows.days import FIRST_MOMENT, Day, moment, naive_bound
+from saju_ops.rows.days import Day
 from saju_ops.rows.digest import EMPTY, Digest, row_hashes
-from saju_ops.rows.engines.base import LogStore, require_key, require_table
+from saju_ops.rows.engines.base import require_key, require_table
 from saju_ops.rows.engines.interface import BATCH_ROWS, Key, Profile, Selection
-from saju_ops.rows.table import TIME_COLUMN, Column, Encoding, ForeignKey, Table
+from saju_ops.rows.engines.sqlite.cells import _encoded, _text, decode_cell, encode_cell
+from saju_ops.rows.engines.sqlite.times import SQLiteTimes
+from saju_ops.rows.foreign_keys import sqlite_keys_of, sqlite_tables
+from saju_ops.rows.table import TIME_COLUMN, Column, ForeignKey, Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 LOCK_POLL_SECONDS = 0.2
-# How a time ends that says its offset.
-OFFSETS = ("*[0-9]Z", "*[0-9]z", "*[+-][0-9][0-9]:[0-9][0-9]")
-KINDS: dict[str, type] = {"text": SQLiteText, "integer": int, "real": float, "blob": bytes}
-FOREIGN_KEYS = 'SELECT id, "table", "from", "to", on_delete FROM pragma_foreign_key_list(?) ORDER BY id, seq'
 # What SQLite says of a table with a foreign key to columns that aren't unique or aren't there, or to no table. No such
 # row can be deleted or written as long as it enforces keys, which it does only where a program asks for it.
 WRONG_KEY = re.compile("foreign key mismatch|no such table: ")
 # What SQLite's own collations compare: bytes.lower() knows ASCII alone, as NOCASE does.
 FOLDS: dict[str, Callable[[bytes], bytes]] = {"NOCASE": bytes.lower, "RTRIM": lambda text: text.rstrip(b" ")}
-ENCODINGS: dict[str, Encoding] = {"text": "text", "integer": "number", "real": "number", "blob": "hex"}
 
 
-class SQLiteLogStore(LogStore):
+class SQLiteRowStore(SQLiteTimes):
     # A column that holds texts and others: the others have no day, and stay.
     time_types = ("text", "literal")
 
@@ -55,7 +49,9 @@ class SQLiteLogStore(LogStore):
         key = self._key(table, rows)
         require_key(table, key)
         columns = tuple(
-            Column(_text(n), _text(declared), "text", True, not notnull, hidden in (2, 3), "text")
+            Column(
+                _text(n), _text(declared), "text", True, nullable=not notnull, generated=hidden in (2, 3), family="text"
+            )
             for n, declared, notnull, _pk, hidden in rows
         )
         index = self._all(
@@ -70,7 +66,7 @@ class SQLiteLogStore(LogStore):
             engine="sqlite", server_version=version, database=Path(self.url.database or "").name, name=table,
             columns=columns, key=key, time_type=time_type,
             time_index=_text(index[0][0]) if index else None,
-            children=self._children(table), parents=self._foreign_keys_of(table),
+            children=self._children(table), parents=tuple(sqlite_keys_of(self._texts, table)),
         )  # fmt: skip
 
     def _all(self, statement: str, *values: Any) -> list[Any]:
@@ -133,23 +129,11 @@ class SQLiteLogStore(LogStore):
         return not found
 
     def _children(self, table: str) -> tuple[ForeignKey, ...]:
-        tables = [_text(r[0]) for r in self._all("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-        keys = (key for name in tables for key in self._foreign_keys_of(name))
+        keys = (key for name in sqlite_tables(self._texts) for key in sqlite_keys_of(self._texts, name))
         return tuple(k for k in keys if k.parent.lower() == table.lower())
 
-    def _foreign_keys_of(self, table: str) -> tuple[ForeignKey, ...]:
-        rows = self._all(FOREIGN_KEYS, table)
-        texts = [tuple(v if v is None else _text(v) for v in row) for row in rows]
-        return tuple(foreign_keys(table, texts, self._columns_of, self._primary))
-
-    def _columns_of(self, table: str) -> dict[str, str]:
-        """The columns as the table writes them, by their names in small letters; empty where there is no such table."""
-        names = [_text(row[0]) for row in self._all("SELECT name FROM pragma_table_xinfo(?)", table)]
-        return {name.lower(): name for name in names}
-
-    def _primary(self, table: str) -> tuple[str, ...]:
-        rows = self._all("SELECT name FROM pragma_table_info(?) WHERE pk ORDER BY pk", table)
-        return tuple(_text(r[0]) for r in rows)
+    def _texts(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        return [tuple(v if v is None else _text(v) for v in row) for row in self._all(statement, *values)]
 
     def pass_over_wrong_keys(self, tables: Sequence[str]) -> None:
         quote = self.connection.dialect.identifier_preparer.quote_identifier
@@ -252,75 +236,6 @@ class SQLiteLogStore(LogStore):
 
     # --- time ----------------------------------------------------------------------------------------------
 
-    def time_bound(self, instant: datetime) -> Any:
-        return _bound(instant, self.zone).encode()
-
-    def _spellings(self) -> list[tuple[Any, ZoneInfo]]:
-        """The zones in which `_seconds` gives a time: UTC for one that says its offset, else the database's."""
-        if self.zone.key == "UTC":
-            return [(sa.true(), self.zone)]
-        time = self.col(TIME_COLUMN)
-        told = sa.or_(*(time.op("GLOB")(shape) for shape in OFFSETS))
-        return [(sa.not_(told), self.zone), (told, ZoneInfo("UTC"))]
-
-    def day_condition(self, day: Day) -> list[sa.ColumnElement[bool]]:
-        # `datetime` reads every way to write a time (a blank or a T, fractions, Z, an offset). The plain
-        # comparison before it only lets an index narrow the search, two days wider than any offset.
-        time = self.col(TIME_COLUMN)
-        seconds = _seconds(time)
-        early = (day.start - timedelta(days=2)).strftime("%Y-%m-%d")
-        late = (day.end + timedelta(days=2)).strftime("%Y-%m-%d")
-        inside = (
-            sa.and_(so, seconds >= _bound(day.start, zone), seconds < _bound(day.end, zone))
-            for so, zone in self._spellings()
-        )
-        return [time >= early, time < late, sa.or_(*inside)]
-
-    def unreadable(self) -> sa.ColumnElement[bool] | None:
-        time = self.col(TIME_COLUMN)
-        other = sa.func.typeof(time).not_in(["text", "null"])
-        return sa.or_(other, sa.and_(time.is_not(None), _seconds(time).is_(None)))
-
-    def before(self, instant: datetime) -> sa.ColumnElement[bool]:
-        time = self.col(TIME_COLUMN)
-        early = (sa.and_(so, _seconds(time) < _bound(instant, zone)) for so, zone in self._spellings())
-        return sa.and_(sa.func.typeof(time) == "text", sa.or_(*early))
-
-    def not_before(self, instant: datetime) -> sa.ColumnElement[bool]:
-        seconds = _seconds(self.col(TIME_COLUMN))
-        return sa.or_(*(sa.and_(so, seconds >= _bound(instant, zone)) for so, zone in self._spellings()))
-
-    def _picked(self, pick: Any, zone: ZoneInfo, *where: Any) -> datetime | None:
-        query = sa.select(pick(_seconds(self.col(TIME_COLUMN)))).select_from(self.from_).where(*where)
-        value = self.connection.execute(query).scalar()
-        self.end_read()
-        if value is None:
-            return None
-        try:
-            return moment(datetime.fromisoformat(_text(value)), zone)
-        except ValueError:
-            return FIRST_MOMENT  # of the year 0, or before
-
-    def instants(self, order: str) -> datetime | None:
-        pick, choose = (sa.func.min, min) if order == "asc" else (sa.func.max, max)
-        found = [self._picked(pick, zone, so) for so, zone in self._spellings()]
-        return choose((each for each in found if each is not None), default=None)
-
-    def first_instant_from(self, instant: datetime) -> datetime | None:
-        found = [self._first_from(instant, so, zone) for so, zone in self._spellings()]
-        return min((each for each in found if each is not None), default=None)
-
-    def _first_from(self, instant: datetime, so: Any, zone: ZoneInfo) -> datetime | None:
-        time = self.col(TIME_COLUMN)
-        seconds = _seconds(time)
-        early = (instant - timedelta(days=2)).strftime("%Y-%m-%d")
-        # Rows of the next three days lie within the next four in text order, whatever their offset.
-        near = (instant + timedelta(days=4)).strftime("%Y-%m-%d")
-        sure = (instant + timedelta(days=3)).strftime("%Y-%m-%d")
-        sought = [so, time >= early, seconds >= _bound(instant, zone)]
-        soon = self._picked(sa.func.min, zone, *sought, time < near, seconds < sure)
-        return soon or self._picked(sa.func.min, zone, *sought)
-
     # --- locks and changes ---------------------------------------------------------------------------------
 
     @contextmanager
@@ -420,40 +335,6 @@ class SQLiteLogStore(LogStore):
         return {n for n in other if re.search("CHAR|CLOB|TEXT", kinds[n]) and "INT" not in kinds[n]}
 
 
-def foreign_keys(
-    table: str, rows: Sequence[Sequence[Any]], columns_of: Callable[[str], dict[str, str]],
-    primary_of: Callable[[str], tuple[str, ...]],
-) -> Iterator[ForeignKey]:  # fmt: skip
-    """The keys of a table by SQLite's list of them. One that names no table or no column of it means nothing: no row
-    can hang by it."""
-    grouped: dict[Any, list[Sequence[Any]]] = {}
-    for row in rows:
-        grouped.setdefault(row[0], []).append(row)
-    for number, parts in grouped.items():
-        parent, own = str(parts[0][1]), columns_of(table)
-        named = columns_of(parent)
-        to = tuple(p[3] for p in parts) if parts[0][3] is not None else primary_of(parent)
-        columns = tuple(own.get(str(p[2]).lower(), str(p[2])) for p in parts)
-        if len(to) == len(columns) and all(str(name).lower() in named for name in to):
-            theirs = tuple(named[str(name).lower()] for name in to)
-            yield ForeignKey(f"{table}_{number}", table, columns, parent, theirs, str(parts[0][4]))
-
-
-def _bound(instant: datetime, zone: ZoneInfo) -> str:
-    return naive_bound(instant, zone).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _seconds(time: sa.ColumnElement[Any]) -> Any:
-    """The second that a time lies in; in UTC where it says its offset.
-
-    `datetime` alone rounds: 23:59:59.9996 would be of the next day."""
-    piece, zone = sa.func.substr(time, 1, 19), sa.func.ltrim(sa.func.substr(time, 21), "0123456789")
-    # Only what is computed with gets a place in the calendar: 24:00:00 and February 31 else stay what they are.
-    none: Any = sa.literal_column("'+0 seconds'")
-    whole = sa.func.datetime(piece.op("||")(zone), none)
-    return sa.case((sa.func.substr(time, 20, 1) == ".", whole), else_=sa.func.datetime(time, none))
-
-
 def _locked(path: Path) -> int | None:
     """The open file, locked; None while another holds it."""
     try:
@@ -472,67 +353,3 @@ def _locked(path: Path) -> int | None:
         pass
     os.close(descriptor)
     return None
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
-
-
-def _encoded(column: Column, kinds: set[str]) -> Column:
-    """The column with the encoding for the types that its cells have."""
-    if len(kinds) > 1:
-        return replace(column, encoding="literal", framed=True, family="literal")
-    kind = next(iter(kinds), "text")
-    return replace(column, encoding=ENCODINGS[kind], framed=kind == "text", family=kind)
-
-
-def encode_cell(column: Column, value: Any) -> bytes | None:
-    """A cell as it stands in the file. Python's repr of a float is the shortest that comes back the same."""
-    if value is None:
-        return None
-    if column.encoding == "literal":
-        return _literal(value)
-    kind: Any = type(value)
-    if kind is not KINDS[column.family]:
-        # The integer 12 and the text '12' look alike in a file. A cell of another type than the file's column
-        # has is different from everything: no archive holds it, and none that has it can be proven.
-        return b"another type " + os.urandom(16).hex().encode()
-    if column.encoding == "hex":
-        return value.hex().upper().encode()
-    if isinstance(value, bytes):
-        return value
-    return (repr(value) if isinstance(value, float) else str(value)).encode()
-
-
-def decode_cell(column: Column, cell: bytes) -> Any:
-    """The value that `encode_cell` wrote, in the type that SQLite keeps it in."""
-    if column.encoding == "literal":
-        return _from_literal(cell)
-    if column.encoding == "hex":
-        return bytes.fromhex(cell.decode())
-    if column.encoding == "number":
-        # An archive of another engine has numbers of other families.
-        return int(cell) if column.family == "integer" or re.fullmatch(rb"-?[0-9]+", cell) else float(cell)
-    return cell.decode()
-
-
-def _literal(value: Any) -> bytes:
-    if isinstance(value, SQLiteText):
-        try:
-            value.decode()
-        except UnicodeDecodeError:
-            return b"CAST(X'" + value.hex().upper().encode() + b"' AS TEXT)"
-        return b"'" + value.replace(b"'", b"''") + b"'"
-    if isinstance(value, bytes):
-        return b"X'" + value.hex().upper().encode() + b"'"
-    return repr(value).encode()
-
-
-def _from_literal(cell: bytes) -> Any:
-    if cell.startswith(b"'"):
-        return cell[1:-1].replace(b"''", b"'").decode()
-    if cell.startswith(b"X'"):
-        return bytes.fromhex(cell[2:-1].decode())
-    if cell.startswith(b"CAST("):
-        raise Refused("A text that is not UTF-8 can't be written back by this version; it is in the file as hex.")
-    return int(cell) if re.fullmatch(rb"-?[0-9]+", cell) else float(cell)

@@ -116,14 +116,14 @@ def test_a_row_archived_with_null_that_is_such_a_value_now_stays(
 def test_a_lossy_archive_of_an_earlier_version_takes_no_row(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from saju_ops.rows.engines.mysql.store import MySQLLogStore
+    from saju_ops.rows.engines.mysql.store import MySQLRowStore
 
     def lossy(self: Any, column: Any) -> Any:
         return self._printed(column)
 
     scene = scene_of(url, tmp_path, "varchar(40) CHARACTER SET euckr", "'a'", "_euckr x'c9a1'")
     with monkeypatch.context() as earlier:
-        earlier.setattr(MySQLLogStore, "text", lossy)
+        earlier.setattr(MySQLRowStore, "text", lossy)
         scene.archive()
     outcome = scene.purge()
     assert (outcome.deleted, outcome.kept_changed, scene.ids()) == (1, 1, [2])
