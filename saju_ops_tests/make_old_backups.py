@@ -42,7 +42,7 @@ def rows() -> list[dict[str, object]]:
 
 
 def fill(url: str) -> None:
-    engine = sa.create_engine(url)
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
     chatbot.create_all(engine)
     with engine.begin() as connection:
         if engine.dialect.name == "mysql":
@@ -54,7 +54,7 @@ def fill(url: str) -> None:
 
 
 def late(url: str) -> None:
-    engine = sa.create_engine(url)
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.begin() as connection:
         if engine.dialect.name == "mysql":
             connection.exec_driver_sql("SET time_zone = '+00:00'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -27,7 +28,8 @@ def stored(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, dict[s
 
 def logs_in(url: str) -> list[tuple[object, ...]]:
     """Values as Python has them, times as naive UTC."""
-    table, engine = chatbot.tables["conversation_logs"], sa.create_engine(url)
+    # Nothing stays connected: PostgreSQL drops no database that somebody is connected to.
+    table, engine = chatbot.tables["conversation_logs"], sa.create_engine(url, poolclass=sa.NullPool)
     with engine.connect() as connection:
         if engine.dialect.name == "mysql":
             connection.exec_driver_sql("SET time_zone = '+00:00'")
@@ -61,7 +63,8 @@ def test_days_and_dumps_of_an_earlier_version_come_back(
     said = command(folder / engine, "restore-logs", *words, folder=tmp_path, DATABASE_URL=url, **own)
     assert f"Done: {len(there)} rows written and proven" in said
     assert logs_in(url) == there
-    into = sa.make_url(url).set(database=str(tmp_path / "into.db") if engine == "sqlite" else "restored_old_dump")
+    name = f"restored_{uuid4().hex[:12]}"
+    into = sa.make_url(url).set(database=str(tmp_path / "into.db") if engine == "sqlite" else name)
     address = into.render_as_string(hide_password=False)
     command(folder / engine, "restore-dump", "--into-setting", "RESTORE_TO", "--database", "chatbot", folder=tmp_path,
             DATABASE_URL=url, RESTORE_TO=address, **own)  # fmt: skip
@@ -70,7 +73,7 @@ def test_days_and_dumps_of_an_earlier_version_come_back(
     finally:
         if engine != "sqlite":
             with connect(url).execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-                connection.exec_driver_sql("DROP DATABASE restored_old_dump")
+                connection.exec_driver_sql(f"DROP DATABASE {name}")
 
 
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres", "sqlite"])

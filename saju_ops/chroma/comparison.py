@@ -80,7 +80,7 @@ class _Comparison:
         self._in_files = in_files
         self._last = some[-1] if some else None
         self._where = {"tenant": collection.tenant, "database": collection.database}
-        self._count = int(server._count(model.id, **self._where))
+        self._count = int(server.count(model.id, **self._where))
         self._searched = len(some) if in_files and not vectors.indexed else self._count
         self._number = min(NEAREST, self._searched)
         spread = some[:: max(1, len(some) // SAMPLE)][:SAMPLE]
@@ -101,7 +101,7 @@ class _Comparison:
         return list(dict.fromkeys(id for offset in offsets for id in self._ids(offset, some)))
 
     def _ids(self, offset: int, limit: int) -> list[str]:
-        return list(self._server._get(self._model.id, limit=limit, offset=offset, include=[], **self._where)["ids"])
+        return list(self._server.get(self._model.id, limit=limit, offset=offset, include=[], **self._where)["ids"])
 
     def _named(self) -> Iterator[list[str]]:
         """Every id, a page at a time."""
@@ -168,7 +168,7 @@ class _Comparison:
             self._vectors.of(answer[: self._number])
             # As many as are asked for are kept on the way, so one at a time.
             for some in ([self._asked] if width is None else self._asked[:, None])
-            for answer in self._server._query(
+            for answer in self._server.query(
                 self._model.id, query_embeddings=some.tolist(), n_results=min(width or self._number, self._searched),
                 include=["distances"], **self._where,
             )["ids"]

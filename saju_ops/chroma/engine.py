@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
+
+from saju_ops.errors import OperatorError
 
 TRIED = ("1.5.9",)
 
@@ -31,7 +33,7 @@ def warm() -> None:
 
 def open_folder(folder: Path) -> Any:
     """Chroma's interface to a folder, below the client: it never loads an embedding function."""
-    return _client(folder)._server
+    return Api(_client(folder))
 
 
 @contextmanager
@@ -39,7 +41,7 @@ def writable(folder: Path) -> Iterator[Any]:
     """The same, closed again: then nothing of this process has a file of it open."""
     client = _client(folder)
     try:
-        yield client._server
+        yield Api(client)
     finally:
         getattr(client, "close", lambda: None)()
 
@@ -57,10 +59,39 @@ def opened(folder: Path) -> Iterator[Any]:
         return
     client = _client(folder)
     try:
-        yield client._server
+        yield Api(client)
     finally:
         # Older versions have no such method, and keep what they loaded.
         getattr(client, "close", lambda: None)()
+
+
+class Api:
+    """What is below Chroma's client: an interface to a folder or a server that never loads an embedding function.
+
+    Chroma's private names are used here only. Raises OperatorError at the first use of one that this version of Chroma
+    doesn't have.
+    """
+
+    PRIVATE: ClassVar[dict[str, str]] = {
+        "get": "_get", "count": "_count", "query": "_query", "add": "_add", "update": "_update", "modify": "_modify",
+        "request": "_make_request",
+    }  # fmt: skip
+
+    def __init__(self, client: Any) -> None:
+        self._below = _named(client, "_server")
+
+    def __getattr__(self, name: str) -> Any:
+        return _named(self._below, self.PRIVATE[name]) if name in self.PRIVATE else getattr(self._below, name)
+
+
+def _named(owner: Any, name: str) -> Any:
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        raise OperatorError(
+            f"chromadb {version('chromadb')} has no {type(owner).__name__}.{name}, which snapshots and restores need."
+            f" Install chromadb {TRIED[-1]}, which was tried. Nothing was touched."
+        ) from None
 
 
 def _client(folder: Path) -> Any:
@@ -71,7 +102,7 @@ def _client(folder: Path) -> Any:
 
 
 class Engine:
-    """What the client's `_server` is, as far as a folder is read."""
+    """The engine itself, with the calls of `Api` that read."""
 
     def __init__(self, folder: Path) -> None:
         import chromadb_rust_bindings as rust
@@ -100,17 +131,17 @@ class Engine:
     def get_collection(self, name: str, tenant: str, database: str) -> Any:
         return _model(self.bindings.get_collection(name, tenant, database))
 
-    def _count(self, id: Any, tenant: str, database: str) -> int:
+    def count(self, id: Any, tenant: str, database: str) -> int:
         return int(self.bindings.count(str(id), tenant, database))
 
-    def _get(
+    def get(
         self, id: Any, limit: int, offset: int, include: list[str], tenant: str, database: str,
         ids: list[str] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
         got = self.bindings.get(str(id), ids, None, limit, offset, None, include, tenant, database)
         return {name: getattr(got, name) for name in ("ids", *include)}
 
-    def _query(
+    def query(
         self, id: Any, query_embeddings: list[list[float]], n_results: int, include: list[str], tenant: str,
         database: str,
     ) -> dict[str, Any]:  # fmt: skip

@@ -87,7 +87,7 @@ def make_indexes(folder: Path, memory_mb: int) -> None:
         with opened(folder) as engine:
             where = {"tenant": collection.tenant, "database": collection.database}
             # Any query makes Chroma index first what waits in the queue.
-            engine._count(engine.get_collection(collection.name, **where).id, **where)
+            engine.count(engine.get_collection(collection.name, **where).id, **where)
 
 
 # --- the folder ------------------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ class _Pass:
             changed += self._take(mine, database, page)
         # Deletions shift the pages behind them, so what a pass did not show may be there nevertheless.
         for ids in self._held.not_seen(str(mine.id), self._number):
-            page = rows_of(self._server._get(model.id, ids=ids, include=INCLUDE, tenant=TENANT, database=database))
+            page = rows_of(self._server.get(model.id, ids=ids, include=INCLUDE, tenant=TENANT, database=database))
             changed += self._take(mine, database, page)
             gone = sorted(set(ids) - {row[0] for row in page})
             if gone:
@@ -309,7 +309,7 @@ def _pages(server: Any, model: Any, database: str) -> Iterator[list[Row]]:
     is looked at. Pages are as large as REMOTE_BYTES allow."""
 
     def fetch(offset: int, size: int) -> Any:
-        return server._get(
+        return server.get(
             model.id, limit=size, offset=offset, include=INCLUDE, tenant=TENANT, database=database
         )  # fmt: skip
 

@@ -104,12 +104,12 @@ def write_exactly(server: Any, id: Any, tenant: str, database: str, rows: Sequen
 def _read(server: Any, id: Any, ids: Sequence[str], where: dict[str, str]) -> dict[str, dict[str, Any]]:
     if not ids:
         return {}
-    got = server._get(id, ids=list(ids), include=["metadatas"], **where)
+    got = server.get(id, ids=list(ids), include=["metadatas"], **where)
     return {row[0]: row[1].metadata for row in rows_of(got)}
 
 
 def _update(server: Any, id: Any, metadata: dict[str, dict[str, Any]], where: dict[str, str]) -> None:
-    server._update(id, ids=list(metadata), metadatas=list(metadata.values()), **where)
+    server.update(id, ids=list(metadata), metadatas=list(metadata.values()), **where)
 
 
 def _differing(wanted: dict[str, Any], shown: dict[str, Any]) -> list[str]:

@@ -95,7 +95,7 @@ def _fetch(
             got = bindings.get(str(model.id), ids, None, limit, offset, None, include, tenant, database)
             if all(hasattr(type(got), name) for name in include):
                 return {name: functools.partial(getattr, got, name) for name in ("ids", *include)}
-    return server._get(
+    return server.get(
         model.id, ids=ids, limit=limit, offset=offset, include=include, tenant=tenant, database=database
     )  # fmt: skip
 

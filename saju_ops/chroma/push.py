@@ -169,7 +169,7 @@ def _prove(server: Any, name: str, source: _Source, written: int) -> int:
     count = rounded = 0
     for portion in source.portions():
         ids = [row[0] for row in portion]
-        got = server._get(made.id, ids=ids, include=INCLUDE, tenant=tenant, database=database)
+        got = server.get(made.id, ids=ids, include=INCLUDE, tenant=tenant, database=database)
         there = {row[0]: row for row in rows_of(got)}
         count += len(there)
         found = [_rounded(row, there.get(row[0]), space) for row in portion]
@@ -177,7 +177,7 @@ def _prove(server: Any, name: str, source: _Source, written: int) -> int:
         rounded += sum(filter(None, found))
         del got, there
         drop_answers()
-    if wrong or count != written or count != server._count(made.id, tenant=tenant, database=database):
+    if wrong or count != written or count != server.count(made.id, tenant=tenant, database=database):
         raise ProofFailed(
             f"What the server shows of {model.name} differs from the snapshot. It was written as {made.name}; nothing"
             " that was there before changed. Look at both and launch again: that name is then written anew."
@@ -205,4 +205,4 @@ def _name_it(server: Any, tenant: str, database: str, name: str, stamp: str) -> 
 
 def _rename(server: Any, tenant: str, database: str, name: str, new: str) -> None:
     model = server.get_collection(name, tenant=tenant, database=database)
-    server._modify(model.id, new_name=new, tenant=tenant, database=database)
+    server.modify(model.id, new_name=new, tenant=tenant, database=database)

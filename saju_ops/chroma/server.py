@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from saju_ops.chroma.contents import characters_of
+from saju_ops.chroma.engine import Api
 from saju_ops.chroma.files import in_force
 from saju_ops.chroma.pages import Row, databases, models, shown_configuration
 from saju_ops.chroma.probe import Server, probe, unreachable_later
@@ -37,12 +38,12 @@ def connect(host: str, port: int, *, tls: bool = False, token: str | None = None
         client: Any = chromadb.HttpClient(
             host=server.name, port=port, ssl=tls, headers=server.headers, settings=Settings(anonymized_telemetry=False)
         )
-        client._server.heartbeat()
+        client.heartbeat()
     except Exception as error:
         raise unreachable_later(server, error) from None
     # What is here now stays: looking for garbage need not go through it.
     gc.freeze()
-    return client._server
+    return Api(client)
 
 
 def http_status(error: BaseException | None) -> tuple[int, str] | None:
@@ -109,7 +110,7 @@ def create(server: Any, model: Any, name: str, tenant: str, database: str) -> An
         server.bindings.create_collection(name, text, None, body["metadata"], False, tenant, database)
     else:
         path = f"/tenants/{tenant}/databases/{database}/collections"
-        server._make_request("post", path, json={**body, "schema": None, "get_or_create": False})
+        server.request("post", path, json={**body, "schema": None, "get_or_create": False})
     return server.get_collection(name, tenant=tenant, database=database)
 
 
@@ -117,7 +118,7 @@ def write(server: Any, id: Any, tenant: str, database: str, rows: list[Row]) -> 
     limit = min(server.get_max_batch_size(), REMOTE_PAGE)
     for start in range(0, len(rows), limit):
         some = rows[start : start + limit]
-        server._add(
+        server.add(
             collection_id=id,
             ids=[row[0] for row in some],
             embeddings=[row[2].tolist() for row in some],
@@ -144,7 +145,7 @@ def server_usage(host: str, port: int, **login: Any) -> dict[str, Any]:
     found = [
         {
             "tenant": tenant, "database": database, "name": model.name, "dimension": model.dimension,
-            "count": server._count(model.id, tenant=tenant, database=database),
+            "count": server.count(model.id, tenant=tenant, database=database),
         }
         for tenant, database in server_databases(server)[0]
         for model in models(server, tenant, database)

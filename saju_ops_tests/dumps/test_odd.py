@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from saju_ops.dumps.drill import drill_stored
 from saju_ops.dumps.engine import DumpSpoilt
 from saju_ops.dumps.mysql import engine as dump_mysql
+from saju_ops.dumps.mysql import taking
 from saju_ops.dumps.postgres import engine as dump_postgres
 from saju_ops.errors import OperatorError
 from saju_ops.upkeep.drills import dump_drills
@@ -444,7 +445,7 @@ def test_a_dump_waits_for_another_sessions_lock_no_longer_than_it_may(
     server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_sql(server_url, "CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)")
-    monkeypatch.setattr(dump_mysql, "LOCK_PATIENCE", 2)
+    monkeypatch.setattr(taking, "LOCK_PATIENCE", 2)
     with sa.create_engine(server_url, poolclass=sa.NullPool).connect() as other:
         other.exec_driver_sql("LOCK TABLES t WRITE")
         began = time.monotonic()
@@ -463,7 +464,7 @@ def test_a_dump_program_that_spins_is_ended_and_says_so(
     fake.write_text(f'#!/bin/sh\ncase "$*" in {known} *) while :; do sleep 1; done;; esac\n')
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake.parent}:/usr/bin:/bin")
-    monkeypatch.setattr(dump_mysql, "LOCK_PATIENCE", 1)
+    monkeypatch.setattr(taking, "LOCK_PATIENCE", 1)
     dumps = Dumps(mariadb_url, tmp_path)
     with pytest.raises(OperatorError, match=r"has written nothing for .* Nothing was kept"):
         dumps.take()

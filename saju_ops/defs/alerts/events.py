@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import dagster as dg
 from dagster import DagsterEventType as Kind
@@ -19,10 +19,6 @@ from saju_ops.reports.runs import ArchivedDay, Ending, FailedCheck, FinishedRun
 from saju_ops.reports.safe_errors import RaisedError
 from saju_ops.storage import folders
 from saju_ops.tags import RANGE_END, RANGE_START
-
-if TYPE_CHECKING:
-    from dagster._core.events import DagsterEvent
-    from dagster._utils.error import SerializableErrorInfo
 
 ENDINGS: dict[Kind, Ending] = {
     Kind.RUN_SUCCESS: "success",
@@ -147,7 +143,7 @@ def finished_run(instance: dg.DagsterInstance, found: Found, run: dg.DagsterRun 
     )  # fmt: skip
 
 
-def _collect(into: _Collected, event: DagsterEvent) -> None:
+def _collect(into: _Collected, event: dg.DagsterEvent) -> None:
     kind = event.event_type
     if kind is Kind.STEP_OUTPUT:
         _metadata(into, event.step_output_data.metadata or {})
@@ -217,7 +213,7 @@ def _check(into: _Collected, evaluation: Any) -> None:
     into.failed_checks[key] = FailedCheck(key[1], key[0], evaluation.severity.value, numbers)
 
 
-def _step_failure(into: _Collected, event: DagsterEvent) -> None:
+def _step_failure(into: _Collected, event: dg.DagsterEvent) -> None:
     if event.step_key:
         into.steps.append(event.step_key)
     failure = event.step_failure_data.user_failure_data
@@ -228,7 +224,7 @@ def _step_failure(into: _Collected, event: DagsterEvent) -> None:
         into.error = raised(error)
 
 
-def raised(error: SerializableErrorInfo) -> RaisedError:
+def raised(error: Any) -> RaisedError:
     return RaisedError(error.cls_name or "", error.message or "", raised(error.cause) if error.cause else None)
 
 

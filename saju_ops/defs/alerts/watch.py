@@ -12,9 +12,6 @@ from typing import Any
 
 import dagster as dg
 from dagster import DagsterRunStatus as Status
-from dagster._core.definitions.freshness import FreshnessState
-from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, InstigatorType, TickStatus
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from saju_ops.alerts.problems import Problem, Seen
 from saju_ops.defs.alerts.events import raised
@@ -81,10 +78,10 @@ def _checks(place: Place, seen: Seen) -> Iterator[Problem]:
     records = place.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
     for key, record in records.items():
         name = f"check:{key.asset_key.to_user_string()}:{key.name}"
-        if record.status is AssetCheckExecutionRecordStatus.PLANNED:
+        if record.status.value == "PLANNED":
             seen.unknown.add(name)
             continue
-        if record.status is not AssetCheckExecutionRecordStatus.FAILED or record.event is None:
+        if record.status.value != "FAILED" or record.event is None:
             continue
         run = place.instance.get_run_by_id(record.run_id) if record.run_id else None
         if run is not None and not run.is_finished:
@@ -126,15 +123,15 @@ def _freshness(place: Place, seen: Seen) -> Iterator[Problem]:
     records = place.instance.get_freshness_state_records(list(policies))
     for key, policy in policies.items():
         record = records.get(key)
-        state = record.freshness_state if record else FreshnessState.UNKNOWN
+        state = record.freshness_state.value if record else "UNKNOWN"
         latest = place.instance.get_latest_materialization_event(key)
         last = datetime.fromtimestamp(latest.timestamp, UTC) if latest else None
         if last is None:
             begun = place.first_seen(f"fresh:{key.to_user_string()}")
             overdue = place.now - begun > _window(policy)
         else:
-            overdue = state is FreshnessState.FAIL
-            if state is FreshnessState.UNKNOWN:
+            overdue = state == "FAIL"
+            if state == "UNKNOWN":
                 seen.unknown.add(f"fresh:{key.to_user_string()}")
         if overdue:
             yield _stale(place, key, last)
@@ -168,19 +165,24 @@ def _instigators(place: Place, seen: Seen) -> Iterator[Problem]:
     schedules = {s.name: s.default_status is dg.DefaultScheduleStatus.RUNNING for s in place.repository.schedule_defs}
     sensors = {s.name: s.default_status is dg.DefaultSensorStatus.RUNNING for s in place.repository.sensor_defs}
     for kind, names, word in (
-        (InstigatorType.SCHEDULE, schedules, "스케줄"), (InstigatorType.SENSOR, sensors, "센서"),
+        ("SCHEDULE", schedules, "스케줄"), ("SENSOR", sensors, "센서"),
     ):  # fmt: skip
-        for state in place.instance.all_instigator_state(instigator_type=kind):
-            if state.name not in names or state.name == place.own_sensor or not _same_location(state, place.location):
+        for state in place.instance.all_instigator_state():
+            if (
+                state.instigator_type.value != kind
+                or state.name not in names
+                or state.name == place.own_sensor
+                or not _same_location(state, place.location)
+            ):
                 continue
-            if state.status is InstigatorStatus.STOPPED:
+            if state.status.value == "STOPPED":
                 if names[state.name]:
                     yield _stopped(state.name, word)
                 continue
             yield from _failing(place, seen, state, word)
 
 
-def _same_location(state: InstigatorState, location: str | None) -> bool:
+def _same_location(state: Any, location: str | None) -> bool:
     return location is None or state.origin.repository_origin.code_location_origin.location_name == location
 
 
@@ -193,15 +195,15 @@ def _stopped(name: str, word: str) -> Problem:
     )  # fmt: skip
 
 
-def _failing(place: Place, seen: Seen, state: InstigatorState, word: str) -> Iterator[Problem]:
+def _failing(place: Place, seen: Seen, state: Any, word: str) -> Iterator[Problem]:
     enough = SCHEDULE_FAILURES if word == "스케줄" else SENSOR_FAILURES
     ticks = place.instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=enough + 1)
-    ended = [t for t in ticks if t.status is not TickStatus.STARTED][:enough]
+    ended = [t for t in ticks if t.status.value != "STARTED"][:enough]
     key = f"tick:failing:{state.name}"
     if not ended:
         seen.unknown.add(key)
         return
-    failed = [t for t in ended if t.status is TickStatus.FAILURE]
+    failed = [t for t in ended if t.status.value == "FAILURE"]
     if len(failed) < enough:
         if failed and ended[0] in failed:
             seen.unknown.add(key)  # neither mended nor failing for good

@@ -7,7 +7,7 @@ succeeded.
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import Any
 
 import dagster as dg
 
@@ -18,9 +18,6 @@ from saju_ops.defs.run_errors import without_secrets
 from saju_ops.settings.settings import Settings
 from saju_ops.tags import CLEANUP, CLEANUP_RUNS, RANGE_END, RANGE_START
 
-if TYPE_CHECKING:
-    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
-
 ACTIVE = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -30,7 +27,7 @@ ACTIVE = [
 ]
 
 
-def cleanup_schedule(settings: Settings, job: "UnresolvedAssetJobDefinition") -> dg.ScheduleDefinition:
+def cleanup_schedule(settings: Settings, job: Any) -> dg.ScheduleDefinition:
     @dg.schedule(
         name="log_cleanup",
         job=job,
