@@ -9,16 +9,20 @@ used, for the engine's calls are nothing that Chroma promises to keep.
 from __future__ import annotations
 
 import resource
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 from saju_ops.errors import OperatorError
 
 TRIED = ("1.5.9",)
+# The newest migration of each part of Chroma's database that a version of TRIED knows.
+MIGRATIONS = {"embeddings_queue": 2, "metadb": 6, "sysdb": 10}
 
 
 def warm() -> None:
@@ -82,6 +86,16 @@ class Api:
 
     def __getattr__(self, name: str) -> Any:
         return _named(self._below, self.PRIVATE[name]) if name in self.PRIVATE else getattr(self._below, name)
+
+
+def newer_migrations(database: Path) -> list[str]:
+    """Migrations in Chroma's SQLite file that no version of TRIED has: by them its tables may mean something else."""
+    with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro&immutable=1", uri=True)) as connection:
+        try:
+            newest = connection.execute("SELECT dir, MAX(version) FROM migrations GROUP BY dir").fetchall()
+        except sqlite3.DatabaseError:
+            return []
+    return [f"{part} {number}" for part, number in newest if number > MIGRATIONS.get(part, 0)]
 
 
 def _named(owner: Any, name: str) -> Any:

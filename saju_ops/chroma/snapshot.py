@@ -26,6 +26,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from saju_ops.chroma.contents import refuse_other
+from saju_ops.chroma.engine import TRIED, newer_migrations
 from saju_ops.chroma.files import DATABASE
 from saju_ops.chroma.limits import PROOF_MEMORY_MB
 from saju_ops.chroma.live_copy import damaged, settle
@@ -124,7 +125,7 @@ def take_snapshot(
                 )
             except TornCopy as error:
                 _refuse_damaged(source, work)
-                torn.append(str(error))
+                torn.append(str(error) + _if_untried(work))
                 progress(f"Attempt {attempt} was torn: {error}. It is thrown away.")
                 shutil.rmtree(work, ignore_errors=True)
                 time.sleep(0.2 * attempt)
@@ -158,6 +159,17 @@ def _refuse_damaged(source: Source, work: Path) -> None:
         return
     if found := ask("damage", work, folder=str(copy))["found"]:
         raise damaged(source.folder / DATABASE, found)
+
+
+def _if_untried(work: Path) -> str:
+    """Files of a Chroma that this version doesn't know are read as if it knew them: the proof shows whether it may."""
+    database = work / "copy" / DATABASE
+    if not database.is_file() or not (found := newer_migrations(database)):
+        return ""
+    return (
+        f" (it was written by a newer Chroma than {TRIED[-1]}, which is the newest that this version of saju_ops knows:"
+        f" migrations {', '.join(found)})"
+    )
 
 
 def _completed(storage: Storage) -> tuple[list[str], str]:

@@ -25,7 +25,8 @@ import pytest
 from saju_ops.chroma import snapshot as chroma
 from saju_ops.chroma.check import check_folder
 from saju_ops.chroma.contents import contents
-from saju_ops.chroma.files import ChromaFiles
+from saju_ops.chroma.engine import MIGRATIONS, TRIED, newer_migrations
+from saju_ops.chroma.files import DATABASE, ChromaFiles
 from saju_ops.chroma.pack import FOLDER, Hashes, Listing, listed, look_through, pack, unpack
 from saju_ops.chroma.server import connect
 from saju_ops.chroma.snapshot import Source, drill_snapshot, extract_snapshot, take_snapshot
@@ -262,6 +263,8 @@ def test_a_storage_that_changes_a_byte_is_found_before_the_file_has_its_name(
     with pytest.raises(ProofFailed):
         take(storage, folder, attempts=1)
     assert list(storage.names("")) == []
+    # What can be proven is proven, whoever wrote it.
+    assert take(storage, folder).attempts == 1
 
 
 # --- what is stored is what Chroma opened ------------------------------------------------------------------------
@@ -414,6 +417,8 @@ def test_a_record_that_chroma_gives_otherwise_than_the_copy_holds_it_is_found(
     with pytest.raises(ProofFailed, match=r"the digest of ids, documents and metadata of \w+ differs"):
         take(storage, folder, attempts=1)
     assert list(storage.names("")) == []
+    # What can be proven is proven, whoever wrote it.
+    assert take(storage, folder).attempts == 1
 
 
 def test_a_storage_that_keeps_the_same_content_in_other_bytes_is_found(
@@ -431,6 +436,8 @@ def test_a_storage_that_keeps_the_same_content_in_other_bytes_is_found(
     with pytest.raises(ProofFailed, match="what was stored differs from what was written"):
         take(storage, folder, attempts=1)
     assert list(storage.names("")) == []
+    # What can be proven is proven, whoever wrote it.
+    assert take(storage, folder).attempts == 1
 
 
 # --- what is stored, damaged -------------------------------------------------------------------------------------
@@ -663,3 +670,28 @@ def test_the_process_that_opens_snapshots_gets_no_secret_of_ours(monkeypatch: py
     shown = subprocess.run([sys.executable, "-c", code], env=_environment(), capture_output=True, text=True, check=True)
     assert "s3cret-value" not in shown.stdout
     assert "PATH=" in shown.stdout
+
+
+def migrated(folder: Path, version: int) -> None:
+    """The folder's database says that a Chroma of later days has changed its tables."""
+    with closing(sqlite3.connect(folder / DATABASE)) as connection, connection:
+        connection.execute("INSERT INTO migrations VALUES ('sysdb', ?, 'later.sql', '', '')", (version,))
+
+
+def test_the_chroma_that_is_installed_is_known_to_the_reader_of_its_files(folder: Path) -> None:
+    assert newer_migrations(folder / DATABASE) == []
+    with closing(sqlite3.connect(folder / DATABASE)) as connection:
+        newest = dict(connection.execute("SELECT dir, MAX(version) FROM migrations GROUP BY dir").fetchall())
+    assert newest == MIGRATIONS
+
+
+def test_a_copy_of_a_newer_chroma_that_cant_be_proven_says_which_version_is_known(
+    folder: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrated(folder, 99)
+    tear_first(monkeypatch, 1)
+    with pytest.raises(ProofFailed, match=rf"newer Chroma than {TRIED[-1]}.* migrations sysdb 99"):
+        take(storage, folder, attempts=1)
+    assert list(storage.names("")) == []
+    # What can be proven is proven, whoever wrote it.
+    assert take(storage, folder).attempts == 1
