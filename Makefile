@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export PYTHONWARNINGS ?= ignore::UserWarning
 
-.PHONY: install demo test test-long dev lint bench coverage
+.PHONY: install demo test test-long dev lint bench coverage screenshots
 install: $(READY)
 
 # Built beside and stamped last, so that an interrupted installation is done again.
@@ -37,6 +37,11 @@ coverage: install
 # The UI and the daemon on 127.0.0.1:3000. History lives in .dagster_home and survives restarts.
 dev: install
 	@$(BIN)/saju-ops dev
+
+# The pictures in docs/images, of the demo's UI; needs Debian's chromium and fonts-noto-cjk.
+screenshots: install
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[screenshots]'
+	$(BIN)/python -m saju_ops_tests.screenshots
 
 lint: install
 	$(BIN)/ruff check .
