@@ -2,8 +2,8 @@
 
     python -m saju_ops_tests.screenshots [--only NAME …]
 
-Needs Debian's packages `chromium` and `fonts-noto-cjk`, and the extra `screenshots`. Makes a demo in a temporary folder,
-starts the UI on it on a free port, and writes `docs/images/<name>.png`.
+Needs Debian's packages `chromium` and `fonts-noto-cjk`, and the extra `screenshots`. Makes a demo in a temporary
+folder, starts the UI on it on a free port, and writes `docs/images/<name>.png`.
 """
 
 from __future__ import annotations
