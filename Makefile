@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export PYTHONWARNINGS ?= ignore::UserWarning
 
-.PHONY: install demo test test-long dev lint bench coverage screenshots
+.PHONY: install demo test test-long dev lint bench coverage screenshots docs
 install: $(READY)
 
 # Built beside and stamped last, so that an interrupted installation is done again.
@@ -48,6 +48,10 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# docs/settings.md and .env.example, from the classes of the settings.
+docs: install
+	$(BIN)/python -m saju_ops_tests.settings.documents
 
 bench: install
 	@$(BIN)/python -m saju_ops_tests.engines install

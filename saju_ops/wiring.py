@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from saju_ops.alerts.channels import Channel
 from saju_ops.alerts.outbox import Outbox
 from saju_ops.alerts.redact import Redactor
+from saju_ops.bounds import Port, require
 from saju_ops.chroma.snapshot import Source
 from saju_ops.database.address import parse_database_url
 from saju_ops.dumps.restore import target_url
@@ -78,8 +79,7 @@ def restore_target(settings: Settings, into_path: str | None, host: str | None, 
     """Where to restore to. Raises Refused."""
     if into_path and host:
         raise Refused("A folder and a server were both named; name one. Nothing was touched.")
-    if not 1 <= port <= 65535:
-        raise Refused(f"The port is {port}; it may be from 1 to 65535. Nothing was touched.")
+    require("The port", port, Port)
     if host:
         return server_at(settings, host, port)
     if not into_path:

@@ -18,19 +18,14 @@ from pathlib import Path
 import pytest
 
 from saju_ops import scratch as scratch_folders
+from saju_ops.settings.settings import setting_names
 from saju_ops_tests.engines import Engine, MariaDB, MySQL, PostgreSQL, Redis
 from saju_ops_tests.fakes.s3 import S3Server
 
-SETTINGS = {
-    *("DATABASE_URL", "JOBS_DATABASE_URL", "ANALYSIS_DATABASE_URL", "DATABASE_TIMEZONE", "TIMEZONE", "TZ"),
-    "ANALYSIS_DATABASE_TIMEZONE",
-    *("CONVERSATION_LOG_TABLE", "LOG_RETENTION_DAYS", "LOG_CLEANUP_CRON", "WEEKLY_DIGEST_CRON"),
-    *("ENCRYPTION_KEY", "RESTORE_DRILL_URL", "REDIS_URL", "REPLICA_URLS", "CLEANUP_TRIGGER_TOKEN", "S3_ENDPOINT_URL"),
-    *("PORT", "KEEP_MINIMUM", "SESSIONS_TABLE", "SESSION_PURGE_TABLES", "SESSION_CLEAR_COLUMNS"),
-}
-# TZ is none of them, and the machine's time zone must not decide a test either.
-PREFIXES = ("ARCHIVE_", "BACKUP_", "CHROMA_", "SLACK_", "SMTP_", "ALERT_", "AWS_", "DAGSTER_", "TRIGGER_", "STALE_JOB_")
-PREFIXES += ("S3_", "GDRIVE_", "GOOGLE_", "JOBS_", "PURGE_", "EXPIRED_")
+# What else decides how a process behaves: the machine's time zone, say, must decide no test.
+OTHERS = {"TZ", "PORT", "ENCRYPTION_KEY"}
+# Of libraries, which read more variables than we have settings.
+PREFIXES = ("AWS_", "DAGSTER_", "GOOGLE_")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,7 +40,7 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every test sees the defaults and an empty folder."""
     for name in list(os.environ):
-        if name in SETTINGS or name.startswith(PREFIXES):
+        if name in setting_names() | OTHERS or name.startswith(PREFIXES):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 

@@ -33,8 +33,9 @@ from saju_ops.archive.manifest import (
     manifest_name,
     require_same_table,
 )
-from saju_ops.archive.purge_plan import LARGEST_CHUNK, PurgePlan, PurgeResult
+from saju_ops.archive.purge_plan import PurgePlan, PurgeResult
 from saju_ops.archive.verify import keys_of, part_batches, verify_part, verify_stored_bytes
+from saju_ops.bounds import LARGEST_CHUNK
 from saju_ops.database.connect import error_text
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
 from saju_ops.rows.ahead import one_ahead

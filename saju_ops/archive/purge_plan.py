@@ -5,43 +5,32 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from saju_ops.bounds import ChunkRows, DaysFromOne, LagSeconds, Most, PauseSeconds, RuntimeSeconds, require_bounds
 from saju_ops.errors import Refused
 from saju_ops.rows.days import Day
 
 # A transaction of 5,000 rows takes some 50 ms: short for those who wait for its locks, and for a replica.
 DEFAULT_CHUNK = 5_000
-LARGEST_CHUNK = 100_000
 
 
 @dataclass(frozen=True)
 class PurgePlan:
     """What a purge may do. Raises Refused for values that make no sense, before anything is touched."""
 
-    retention_days: int
+    retention_days: DaysFromOne
     dry_run: bool = True
     from_day: Day | None = None
     to_day: Day | None = None
-    chunk_size: int = DEFAULT_CHUNK
-    pause_seconds: float = 0.0
-    max_rows: int | None = None
-    max_runtime_seconds: float | None = None
-    max_replica_lag_seconds: float | None = None
+    chunk_size: ChunkRows = DEFAULT_CHUNK
+    pause_seconds: PauseSeconds = 0.0
+    max_rows: Most | None = None
+    max_runtime_seconds: RuntimeSeconds | None = None
+    max_replica_lag_seconds: LagSeconds | None = None
 
     def __post_init__(self) -> None:
-        _require("retention_days", self.retention_days, 1, 36_500)
-        _require("chunk_size", self.chunk_size, 1, LARGEST_CHUNK)
-        _require("pause_seconds", self.pause_seconds, 0, 3_600)
-        _require("max_rows", self.max_rows, 1, None)
-        _require("max_runtime_seconds", self.max_runtime_seconds, 1, None)
-        _require("max_replica_lag_seconds", self.max_replica_lag_seconds, 0, None)
+        require_bounds(self)
         if self.from_day and self.to_day and self.to_day < self.from_day:
             raise Refused(f"to_day is {self.to_day}, before from_day {self.from_day}. Nothing was touched.")
-
-
-def _require(name: str, value: float | None, least: float, most: float | None) -> None:
-    if value is not None and not (least <= value and (most is None or value <= most)):
-        bounds = f"from {least:g} to {most:g}" if most is not None else f"at least {least:g}"
-        raise Refused(f"{name} is {value:g}; it may be {bounds}. Nothing was touched.")
 
 
 @dataclass

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 from pydantic import Field
 
+from saju_ops.bounds import StaleHours, bounds_of
 from saju_ops.defs.common import nothing_here
 from saju_ops.defs.interrupts import cancellable, raise_if_cancelled
+from saju_ops.defs.launchpad import checked_at_launch
 from saju_ops.defs.live_tables import observe, one_run_a_tick, refused_once
 from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
@@ -113,14 +115,15 @@ class ReconcileConfig(dg.Config):
         description="true: apply and undo only say what they would do. false: they change the status of jobs in the"
         " live database; check and stats never do.",
     )
-    hours: int | None = Field(
+    hours: StaleHours | None = Field(
         default=None,
-        description="Hours without a move after which a job is stale, 1 to 87600. Empty: STALE_JOB_HOURS. Smaller"
-        " settles more, and with too few also jobs that are still running.",
+        description=f"Hours without a move after which a job is stale, {bounds_of(StaleHours)}. Empty: STALE_JOB_HOURS."
+        " Smaller settles more, and with too few also jobs that are still running.",
     )
-    run_id: str | None = Field(default=None, description="With undo: the run that is put back, as its report named it.")
+    run_id: str | None = Field(default="", description="With undo: the run that is put back, as its report named it.")
 
 
+@checked_at_launch(ReconcileConfig)
 @dg.op(
     name="settle_stale_jobs",
     pool=POOL,

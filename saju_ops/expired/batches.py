@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from saju_ops.archive.deleting import is_lock_conflict
+from saju_ops.bounds import BatchRoots, Most, PauseSeconds, RuntimeSeconds, require_bounds
 from saju_ops.database.connect import error_text, redacted
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.expired.catalogue import shown
@@ -28,7 +29,8 @@ from saju_ops.run_control import RunControl, Stop
 
 T = TypeVar("T")
 LOCK_WAIT = 10.0
-LARGEST_BATCH = 5_000
+# 250 jobs of four files are one request to S3; their rows are locked for as long as it takes.
+DEFAULT_BATCH = 250
 # Rows looked at in one run; the rest are the next run's.
 CANDIDATES = 200_000
 NAMED = 20
@@ -41,24 +43,15 @@ class Limits:
 
     dry_run: bool = True
     # Roots (jobs, sessions) to delete at most.
-    most: int | None = None
-    max_runtime_seconds: float | None = None
-    batch: int = 250
-    pause_seconds: float = 0.0
+    most: Most | None = None
+    max_runtime_seconds: RuntimeSeconds | None = None
+    batch: BatchRoots = DEFAULT_BATCH
+    pause_seconds: PauseSeconds = 0.0
     # What the operator knows `most` and `batch` as.
     names: tuple[str, str] = ("max_jobs", "batch_jobs")
 
     def __post_init__(self) -> None:
-        _require(self.names[0], self.most, 1, None)
-        _require("max_runtime_seconds", self.max_runtime_seconds, 1, None)
-        _require(self.names[1], self.batch, 1, LARGEST_BATCH)
-        _require("pause_seconds", self.pause_seconds, 0, 3_600)
-
-
-def _require(name: str, value: float | None, least: float, most: float | None) -> None:
-    if value is not None and not (least <= value and (most is None or value <= most)):
-        bounds = f"from {least:g} to {most:g}" if most is not None else f"at least {least:g}"
-        raise Refused(f"{name} is {value:g}; it may be {bounds}. Nothing was touched.")
+        require_bounds(self, dict(zip(("most", "batch"), self.names, strict=True)))
 
 
 @dataclass

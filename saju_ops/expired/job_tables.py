@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from saju_ops.expired.batches import (
+    DEFAULT_BATCH,
     Limits,
     Outcome,
     open_table,
@@ -19,8 +20,6 @@ from saju_ops.expired.links import NamedLink, left_out, linked_closure
 from saju_ops.expired.orphans import orphan_rows
 from saju_ops.rows.engines.open import RowStore
 
-# 250 jobs of four files are one request to S3; their rows are locked for as long as it takes.
-DEFAULT_BATCH = 250
 # The settings' own values, which an installation without such tables needn't change.
 MAY_BE_MISSING = ("payments", "payment_failures", "job_files")
 NONE_OF_THEM = (*MAY_BE_MISSING, "sms_logs", "phone_verification_attempts", "reports", "report_knowledge")

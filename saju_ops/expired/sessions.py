@@ -19,9 +19,11 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
+from saju_ops.bounds import Days, require
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.errors import shown as shown_name
 from saju_ops.expired.batches import (
+    DEFAULT_BATCH,
     LOCK_WAIT,
     Batches,
     Limits,
@@ -48,7 +50,6 @@ from saju_ops.run_control import TO_THE_END, RunControl, Stop
 from saju_ops.storage.open import Storage, StorageError
 from saju_ops.words import counted, them, were
 
-DEFAULT_BATCH = 250
 # The setting's own values, which an installation without such tables needn't change.
 MAY_BE_MISSING = ("saju_calculations", "saju_analyses")
 # Sessions remembered in one file while their keys leave Redis.
@@ -126,8 +127,7 @@ def purge_expired_sessions(
     Raises Refused or Busy before anything is touched, and OperatorError where the database is lost or the memory
     for Redis can't be written. A Redis that is down is told in the result and changes nothing else.
     """
-    if not 0 <= grace_days <= 36_500:
-        raise Refused(f"grace_days is {grace_days}; it may be from 0 to 36500. Nothing was touched.")
+    require("grace_days", grace_days, Days)
     work = SessionPurge(
         store, storage, tables, limits, now, past=now - timedelta(days=grace_days), retention_days=retention_days,
         zone=zone, cache=cache, control=control,

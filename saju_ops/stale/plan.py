@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Literal, TypeVar
 
+from saju_ops.bounds import StaleHours, require
 from saju_ops.errors import Refused
 from saju_ops.stale.audit import Spool, StaleJob, check_run_id
 from saju_ops.stale.tables import OPEN, Tables, normal
 
 T = TypeVar("T")
 Mode = Literal["check", "apply", "stats"]
-MIN_HOURS, MAX_HOURS = 1, 87_600
 OLD = timedelta(days=7)
 # Jobs per transaction: 10 ms on SQLite with ten results each. Without an index on the results each transaction
 # walks through all of them, so there are as few as possible.
@@ -30,8 +30,8 @@ FINISHED = "finished"
 @dataclass(frozen=True)
 class StalePlan:
     mode: Mode = "check"
-    # Hours without a move after which a job is stale, 1 to 87600.
-    hours: int = 24
+    # Hours without a move after which a job is stale.
+    hours: StaleHours = 24
     # With mode apply: list what would be changed, change nothing.
     dry_run: bool = True
     # What becomes of a job none of whose files has a result.
@@ -46,10 +46,7 @@ class StalePlan:
         """Raises Refused, naming what is wrong."""
         if self.mode not in ("check", "apply", "stats"):
             raise Refused(f"mode is {self.mode!r}; it may be check, apply or stats. Nothing was touched.")
-        if not MIN_HOURS <= self.hours <= MAX_HOURS:
-            raise Refused(
-                f"hours is {self.hours}; it may be a whole number from {MIN_HOURS} to {MAX_HOURS}. Nothing was touched."
-            )
+        require("hours", self.hours, StaleHours, "a whole number ")
         if not normal(self.empty_status) or normal(self.empty_status) in OPEN:
             raise Refused(
                 f"STALE_JOB_EMPTY_STATUS is {self.empty_status!r}; it may be any status but"

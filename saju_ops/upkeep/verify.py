@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo
 from saju_ops.archive.manifest import FOLDER as ARCHIVES
 from saju_ops.archive.manifest import PREFIX, Manifest, day_manifest_of
 from saju_ops.archive.verify import verify_part
+from saju_ops.bounds import ShareDays, bounds_of
 from saju_ops.errors import OperatorError, Refused, shown
 from saju_ops.storage import folders
 from saju_ops.storage.local import LocalStorage
@@ -159,9 +160,9 @@ def verify(
 ) -> VerifyResult:
     """Raises Refused for an impossible share, StorageError for a store that can't be listed. Everything else that it
     finds is in the result."""
-    if not 1 <= in_days <= 366:
+    if in_days not in (bounds := bounds_of(ShareDays)):
         days = counted(in_days, "day")
-        raise Refused(f"The backups can't be read in {days}; it may be from 1 to 366. Nothing was read.")
+        raise Refused(f"The backups can't be read in {days}; it may be {bounds}. Nothing was read.")
     began, result = time.monotonic(), VerifyResult(in_days, uri=storage.uri, has_password=bool(storage.password))
     today = now.astimezone(zone).toordinal() % in_days
     stores = list(storage.copies())

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from saju_ops.bounds import Port, bounds_of
 from saju_ops.defs.chroma.assets import POOL, SNAPSHOT, USAGE
+from saju_ops.defs.launchpad import TimeText, checked_at_launch
 from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
@@ -42,20 +44,20 @@ def snapshot_schedule(settings: Settings, job: Any) -> dg.ScheduleDefinition:
 
 
 class RestoreChromaConfig(dg.Config):
-    at: str | None = Field(
-        default=None,
+    at: TimeText | None = Field(
+        default="",
         description="The newest snapshot taken at this time or before, as YYYY-MM-DD or YYYY-MM-DD HH:MM in TIMEZONE."
         " Empty: the newest of all.",
     )
     into_path: str | None = Field(
-        default=None,
+        default="",
         description="A folder. It must not be in use, and must be empty or not exist unless `replace` names it. Empty:"
         " where the live data is (CHROMA_HOST, else CHROMA_DB_PATH).",
     )
-    host: str | None = Field(default=None, description="A Chroma server instead of a folder.")
-    port: int = Field(default=8000, description="That server's port, 1 to 65535.")
+    host: str | None = Field(default="", description="A Chroma server instead of a folder.")
+    port: Port = Field(default=8000, description=f"That server's port, {bounds_of(Port)}.")
     replace: list[str] = Field(
-        default_factory=list,
+        default=[],
         description="What may be replaced, by name: the folder's own name, or the server's collections. It is then"
         " renamed, not deleted. Empty: nothing.",
     )
@@ -64,6 +66,7 @@ class RestoreChromaConfig(dg.Config):
     )
 
 
+@checked_at_launch(RestoreChromaConfig)
 @dg.op(
     name="restore_snapshot_of_chroma",
     pool=POOL,

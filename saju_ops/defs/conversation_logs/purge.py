@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from saju_ops.bounds import ChunkRows, DaysFromOne, LagSeconds, Most, PauseSeconds, RuntimeSeconds, bounds_of
 from saju_ops.defs.charts import bar_chart
 from saju_ops.defs.common import _day
 from saju_ops.defs.conversation_logs.asset import LOGS
 from saju_ops.defs.interrupts import cancellable, raise_if_cancelled
+from saju_ops.defs.launchpad import DayText, checked_at_launch
 from saju_ops.defs.live_tables import observe, refused_once
 from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage, LogDatabase
@@ -37,33 +39,37 @@ class PurgeConfig(dg.Config):
         description="true: compares and counts, deletes nothing. false: deletes archived rows from the database;"
         " only a restore brings them back.",
     )
-    retention_days: int | None = Field(
+    retention_days: DaysFromOne | None = Field(
         default=None,
-        description="Days that stay, counted back from now; at least 1. Empty: LOG_RETENTION_DAYS. Smaller deletes"
-        " more.",
+        description=f"Days that stay, counted back from now, {bounds_of(DaysFromOne)}. Empty: LOG_RETENTION_DAYS."
+        " Smaller deletes more.",
     )
-    from_day: str | None = Field(default=None, description="First day to purge, YYYY-MM-DD. Empty: the oldest.")
-    to_day: str | None = Field(
-        default=None,
+    from_day: DayText | None = Field(default="", description="First day to purge, YYYY-MM-DD. Empty: the oldest.")
+    to_day: DayText | None = Field(
+        default="",
         description="Last day to purge, YYYY-MM-DD. Days within the retention are never purged, whatever this says.",
     )
-    chunk_size: int = Field(
+    chunk_size: ChunkRows = Field(
         default=5000,
-        description="Rows per transaction, 1 to 100000. Larger is faster, and locks more rows for longer.",
+        description=f"Rows per transaction, {bounds_of(ChunkRows)}. Larger is faster, and locks more rows for longer.",
     )
-    pause_seconds: float = Field(
-        default=0.0, description="Pause after each chunk, 0 to 3600. Longer is easier on the service and replicas."
+    pause_seconds: PauseSeconds = Field(
+        default=0.0,
+        description=f"Pause after each chunk, {bounds_of(PauseSeconds)}. Longer is easier on the service and replicas.",
     )
-    max_rows: int | None = Field(
-        default=None, description="Stop after so many rows; the next run continues. Empty: no limit."
-    )
-    max_runtime_seconds: float | None = Field(
-        default=None, description="Stop at a chunk's end after so long; the next run continues. Empty: no limit."
-    )
-    max_replica_lag_seconds: float | None = Field(
+    max_rows: Most | None = Field(
         default=None,
-        description="Wait while a replica is further behind than this. MySQL needs REPLICA_URLS; PostgreSQL is asked"
-        " itself. Empty: don't look.",
+        description=f"Stop after so many rows, {bounds_of(Most)}; the next run continues. Empty: no limit.",
+    )
+    max_runtime_seconds: RuntimeSeconds | None = Field(
+        default=None,
+        description=f"Stop at a chunk's end after so long, {bounds_of(RuntimeSeconds)}; the next run continues. Empty:"
+        " no limit.",
+    )
+    max_replica_lag_seconds: LagSeconds | None = Field(
+        default=None,
+        description=f"Wait while a replica is further behind than this, {bounds_of(LagSeconds)}. MySQL needs"
+        " REPLICA_URLS; PostgreSQL is asked itself. Empty: don't look.",
     )
 
 
@@ -83,6 +89,7 @@ def _plan(config: PurgeConfig, settings: Settings) -> "PurgePlan":
     )
 
 
+@checked_at_launch(PurgeConfig)
 @dg.op(
     name="purge_archived_rows",
     pool="conversation_log_purge",

@@ -6,6 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from saju_ops.defs.common import _day
+from saju_ops.defs.launchpad import DayText, checked_at_launch
 from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
@@ -16,16 +17,17 @@ from saju_ops.words import counted, were
 
 
 class RestoreConfig(dg.Config):
-    from_day: str = Field(description="First archived day to put back, YYYY-MM-DD.")
-    to_day: str = Field(description="Last archived day to put back, YYYY-MM-DD.")
+    from_day: DayText = Field(description="First archived day to put back, YYYY-MM-DD.")
+    to_day: DayText = Field(description="Last archived day to put back, YYYY-MM-DD.")
     into_table: str | None = Field(
-        default=None,
+        default="",
         description="Another table in the same database; made, without foreign keys, if it isn't there. Empty: the log"
         " table itself, from which the next purge removes the rows again.",
     )
     dry_run: bool = Field(default=True, description="true: reads, compares and says what it would do. false: writes.")
 
 
+@checked_at_launch(RestoreConfig)
 @dg.op(
     name="restore_archived_rows",
     pool="conversation_log_purge",

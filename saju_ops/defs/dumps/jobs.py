@@ -10,6 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from saju_ops.defs.dumps.assets import DUMP, POOL
+from saju_ops.defs.launchpad import TimeText, checked_at_launch
 from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
@@ -42,22 +43,22 @@ def dump_schedule(settings: Settings, job: Any) -> dg.ScheduleDefinition:
 
 
 class RestoreDumpConfig(dg.Config):
-    at: str | None = Field(
-        default=None,
+    at: TimeText | None = Field(
+        default="",
         description="The newest proven dump taken at this time or before, as YYYY-MM-DD or YYYY-MM-DD HH:MM in"
         " TIMEZONE. Empty: the newest of all.",
     )
     into_setting: str | None = Field(
-        default=None,
+        default="",
         description="Where to restore it: the name of an environment variable that holds a database's address (an"
         " address here would be stored with the run, password and all). Empty: the database from which the dump"
         " was taken.",
     )
     database: str | None = Field(
-        default=None, description="Whose dump, by the database's name. Empty: the one that DATABASE_URL names."
+        default="", description="Whose dump, by the database's name. Empty: the one that DATABASE_URL names."
     )
     replace: str | None = Field(
-        default=None,
+        default="",
         description="The target database's name, typed: then everything in it is dropped first. Empty: only into an"
         " empty or missing database.",
     )
@@ -94,6 +95,7 @@ def _request(config: RestoreDumpConfig, settings: Settings) -> "RestoreRequest":
     )
 
 
+@checked_at_launch(RestoreDumpConfig)
 @dg.op(
     name="restore_dump_of_database",
     pool=POOL,

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from saju_ops.bounds import BatchRoots, Most, PauseSeconds, RuntimeSeconds, bounds_of
 from saju_ops.defs.common import _listed, common_metadata, nothing_here
 from saju_ops.defs.interrupts import cancellable, raise_if_cancelled
+from saju_ops.defs.launchpad import checked_at_launch
 from saju_ops.defs.live_tables import observe, one_run_a_tick, refused_once
 from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
@@ -155,21 +157,26 @@ class PurgeJobsConfig(dg.Config):
         description="true: finds and counts, deletes nothing. false: deletes expired jobs, all that hangs on them and"
         " their files in S3; only the rows of PURGE_KEEP_TABLES are archived.",
     )
-    max_jobs: int | None = Field(
-        default=None, description="Stop after so many jobs, at least 1; the next run continues. Empty: no limit."
+    max_jobs: Most | None = Field(
+        default=None,
+        description=f"Stop after so many jobs, {bounds_of(Most)}; the next run continues. Empty: no limit.",
     )
-    max_runtime_seconds: float | None = Field(
-        default=None, description="Stop at a batch's end after so long, at least 1. Empty: no limit."
+    max_runtime_seconds: RuntimeSeconds | None = Field(
+        default=None,
+        description=f"Stop at a batch's end after so long, {bounds_of(RuntimeSeconds)}. Empty: no limit.",
     )
-    batch_jobs: int = Field(
+    batch_jobs: BatchRoots = Field(
         default=250,
-        description="Jobs per transaction, 1 to 5000. Larger is faster, and locks more rows while S3 answers.",
+        description=f"Jobs per transaction, {bounds_of(BatchRoots)}. Larger is faster, and locks more rows while S3"
+        " answers.",
     )
-    pause_seconds: float = Field(
-        default=0.0, description="Pause after each batch, 0 to 3600. Longer is easier on the service."
+    pause_seconds: PauseSeconds = Field(
+        default=0.0,
+        description=f"Pause after each batch, {bounds_of(PauseSeconds)}. Longer is easier on the service.",
     )
 
 
+@checked_at_launch(PurgeJobsConfig)
 @dg.op(
     name="delete_expired_jobs",
     pool=POOL,

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from saju_ops.bounds import BatchRoots, Days, Most, PauseSeconds, RuntimeSeconds, bounds_of
 from saju_ops.defs.common import common_metadata, nothing_here
 from saju_ops.defs.interrupts import cancellable, raise_if_cancelled
+from saju_ops.defs.launchpad import checked_at_launch
 from saju_ops.defs.live_tables import observe, one_run_a_tick, refused_once
 from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
@@ -57,26 +59,31 @@ class PurgeSessionsConfig(dg.Config):
         description="true: finds and counts, deletes nothing. false: deletes expired sessions with their calculations,"
         " analyses and archived log rows, and their keys in Redis.",
     )
-    grace_days: int | None = Field(
+    grace_days: Days | None = Field(
         default=None,
-        description="Days that a session stays after it expired, 0 to 36500. Empty: EXPIRED_SESSION_GRACE_DAYS."
+        description=f"Days that a session stays after it expired, {bounds_of(Days)}. Empty: EXPIRED_SESSION_GRACE_DAYS."
         " Smaller deletes more; log rows within LOG_RETENTION_DAYS keep their session whatever this says.",
     )
-    max_sessions: int | None = Field(
-        default=None, description="Stop after so many sessions, at least 1; the next run continues. Empty: no limit."
+    max_sessions: Most | None = Field(
+        default=None,
+        description=f"Stop after so many sessions, {bounds_of(Most)}; the next run continues. Empty: no limit.",
     )
-    max_runtime_seconds: float | None = Field(
-        default=None, description="Stop at a batch's end after so long, at least 1. Empty: no limit."
+    max_runtime_seconds: RuntimeSeconds | None = Field(
+        default=None,
+        description=f"Stop at a batch's end after so long, {bounds_of(RuntimeSeconds)}. Empty: no limit.",
     )
-    batch_sessions: int = Field(
+    batch_sessions: BatchRoots = Field(
         default=250,
-        description="Sessions per transaction, 1 to 5000. Larger is faster, and locks more rows for longer.",
+        description=f"Sessions per transaction, {bounds_of(BatchRoots)}. Larger is faster, and locks more rows for"
+        " longer.",
     )
-    pause_seconds: float = Field(
-        default=0.0, description="Pause after each batch, 0 to 3600. Longer is easier on the service."
+    pause_seconds: PauseSeconds = Field(
+        default=0.0,
+        description=f"Pause after each batch, {bounds_of(PauseSeconds)}. Longer is easier on the service.",
     )
 
 
+@checked_at_launch(PurgeSessionsConfig)
 @dg.op(
     name="delete_expired_sessions",
     pool=POOL,

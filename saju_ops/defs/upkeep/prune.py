@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from saju_ops.bounds import Days, bounds_of
 from saju_ops.defs.common import _lines
+from saju_ops.defs.launchpad import checked_at_launch
 from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
@@ -27,13 +29,14 @@ class PruneConfig(dg.Config):
         description="true: lists what would go and why each stays. false: deletes old backups from every store; nothing"
         " brings them back.",
     )
-    retention_days: int | None = Field(
+    retention_days: Days | None = Field(
         default=None,
-        description="Days that dumps and snapshots are kept, 0 to 36500. Empty: BACKUP_RETENTION_DAYS. Smaller deletes"
-        " more; the newest KEEP_MINIMUM proven ones stay whatever it says.",
+        description=f"Days that dumps and snapshots are kept, {bounds_of(Days)}. Empty: BACKUP_RETENTION_DAYS. Smaller"
+        " deletes more; the newest KEEP_MINIMUM proven ones stay whatever it says.",
     )
 
 
+@checked_at_launch(PruneConfig)
 @dg.op(
     name="prune_stored_backups",
     pool=POOL,

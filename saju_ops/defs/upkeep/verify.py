@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from saju_ops.bounds import ShareDays, bounds_of
 from saju_ops.defs.chroma.assets import SNAPSHOT
 from saju_ops.defs.common import _lines
 from saju_ops.defs.dumps.assets import DUMP
+from saju_ops.defs.launchpad import checked_at_launch
 from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
@@ -38,9 +40,10 @@ if TYPE_CHECKING:
 
 
 class VerifyConfig(dg.Config):
-    in_days: int = Field(
+    in_days: ShareDays = Field(
         default=1,
-        description="1: reads everything. N, up to 366: a share a day, so that N daily runs read everything once.",
+        description=f"1: reads everything. N, {bounds_of(ShareDays)}: a share a day, so that N daily runs read"
+        " everything once.",
     )
     drills: bool = Field(
         default=True,
@@ -54,6 +57,7 @@ class VerifyConfig(dg.Config):
     )
 
 
+@checked_at_launch(VerifyConfig)
 @dg.op(
     name="verify_stored_backups",
     description="Reads stored backups back, compares them with their manifests, and restores some as a drill. Changes"
