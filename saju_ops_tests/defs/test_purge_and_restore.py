@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -159,13 +160,12 @@ def test_it_stops_at_max_runtime(sqlite: Project) -> None:
         ("from_day", "2026-02-30", "from_day is '2026-02-30'; it may be a date as YYYY-MM-DD. Nothing was touched."),
     ],
 )  # fmt: skip
-def test_a_value_that_makes_no_sense_is_refused_and_nothing_is_deleted(
+def test_a_value_that_makes_no_sense_is_refused_before_there_is_a_run(
     sqlite: Project, name: str, value: Any, sentence: str
 ) -> None:
-    run = sqlite.purge(**{"dry_run": False, name: value})
-    assert not run.succeeded
-    assert run.failure == sentence
-    assert not run.observed()
+    with pytest.raises(DagsterInvalidConfigError, match=re.escape(sentence)):
+        sqlite.purge(**{"dry_run": False, name: value})
+    assert sqlite.instance.get_runs() == []
     assert sqlite.scene.count() == 65
 
 
