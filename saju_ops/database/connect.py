@@ -15,21 +15,15 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.pool import NullPool
 
-from saju_ops.database.address import SQLITE_BUSY_TIMEOUT as SQLITE_BUSY_TIMEOUT
 from saju_ops.database.address import SUPPORTED as SUPPORTED
-from saju_ops.database.address import (
-    busy_timeout,
-    mysql_tls,
-    options_of,
-    overridden,
-    postgres_options,
-    postgres_session,
-    tls_context,
-    with_known_options,
-)
+from saju_ops.database.address import overridden, with_known_options
 from saju_ops.database.address import parse_database_url as parse_database_url
 from saju_ops.database.address import redacted as redacted
+from saju_ops.database.address_options import options_of
+from saju_ops.database.mysql_address import mysql_tls, tls_context
 from saju_ops.database.own_session import mysql_session, require_own_mysql_session, require_own_postgres_session
+from saju_ops.database.postgres_address import postgres_options, postgres_session
+from saju_ops.database.sqlite_address import busy_timeout
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.logins import hide_in_error, hide_logins
 

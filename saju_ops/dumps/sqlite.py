@@ -23,7 +23,7 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
-from saju_ops.database.address import busy_timeout
+from saju_ops.database.sqlite_address import busy_timeout
 from saju_ops.dumps.contents import Contents, TableContents
 from saju_ops.dumps.engine import UTC_ZONE, DrillNotPossible, DumpEngine, ForeignToDumps, fingerprint
 from saju_ops.errors import OperatorError, ProofFailed

@@ -12,7 +12,8 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, SecretStr
 
-from saju_ops.database.address import parse_database_url, require_http_address, require_redis_address
+from saju_ops.database.address import parse_database_url
+from saju_ops.database.service_address import require_http_address, require_redis_address
 from saju_ops.paths import slip_in, slip_in_path
 from saju_ops.settings.fields import listed
 from saju_ops.words import counted

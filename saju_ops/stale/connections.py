@@ -20,8 +20,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from saju_ops.database.address import busy_timeout
 from saju_ops.database.connect import connect, error_text, quote_every_name, redacted
+from saju_ops.database.sqlite_address import busy_timeout
 from saju_ops.errors import Busy, OperatorError, Refused
 from saju_ops.stale.moments import microseconds
 

@@ -11,8 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from saju_ops.cli.status_report import report
-from saju_ops.database.address import mysql_tls, overridden, place, redacted, same_place
+from saju_ops.database.address import overridden, place, redacted, same_place
 from saju_ops.database.connect import connect, error_text, parse_database_url
+from saju_ops.database.mysql_address import mysql_tls
 from saju_ops.dumps.mysql.clients import options_file
 from saju_ops.dumps.take import distinct, label_of
 from saju_ops.errors import OperatorError, Refused

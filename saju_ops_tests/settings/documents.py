@@ -35,10 +35,10 @@ values are usable. All of them in one file: [.env.example](../.env.example).
 TAIL = """\
 ## Run configs
 
-What one run may do is in its run config, with a description of each field in Dagster's launchpad. A launch with a number
-outside of its bounds, or a date that is none, is refused before there is a run. The purge of the
-conversation log has `retention_days`, `from_day`, `to_day`, `chunk_size`, `pause_seconds`, `max_rows`,
-`max_runtime_seconds` and `max_replica_lag_seconds`.
+What one run may do is in its run config, with a description of each field in Dagster's launchpad. A launch with a
+number outside of its bounds, or a date that is none, is refused before there is a run. The purge of the conversation
+log has `retention_days`, `from_day`, `to_day`, `chunk_size`, `pause_seconds`, `max_rows`, `max_runtime_seconds` and
+`max_replica_lag_seconds`.
 
 ## Read by Dagster and Python
 

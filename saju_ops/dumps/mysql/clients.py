@@ -16,8 +16,10 @@ from pathlib import PurePath
 
 import sqlalchemy as sa
 
-from saju_ops.database.address import Tls, init_command_matters, mysql_tls, options_of, redacted
+from saju_ops.database.address import redacted
+from saju_ops.database.address_options import options_of
 from saju_ops.database.families import DEFAULT_PORTS
+from saju_ops.database.mysql_address import Tls, init_command_matters, mysql_tls
 from saju_ops.dumps.programs import Program, ProgramMissing, asked, find_program, secret_file
 from saju_ops.errors import Refused
 

@@ -15,9 +15,10 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from saju_ops.database.address import options_of, postgres_options
+from saju_ops.database.address_options import options_of
 from saju_ops.database.connect import connect
 from saju_ops.database.own_session import is_pooled
+from saju_ops.database.postgres_address import postgres_options
 from saju_ops.dumps.contents import Contents
 from saju_ops.dumps.engine import LOCKED, SCRATCH, DumpEngine, DumpSpoilt, fingerprint
 from saju_ops.dumps.postgres.catalogue import (

@@ -6,7 +6,8 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
-from saju_ops.database.address import options_of, redacted
+from saju_ops.database.address import redacted
+from saju_ops.database.address_options import options_of
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.rows.engines.base import RowStore
 from saju_ops.rows.engines.interface import NoSuchTable, Selection
