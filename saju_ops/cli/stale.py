@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from saju_ops.bounds import StaleHours, bounds_of
 from saju_ops.settings.load import load_settings
 from saju_ops.settings.settings import Settings
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from saju_ops.stale.plan import StaleResult
 
 SOMETHING_TO_DO = 2
+HOURS = f"Hours without a move, {bounds_of(StaleHours)}. Default: STALE_JOB_HOURS."
 
 
 class _WrongUsage(click.UsageError):
@@ -54,7 +56,7 @@ def _one_mode(check: bool, apply: bool, stats: bool, undo: str | None) -> Litera
 @click.option(
     "--undo", metavar="RUN_ID", default=None, help="Put back what a run changed, where it is unchanged since."
 )
-@click.option("--hours", type=int, default=None, help="Hours without a move, 1 to 87600. Default: STALE_JOB_HOURS.")
+@click.option("--hours", type=int, default=None, help=HOURS)
 @click.option("--dry-run", is_flag=True, help="With --apply or --undo: only say what would be done.")
 @click.option(
     "--accept-unsealed", is_flag=True,

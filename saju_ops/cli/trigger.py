@@ -6,16 +6,18 @@ import os
 
 import click
 
+from saju_ops.bounds import ListeningPort, bounds_of
 from saju_ops.errors import OperatorError
 from saju_ops.settings.load import load_settings
 from saju_ops.settings.settings import Settings
 
 DEFAULT_PORT = 8080
+PORTS = bounds_of(ListeningPort)
 
 
 @click.command("serve-trigger")
 @click.option("--host", default=None, help="Address to listen on. Default: TRIGGER_HOST, 127.0.0.1.")
-@click.option("--port", type=click.IntRange(0, 65535), default=None, help="Default: TRIGGER_PORT, PORT, 8080.")
+@click.option("--port", type=click.IntRange(int(PORTS.least), int(PORTS.most)), default=None, help="Default: TRIGGER_PORT, PORT, 8080.")
 @click.option(
     "--with-dagster", is_flag=True, help="Also start Dagster's UI and daemon, on 127.0.0.1, as `saju-ops dev`."
 )
@@ -41,6 +43,6 @@ def _port(settings: Settings) -> int:
     given = os.environ.get("PORT", "").strip()
     if not given:
         return DEFAULT_PORT
-    if given.isascii() and given.isdigit() and int(given) <= 65535:
+    if given.isascii() and given.isdigit() and int(given) in PORTS:
         return int(given)
-    raise OperatorError(f"PORT holds {given!r}; it may hold a port from 0 to 65535. Nothing was started.")
+    raise OperatorError(f"PORT holds {given!r}; it may hold a port {PORTS}. Nothing was started.")
