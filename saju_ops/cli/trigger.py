@@ -13,11 +13,12 @@ from saju_ops.settings.settings import Settings
 
 DEFAULT_PORT = 8080
 PORTS = bounds_of(ListeningPort)
+PORT = click.IntRange(int(PORTS.least), int(PORTS.most))
 
 
 @click.command("serve-trigger")
 @click.option("--host", default=None, help="Address to listen on. Default: TRIGGER_HOST, 127.0.0.1.")
-@click.option("--port", type=click.IntRange(int(PORTS.least), int(PORTS.most)), default=None, help="Default: TRIGGER_PORT, PORT, 8080.")
+@click.option("--port", type=PORT, default=None, help="Default: TRIGGER_PORT, PORT, 8080.")
 @click.option(
     "--with-dagster", is_flag=True, help="Also start Dagster's UI and daemon, on 127.0.0.1, as `saju-ops dev`."
 )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from datetime import date
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 
+from saju_ops.bounds import Bounds, bounds_of
+from saju_ops.settings.fields import allowed, is_secret, variable_of, words_of
 from saju_ops.settings.load import load_settings
 from saju_ops.settings.settings import Settings, SettingsError
 from saju_ops.wiring import open_backups
@@ -165,6 +168,53 @@ def test_no_secret_is_in_the_printed_settings(monkeypatch: pytest.MonkeyPatch) -
     assert SECRET not in repr(settings)
     assert SECRET not in str(settings.database_url)
     assert SECRET not in repr(settings.replica_urls)
+
+
+def test_a_number_just_outside_of_its_bounds_is_refused_and_one_on_them_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried = 0
+    for field in Settings.model_fields.values():
+        name, bounds = variable_of(field), bounds_of(field, field.annotation)
+        if bounds == Bounds():
+            continue
+        for value in (bounds.least - 1, bounds.most + 1):
+            sentence = refusal(monkeypatch, name, str(value))
+            assert sentence.startswith(f"{name} holds '{value}' (out of range); it may hold ")
+            assert str(bounds) in sentence
+        for value in (bounds.least, bounds.most):
+            monkeypatch.setenv(name, str(value))
+            load_settings()
+        monkeypatch.delenv(name)
+        tried += 1
+    assert tried > 15
+
+
+def test_the_refusal_of_a_secret_never_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = []
+    for field in Settings.model_fields.values():
+        if is_secret(field):
+            monkeypatch.setenv(variable_of(field), f"{SECRET} 비밀")
+            try:
+                load_settings()
+            except SettingsError as error:
+                refused.append(str(error))
+            monkeypatch.delenv(variable_of(field))
+    assert len(refused) > 10
+    assert [sentence for sentence in refused if SECRET in sentence] == []
+
+
+def test_every_choice_is_in_what_a_setting_may_hold() -> None:
+    """The choices of a type are written into the sentence, or stand in it with what they mean."""
+    for field in Settings.model_fields.values():
+        for part in (field.annotation, *get_args(field.annotation)):
+            if get_origin(part) is Literal:
+                assert [choice for choice in get_args(part) if choice not in allowed(field)] == [], variable_of(field)
+        assert "{" not in allowed(field)
+
+
+def test_every_setting_says_what_it_does() -> None:
+    assert [variable_of(field) for field in Settings.model_fields.values() if not words_of(field)["about"]] == []
 
 
 def test_every_wrong_variable_gets_a_sentence_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
