@@ -24,6 +24,7 @@ from saju_ops_tests.fakes.s3 import S3Server
 
 # What else decides how a process behaves: the machine's time zone, say, must decide no test.
 OTHERS = {"TZ", "PORT", "ENCRYPTION_KEY"}
+NAMES = setting_names() | OTHERS
 # Of libraries, which read more variables than we have settings.
 PREFIXES = ("AWS_", "DAGSTER_", "GOOGLE_")
 
@@ -40,7 +41,7 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every test sees the defaults and an empty folder."""
     for name in list(os.environ):
-        if name in setting_names() | OTHERS or name.startswith(PREFIXES):
+        if name in NAMES or name.startswith(PREFIXES):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 

@@ -35,7 +35,7 @@ class MigrateConfig(dg.Config):
         description="true: prints the SQL and what stands in the way. false: applies it to the live database.",
     )
     target: str | None = Field(
-        default=None,
+        default="",
         description="Empty: the newest migration of the main line. A migration's name, LABEL@head for an opt-in one,"
         " or, to take back what is above: -1, base, LABEL@base, or an older migration's name.",
     )
