@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from saju_ops.database import mysql_address, postgres_address, sqlite_address
 from saju_ops.database.address_options import LOGIN, NAME, options_of, shown_option, with_query
-from saju_ops.database.families import DEFAULT_PORTS
+from saju_ops.database.families import DEFAULT_PORTS, family_of
 
 SUPPORTED = "a mysql+pymysql://, mariadb+pymysql://, postgresql+psycopg:// or sqlite:/// address"
 DRIVERS = {
@@ -133,10 +133,11 @@ def overridden(url: sa.URL) -> list[str]:
 def place(address: sa.URL | str) -> tuple[str, str | None, str | None, str | None]:
     """Where a database is, whoever logs in: engine, server, port, database. Two addresses of one are alike."""
     url = sa.make_url(address)
-    family = url.get_backend_name().replace("mariadb", "mysql")
+    family = family_of(url)
     options = options_of(url)
     server = options.get("unix_socket") or options.get("host") or options.get("hostaddr") or url.host
-    port = None if "unix_socket" in options else options.get("port") or str(url.port or DEFAULT_PORTS.get(family) or "") or None
+    usual = url.port or DEFAULT_PORTS.get(family)
+    port = None if "unix_socket" in options else options.get("port") or str(usual or "") or None
     return family, server, port, url.database
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Self
 
-import sqlalchemy as sa
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
+from saju_ops.database.families import family_of
 from saju_ops.errors import SettingsError as SettingsError
 from saju_ops.settings.alerts import Alerts, Email, Slack
 from saju_ops.settings.chroma import Chroma
@@ -60,8 +60,8 @@ class Settings(
 
     @model_validator(mode="after")
     def _drills_have_a_dump(self) -> Self:
-        dumped = {_engine(url) for url in self.dumped_urls}
-        if others := [_engine(url) for url in self.restore_drill_urls if _engine(url) not in dumped]:
+        dumped = {family_of(url) for url in self.dumped_urls}
+        if others := [family_of(url) for url in self.restore_drill_urls if family_of(url) not in dumped]:
             raise PydanticCustomError(
                 "drill", "RESTORE_DRILL_URL names a {other} server, and no database of that kind is dumped"
                 " (DATABASE_URL, JOBS_DATABASE_URL and ANALYSIS_DATABASE_URL name {dumped}); it may hold servers of"
@@ -77,11 +77,6 @@ class Settings(
         if why := ". ".join(collisions(self)):
             raise PydanticCustomError("places", "{why}", {"why": why})
         return self
-
-
-def _engine(url: sa.URL) -> str:
-    """MariaDB's addresses may say mysql, too."""
-    return url.get_backend_name().replace("mariadb", "mysql")
 
 
 def features() -> list[type[Feature]]:

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import AfterValidator, SecretStr
 
 from saju_ops.database.address import parse_database_url
+from saju_ops.database.families import family_of
 from saju_ops.database.service_address import require_http_address, require_redis_address
 from saju_ops.paths import slip_in, slip_in_path
 from saju_ops.settings.fields import listed
@@ -73,8 +74,7 @@ def _require_replicas(text: str) -> None:
 
 
 def _require_drill_servers(text: str) -> None:
-    families = [parse_database_url(each).drivername for each in listed_addresses(text)]
-    families = ["mysql" if "pymysql" in family else family for family in families]
+    families = [family_of(parse_database_url(each)) for each in listed_addresses(text)]
     if "sqlite" in families:
         raise ValueError("a SQLite dump is tried in a temporary file and needs no server")
     if len(set(families)) < len(families):
