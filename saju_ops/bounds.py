@@ -44,6 +44,8 @@ KeptAlways = Annotated[int, Field(ge=1, le=1_000)]
 AttachmentMegabytes = Annotated[int, Field(ge=1, le=1_000)]
 # Chroma itself needs 128 MB to open anything.
 ProofMegabytes = Annotated[int, Field(ge=128, le=1_000_000)]
+# Down to a file of a test, up to what no single server has.
+DiskGigabytes = Annotated[float, Field(ge=0.001, le=10_000_000)]
 CallsPerMinute = Annotated[int, Field(ge=1, le=100_000)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 # 0: any that is free.

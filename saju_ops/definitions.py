@@ -20,6 +20,7 @@ from saju_ops.defs.conversation_logs.purge import purge_conversation_logs_job
 from saju_ops.defs.conversation_logs.purge_after_archive import purge_after_archive
 from saju_ops.defs.conversation_logs.restore import restore_conversation_logs_job
 from saju_ops.defs.conversation_logs.schedule import cleanup_schedule
+from saju_ops.defs.database_reports import assets as database_reports
 from saju_ops.defs.dumps import assets as database_dumps
 from saju_ops.defs.dumps import jobs as dump_jobs
 from saju_ops.defs.expired import jobs as expired_jobs
@@ -41,7 +42,7 @@ LIVE = (conversation_logs.LOGS, expired_sessions.SESSIONS, expired_jobs.PAID_JOB
 ARCHIVE_FRESHNESS = dg.FreshnessPolicy.time_window(
     fail_window=timedelta(days=8), warn_window=timedelta(days=7, hours=6)
 )
-# Dumps and snapshots are daily.
+# Dumps, snapshots and reports are daily.
 BACKUP_FRESHNESS = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=26), warn_window=timedelta(hours=25))
 
 
@@ -65,6 +66,10 @@ def _policies(settings: Settings) -> dict[dg.AssetKey, dict[str, object]]:
             "freshness_policy": BACKUP_FRESHNESS,
         },
         chroma.USAGE: {"group_name": "reports", "kinds": {"chroma"}},
+        **{
+            key: {"group_name": "reports", "kinds": {kind, "csv"}, "freshness_policy": BACKUP_FRESHNESS}
+            for key in database_reports.REPORTS
+        },
         # Made when a developer asks for one, so it has no freshness.
         database_dumps.MASKED: {"group_name": "backups", "kinds": {"sql", kind}},
         expired_jobs.PAID_JOBS: {
@@ -97,6 +102,7 @@ def defs() -> dg.Definitions:
     archive = archive_job()
     dumps = dump_jobs.dump_job()
     snapshots = chroma_jobs.snapshot_job()
+    reports = database_reports.reports_job()
     paid_checks = expired_jobs.check_job()
     return dg.Definitions(
         assets=dg.map_asset_specs(
@@ -113,6 +119,7 @@ def defs() -> dg.Definitions:
                 stored_backups.source_asset(settings),
                 chroma.snapshot_asset(),
                 chroma.usage_asset(),
+                *database_reports.report_assets(LIVE),
             ],
         ),
         asset_checks=[
@@ -134,6 +141,7 @@ def defs() -> dg.Definitions:
             dumps,
             dump_jobs.restore_database_dump_job,
             snapshots,
+            reports,
             chroma_jobs.restore_chroma_snapshot_job,
             prune.prune_backups_job,
             verify.verify_backups_job,
@@ -148,6 +156,7 @@ def defs() -> dg.Definitions:
             expired_sessions.expired_sessions_schedule(settings),
             dump_jobs.dump_schedule(settings, dumps),
             chroma_jobs.snapshot_schedule(settings, snapshots),
+            database_reports.reports_schedule(settings, reports),
             prune.prune_schedule(settings),
             verify.verify_schedule(settings),
         ],

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from saju_ops.alerts.mail import Email
     from saju_ops.alerts.slack import Slack
+    from saju_ops.database_reports.make import Database
     from saju_ops.expired.job_files import JobFiles
     from saju_ops.expired.job_tables import JobTables
     from saju_ops.schema.migrate.steps import Installation
@@ -66,6 +67,17 @@ def installation_of(settings: Settings) -> Installation:
     from saju_ops.schema.migrate.steps import Installation
 
     return Installation(settings.conversation_log_table, settings.timezone)
+
+
+def reported_databases(settings: Settings) -> list[Database]:
+    """Every configured database with the bytes that it may take; one that several settings name has the first limit."""
+    from saju_ops.database_reports.make import Database
+
+    limits = (settings.database_disk_gb, settings.jobs_database_disk_gb, settings.analysis_database_disk_gb)
+    return [
+        Database(url, None if gigabytes is None else round(gigabytes * 1e9))
+        for url, gigabytes in zip(settings.dumped_urls, limits, strict=True)
+    ]
 
 
 def source_of(settings: Settings) -> Source:

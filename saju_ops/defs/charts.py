@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import html
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 # Markdown of a thousand characters or more is folded away behind a link (read in the UI of Dagster 1.13.27).
 SHOWN_INLINE = 1000
@@ -36,7 +38,38 @@ def bar_chart(values: Mapping[str, int], title: str) -> str:
     svg = (
         '<svg xmlns="http://www.w3.org/2000/svg" width="640" height="116" font-size="11" fill="#71717a">'
         f'<path d="{bars}" stroke="#4f43dd" stroke-width="14"/><path d="M0 100h620" stroke="#aaa"/>'
-        f'<text y="11">{title}, at most {max(shown.values()):,}</text>'
-        f'<text y="114">{labels[0]} … {labels[-1]}</text></svg>'
+        f'<text y="11">{html.escape(title)}, at most {max(shown.values()):,}</text>'
+        f'<text y="114">{html.escape(f"{labels[0]} … {labels[-1]}")}</text></svg>'
     )
     return f"![{title}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
+
+
+def frame_table(frame: Any, code: Collection[str] = (), most: int = 200) -> str:
+    """A pandas frame as a Markdown table; columns of numbers to the right, those named in `code` as code."""
+    import pandas as pd
+
+    if frame.empty:
+        return "No rows."
+    numbers = [pd.api.types.is_numeric_dtype(frame[name]) and frame[name].dtype != "boolean" for name in frame.columns]
+    lines = [f"|{'|'.join(map(str, frame.columns))}|", "|" + "".join("-:|" if right else "-|" for right in numbers)]
+    for row in frame.head(most).itertuples(index=False, name=None):
+        cells = (_cell(value, name in code) for name, value in zip(frame.columns, row, strict=True))
+        lines.append(f"|{'|'.join(cells)}|")
+    if len(frame) > most:
+        lines += ["", f"… and {len(frame) - most:,} more"]
+    return "\n".join(lines)
+
+
+def _cell(value: Any, code: bool) -> str:
+    import pandas as pd
+
+    if value is pd.NA or value is None or value == "":
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, str):
+        return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
+    text = " ".join(value.split()).replace("|", "\\|")
+    if code:
+        return "`" + text.replace("`", "'") + "`"
+    return text.replace("<", "&lt;").replace("`", "'")

@@ -52,6 +52,7 @@ JOBS = {
     ),
     "restore_database_dump": Job("데이터베이스 복원", "백업 파일은 그대로입니다.", READ_LOG),
     "restore_chroma_snapshot": Job("ChromaDB 복원", "스냅샷 파일은 그대로입니다.", READ_LOG),
+    "database_reports": Job("데이터베이스 보고서", _REPORT, READ_LOG),
     "slow_queries": Job("느린 쿼리 보고서", _REPORT, READ_LOG),
     "index_usage": Job("인덱스 사용 보고서", _REPORT, READ_LOG),
     "table_sizes": Job("테이블 크기 보고서", _REPORT, READ_LOG),

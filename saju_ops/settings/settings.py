@@ -19,6 +19,7 @@ from saju_ops.errors import SettingsError as SettingsError
 from saju_ops.settings.alerts import Alerts, Email, Slack
 from saju_ops.settings.chroma import Chroma
 from saju_ops.settings.conversation_logs import ConversationLogs
+from saju_ops.settings.database_reports import DatabaseReports
 from saju_ops.settings.databases import Databases, Dumps
 from saju_ops.settings.env_file import ENV_FILE, read_env_file, value_of
 from saju_ops.settings.expired import ExpiredJobs, ExpiredSessions
@@ -33,7 +34,7 @@ from saju_ops.settings.trigger import DagsterAddresses, Trigger
 # From the last to the first: pydantic has the fields of the last base first, and documents and `saju-ops status` have
 # them in that order.
 class Settings(
-    DagsterAddresses, Trigger, Email, Slack, Alerts, StaleJobs, ExpiredSessions, ExpiredJobs, Retention, Chroma, Dumps,
+    DagsterAddresses, Trigger, Email, Slack, Alerts, StaleJobs, ExpiredSessions, ExpiredJobs, DatabaseReports, Retention, Chroma, Dumps,
     GoogleDrive, S3, Stores, ConversationLogs, Databases,
 ):  # fmt: skip
     """The validated settings of all features."""

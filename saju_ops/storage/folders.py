@@ -12,5 +12,6 @@ REDIS_PENDING = "redis_pending/"
 # What runs of `reconcile_stale_jobs` changed.
 RECONCILED_JOBS = "reconciled_jobs/"
 SEALS = "seals/"
+REPORTS = "reports/"
 # No file of a job is in one of these.
-ALL = (CONVERSATION_LOGS, DUMPS, MASKED_DUMPS, CHROMA, PURGED_JOBS, RECONCILED_JOBS, REDIS_PENDING, SEALS)
+ALL = (CONVERSATION_LOGS, DUMPS, MASKED_DUMPS, CHROMA, PURGED_JOBS, RECONCILED_JOBS, REDIS_PENDING, SEALS, REPORTS)

@@ -7,7 +7,8 @@ manifest is deleted first and then the file, so that a killed deletion leaves a 
 backup for anyone, and which the next run removes.
 
 Refuses: an empty policy, and to delete anything it doesn't know by its name. Conversation-log archives stay for ever
-unless ARCHIVE_RETENTION_YEARS says otherwise.
+unless ARCHIVE_RETENTION_YEARS says otherwise. Reports (`reports/`) are deleted after REPORT_DAYS, but never the newest
+ones of each.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from itertools import takewhile
 from typing import get_args
 from zoneinfo import ZoneInfo
@@ -29,6 +30,7 @@ from saju_ops.storage.manifest import (
     read_manifest,
 )
 from saju_ops.storage.open import Storage
+from saju_ops.storage.stored_reports import StoredReport, stored_reports
 from saju_ops.upkeep.inventory import STRAY_AGE, inventory
 from saju_ops.upkeep.password import require_sound
 from saju_ops.upkeep.policy import Held, Policy, Verdict, judge, years_after
@@ -37,6 +39,9 @@ from saju_ops.words import counted, were
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # As many newest backups of a database, over that time, that are not proven are no chance.
 UNPROVEN, UNPROVEN_AGE = 3, timedelta(days=2)
+# Days that reports are kept: a year, and the month of a year ago beside this one. NEWEST_REPORTS of each are never
+# deleted, whatever the clock says.
+REPORT_DAYS, NEWEST_REPORTS = 400, 30
 # A clock that is further ahead of the newest archived day than this is not believed: archives are the only copy.
 LONGEST_IDLE = timedelta(days=366)
 
@@ -47,6 +52,7 @@ class PruneResult:
     verdicts: list[Verdict] = field(default_factory=list)
     strays: list[Verdict] = field(default_factory=list)
     archives: list[Verdict] = field(default_factory=list)
+    reports: list[Verdict] = field(default_factory=list)
     # Names that no rule knows, and manifests that can't be read: reported, never touched.
     strangers: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -56,7 +62,7 @@ class PruneResult:
 
     @property
     def going(self) -> list[Verdict]:
-        return [v for v in [*self.verdicts, *self.strays, *self.archives] if v.to_delete]
+        return [v for v in [*self.verdicts, *self.strays, *self.archives, *self.reports] if v.to_delete]
 
     @property
     def staying(self) -> list[Verdict]:
@@ -99,6 +105,7 @@ def prune(
             result.problems.append(f"{kind}: {error}")
     if policy.archive_years is not None:
         _prune_archives(storage, policy.archive_years, now, zone, result, say)
+    _prune_reports(storage, now, zone, result, say)
     return result
 
 
@@ -218,3 +225,29 @@ def _prune_archives(
             verdict = Verdict(part.file, part.stored_bytes, day.start, True, f"older than {counted(years, 'year')}")
             result.archives.append(verdict)
             _delete(storage, [day_manifest(day, part.part), part.file], verdict, result, say)
+
+
+# --- reports -----------------------------------------------------------------------------------------------------
+
+
+def _prune_reports(
+    storage: Storage, now: datetime, zone: ZoneInfo, result: PruneResult, say: Callable[[str], None]
+) -> None:
+    oldest = now.astimezone(zone).date() - timedelta(days=REPORT_DAYS)
+    there: dict[str, list[StoredReport]] = {}
+    for stored in stored_reports(storage):
+        there.setdefault(stored.report, []).append(stored)
+    for found in there.values():
+        newest_first = sorted(found, key=lambda s: (s.day, s.number), reverse=True)
+        for stored in (s for s in newest_first[NEWEST_REPORTS:] if s.day < oldest):
+            taken = datetime.combine(stored.day, time(), zone)
+            verdict = Verdict(stored.file, _size(storage, stored.file), taken, True, f"older than {REPORT_DAYS} days")
+            result.reports.append(verdict)
+            _delete(storage, [stored.manifest, stored.file], verdict, result, say)
+
+
+def _size(storage: Storage, name: str) -> int:
+    try:
+        return storage.size(name)
+    except (OperatorError, OSError):
+        return 0

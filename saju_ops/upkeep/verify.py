@@ -33,7 +33,7 @@ from saju_ops.words import are, counted, its, them
 
 # Folders whose manifests are those of archives, and folders with other files of saju_ops.
 ROW_ARCHIVES = (folders.CONVERSATION_LOGS, folders.PURGED_JOBS)
-OTHERS = (folders.REDIS_PENDING, folders.RECONCILED_JOBS)
+OTHERS = (folders.REDIS_PENDING, folders.RECONCILED_JOBS, folders.REPORTS)
 # Files of one kind that are named.
 NAMED = 20
 # Data files by the names that we give them, and nothing that somebody put there.

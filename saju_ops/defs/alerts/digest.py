@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 
 from saju_ops.defs.conversation_logs.asset import ARCHIVE, LOGS
+from saju_ops.defs.database_reports.assets import NEWS, REPORTS
 from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage, LogDatabase
 from saju_ops.defs.run_errors import without_secrets
@@ -57,6 +58,7 @@ def weekly_digest(context: dg.OpExecutionContext, log_database: LogDatabase, bac
         "drills_passed": week.drills_passed or 0,
         "drills": week.drills or 0,
         "open_problems": len(week.problems),
+        "stands_out": len(week.stands_out),
         "report": dg.MetadataValue.md(report.replace("\n", "\n\n")),
     }
     if png:
@@ -119,7 +121,7 @@ class _Gathered:
             table_bytes=found(unknown, "대화 로그 테이블", self._table_bytes),
             backup_bytes=stored[0] if stored else None, backup_files=stored[1] if stored else None,
             drills_passed=drills[0] if drills else None, drills=drills[1] if drills else None,
-            runs=self._runs(), problems=tuple(self._problems()), unknown=unknown,
+            runs=self._runs(), problems=tuple(self._problems()), stands_out=tuple(self._stands_out()), unknown=unknown,
         )  # fmt: skip
 
     def points(self, table_bytes: int | None) -> list[Any]:
@@ -188,6 +190,16 @@ class _Gathered:
         storage = self.backup.open()
         made = [m for kind in FOLDERS for m in backups(storage, kind) if m.taken >= self.since]
         return sum(m.proven for m in made), len(made)
+
+    def _stands_out(self) -> Iterator[str]:
+        """The news of the newest of each report, which compares with a week before."""
+        for key in REPORTS:
+            event = self.instance.get_latest_materialization_event(key)
+            made = event.asset_materialization if event is not None else None
+            if event is None or made is None or datetime.fromtimestamp(event.timestamp, UTC) < self.since:
+                continue
+            lines = made.metadata[NEWS].value if NEWS in made.metadata else []
+            yield from (str(line) for line in lines) if isinstance(lines, list) else ()
 
     def _problems(self) -> Iterator[str]:
         from saju_ops.alerts.outbox import FILE, Outbox

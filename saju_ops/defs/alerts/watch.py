@@ -149,11 +149,15 @@ def _stale(place: Place, key: dg.AssetKey, last: datetime | None) -> Problem:
     name = key.to_user_string()
     when = f"{local(last, place.zone)} ({ago(place.now - last)} 전)" if last else "아직 한 번도 없음"
     return Problem(
-        f"fresh:{name}", f"백업이 늦었습니다: {ASSETS.get(name, name)}",
+        f"fresh:{name}", f"{_late(ASSETS.get(name, name))}: {ASSETS.get(name, name)}",
         (f"- 자산: `{name}`", f"- 마지막 성공: {when}",
          "- 할 일: 스케줄과 최근 실행을 확인하고, 자산을 직접 실행하세요 (운영 데이터를 바꾸지 않습니다)."),
         "error",
     )  # fmt: skip
+
+
+def _late(title: str) -> str:
+    return "보고서가 늦었습니다" if title.endswith("보고서") else "백업이 늦었습니다"
 
 
 # --- schedules and sensors ---------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from saju_ops.defs.charts import bar_chart
+from saju_ops.defs.charts import bar_chart, frame_table
 from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage
 from saju_ops.defs.run_errors import without_secrets
@@ -161,26 +161,42 @@ def usage_asset() -> dg.AssetsDefinition:
         key=USAGE,
         deps=[COLLECTIONS, SNAPSHOT],
         description="Documents per collection, bytes on disk and the age of the newest proven snapshot, as numbers that"
-        " plot. It only looks; nothing to **restore** here: see `chroma_snapshot`.",
+        " plot; the table of collections is stored as `reports/chroma_usage_<day in Asia/Seoul>.csv` under BACKUP_URI."
+        " It only looks; nothing to **restore** here: see `chroma_snapshot`.",
     )
     @without_secrets
     def chroma_usage(context: dg.AssetExecutionContext, backup_storage: BackupStorage) -> dg.MaterializeResult[Any]:
         from saju_ops.chroma.usage import usage
+        from saju_ops.database_reports.columns import csv_of
+        from saju_ops.storage.stored_reports import store_report
         from saju_ops.wiring import source_of
 
+        settings, now = load_settings(), datetime.now(UTC)
         try:
-            now = datetime.now(UTC)
-            found = usage(source_of(load_settings()), backup_storage.open(reading=True), now=now)
+            found = usage(source_of(settings), backup_storage.open(reading=True), now=now)
+            storage, frame = backup_storage.open(), collections_frame(found)
+            stored = store_report(storage, "chroma_usage", now.astimezone(settings.timezone).date(), csv_of(frame))
         except OperatorError as error:
             raise dg.Failure(str(error), allow_retries=True) from error
-        return dg.MaterializeResult(metadata=usage_metadata(found, now))
+        return dg.MaterializeResult(metadata=usage_metadata(found, now, frame, storage.location(stored.file)))
 
     return chroma_usage
 
 
-def usage_metadata(found: "Usage", now: datetime) -> dict[str, Any]:
+def collections_frame(found: "Usage") -> Any:
+    """A pandas frame with a row per collection."""
+    import pandas as pd
+
+    names = ("tenant", "database", "collection", "dimension", "documents")
+    keys = ("tenant", "database", "name", "dimension", "count")
+    frame = pd.DataFrame([{n: c.get(k) for n, k in zip(names, keys, strict=True)} for c in found.collections])
+    return frame.reindex(columns=list(names)).astype({"dimension": "Int64", "documents": "Int64"})
+
+
+def usage_metadata(found: "Usage", now: datetime, frame: Any, location: str) -> dict[str, Any]:
     counts = found.per_collection()
     return {
+        "dagster/uri": location,
         "dagster/row_count": found.documents,
         "documents": found.documents,
         "collections": len(counts),
@@ -197,7 +213,7 @@ def usage_metadata(found: "Usage", now: datetime) -> dict[str, Any]:
         "newest_snapshot": found.newest.file if found.newest else "none",
         "source": found.source,
         "documents_per_collection": dg.MetadataValue.md(
-            f"{bar_chart(counts, 'documents per collection')}\n\n{_table(counts)}"
+            f"{bar_chart(counts, 'documents per collection')}\n\n{frame_table(frame)}"
         ),
         "report": dg.MetadataValue.md(usage_report(found, now).replace("\n", "\n\n")),
         **{f"documents/{name}": count for name, count in counts.items()},
