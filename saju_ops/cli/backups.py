@@ -18,6 +18,7 @@ from saju_ops.settings.load import load_settings
 @accept_unsealed
 def verify_command(in_days: int, no_drills: bool, accept_unsealed: tuple[str, ...]) -> None:
     """Reads every stored backup back, compares it with its manifest, and restores some as a drill."""
+    from saju_ops.cli.progress import progress, to_stderr
     from saju_ops.upkeep.drills import standard_drills
     from saju_ops.upkeep.verify import verify
     from saju_ops.wiring import open_backups
@@ -28,7 +29,11 @@ def verify_command(in_days: int, no_drills: bool, accept_unsealed: tuple[str, ..
         storage, now=now, zone=settings.timezone, databases=settings.dumped_urls,
         drill_servers=settings.restore_drill_urls, memory_mb=settings.chroma_proof_memory_mb,
     )  # fmt: skip
-    result = verify(storage, now=now, zone=settings.timezone, in_days=in_days, drills=[] if no_drills else drills)
+    with progress("verify", to_stderr) as shown:
+        result = verify(
+            storage, now=now, zone=settings.timezone, in_days=in_days, drills=[] if no_drills else drills,
+            progress=lambda found, of: shown.step(f"file {found.files:,} of {of:,}", found.files, of),
+        )  # fmt: skip
     for sentence in result.sentences():
         click.echo(sentence)
     if not result.passed:

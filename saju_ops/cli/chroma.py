@@ -31,19 +31,21 @@ def restore_chroma(
 ) -> None:  # fmt: skip
     """Puts a snapshot of the vector store back, into a folder that nobody uses or into a server."""
     from saju_ops.chroma.restore import restore_snapshot
+    from saju_ops.cli.progress import progress
     from saju_ops.wiring import open_backups, restore_target, restore_time
 
     settings = load_settings()
-    plan = restore_snapshot(
-        open_backups(settings, reading=True, accept_unsealed=accept_unsealed),
-        restore_target(settings, into, host, port),
-        at=restore_time(at, settings),
-        replace=replace,
-        dry_run=dry_run,
-        zone=settings.timezone,
-        memory_mb=settings.chroma_proof_memory_mb,
-        announce=_announce,
-    )
+    with progress("restore"):
+        plan = restore_snapshot(
+            open_backups(settings, reading=True, accept_unsealed=accept_unsealed),
+            restore_target(settings, into, host, port),
+            at=restore_time(at, settings),
+            replace=replace,
+            dry_run=dry_run,
+            zone=settings.timezone,
+            memory_mb=settings.chroma_proof_memory_mb,
+            announce=_announce,
+        )
     if dry_run:
         click.echo("Nothing was touched (--dry-run).")
         return

@@ -36,6 +36,7 @@ def restore_dump(
     masked: bool, unproven: bool, without_trial: bool, dry_run: bool, accept_unsealed: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Puts the newest proven dump back: into its own database if that is empty, or into another."""
+    from saju_ops.cli.progress import progress
     from saju_ops.dumps.restore import RestoreRequest
     from saju_ops.dumps.restore import restore_dump as restore
     from saju_ops.times import instant_of
@@ -47,10 +48,11 @@ def restore_dump(
         database=database, replace=replace, dry_run=dry_run, masked=masked, unproven=unproven,
         without_trial=without_trial, zone=settings.timezone,
     )  # fmt: skip
-    result = restore(
-        open_backups(settings, reading=True, accept_unsealed=accept_unsealed), request, default=settings.database_url,
-        configured=settings.dumped_urls, announce=_announce, say=lambda text: click.echo(f"  {text}"),
-    )  # fmt: skip
+    with progress("restore", lambda text: click.echo(f"  {text}")) as shown:
+        result = restore(
+            open_backups(settings, reading=True, accept_unsealed=accept_unsealed), request,
+            default=settings.database_url, configured=settings.dumped_urls, announce=_announce, say=shown.line,
+        )  # fmt: skip
     if dry_run:
         click.echo("Nothing was touched (--dry-run).")
         return

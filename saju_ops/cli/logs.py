@@ -32,24 +32,31 @@ def restore_logs(
 ) -> None:  # fmt: skip
     """Puts archived days of the conversation log back."""
     from saju_ops.archive.restore import restore
+    from saju_ops.cli.progress import progress
     from saju_ops.wiring import open_backups
 
     settings = load_settings()
     into = chosen_address(into_url, into_setting, "--into-url")
-    plan = restore(
-        open_backups(settings, reading=True, accept_unsealed=accept_unsealed),
-        into or settings.database_url,
-        chosen_day(first, "--from", settings),
-        chosen_day(last, "--to", settings),
-        zone_of_database=settings.database_timezone,
-        table=into_table,
-        source_table=settings.conversation_log_table,
-        dry_run=dry_run,
-        announce=_announce,
-        control=RunControl(
-            progress=lambda plan: click.echo(f"  {plan.written:,} of {counted(plan.to_write, 'row')} written")
-        ),
-    )
+    with progress("restore", lambda text: click.echo(f"  {text}")) as shown:
+        plan = restore(
+            open_backups(settings, reading=True, accept_unsealed=accept_unsealed),
+            into or settings.database_url,
+            chosen_day(first, "--from", settings),
+            chosen_day(last, "--to", settings),
+            zone_of_database=settings.database_timezone,
+            table=into_table,
+            source_table=settings.conversation_log_table,
+            dry_run=dry_run,
+            announce=_announce,
+            control=RunControl(
+                progress=lambda plan: shown.step(
+                    f"{plan.written:,} of {counted(plan.to_write, 'row')} written",
+                    plan.written,
+                    plan.to_write,
+                    always=True,
+                )
+            ),
+        )
     if dry_run:
         click.echo("Nothing was written (--dry-run).")
     else:

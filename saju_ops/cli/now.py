@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from saju_ops.rows.engines.open import RowStore
 
 DAY = "YYYY-MM-DD"
-# Seconds between two lines that say how far a purge is.
-PROGRESS_SECONDS = 10.0
 STOPPED = "stopped by a signal"
 
 
@@ -41,6 +39,7 @@ STOPPED = "stopped by a signal"
 @click.option("--masked", is_flag=True, help="A masked dump, for developers, instead of the real one.")
 def dump_command(masked: bool) -> None:
     """Takes a proven dump of every configured database, such as before a migration. Changes nothing in them."""
+    from saju_ops.cli.progress import progress
     from saju_ops.defs.history import note_dumps
     from saju_ops.dump_all import dump_all, mask_all
     from saju_ops.dumps.take import DumpOptions
@@ -50,7 +49,8 @@ def dump_command(masked: bool) -> None:
     settings, now = load_settings(), datetime.now(UTC)
     kind, take = ("masked_database_dump", mask_all) if masked else ("database_dump", dump_all)
     options = DumpOptions(settings.timezone, kind, settings.restore_drill_urls, run_id_by_hand(now))  # type: ignore[arg-type]
-    run = take(settings, open_backups(settings), options, _say)
+    with progress("dump", _say) as shown:
+        run = take(settings, open_backups(settings), options, shown.line)
     note_dumps(run, masked=masked, say=_warn)
     click.echo(dump_report(run, datetime.now(UTC), masked))
     wrong = [*run.problems.values(), *(r.message for r in run.unproven), *filter(None, [run.incomplete])]
@@ -73,15 +73,17 @@ def _ended(run: DumpRun) -> str:
 def snapshot_command() -> None:
     """Takes a proven snapshot of the vector store. Changes nothing in it."""
     from saju_ops.chroma.snapshot import take_snapshot
+    from saju_ops.cli.progress import progress
     from saju_ops.defs.history import note_snapshot
     from saju_ops.reports.chroma import snapshot_report
     from saju_ops.wiring import open_backups, source_of
 
     settings = load_settings()
-    snapshot = take_snapshot(
-        open_backups(settings), source_of(settings), zone=settings.timezone, run_id=run_id_by_hand(datetime.now(UTC)),
-        memory_mb=settings.chroma_proof_memory_mb, progress=_say,
-    )  # fmt: skip
+    with progress("snapshot", _say) as shown:
+        snapshot = take_snapshot(
+            open_backups(settings), source_of(settings), zone=settings.timezone,
+            run_id=run_id_by_hand(datetime.now(UTC)), memory_mb=settings.chroma_proof_memory_mb, progress=shown.line,
+        )  # fmt: skip
     note_snapshot(snapshot, say=_warn)
     click.echo(snapshot_report(snapshot, datetime.now(UTC)))
     if snapshot.incomplete:
@@ -136,18 +138,20 @@ def archive_command(first: str | None, last: str | None) -> None:
 def _archive(settings: Settings, store: RowStore, days: Sequence[Day], done: list[DayResult]) -> bool:
     """Day after day, each finished before the next begins. True where a signal stopped it."""
     from saju_ops.archive.day import archive_day
+    from saju_ops.cli.progress import progress
     from saju_ops.wiring import open_backups
 
     storage, run_id = open_backups(settings), run_id_by_hand(datetime.now(UTC))
-    with _signals() as stopped:
+    with _signals() as stopped, progress("archive", _say) as shown:
         for number, day in enumerate(days, 1):
             if stopped():
                 return True
+            shown.step(f"day {day}", number - 1, len(days))
             result = archive_day(
                 store, storage, day, now=datetime.now(UTC), compression=settings.archive_compression, run_id=run_id
             )
             done.append(result)
-            _say(f"[{number}/{len(days)}] {result.message} {counted(result.rows_written, 'row')} written.")
+            shown.line(f"[{number}/{len(days)}] {result.message} {counted(result.rows_written, 'row')} written.")
     return False
 
 
@@ -184,6 +188,7 @@ def purge_command(apply: bool, first: str | None, last: str | None) -> None:
     """
     from saju_ops.archive.purge import purge
     from saju_ops.archive.purge_plan import PurgePlan
+    from saju_ops.cli.progress import progress
     from saju_ops.defs.history import note_purge
     from saju_ops.reports.conversation_logs import purge_report
     from saju_ops.rows.days import Day
@@ -198,11 +203,17 @@ def purge_command(apply: bool, first: str | None, last: str | None) -> None:
     with (
         open_log_store(settings.database_url, settings.conversation_log_table, settings.database_timezone) as store,
         _signals() as stopped,
+        progress("purge", _say) as shown,
     ):
+
+        def step(result: PurgeResult, day: Day) -> None:
+            verb, rows = ("would be deleted", result.deletable) if result.dry_run else ("deleted", result.deleted)
+            shown.step(f"{day}: {counted(rows, 'row')} {verb} so far.")
+
         result = purge(
             store, open_backups(settings), plan, now=now,
             first_day=Day(settings.archive_start_date, settings.timezone), replicas=settings.replica_urls,
-            control=RunControl(lambda: STOPPED if stopped() else None, _Progress()),
+            control=RunControl(lambda: STOPPED if stopped() else None, step),
         )  # fmt: skip
     note_purge(result, say=_warn)
     click.echo(purge_report(result, datetime.now(UTC)))
@@ -232,22 +243,6 @@ def _said_how_it_ended(result: PurgeResult) -> int:
         ended = f"{'Not all is done' if left else 'Done'}: {rows} of {days} deleted, {kept} kept"
     click.echo(f"{ended}." if result.finished else f"{ended}. Stopped early: {result.stopped}.")
     return 1 if left else 0
-
-
-class _Progress:
-    """A line every ten seconds."""
-
-    def __init__(self) -> None:
-        self._said = 0.0
-
-    def __call__(self, result: PurgeResult, day: Day) -> None:
-        import time
-
-        if time.monotonic() - self._said < PROGRESS_SECONDS:
-            return
-        self._said = time.monotonic()
-        verb, rows = ("would be deleted", result.deletable) if result.dry_run else ("deleted", result.deleted)
-        _say(f"{day}: {counted(rows, 'row')} {verb} so far.")
 
 
 def _perhaps(text: str | None, option: str, settings: Settings) -> Day | None:

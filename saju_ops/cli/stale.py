@@ -18,6 +18,7 @@ import click
 from saju_ops.bounds import StaleHours, bounds_of
 from saju_ops.settings.load import load_settings
 from saju_ops.settings.settings import Settings
+from saju_ops.words import counted
 
 if TYPE_CHECKING:
     from saju_ops.stale.audit import StaleJob
@@ -101,6 +102,7 @@ def _new_run_id(now: datetime) -> str:
 def _reconcile(
     mode: Literal["check", "apply", "stats"], settings: Settings, hours: int | None, dry_run: bool
 ) -> StaleResult:
+    from saju_ops.cli.progress import progress, to_stderr
     from saju_ops.stale.plan import StalePlan
     from saju_ops.stale.reconcile import reconcile
     from saju_ops.wiring import open_backups
@@ -113,14 +115,17 @@ def _reconcile(
         empty_status=settings.stale_job_empty_status,
         run_id=_new_run_id(now),
     )
-    return reconcile(
-        settings.analysis_database_url,
-        open_backups(settings) if plan.changes else None,
-        plan,
-        now=now,
-        zone_of_database=settings.analysis_database_timezone,
-        zone=settings.timezone,
-    )
+    # The report is known to scripts by the letter, so nothing else is on standard output.
+    with progress("stale jobs", to_stderr) as shown:
+        return reconcile(
+            settings.analysis_database_url,
+            open_backups(settings) if plan.changes else None,
+            plan,
+            now=now,
+            zone_of_database=settings.analysis_database_timezone,
+            zone=settings.timezone,
+            progress=lambda r: shown.step(f"{r.settled:,} of {counted(r.stale, 'job')} settled", r.settled, r.stale),
+        )
 
 
 def _undo(run_id: str, settings: Settings, dry_run: bool, as_json: bool, accept_unsealed: tuple[str, ...]) -> None:

@@ -19,7 +19,14 @@ from sqlalchemy.exc import DBAPIError
 from saju_ops.database.address import redacted
 from saju_ops.database.connect import connect, error_text
 from saju_ops.database_reports.columns import Report, csv_of, frame_from_csv, frame_of
-from saju_ops.database_reports.news import News, filling_tables, slower_queries, unused_indexes, with_growth
+from saju_ops.database_reports.news import (
+    News,
+    filling_tables,
+    slower_queries,
+    unused_indexes,
+    with_earlier_uses,
+    with_growth,
+)
 from saju_ops.database_reports.seen import Seen
 from saju_ops.dumps.take import distinct, label_of
 from saju_ops.errors import OperatorError
@@ -82,6 +89,8 @@ def make_report(
     before, days, report.compared_with = _a_week_ago(name, storage, today)
     if name == "table_sizes":
         with_growth(rows, before, days, rooms)
+    if name == "index_usage":
+        with_earlier_uses(rows, before)
     report.frame = frame_of(name, rows)
     report.news = {
         "slow_queries": lambda: slower_queries(report.frame, before),

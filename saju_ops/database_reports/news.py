@@ -85,6 +85,16 @@ def filling_tables(frame: Any) -> list[News]:
     return found
 
 
+def with_earlier_uses(rows: list[dict[str, Any]], before: Any) -> None:
+    """An index that was read by the report of a week ago was read: on MySQL an ALTER of a table begins the counters of
+    its indexes anew, and leaves those of the server."""
+    then = {} if before is None else {_index(row): row for row in _rows(before)}
+    for row in rows:
+        old = then.get(_index(row))
+        if old is not None and row["uses"] is not None and (old["uses"] or 0) > row["uses"] and _same_start(row, old):
+            row["uses"], row["may_go"] = old["uses"], False
+
+
 def with_growth(rows: list[dict[str, Any]], before: Any, days: int, rooms: dict[str, int | None]) -> None:
     """Fills in, for each table, growth, room and days. `rooms`: bytes that each database may still take."""
     then = {} if before is None else {(row["database"], row["table"]): row["bytes"] for row in _rows(before)}

@@ -118,7 +118,7 @@ def _since_of_statements(connection: sa.Connection, schema: str, version: str) -
     if tuple(int(part) for part in version.split(".")[:2]) < (1, 9):
         return None
     found: Any = connection.exec_driver_sql(f"SELECT stats_reset FROM {schema}.pg_stat_statements_info").scalar()  # noqa: S608
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def index_usage(connection: sa.Connection, log_table: str) -> Seen:

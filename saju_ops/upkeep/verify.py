@@ -157,9 +157,10 @@ def verify(
     in_days: int = 1,
     drills: Sequence[Callable[[], Sequence[Drill]]] = (),
     say: Callable[[str], None] = lambda text: None,
+    progress: Callable[[VerifyResult, int], None] = lambda result, of: None,
 ) -> VerifyResult:
-    """Raises Refused for an impossible share, StorageError for a store that can't be listed. Everything else that it
-    finds is in the result."""
+    """`progress` is called for each file, with how many there are. Raises Refused for an impossible share, StorageError
+    for a store that can't be listed. Everything else that it finds is in the result."""
     if in_days not in (bounds := bounds_of(ShareDays)):
         days = counted(in_days, "day")
         raise Refused(f"The backups can't be read in {days}; it may be {bounds}. Nothing was read.")
@@ -167,8 +168,9 @@ def verify(
     today = now.astimezone(zone).toordinal() % in_days
     stores = list(storage.copies())
     names = [sorted(store.names("")) for store in stores]
+    number = sum(1 for there in names for _ in manifests_in(there))
     for store, there in zip(stores, names, strict=True):
-        _verify_store(store, there, today, now, result, say)
+        _verify_store(store, there, today, now, result, say, lambda: progress(result, number))
     _compare_stores(stores, names, result)
     for drill in drills:
         try:
@@ -183,8 +185,9 @@ def verify(
 
 
 def _verify_store(
-    store: Storage, names: list[str], today: int, now: datetime, result: VerifyResult, say: Callable[[str], None]
-) -> None:
+    store: Storage, names: list[str], today: int, now: datetime, result: VerifyResult, say: Callable[[str], None],
+    looked: Callable[[], None],
+) -> None:  # fmt: skip
     there, described, rotten = set(names), set(), set()
     for name in manifests_in(names):
         unsealed = ""
@@ -205,6 +208,7 @@ def _verify_store(
             continue
         described |= {name, manifest.file}
         result.files += 1
+        looked()
         if isinstance(manifest, BackupManifest) and manifest.taken > now + CLOCKS_DIFFER:
             result.future.append(f"{store.location(manifest.file)}, of {manifest.taken:%Y-%m-%d %H:%M} UTC")
         if manifest.file not in there:

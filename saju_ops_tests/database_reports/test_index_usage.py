@@ -95,8 +95,10 @@ def test_only_what_was_not_unused_a_week_ago_is_new(service: str, tmp_path: Path
     use(service, "by_color", "color", "red")
     assert len(reported.make("index_usage", days_ago=7).news) == 1
     assert reported.make("index_usage").news == []
-    run(service, "CREATE INDEX by_both ON things (color, shape)")
+    # On MySQL this begins the counters of the table's other indexes anew.
+    run(service, "CREATE INDEX by_both ON things (color, shape)", "SELECT * FROM things")
     assert [news.what for news in reported.make("index_usage").news] == ["things.by_both"]
+    assert row(reported.make("index_usage"), index="by_color")["uses"] >= 1
 
 
 def test_counters_that_are_off_make_no_index_unused(mariadb_url: str, mysql_server: Engine, tmp_path: Path) -> None:
