@@ -1,4 +1,4 @@
-"""What stands out in a report against the one of a week ago: pure, on pandas frames."""
+"""What is new in a report against the one of a week ago: pure, on pandas frames."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def without_values(text: str, known: Collection[str] = ()) -> str:
             position = _end_of_comment(text, position)
             kind = "space"
         if kind == "string" or (kind == "other" and token in "'\"`"):
-            # What follows can't be told from the literal for certain: a backslash may or may not end it.
+            # What follows can't be separated from the literal for certain: a backslash may or may not end it.
             parts.append("…")
             break
         parts.append(_kept(kind, token, known))

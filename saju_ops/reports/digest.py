@@ -38,7 +38,7 @@ class Week:
     runs: Mapping[str, int] = field(default_factory=dict)
     problems: Sequence[str] = ()
     # What the database reports of the week's end found new, a line each.
-    stands_out: Sequence[str] = ()
+    news: Sequence[str] = ()
     unknown: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -58,11 +58,11 @@ def digest_report(week: Week, zone: ZoneInfo) -> str:
     ]
     if len(week.problems) > NAMED:
         lines.append(f"  … ({len(week.problems) - NAMED}건 생략)")
-    if week.stands_out:
-        lines.append(f"- 🔎 눈에 띄는 점: {len(week.stands_out)}")
-        lines += [f"  • {line}" for line in week.stands_out[:NAMED]]
-    if len(week.stands_out) > NAMED:
-        lines.append(f"  … ({len(week.stands_out) - NAMED}건 생략)")
+    if week.news:
+        lines.append(f"- 🔎 눈에 띄는 점: {len(week.news)}")
+        lines += [f"  • {line}" for line in week.news[:NAMED]]
+    if len(week.news) > NAMED:
+        lines.append(f"  … ({len(week.news) - NAMED}건 생략)")
     lines += [f"- 확인할 수 없음: {what} ({why})" for what, why in week.unknown.items()]
     return "\n".join(lines)
 

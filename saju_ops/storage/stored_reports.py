@@ -36,7 +36,7 @@ class StoredReport:
     file: str
     report: str
     day: date
-    # Of several of one day; the first is 1.
+    # Which one of its day; the first is 1.
     number: int
     encrypted: bool
 

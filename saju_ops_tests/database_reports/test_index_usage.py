@@ -119,7 +119,7 @@ def test_counters_that_are_off_make_no_index_unused(mariadb_url: str, mysql_serv
         mysql_server.execute(change.format("YES"))
 
 
-def test_an_account_with_one_table_is_told_that_others_are_left_out(mysql_server: Engine, tmp_path: Path) -> None:
+def test_an_account_with_one_table_learns_that_others_are_left_out(mysql_server: Engine, tmp_path: Path) -> None:
     grants = ("GRANT SELECT ON {db}.parents TO {user}", "GRANT SELECT ON performance_schema.* TO {user}")
     with mysql_server.database() as url:
         run(url, PARENTS, THINGS, *INDEXES)

@@ -119,7 +119,7 @@ def test_a_database_that_is_down_fails_the_run_and_the_others_are_reported(
     assert "s3cret-pw" not in logged
 
 
-def test_the_weekly_digest_has_a_line_for_each_thing_that_stands_out(
+def test_the_weekly_digest_has_a_line_for_each_thing_that_is_new(
     mysql_url: str, backups: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", mysql_url)
@@ -142,7 +142,7 @@ def test_the_weekly_digest_has_a_line_for_each_thing_that_stands_out(
     assert "canary" not in report
 
 
-def test_a_week_in_which_nothing_stands_out_has_no_such_line(
+def test_a_week_in_which_nothing_is_new_has_no_such_line(
     sqlite_url: str, backups: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", sqlite_url)

@@ -141,7 +141,7 @@ def test_mariadb_without_performance_schema_says_which_setting_is_missing(mariad
 
 
 @pytest.mark.parametrize("name", ["mysql", "mariadb"])
-def test_an_account_without_rights_on_performance_schema_is_told_the_grant_that_helps(
+def test_an_account_without_rights_on_performance_schema_learns_the_grant_that_helps(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     server: Engine = request.getfixturevalue({"mysql": "mysql_server", "mariadb": "counting_mariadb"}[name])
@@ -191,7 +191,7 @@ def test_postgres_with_the_extension_but_without_its_library_says_so(postgres_ur
     assert "restart" in sentence
 
 
-def test_a_role_of_postgres_that_sees_only_its_own_statements_is_told_the_grant(
+def test_a_role_of_postgres_that_sees_only_its_own_statements_learns_the_grant(
     counting_postgres: Engine, tmp_path: Path
 ) -> None:
     role = f"ops_{secrets.token_hex(4)}"
@@ -241,7 +241,7 @@ def test_a_server_that_is_down_is_a_problem_and_the_others_are_reported(
 # --- against the week before --------------------------------------------------------------------------------------
 
 
-def test_a_query_that_takes_twice_as_long_as_a_week_ago_stands_out(counting_url: str, tmp_path: Path) -> None:
+def test_a_query_that_takes_twice_as_long_as_a_week_ago_is_new(counting_url: str, tmp_path: Path) -> None:
     reported = Reported([counting_url], tmp_path)
     run(counting_url, NOTES, ONE_NOTE, *[wait(0.02, counting_url)] * 10)
     assert reported.make("slow_queries", days_ago=7).news == []

@@ -60,7 +60,7 @@ def test_growth_is_counted_against_the_stored_report_of_a_week_ago(filled: str, 
     assert report.news == []
 
 
-def test_a_table_that_fills_its_limit_within_thirty_days_stands_out(filled: str, tmp_path: Path) -> None:
+def test_a_table_that_fills_its_limit_within_thirty_days_is_new(filled: str, tmp_path: Path) -> None:
     reported = Reported([filled], tmp_path, disk_bytes=12_000_000)
     reported.make("table_sizes", days_ago=7)
     run(filled, many(5001))

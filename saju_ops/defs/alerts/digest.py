@@ -58,7 +58,7 @@ def weekly_digest(context: dg.OpExecutionContext, log_database: LogDatabase, bac
         "drills_passed": week.drills_passed or 0,
         "drills": week.drills or 0,
         "open_problems": len(week.problems),
-        "stands_out": len(week.stands_out),
+        "news": len(week.news),
         "report": dg.MetadataValue.md(report.replace("\n", "\n\n")),
     }
     if png:
@@ -121,7 +121,7 @@ class _Gathered:
             table_bytes=found(unknown, "대화 로그 테이블", self._table_bytes),
             backup_bytes=stored[0] if stored else None, backup_files=stored[1] if stored else None,
             drills_passed=drills[0] if drills else None, drills=drills[1] if drills else None,
-            runs=self._runs(), problems=tuple(self._problems()), stands_out=tuple(self._stands_out()), unknown=unknown,
+            runs=self._runs(), problems=tuple(self._problems()), news=tuple(self._news()), unknown=unknown,
         )  # fmt: skip
 
     def points(self, table_bytes: int | None) -> list[Any]:
@@ -191,7 +191,7 @@ class _Gathered:
         made = [m for kind in FOLDERS for m in backups(storage, kind) if m.taken >= self.since]
         return sum(m.proven for m in made), len(made)
 
-    def _stands_out(self) -> Iterator[str]:
+    def _news(self) -> Iterator[str]:
         """The news of the newest of each report, which compares with a week before."""
         for key in REPORTS:
             event = self.instance.get_latest_materialization_event(key)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 SLOW, INDEXES, SIZES = (dg.AssetKey(name) for name in ("slow_queries", "index_usage", "table_sizes"))
 REPORTS = (SLOW, INDEXES, SIZES)
-# The metadata in which a report tells the weekly digest what stands out: Korean lines.
-NEWS = "stands_out"
+# The metadata in which the weekly digest finds what is new: Korean lines.
+NEWS = "news"
 # Tables with a plot of their own.
 PLOTTED = 20
 
@@ -53,7 +53,7 @@ CHECKS = {
 }
 STORED = """
 It is stored as `reports/{name}_<day in Asia/Seoul>.csv` under BACKUP_URI (`.csv.zip` where ARCHIVE_PASSWORD is set)
-and compared with the one of a week ago. What is new and stands out is a line in the weekly digest. It only looks: there
+and compared with the one of a week ago. What is new is a line in the weekly digest. It only looks: there
 is nothing to **restore** here.
 """
 
@@ -138,7 +138,7 @@ def report_metadata(report: "DatabaseReport", at: datetime) -> dict[str, Any]:
         "databases": len(report.databases),
         "rows": len(frame),
         **_numbers(report.name, frame),
-        "things_that_stand_out": len(report.news),
+        "news_count": len(report.news),
         NEWS: dg.MetadataValue.json(news_lines(report.news)),
         "compared_with": report.compared_with,
         "table": dg.MetadataValue.md(frame_table(frame, code=("query", "digest"))),
