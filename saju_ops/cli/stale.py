@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from saju_ops.bounds import StaleHours, bounds_of
+from saju_ops.run_control import RunControl
 from saju_ops.settings.load import load_settings
 from saju_ops.settings.settings import Settings
 from saju_ops.words import counted
@@ -124,7 +125,9 @@ def _reconcile(
             now=now,
             zone_of_database=settings.analysis_database_timezone,
             zone=settings.timezone,
-            progress=lambda r: shown.step(f"{r.settled:,} of {counted(r.stale, 'job')} settled", r.settled, r.stale),
+            control=RunControl(
+                progress=lambda r: shown.step(f"{r.settled:,} of {counted(r.stale, 'job')} settled", r.settled, r.stale)
+            ),
         )
 
 

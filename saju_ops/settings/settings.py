@@ -34,8 +34,8 @@ from saju_ops.settings.trigger import DagsterAddresses, Trigger
 # From the last to the first: pydantic has the fields of the last base first, and documents and `saju-ops status` have
 # them in that order.
 class Settings(
-    DagsterAddresses, Trigger, Email, Slack, Alerts, StaleJobs, ExpiredSessions, ExpiredJobs, DatabaseReports, Retention, Chroma, Dumps,
-    GoogleDrive, S3, Stores, ConversationLogs, Databases,
+    DagsterAddresses, Trigger, Email, Slack, Alerts, StaleJobs, ExpiredSessions, ExpiredJobs, DatabaseReports,
+    Retention, Chroma, Dumps, GoogleDrive, S3, Stores, ConversationLogs, Databases,
 ):  # fmt: skip
     """The validated settings of all features."""
 
