@@ -1,9 +1,9 @@
 """Writes one day of the log table to storage, proves it, and never overwrites what is there.
 
-Promises: the data file gets its name only after it was read back and agreed with the database; its manifest
-is written last; a second run of the same day adds what is new as a further part, or does nothing; a kill at
-any instruction leaves nothing that counts as an archive and isn't one. Deletes nothing, in the database or
-in storage, but unfinished temporary files of the same day.
+The data file gets its name only after it was read back and agreed with the database; its manifest is written last. A
+second run of the same day adds new rows as a further part, or does nothing. A kill at any instruction leaves nothing
+that counts as an archive and isn't one. Nothing is deleted, in the database or in storage, except unfinished temporary
+files of the same day.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def archive_day(
     run_id: str = "",
     wait: float = LOCK_WAIT,
 ) -> DayResult:
-    """Archives the rows whose created_at falls into the day. `now` tells whether the day is over.
+    """Archives the rows whose created_at falls into the day. `now` decides whether the day is over.
 
     Raises Refused, Busy, ProofFailed or OperatorError; then no archive was added and nothing was changed.
     """
@@ -137,14 +137,14 @@ class DayArchiver(DayWriter):
     def _nothing(self, files: DayFiles) -> DayResult:
         message = f"Nothing to archive: {self.store.table.name} has no row of {self.day}."
         if files.strays:
-            message += f" {', '.join(files.strays)} lies there without a manifest and is left as it is."
+            message += f" {', '.join(files.strays)} has no manifest and is left as it is."
         return DayResult(self.day, "nothing", message, strays=files.strays)
 
     def _adopt(self, stray: str) -> DayResult | None:
         """A run was killed after the file got its name and before its manifest was there: finish its work."""
         packing = packing_of(stray, self.storage.password)
         if self.storage.password and not packing.encrypted:
-            return None  # of before the password was set; what is stored from now on is encrypted
+            return None  # written before the password was set; new files are encrypted
         part = next((n for n in range(1, 1000) if data_name(self.day, n, packing) == stray), None)
         if part is None:
             return None
@@ -218,13 +218,13 @@ class DayArchiver(DayWriter):
         earlier version made it, or they were changed since. From now on they are read with their types."""
         doubtful = self.store.doubtful_columns
         typed = {*self.store.comeback(self.day, documents=True).typed} if doubtful else set()
-        told = {c.name for c in doubtful if c.family == TYPED} if marked_offset(latest) is not None else set()
-        if typed - told:
-            self.store.read_types(typed | told)
-        return bool(typed - told)
+        marked = {c.name for c in doubtful if c.family == TYPED} if marked_offset(latest) is not None else set()
+        if typed - marked:
+            self.store.read_types(typed | marked)
+        return bool(typed - marked)
 
     def _unchanged(self, latest: Manifest) -> Digest | Pieces | None:
-        """What the database says of the day, if that is what it said when the latest part was made."""
+        """The database's present digest of the day, if it is the same as when the latest part was made."""
         before = latest.day_state
         if isinstance(before, Pieces):
             return before if self.store.has_pieces(Selection(self.day), before) else None
@@ -237,8 +237,8 @@ class DayArchiver(DayWriter):
             left = f"{profile.rows} of its rows {are(profile.rows)} still in the table"
             message = f"is archived; {left}, all of them archived."
             return self._kept(files, "unchanged", len(held), message, state)
-        # The database's digest of the whole day, less the rows that were left out because older parts hold
-        # them, is what it says of the new part: XOR takes away as it adds.
+        # The database's digest of the whole day, without the rows that older parts hold, is its digest of the new part:
+        # XOR takes away as it adds.
         written = self._write(
             files.next_part,
             iter(new),

@@ -100,7 +100,7 @@ class DayWriter:
 
             def begin() -> Visit:
                 visit = each_visit(shape.begin(), doubts.visit) if self.store.doubtful_columns else shape.begin()
-                # A purge goes through the file by ranges of its key.
+                # A purge reads the file by ranges of its key.
                 return visit if cuts is None else _in_order(visit, self.store.table.key_columns)
 
             def read(again: Callable[[], BinaryIO]) -> ReadBack:
@@ -127,7 +127,7 @@ class DayWriter:
         writer: FollowedWriter,
         read: Callable[[Callable[[], BinaryIO]], ReadBack],
     ) -> ReadBack:
-        """Writes, and reads back what is on the disk already: a quarter faster than one after the other."""
+        """Writes, and reads back meanwhile what is already on the disk: a quarter faster than one after the other."""
         with ThreadPoolExecutor(1, "saju_ops-read-back") as thread:
             reading = thread.submit(read, writer.follow)
             try:

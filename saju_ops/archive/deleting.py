@@ -1,11 +1,12 @@
 """Removes the rows of a chunk that the archive holds unchanged: the only code that deletes from the conversation log.
 
-A chunk is one short transaction: the table is held and its columns, triggers and foreign keys are looked at, the rows
-of its range are locked, compared with what was read back from the archive, and deleted, all of them where all are the
-same, else those that are. It either happens as a whole or not at all.
+A chunk is one short transaction. The table is held and its columns, triggers and foreign keys are checked. The rows of
+the chunk's range are locked, compared with those read back from the archive, and deleted: all of them if all are the
+same, otherwise those that are. It happens as a whole or not at all.
 
-A row that the database refuses to delete, such as for a trigger, stays with its reason, and the others of its chunk go.
-Rows of the same table that reference each other, such as the messages of a thread, go children first.
+A row that the database refuses to delete, such as because of a trigger, stays with its reason, and the others of its
+chunk are deleted. Rows that reference others of the same table, such as the messages of a thread, are deleted children
+first.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ class Chunk:
     state: Digest | Piece
     # Which of them a later part has anew: their older form is no reason to delete anything.
     superseded: np.ndarray
-    # Whether the database has just these rows between the first and the last key. Not where the key is text, whose
-    # order depends on a collation that may be another today, nor of rows that were picked out of the file.
+    # Whether the database has just these rows between the first and the last key. Not for a text key, whose order
+    # depends on a collation that may have changed, nor for rows that were picked out of the file.
     in_order: bool = True
     picked: bool = False
 
@@ -93,8 +94,8 @@ class Deleter:
         self.scattered = False
 
     def delete(self, chunk: Chunk) -> Deleted:
-        """Raises DBAPIError where the database ended the transaction for good, Altered where the table isn't what the
-        archive was compared with any more."""
+        """Raises DBAPIError if the database ended the transaction for good, Altered if the table is no longer the one
+        that was compared with the archive."""
         for attempt in range(CHUNK_TRIES - 1):
             try:
                 return self._delete(chunk)
@@ -162,7 +163,7 @@ class Deleter:
     def _transaction(
         self, chunk: Chunk, selections: Sequence[Selection], archived: dict[Key, int], result: Deleted
     ) -> None:
-        """Adds to the result only what was committed. Raises _Ended where a trigger ended the transaction itself."""
+        """Adds only committed rows to the result. Raises _Ended if a trigger ended the transaction itself."""
         done = Deleted()
         with self.store.transaction():
             self.store.traits.hold()
@@ -173,7 +174,7 @@ class Deleter:
             for selection in selections:
                 rows = hashed_rows(self.store, selection, chunk.key, lock=True)
                 same |= {key: None for key, row in rows if archived.get(key) == row}
-            # All of them locked before: at REPEATABLE READ the first look decides what the later ones see.
+            # All of them locked before: at REPEATABLE READ the first read decides what later ones see.
             for selection in selections:
                 hanging.update(*self.store.referenced_keys(selection, others).values())
                 answered |= self.store.answered(selection)
@@ -222,8 +223,8 @@ class Deleter:
             reason = error_text(first)
             if not self.store.in_server_transaction:
                 raise _Ended(keys, reason) from None
-            # Where the way back to the savepoint failed, the server had ended the transaction, as for a deadlock: the
-            # rows are locked no more, and what they were compared with may be past.
+            # If the rollback to the savepoint failed, the server had ended the transaction, as after a deadlock: the
+            # rows are no longer locked, and may have changed since they were compared.
             if first is not error or not is_about_rows(error):
                 raise first from None
             return reason
@@ -231,9 +232,9 @@ class Deleter:
 
 
 class Thread:
-    """In what order rows of one table that reference each other go: those that nothing references first.
+    """The order in which rows of one table that reference each other are deleted: those that nothing references first.
 
-    A row waits where one that stays references it."""
+    A row waits if a row that stays references it."""
 
     def __init__(self, keys: Sequence[Key], answered: Collection[tuple[Key, Key]]) -> None:
         self._going = dict.fromkeys(keys)
@@ -311,7 +312,7 @@ def _first(error: sa.exc.DBAPIError) -> sa.exc.DBAPIError:
 
 
 class _Mismatch(Exception):
-    """The rows under lock are not what the archive holds; the transaction is rolled back."""
+    """The locked rows differ from the archive; the transaction is rolled back."""
 
 
 class _Ended(Exception):

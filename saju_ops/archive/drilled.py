@@ -1,8 +1,8 @@
-"""Whether a restored day has the values that its archive has: the comparison of the drill of `verify`.
+"""Compares a restored day with its archive: the comparison of the drill of `verify`.
 
-The drill restores into a SQLite table whose columns are texts, so each value is there as it is in the file, but for
-keys that are numbers, which are compared as numbers, and offsets of instants, which only PostgreSQL has. What is
-compared is the digest of all rows that count, each with all its columns.
+The drill restores into a SQLite table whose columns are texts, so each value is there as it is in the file, except keys
+that are numbers, which are compared as numbers, and offsets of instants, which only PostgreSQL has. The comparison is
+by the digest of all rows that count, each with all its columns.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def archived_rows(storage: Storage, parts: Sequence[Manifest]) -> Digest:
 
 
 def restored_rows(path: Path, parts: Sequence[Manifest]) -> Digest:
-    """The digest of what the scratch table holds."""
+    """The digest of the rows in the scratch table."""
     import pyarrow as pa
 
     columns = _compared(parts)

@@ -1,7 +1,7 @@
 """Which rows the stored parts of a day hold, by key, the latest part first.
 
-A row that changed after it was archived stands in two parts. Only the latest one counts: a purge compares
-with it, and a restore writes it. Sixteen bytes a row are kept.
+A row that changed after it was archived is in two parts. Only the latest one counts: a purge compares with it, and a
+restore writes it. Sixteen bytes a row are kept.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Hashing = Callable[["pa.RecordBatch", Sequence[Column]], np.ndarray]
 
 
 def hashing_of(store: RowStore, key: Sequence[str], parts: int) -> Hashing:
-    """How the keys of a day's parts are told apart: as the database does. To a collation without regard to letter case
-    `A1` of a later part is the row that was `a1` before; of one part alone the bytes say enough."""
+    """How keys of a day's parts are distinguished: as the database does. For a collation that ignores letter case, `A1`
+    in a later part is the row that was `a1` before; within one part the bytes suffice."""
     there = {*store.table.names}
     if parts < 2 or not {*key} <= there or not store.folds([store.table.column(name) for name in key]):
         return key_hashes
@@ -49,8 +49,8 @@ def hashing_of(store: RowStore, key: Sequence[str], parts: int) -> Hashing:
 def held_rows(
     storage: Storage, store: RowStore, parts: Sequence[Manifest], key: Sequence[str], altered: Collection[int]
 ) -> HeldRows:
-    """What the parts of a day hold, by this key of the table, every file read back. Of the `altered` parts only the
-    keys count. Raises ProofFailed."""
+    """The rows in the parts of a day, by this key of the table; every file is read back. Only the keys of the `altered`
+    parts count. Raises ProofFailed."""
     held, hashing = HeldRows(), hashing_of(store, key, len(parts))
     for number, part in enumerate(parts):
         columns, is_old = part.hashed_by(key), None
@@ -77,8 +77,8 @@ class HeldRows:
         self, key_columns: Sequence[Column], *, altered: bool = False, hashing: Hashing = key_hashes,
         is_old: Callable[[pa.RecordBatch], np.ndarray] | None = None,
     ) -> Callable[[], Visit]:  # fmt: skip
-        """A visitor that adds a part. Parts are added in their order. Of a part with other columns than the
-        table has now, and of rows that are old, only the keys count: no row of the table is what it holds."""
+        """A visitor that adds a part. Parts are added in their order. If a part has other columns than the table has
+        now, only its keys count, since no row of the table equals its rows; the same applies to old rows."""
         keys, rows = self._keys, self._rows
         start = len(keys)
 
@@ -95,7 +95,7 @@ class HeldRows:
         return begin
 
     def collect_keys(self, key_columns: Sequence[Column], hashing: Hashing = key_hashes) -> Callable[[], Visit]:
-        """A visitor that adds a part's keys alone, for who doesn't ask what the rows are: `holds` then says no."""
+        """A visitor that adds only a part's keys, for callers that don't compare rows: `holds` then says no."""
         collecting = self.collect(key_columns, hashing=hashing)
 
         def begin() -> Visit:

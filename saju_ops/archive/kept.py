@@ -61,8 +61,8 @@ class KeptRows:
         self.waiting: dict[int, set[Key]] = {}
 
     def _referenced(self, selection: Selection) -> dict[str, set[Key]]:
-        """Per table the selected rows that its rows hold. In a dry run a row of the same table holds what it answers
-        only where it is not beyond the retention itself: else it would have gone before."""
+        """Per referencing table, the selected rows that its rows hold. In a dry run a row of the same table holds the
+        row that it answers only if it is within the retention: a real run would have deleted it before."""
         table = self.store.table
         if not self.plan.dry_run or not table.answers:
             return self.store.referenced_keys(selection)
@@ -130,7 +130,7 @@ class _Kept:
     refused: Counter[str] = field(default_factory=Counter)
 
     def take_from(self, result: PurgeResult, before: _Kept | None) -> None:
-        """Counts them in the result, instead of what was counted of the same day before."""
+        """Counts them in the result, instead of those counted before for the same day."""
         before = before or _Kept()
         result.kept_late += self.late - before.late
         result.kept_changed += self.changed - before.changed

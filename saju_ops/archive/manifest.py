@@ -137,13 +137,13 @@ class Manifest:
 
 
 def parse_manifest(data: bytes, name: str, kind: str = DAY_ARCHIVE) -> Manifest:
-    """Raises ProofFailed for anything that isn't a whole manifest of a format that this version knows. Its seal is not
-    looked at: what lies in a store is read by `read_day_manifest`."""
+    """Raises ProofFailed unless it is a whole manifest in a format that this version knows. Its seal is not checked:
+    manifests in a store are read by `read_day_manifest`."""
     return manifest_of(parsed(data, shown(name)), name, kind)
 
 
 def manifest_of(raw: Mapping[str, Any], name: str, kind: str = DAY_ARCHIVE) -> Manifest:
-    """A manifest whose seal is right. Raises ProofFailed."""
+    """A manifest whose seal has been checked. Raises ProofFailed."""
     where = shown(name)
     manifest = dataclass_of(Manifest, raw, where)
     validated(_Parts, raw, where)
@@ -186,13 +186,13 @@ class _Parts(TypedDict, total=False):
 
 
 def read_day_manifest(storage: Storage, name: str, *, untouched: bool = False) -> Manifest:
-    """The manifest of a part of an archived day, under its own name. Raises ProofFailed; Unsealed where a key is set
-    and none of ours sealed it; `untouched` also for one that isn't what was written. OSError, StorageError."""
+    """The manifest of a part of an archived day, under its own name. Raises ProofFailed; Unsealed if a key is set and
+    no key of ours sealed it; with `untouched` also if it isn't as written. OSError, StorageError."""
     return day_manifest_of(read_sealed(storage, name, untouched=untouched), name)
 
 
 def day_manifest_of(raw: Mapping[str, Any], name: str) -> Manifest:
-    """One whose seal is right, under its own name. Raises ProofFailed."""
+    """A manifest whose seal has been checked, under its own name. Raises ProofFailed."""
     manifest = manifest_of(raw, name)
     base = f"{FOLDER}/{manifest.day[:4]}/{manifest.day[5:7]}/{PREFIX}{manifest.day.replace('-', '')}"
     base += "" if manifest.part == 1 else f".part{manifest.part}"
@@ -210,8 +210,8 @@ def write_day_manifest(storage: Storage, name: str, manifest: Manifest) -> None:
 
 
 def common_key(parts: Sequence[Manifest]) -> list[str]:
-    """What tells the rows of all these parts apart: the narrowest of their keys, since the table may have got another
-    meanwhile (partitioning makes log_id to log_id, created_at)."""
+    """The columns that distinguish the rows of all these parts: the narrowest of their keys, since the table's key may
+    have changed meanwhile (partitioning makes log_id to log_id, created_at)."""
     key = parts[-1].key
     for part in parts:
         key = part.key if {*part.key} < {*key} else key

@@ -27,9 +27,9 @@ def _all(pieces: Pieces, profile: Profile) -> Pieces:
 
 
 def _in_order(visit: Visit, key: Sequence[Column]) -> Visit:
-    """Raises PiecesFailed where the key's first column, an integer, doesn't ascend through the file: the server gave
-    its rows by another index than it was told to, or partition by partition. With further columns it must tell the
-    rows apart by itself, since nothing is known here of the order of those."""
+    """Raises PiecesFailed if the key's first column, an integer, doesn't ascend through the file: then the server gave
+    its rows by another index than it was asked to use, or partition by partition. If the key has further columns, the
+    first must be unique by itself, since the order of the others is not known here."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -1,13 +1,13 @@
 """Purges archived rows: which days may go, in what order and how fast, and what is reported.
 
-`saju_ops.archive.deleting` alone removes rows. What both promise of every row that it deletes: the row's day lies
-wholly beyond the retention; a part of that day, whose stored bytes were read back in this very run and agree with its
-manifest, holds the row; and the row was compared with what was read back under a lock that the deleting transaction
-still held. Rows that came late, changed since, that other rows hang on or that the database refuses to delete stay and
-are counted, each kind with its reason. A table that somebody alters meanwhile stops it.
+Only `saju_ops.archive.deleting` removes rows. Both promise this of every row that is deleted: the row's day is wholly
+beyond the retention; a part of that day holds the row, and the part's stored bytes were read back in this very run and
+agree with its manifest; and the row was compared with it under a lock that the deleting transaction still held. Rows
+that came late, changed since, are referenced by other rows or that the database refuses to delete stay and are counted,
+each kind with its reason. If somebody alters the table meanwhile, the purge stops.
 
-It works in chunks of the archive's own order, each one short transaction, and may be killed at any
-instruction: what was committed is gone and archived, what was not is still there.
+It works in chunks in the archive's own order, each one short transaction, and may be killed at any instruction:
+committed chunks are gone and archived, all other rows are still there.
 """
 
 from __future__ import annotations
@@ -79,12 +79,12 @@ def purge(
     `progress` gets the result and the day.
 
     Raises Refused or Busy before anything is touched. A day whose archive can't be proven is left whole and
-    named in `problems`; the other days go on.
+    named in `problems`; the other days continue.
     """
     cutoff = cutoff_day(now, plan.retention_days, first_day.zone)
     work = Purge(store, storage, plan, cutoff, now, replicas=replicas, control=control, wait=wait)
     with broken_off(work.broken_off):
-        work.require_lag_can_be_told()
+        work.require_known_lag()
         store.require_transactions()
         children = [(child.schema, child.table) for child in store.table.children]
         try:
@@ -108,7 +108,7 @@ class Purge(KeptRows):
             f" {were(self.result.deleted)} deleted before, all of them archived; launch again to go on."
         )
 
-    def require_lag_can_be_told(self) -> None:
+    def require_known_lag(self) -> None:
         if self.plan.max_replica_lag_seconds is not None and self.store.replica_lag(self.replicas) is None:
             raise Refused(
                 "max_replica_lag_seconds is set, but no replica can be asked for its lag; name the replicas in"
@@ -209,7 +209,7 @@ class Purge(KeptRows):
             newer = parts[number + 1 :]
             comparable = all(each.has_columns(identity) for each in (part, *newer))
             if comparable and adopt_part(self.store, part):
-                # By the file's own key, in whose order it is, should the table have got another since.
+                # By the file's own key, in whose order it is, if the table's key has changed since.
                 self.store.use(self.store.table.columns, part.key)
                 self.hashing = hashing_of(self.store, identity, len(parts))
                 if only is None or part.part in only:
@@ -221,8 +221,8 @@ class Purge(KeptRows):
         return altered
 
     def _require_proven(self, day: Day, part: Manifest) -> None:
-        """Raises ProofFailed where a copy of a part, or of its manifest, isn't what was written: a restore relies on
-        both. A manifest of an earlier version proves nothing of itself, so what it says is computed again."""
+        """Raises ProofFailed if a copy of a part, or of its manifest, isn't as written: a restore relies on both. A
+        manifest of an earlier version doesn't prove itself, so its digest is computed again."""
         name = manifest_name(day, part.part)
         for copy in self.storage.copies():
             data = read_bounded(copy, name)

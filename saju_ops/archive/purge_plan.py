@@ -1,4 +1,4 @@
-"""What a purge may do, and what it did."""
+"""The plan of a purge, and its result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from saju_ops.bounds import ChunkRows, DaysFromOne, LagSeconds, Most, PauseSecon
 from saju_ops.errors import Refused
 from saju_ops.rows.days import Day
 
-# A transaction of 5,000 rows takes some 50 ms: short for those who wait for its locks, and for a replica.
+# A transaction of 5,000 rows takes some 50 ms: short for sessions that wait for its locks, and for a replica.
 DEFAULT_CHUNK = 5_000
 
 

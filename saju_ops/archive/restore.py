@@ -1,12 +1,12 @@
 """Puts archived days back.
 
-It reads every file back and compares every row before it writes the first one. Rows that are there and equal
-are left alone; one row that is there and differs stops it, with nothing written. Each part goes in by one
-transaction, which is committed only after the database itself computed the digest of what arrived. Started
-again after a kill, it skips what is there.
+It reads every file back and compares every row before it writes the first one. Rows that are there and equal are left
+alone; one row that is there and differs stops it, with nothing written. Each part is written in one transaction, which
+is committed only after the database itself computed the digest of what arrived. Started again after a kill, it skips
+what is there.
 
-Rows that reference others of their table, such as answers in a thread, may come in any order, also over several days:
-what a file references goes in before it, and files that reference each other go in by one transaction.
+Rows that reference others of their table, such as answers in a thread, may come in any order, also over several days: a
+file is written after the rows that it references, and files that reference each other are written in one transaction.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _not_archived(storage: Storage, first: Day, last: Day) -> list[str]:
 
 
 def _target(url: sa.URL | str, table: str, source: str, zone: object, dry_run: bool) -> tuple[RowStore, bool]:
-    """The table to write to; made like the source table if it isn't there. In a dry run the source stands in."""
+    """The table to write to; made like the source table if it isn't there. A dry run uses the source instead."""
     try:
         return open_row_store(url, table, zone, bulk_load=True), False  # type: ignore[arg-type]
     except Refused:
@@ -169,11 +169,11 @@ class Restore(RestoreComparison):
             try:
                 return self._write_in(offset, group)
             except ProofFailed:
-                continue  # another session's zone gave the generated columns what they hold
+                continue  # a session in another zone computed the generated columns
         self._write_in(last, group)
 
     def _offsets(self, part: Manifest) -> list[str]:
-        """Of the sessions in which generated columns may come out as they were. An archive of an earlier version
+        """Offsets of sessions in which generated columns may get their former values. An archive of an earlier version
         doesn't say it."""
         if not self.store.has_doubts or not self._same_family(part):
             return [UTC_OFFSET]
@@ -200,7 +200,7 @@ class Restore(RestoreComparison):
         self.plan.written += sum(loaded.rows for loaded in loads)
 
     def _taken(self, work: _PartWork) -> Manifest:
-        """The part, whose columns and key the store has from now on."""
+        """The part; from now on the store has its columns and key."""
         self._take_columns(work.manifest)
         self._take_key(work.manifest)
         return work.manifest
@@ -251,10 +251,10 @@ class Restore(RestoreComparison):
             )
 
     def _known_digest(self, work: _PartWork, before: Digest) -> Digest | Pieces | None:
-        """What the database must say of a part that is written whole: its manifest tells already.
+        """The digest that the database must give of a part that is written whole, as its manifest has it.
 
-        Not where the target's columns make another digest of the same row, and pieces only where their range of
-        keys was empty and the target can be asked for them."""
+        None if the target's columns make another digest of the same row. Pieces are possible only if their range of
+        keys was empty and the target can compute them."""
         mine = [(c.name, c.encoding, c.framed) for c in self.store.table.columns]
         alike = mine == [(c.name, c.encoding, c.framed) for c in work.manifest.table_columns]
         if len(work.later) or len(work.there) or not alike:
@@ -264,7 +264,7 @@ class Restore(RestoreComparison):
         return known if askable else None
 
     def _writable(self, work: _PartWork) -> list[Column]:
-        """The columns as the file writes them; what is generated, the target decides, and whether documents have types
+        """The columns as the file writes them. The target decides which are generated, and whether documents have types
         that a text doesn't show."""
         documents = {c.name for c in self.store.doubtful_columns}
 
@@ -294,8 +294,8 @@ class Restore(RestoreComparison):
                 yield batch if wanted.all() else batch.filter(pa.array(wanted))
 
     def _hashed(self, work: _PartWork) -> Digest:
-        """The digest of a file's rows, by a hash of each. The file is proven once more: what was loaded is to be what
-        its manifest says, and not what a file holds that was exchanged since."""
+        """The digest of a file's rows, by a hash of each. The file is proven once more: the loaded rows must be those
+        of its manifest, not those of a file that was exchanged since."""
         passed: list[Digest] = []
 
         def begin() -> Visit:
@@ -323,13 +323,13 @@ class Restore(RestoreComparison):
         return found
 
     def _prove(self, work: _PartWork, loaded: _Counted, before: Digest, *, alone: bool) -> None:
-        """Where parts were written together, rows of another may lie in this one's range of keys."""
+        """If parts were written together, rows of another part may be in this part's range of keys."""
         arrived, pieces = loaded.digest, loaded.pieces
         if pieces is not None:
             there = Selection(first=work.first, last=work.last)
             if loaded.rows == work.to_write and self.store.has_pieces(there, pieces):
                 return
-            # Such as a target whose max_allowed_packet is too small for the pieces: row by row, then.
+            # For example, the target's max_allowed_packet is too small for the pieces: then row by row.
             arrived = self._hashed(work)
         found = self._state(work)
         expected = before + (arrived if self._same_family(work.manifest) else Digest(arrived.rows, 0))

@@ -63,8 +63,8 @@ class RestoreComparison(RestoreParents):
         return work
 
     def _collect_alike(self, part: Manifest, newer: Sequence[Manifest], later: HeldRows) -> None:
-        """Adds to `later` keys of the part which the table takes for one of a newer part, though they are written
-        otherwise: a key whose letters' case was changed after it was archived."""
+        """Adds to `later` those keys of the part that the table takes for a newer part's, though they are spelled
+        differently: the letter case of a key was changed after it was archived."""
         import pyarrow as pa
 
         self.store.use(self.columns)
@@ -89,7 +89,7 @@ class RestoreComparison(RestoreParents):
         return key not in others and any(self.store.is_one_key(key, other) for other in others)
 
     def _refuse_second_day(self, part: Manifest, own: HeldRows) -> None:
-        """A row whose created_at was changed after its day was archived stands in two days' archives."""
+        """A row whose created_at was changed after its day was archived is in two days' archives."""
         for day, keys in self.examined:
             again = int(keys.has_keys(own.keys()).sum()) if day != part.day else 0
             if again:
@@ -125,7 +125,7 @@ class RestoreComparison(RestoreParents):
         self._refuse_shifted_time(part)
 
     def _take_key(self, part: Manifest) -> None:
-        """The file's own key, in whose order it is, also where the target has another."""
+        """The file's own key, in whose order it is, even if the target has another."""
         self.store.use(self.store.table.columns, part.key)
 
     def _refuse_shifted_time(self, part: Manifest) -> None:

@@ -34,7 +34,7 @@ class RestoreParents:
     # A dry run into a table that isn't there yet: nothing can be in the way.
     nothing_there: bool
 
-    # What tells archived rows apart, whichever part they stand in.
+    # The columns that identify archived rows in every part.
     identity: Sequence[str]
 
     def __post_init__(self) -> None:
@@ -50,7 +50,8 @@ class RestoreParents:
     def _collect_offers(
         self, part: Manifest, later: HeldRows, offers: dict[ForeignKey, HeldRows]
     ) -> Callable[[], Visit]:
-        """Of the part's rows that count: one that a newer part has is written with that, and not before."""
+        """A visitor of the part's rows that count: a row that a newer part has is written with that part, not
+        before."""
         import pyarrow as pa
 
         collects = [held.collect_keys(self._columns_named(key.parent_columns)) for key, held in offers.items()]
@@ -79,7 +80,7 @@ class RestoreParents:
         return {key for key, is_known in zip(values, known, strict=True) if not is_known and None not in key}
 
     def _hashes_of(self, batch: pa.RecordBatch, parent: ForeignKey) -> np.ndarray:
-        """The hashes of what the rows reference, made as those of the keys that they reference."""
+        """The hashes of the referenced values, made like those of the keys that they reference."""
         import pyarrow as pa
 
         cells = [batch.column(name) for name in parent.columns]
@@ -105,7 +106,7 @@ class RestoreParents:
         return [[works[number] for number in group] for group in in_order(needs)]
 
     def _unlike(self, works: Sequence[_PartWork], parent: ForeignKey, values: set[Key]) -> set[Key]:
-        """Those that no key of the files is to the target either, whose collation may take `A1` for `a1`."""
+        """The values that no key of the files equals for the target either, whose collation may take `A1` for `a1`."""
         columns, listed = self._columns_named(parent.parent_columns), sorted(values)
         wanted = dict(zip(self.store.folded(columns, listed), listed, strict=True))
         for work in works:
@@ -151,8 +152,8 @@ class _PartWork:
     first: Key
     last: Key
     to_write: int
-    # Of the rows that reference others of their table: keys that are there to be referenced, and values of which the
-    # file itself has none, by foreign key.
+    # For rows that reference others of their table: the keys in the file that can be referenced, and the referenced
+    # values that the file itself lacks, by foreign key.
     offers: dict[ForeignKey, HeldRows]
     asks: dict[ForeignKey, set[Key]]
     # Whether JSON of an earlier version's archive shows decimals.

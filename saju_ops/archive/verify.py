@@ -1,4 +1,4 @@
-"""Reads stored archives back and compares them with their manifests; gives their rows to who needs them."""
+"""Reads stored archives back and compares them with their manifests; passes their rows to callers that need them."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def read_back(
     start_visit: Callable[[], Visit] | None = None,
     cuts: Sequence[int] | None = None,
 ) -> ReadBack:
-    """Reads a whole file from where it lies and hashes its rows. Raises ProofFailed, OSError.
+    """Reads a whole stored file and hashes its rows. Raises ProofFailed, OSError.
 
-    What `start_visit` gives gets each batch with its row hashes. With a record that doesn't fit a block the
-    file is read again from the start with a larger one, and `start_visit` is called again. With `cuts`, the
+    The visitor that `start_visit` returns gets each batch with its row hashes. If a record doesn't fit into a block,
+    the file is read again from the start with larger blocks, and `start_visit` is called again. With `cuts`, the
     numbers of rows of its pieces, the digest is one of pieces.
     """
     while True:
@@ -177,7 +177,7 @@ def _verify_copy(storage: Storage, manifest: Manifest) -> None:
 
 
 def part_batches(storage: Storage, manifest: Manifest) -> Iterator[pa.RecordBatch]:
-    """The rows of a stored part. The caller checks what it gets: the file may change after it was verified.
+    """The rows of a stored part. The caller checks them: the file may change after it was verified.
 
     Raises WrongPassword, naming the file.
     """

@@ -1,4 +1,4 @@
-"""Work one step ahead of whoever uses its results."""
+"""Works one step ahead of the consumer of its results."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Whether a restore of a day's text would give its rows back. It is asked before a day counts as archived, and before a
-purge relies on an archive that an earlier version made.
+"""Whether a restore of a day's text would give its rows back. This is checked before a day counts as archived, and
+before a purge relies on an archive that an earlier version made.
 
-Text is not always the value. JSON on MySQL holds decimals, times and binary strings, which JSON text has no form for:
-they come back as doubles and strings. A stored generated column holds what it was computed as, such as the date of a
-TIMESTAMP in the session that wrote the row; a restore computes it anew. Such days were archived, proven by their text
-and purged, and no restore could bring them back.
+Text is not always the value. JSON on MySQL holds decimals, times and binary strings, for which JSON text has no form:
+they come back as doubles and strings. A stored generated column holds the value once computed, such as the date of a
+TIMESTAMP in the session that wrote the row; a restore computes it anew. Earlier versions archived such days, proved
+them by their text and purged them, and no restore could bring them back.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OFFSET = re.compile(r"[+-](0\d|1[0-4]):[0-5]\d")
 # Where a manifest says in which zone a restore computes its generated columns. Archives of earlier versions say
 # nothing: nobody asked whether a restore would take them.
 MARK = "generated_in"
-# The family of a JSON column whose cells may have the types of hidden values behind their text, and what parts the two.
+# The family of a JSON column whose cells may have the types of hidden values behind their text, and their separator.
 TYPED, TYPES_BEHIND = "json with types", "\t"
 # Numbers that are decimals by their text, since no double prints so: with a last digit of 0, or many digits.
 DECIMAL = re.compile(rb"\.[0-9]+0([^0-9.eE]|$)|[0-9.]{17}")
@@ -50,7 +50,7 @@ class Comeback:
     typed: tuple[str, ...] = ()
 
     def refusal(self, day: Day, table: str) -> str:
-        """For an operator, after what was not done."""
+        """The sentence for an operator, to follow the name of what was not done."""
         columns = ", ".join(f"{rows} in {name}" for name, rows in self.lacking.items())
         return (
             f"some rows of {table} hold what a restore of their text would not give back ({columns}): bits or"
@@ -147,9 +147,9 @@ def require_comeback(store: RowStore, day: Day, parts: Iterable[Manifest]) -> No
 
 
 def adopt_part(store: RowStore, part: Manifest) -> bool:
-    """Whether the store's rows are now read as the part has them, to be compared with it before they are deleted. A
-    document that holds more than its text says, since an earlier version archived it or since it was changed to that,
-    equals no archived row: one of which the text says all reads the same with its types."""
+    """Whether the store's rows are now read in the part's form, to be compared with it before they are deleted. A
+    document that holds more than its text shows equals no archived row of an earlier version, which has only the text;
+    a document whose text shows everything reads the same with its types."""
     if not store.adopt(part.table_columns):
         return False
     store.read_types({c.name for c in store.doubtful_columns})

@@ -1,8 +1,8 @@
 """The archive file: UTF-8 CSV with a byte-order mark, so that Excel shows Korean; optionally gzip, or in an
 encrypted zip (saju_ops.storage.encryption).
 
-Every cell that isn't NULL stands in quotes, doubled inside; NULL is nothing at all, so it stays apart from
-the empty string. Lines end with a line feed. The same rows give the same bytes, but for a zip, which has a salt.
+Every cell that isn't NULL is quoted, with quotes doubled inside; NULL is nothing at all, so it differs from the empty
+string. Lines end with a line feed. The same rows give the same bytes, except for a zip, which has a salt.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ STILL = 20
 
 @dataclass(frozen=True)
 class Packing:
-    """How the CSV lies in the storage. Encrypted, the compression is the zip's own."""
+    """The form in which the CSV is stored. In an encrypted file, the compression is the zip's own."""
 
     compression: Compression = "none"
     encrypted: bool = False
@@ -53,7 +53,7 @@ def header(names: Sequence[str]) -> bytes:
 
 
 class CsvSink(io.RawIOBase):
-    """Compresses and counts what is written on its way to storage.
+    """Compresses and counts the CSV on its way to storage.
 
     It doesn't hash: only what is read back from storage counts, and that is hashed there.
     """
@@ -94,7 +94,7 @@ class CsvSink(io.RawIOBase):
         self._arrow.write_batch(batch)
 
     def finish(self) -> None:
-        """Writes what is still held back. Nothing may be written after it."""
+        """Writes what is still buffered. Nothing may be written after it."""
         if self._arrow is not None:
             self._arrow.close()
             # It holds this object, through C++ where Python's garbage collector doesn't see the circle: its buffer
@@ -192,8 +192,8 @@ class _Rest(io.RawIOBase):
             return data
 
     def stop(self) -> None:
-        """Waits till pyarrow's thread reads no more. Left at work, it wanted Python's lock from an interpreter that was
-        ending: the process was aborted, one time in twenty, after it had told what is wrong with a file."""
+        """Waits until pyarrow's thread reads no more. A thread that still ran asked for Python's lock while the
+        interpreter ended: the process was aborted, one time in twenty, after it had reported the fault in a file."""
         self._stopped = True
         seen, still = -1, 0
         while not self._ended and still < STILL:

@@ -57,7 +57,7 @@ def days(first: Day, last: Day) -> Iterator[Day]:
 
 
 def cutoff_day(now: datetime, retention_days: int, zone: ZoneInfo) -> Day:
-    """The first day that is kept: days before it lie wholly beyond the retention.
+    """The first day that is kept: days before it are wholly beyond the retention.
 
     The cutoff instant is now less the retention; the day that holds it is only partly beyond, so it stays.
     """

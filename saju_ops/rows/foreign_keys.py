@@ -1,7 +1,7 @@
-"""Foreign keys as each server's catalogue has them: the one place that knows how to ask.
+"""Foreign keys in each server's catalogue: the one place that knows how to ask for them.
 
-Who compares what a table is before and after (`rows/traits.py`) asks for keys in the statement that asks for all else,
-under a lock that others wait for.
+The comparison of a table before and after (`rows/traits.py`) asks for keys in the same statement as for everything
+else, under a lock that others wait for.
 """
 
 from __future__ import annotations

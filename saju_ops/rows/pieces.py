@@ -1,10 +1,10 @@
-"""Pieces: rows that follow each other in key order, joined to one text, of which database and file give the SHA-256.
+"""Pieces: consecutive rows in key order, joined to one text, whose SHA-256 both the database and the file give.
 
-The text is made of bytes that UTF-8 never uses: 0xFE stands between the cells, 0xFD behind each row, 0xFF is NULL.
-So no two lists of rows give the same text, whatever their cells hold, and the server can make it with CONCAT_WS and
-GROUP_CONCAT alone. The same text is what the rows are read as: it becomes the archive's CSV by replacing bytes.
+The text is made of bytes that UTF-8 never uses: 0xFE between the cells, 0xFD after each row, 0xFF for NULL. So no two
+lists of rows give the same text, whatever their cells hold, and the server can make it with CONCAT_WS and GROUP_CONCAT
+alone. Rows are read in the same form: replacing bytes makes the archive's CSV of it.
 
-The digest of a file is the list of its pieces. It says as much as a hash of every row (`saju_ops.rows.digest`) and
+The digest of a file is the list of its pieces. It proves as much as a hash of every row (`saju_ops.rows.digest`) and
 costs a third: one hash over some megabytes instead of thousands.
 """
 
@@ -167,7 +167,8 @@ class PieceHasher:
             start = end
 
     def _missing(self) -> int:
-        """Rows till the piece is full. What stands behind the last one makes a piece of its own, which nobody knows."""
+        """Rows until the piece is full. Rows after the last piece make a piece of their own, which has no
+        counterpart."""
         wanted = next(islice(self._cuts, len(self._done), None), None)
         return wanted - self._rows if wanted is not None else 1 << 62
 

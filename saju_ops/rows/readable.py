@@ -1,8 +1,8 @@
-"""Whether the account may read every column of a table: what it may not read, no archive would hold.
+"""Whether the account may read every column of a table: an archive would lack a column that it may not read.
 
 MySQL and MariaDB leave such columns out of information_schema and say nothing: a purge once deleted rows whose sixth
 column no archive had. SHOW CREATE TABLE leaves out none, invisible columns included, and needs any right on the whole
-table. PostgreSQL's catalogue shows all to everybody and is asked for the rights.
+table. PostgreSQL's catalogue shows everything to every role and is asked for the rights.
 """
 
 from __future__ import annotations

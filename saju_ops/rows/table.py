@@ -10,7 +10,7 @@ TIME_COLUMN = "created_at"
 # Types whose values have one order, which no collation and no version of a server changes.
 ORDERED_FAMILIES = {"date", "datetime", "timestamp", "timestamptz"}
 
-# How a column's values stand in the file. `text`: as they are. `number`: the server's digits. `hex`: binary
+# The form of a column's values in the file. `text`: as they are. `number`: the server's digits. `hex`: binary
 # as upper-case hexadecimal. `literal`: each cell an SQL literal, for SQLite columns that hold several types.
 Encoding = Literal["text", "number", "hex", "literal"]
 
@@ -20,7 +20,7 @@ class Column:
     name: str
     type: str
     encoding: Encoding
-    # A framed column's text may hold the digest's separator, so its byte length goes before it.
+    # A framed column's text may hold the digest's separator, so its byte length precedes it.
     framed: bool
     nullable: bool = True
     # Generated columns are archived, so that the file is complete, but can't be written by a restore.
@@ -48,7 +48,7 @@ class ForeignKey:
     parent_schema: str | None = None
 
     def pairs(self) -> list[tuple[str, str, str, str]]:
-        """Each of its columns with the one that it refers to, both after their table."""
+        """Each of its columns with the column that it refers to, both after their table."""
         return [(self.table, a, self.parent, b) for a, b in zip(self.columns, self.parent_columns, strict=True)]
 
 
@@ -80,7 +80,8 @@ class Table:
 
     @property
     def answers(self) -> tuple[ForeignKey, ...]:
-        """The foreign keys by which rows of this table reference others of it, such as a message what it answers."""
+        """The foreign keys by which rows of this table reference others of it, as a message references the one it
+        answers."""
         return tuple(key for key in self.children if self.is_own(key.table, key.schema))
 
     def is_own(self, name: str, schema: str | None) -> bool:

@@ -29,7 +29,7 @@ Ref = tuple[str | None, str]
 Kind = Literal["engine", "column", "inherited", "child", "trigger", "rule"]
 # InnoDB's list of all foreign keys, for accounts with the PROCESS privilege: MySQL's name of it and MariaDB's.
 INNODB_LISTS = ("INNODB_FOREIGN", "INNODB_SYS_FOREIGN")
-# How that list writes the delete rule; what has none of these bits is RESTRICT.
+# How that list writes the delete rule; without any of these bits it is RESTRICT.
 INNODB_RULES = {1: "CASCADE", 2: "SET NULL", 16: "NO ACTION"}
 # MySQL joins 61 tables at most.
 TABLES_PER_STATEMENT = 50
@@ -46,7 +46,7 @@ Found = dict[Trait, str]
 
 
 class Altered(Exception):
-    """A table isn't any more what it was when the run began. Says in words what changed; nothing is deleted of it."""
+    """A table is no longer what it was when the run began. Says what changed; no row of it is deleted."""
 
 
 class Traits:
@@ -125,14 +125,14 @@ class _Catalogue:
         raise NotImplementedError
 
     def children(self) -> Found:
-        """Of what `read` finds the foreign keys that reference the tables; for those that `changes_under_lock`."""
+        """Those keys found by `read` that reference the tables; for tables that `changes_under_lock`."""
         raise NotImplementedError
 
     def hold(self, refs: Sequence[Ref]) -> None:
         raise NotImplementedError
 
     def _found(self, rows: Sequence[Any]) -> Found:
-        """Of rows with the place of their table in `refs`, kind, name and what is compared."""
+        """Sorts rows by the place of their table in `refs`, kind and name; the rest of a row is compared."""
         return {Trait(self.refs[int(place)], kind, _str(name)): _str(value) for place, kind, name, value in rows}
 
     def _names(self, refs: Sequence[Ref]) -> str:

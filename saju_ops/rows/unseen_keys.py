@@ -1,9 +1,9 @@
-"""Foreign keys that the account may not see: MySQL and MariaDB show it only those of tables that it has a right on,
-and cascade into the others just the same. An account with table rights alone once deleted another table's row so.
+"""Foreign keys that the account may not see: MySQL and MariaDB show it only those of tables on which it has a right,
+and cascade into the others just the same. An account with rights on single tables once deleted another table's row so.
 
-Two things leave none out: InnoDB's own list, for accounts with the PROCESS privilege, and how many tables a DELETE
-opens, since a server opens each table that it may cascade into, whoever may see it. One table more than the foreign
-keys that are seen lead to, and nothing is deleted.
+Two things leave none out: InnoDB's own list, for accounts with the PROCESS privilege, and the number of tables that a
+DELETE opens, since a server opens each table that it may cascade into, visible or not. If that is one table more than
+those to which the visible foreign keys lead, nothing is deleted.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ class _CantTell(Exception):
 
 
 def require_seen(store: RowStore, going: Collection[Ref], seen: Collection[Ref]) -> str:
-    """Raises Refused where a table that isn't among `seen` references one of those whose rows go, and Unsure where that
-    can't be excluded. A sentence where the account lacks PROCESS and all is well; else empty. Reads the catalogue, and
-    begins DELETEs of no row, which it rolls back."""
+    """Raises Refused if a table that isn't among `seen` references one of those whose rows are deleted, and Unsure if
+    that can't be excluded. Returns a sentence if the account lacks PROCESS and all is well; else an empty text. Reads
+    the catalogue, and begins DELETEs of no row, which it rolls back."""
     if store.connection.dialect.name not in ("mysql", "mariadb"):
         return ""
     listed = _listed(store)
@@ -206,8 +206,8 @@ def _reached_once(keys: Sequence[_Key], table: str) -> set[str]:
 
 
 def _each_path(keys: Sequence[_Key], table: str, event: str, path: tuple[str, ...], detached: Counter[str]) -> int:
-    """MySQL opens every table that references, once for each key and each way that leads there; and of rows that lose
-    their reference also what they reference. It opens a table's own keys to itself for nothing."""
+    """MySQL opens every referencing table, once for each key and each way to it; and for rows that lose their reference
+    also the tables that they reference. It doesn't open a table for the table's own keys to itself."""
     count = sum(key.child == table != key.parent for key in keys) if event == "on_update" else 0
     for key in keys:
         if key.parent != table or key.child == table:

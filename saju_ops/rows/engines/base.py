@@ -1,8 +1,7 @@
 """What the archive core asks of an engine, and what the servers have in common.
 
-A store reads and changes rows of exactly one table. Only `delete` removes rows and only `load` adds any;
-both run inside a transaction that the caller opened with `transaction`, under the conditions that the caller
-tests there.
+A store reads and changes rows of exactly one table. Only `delete` removes rows and only `load` adds any; both run
+inside a transaction that the caller opened with `transaction`, under conditions that the caller checks there.
 """
 
 from __future__ import annotations
@@ -48,25 +47,25 @@ class NoPartition(OperatorError):
 # Why a row is in no day.
 WITHOUT_TIME, UNREADABLE = "rows_without_created_at", "rows_with_unreadable_created_at"
 TOO_EARLY, ENDLESS = "rows_before_first_partition", "rows_with_infinite_created_at"
-# A purge that waits for one row of a chunk holds the others; measured with the sessions' usual ten seconds, the
-# service's updates of those stood still for ten seconds too.
+# A purge that waits for one row of a chunk holds the others; with the sessions' usual ten seconds, the service's
+# updates of those were measured to wait for ten seconds too.
 LOCK_WAIT_SECONDS = 1
 
 
 class RowStore(ReferencedRows):
     """One connection and one table. Used by one thread at a time."""
 
-    # Types that created_at may have where days are told by it.
+    # Types that created_at may have if days are taken from it.
     time_types: ClassVar[tuple[str, ...]] = ()
 
     def require_days(self) -> None:
-        """Raises Refused where days of the table can't be told."""
+        """Raises Refused if the table's rows can't be assigned to days."""
         require_time_column(self.table.name, self.table.names)
         if self.table.time_type not in self.time_types:
             needed = " or ".join(t for t in self.time_types if t not in ("date", "literal"))
             raise Refused(
-                f"{self.table.name}.{TIME_COLUMN} is of the type {self.table.time_type}; a {needed} is needed, by which"
-                " days are told. Nothing was done."
+                f"{self.table.name}.{TIME_COLUMN} is of the type {self.table.time_type}; a {needed} is needed, since"
+                " days are taken from it. Nothing was done."
             )
 
     def adopt(self, columns: Sequence[Column], writing: Day | None = None) -> bool:
@@ -88,11 +87,11 @@ class RowStore(ReferencedRows):
 
     @property
     def doubtful_columns(self) -> tuple[Column, ...]:
-        """Columns whose values may be more than their text says, which `Doubts` looks at."""
+        """Columns whose values may be more than their text shows, which `Doubts` checks."""
         return ()
 
     def read_types(self, names: Collection[str]) -> None:
-        """From now on these columns, and of the doubtful ones no others, are read with the types of what they hold."""
+        """From now on, these of the doubtful columns, and no others, are read with the types of their values."""
         return
 
     @property
@@ -212,14 +211,14 @@ class RowStore(ReferencedRows):
 def require_key(table: str, key: Sequence[str]) -> None:
     if not key:
         raise Refused(
-            f"The table {table} has no primary key and no unique key without NULLs, so a row can't be told"
-            " from another and can't be proven before a delete. Nothing was done; give the table a key."
+            f"The table {table} has no primary key and no unique key without NULLs, so a row can't be identified"
+            " and can't be proven before a delete. Nothing was done; give the table a key."
         )
 
 
 def require_time_column(table: str, names: Sequence[str]) -> None:
     if TIME_COLUMN not in names:
-        raise Refused(f"The table {table} has no column {TIME_COLUMN}, by which days are told. Nothing was done.")
+        raise Refused(f"The table {table} has no column {TIME_COLUMN}, from which days are taken. Nothing was done.")
 
 
 def require_table(found: object, table: str, url: sa.URL) -> None:

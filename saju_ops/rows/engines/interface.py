@@ -41,7 +41,7 @@ class Profile:
     rows: int
     # Bytes of the largest row's long columns; what decides how many rows go into one batch. None: not looked at.
     widest: int | None
-    # Whether the day's rows lie so close together in key order that a scan by key reads little else.
+    # Whether the day's rows are so close together in key order that a scan by key reads little else.
     clustered: bool = False
     # Where that is so: the least and the greatest value of the key's first column, an integer.
     first: Key | None = None
@@ -53,7 +53,7 @@ class Profile:
 
 
 class PieceRows(abc.ABC):
-    """A day's rows as CSV, piece by piece, with what the database says of each piece."""
+    """A day's rows as CSV, piece by piece, with the database's digest of each piece."""
 
     def __init__(self) -> None:
         # The pieces so far, and how many rows each has: there before the piece's rows are given out.

@@ -32,10 +32,10 @@ def open_log_store(url: sa.URL | str, table: str, zone: ZoneInfo, *, bulk_load: 
 
 
 def open_row_store(url: sa.URL | str, table: str, zone: ZoneInfo, *, bulk_load: bool = False) -> RowStore:
-    """The same for a table whose days nobody asks for: it needs no created_at. Raises NoSuchTable, too.
+    """The same for a table that isn't used by days: it needs no created_at. Raises NoSuchTable, too.
 
-    `schema.table` is looked for in that schema, and on MySQL and MariaDB in that database, where no table is named so:
-    what else the connection is asked for is then looked for there first."""
+    `schema.table` is looked for in that schema, and on MySQL and MariaDB in that database, unless a table has that
+    whole name; other unqualified names of the connection are then looked for there first."""
     parsed = sa.make_url(url) if isinstance(url, str) else url
     try:
         return _open(parsed, table, zone, bulk_load)

@@ -1,4 +1,4 @@
-"""What references a table's rows, and what they reference."""
+"""Rows of other tables that reference a table's rows, and rows that these reference."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class ReferencedRows(SelectedRows):
         yield
 
     def missing_parents(self, parent: ForeignKey, cells: set[Key]) -> set[Key]:
-        """Of the foreign-key values given as text, those that no row of the parent table has."""
+        """The foreign-key values, given as text, that no row of the parent table has."""
         other = sa.table(parent.parent, *map(sa.column, parent.parent_columns), schema=parent.parent_schema)
         columns = [self.table.column(name) for name in parent.columns]
         suspects = self._not_listed(other, parent, columns, cells) if len(columns) == 1 else cells

@@ -141,7 +141,7 @@ class SelectedRows(TableSession):
         columns = self.table.key_columns
         values = [sa.literal(v) if isinstance(v, (str, int, float)) else v for v in map(self.typed, columns, one)]
         none = sa.select(*(self.col(c.name) for c in columns)).where(sa.false())
-        # Of the two the column decides by what they are compared.
+        # Among the two, the column decides how they are compared.
         given = sa.union_all(none, sa.select(*values)).subquery("saju_given")
         same = (given.c[c.name] == self.typed(c, v) for c, v in zip(columns, other, strict=True))
         query = sa.select(sa.exists(sa.select(sa.literal(1)).select_from(given).where(*same)))
@@ -157,8 +157,8 @@ class SelectedRows(TableSession):
         return False
 
     def folded(self, columns: Sequence[Column], keys: Sequence[Key]) -> list[Key]:
-        """Per key what the database compares: two keys are one to it where these are equal. Outside of a streamed
-        read only."""
+        """For each key the value that the database compares: two keys are equal for it if these are. Not during a
+        streamed read."""
         return list(keys)
 
 

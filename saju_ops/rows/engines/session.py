@@ -80,7 +80,7 @@ class TableSession(abc.ABC):
     def lock(self, name: str, wait: float) -> AbstractContextManager[Callable[[], bool]]:
         """A lock for this table that dies with the connection. Raises Busy after `wait` seconds.
 
-        Gives a function that tells whether it is still held."""
+        Gives a function that says whether it is still held."""
 
     def has_table(self, name: str) -> bool:
         found = sa.inspect(self.connection).has_table(name)
@@ -88,7 +88,7 @@ class TableSession(abc.ABC):
         return found
 
     def check_now(self) -> None:
-        """Makes the database look at once at what it would look at in the commit only. Raises DBAPIError."""
+        """Makes the database check at once what it would otherwise check only at the commit. Raises DBAPIError."""
         return
 
     @property
@@ -135,8 +135,8 @@ class TableSession(abc.ABC):
 
     @contextmanager
     def driver(self) -> Iterator[Any]:
-        """The driver's own connection. Its errors come out as SQLAlchemy's, so that one kind has to be handled,
-        and a lost connection is noted, so that nothing more is asked of it."""
+        """The driver's own connection. Its errors are raised as SQLAlchemy's, so that there is one kind to handle, and
+        a lost connection is noted, so that no more is asked of it."""
         raw: Any = self.connection.connection.driver_connection
         dialect = self.connection.dialect
         try:
@@ -149,7 +149,7 @@ class TableSession(abc.ABC):
 
     @contextmanager
     def restoring(self) -> Iterator[None]:
-        """A transaction that adds rows and sees, besides its own, none that others add meanwhile."""
+        """A transaction that adds rows and sees only those that were there, and its own."""
         self.require_transactions()
         with self.snapshot():
             yield
@@ -161,7 +161,7 @@ class TableSession(abc.ABC):
 
 @contextmanager
 def broken_off(sentence: Callable[[str], str]) -> Iterator[None]:
-    """Turns a database error into the sentence for an operator that is made of what the server said."""
+    """Turns a database error into a sentence for an operator, made from the server's message."""
     try:
         yield
     except sa.exc.DBAPIError as error:

@@ -25,15 +25,14 @@ BINARIES = {
     "geometrycollection",
 }  # fmt: skip
 PLAIN_TEXTS = {"uuid", "inet4", "inet6"}
-# Types whose values are looked at to know how large a row may be; a VARCHAR is taken for a short one.
+# Types whose values are measured to know how large a row may be; a VARCHAR is assumed to be short.
 LONG = {
     "text", "mediumtext", "longtext", *JSON, "varbinary", "blob", "mediumblob", "longblob", "vector", "geometry",
     "linestring", "polygon", "multipoint", "multilinestring", "multipolygon", "geomcollection",
     "geometrycollection",
 }  # fmt: skip
-# Character sets of which every string comes back from UTF-8 as it was. Of the others, such as euckr, the servers hold
-# characters that UTF-8 lacks, for which they print a question mark, or two that become one. MariaDB's ascii holds any
-# byte.
+# Character sets whose strings all come back from UTF-8 unchanged. In the others, such as euckr, servers hold characters
+# that UTF-8 lacks, for which they print a question mark, or two that become one. MariaDB's ascii holds any byte.
 LOSSLESS = {"utf8mb4", "utf8mb3", "utf8", "latin1", "utf16", "utf16le", "utf32", "ucs2"}
 # Partitions are read one after the other: by RANGE of the time in the key's order as a rule, else in none.
 UNORDERED = sa.text(
@@ -45,7 +44,7 @@ COLUMNS = sa.text(
     " FROM information_schema.COLUMNS"
     " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name ORDER BY ORDINAL_POSITION"
 )
-# The star, because what tells an index that may not be used is IS_VISIBLE in MySQL and IGNORED in MariaDB.
+# The star, because an index that may not be used is marked by IS_VISIBLE in MySQL and IGNORED in MariaDB.
 INDEXES = sa.text(
     "SELECT INDEX_NAME, NON_UNIQUE, COLUMN_NAME, NULLABLE, s.* FROM information_schema.STATISTICS s"
     " WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name ORDER BY INDEX_NAME = 'PRIMARY' DESC,"
@@ -72,8 +71,8 @@ def _column(table: str, row: Any) -> Column:
     elif family in BINARIES:
         encoding = "hex"
     elif family in NUMBERED:
-        # Its members stand in its definition: framed if one of them holds the separator or is what NULL
-        # stands as in the digest (an ENUM('Y','N') would otherwise have NULL and 'N' alike).
+        # Its members are in its definition. Framed if one of them holds the separator or is the digest's mark for NULL
+        # (an ENUM('Y','N') would otherwise have NULL and 'N' alike).
         framed = SEPARATOR in str(column_type) or f"'{NULL}'" in str(column_type)
     elif family in TEXTS:
         framed = True
@@ -84,7 +83,7 @@ def _column(table: str, row: Any) -> Column:
             f"The column {table}.{name} has the type {column_type}, which saju_ops doesn't know how to write"
             " without loss. Nothing was done."
         )
-    # The character set stands behind the type for `text`, which decides by it whether to convert.
+    # The character set follows the type for `text`, which decides by it whether to convert.
     described = f"{column_type}|{charset}" if charset else str(column_type)
     return Column(
         str(name), described, encoding, framed, nullable=nullable == "YES", generated=bool(generation),
@@ -93,7 +92,7 @@ def _column(table: str, row: Any) -> Column:
 
 
 def _charset(column: Column) -> str:
-    """Empty for an ENUM or SET of binary strings, whose members may hold the sign that parts type and charset."""
+    """Empty for an ENUM or SET of binary strings, whose members may hold the sign between type and charset."""
     kind, _, charset = column.type.rpartition("|")
     return charset if kind and charset.isalnum() else ""
 
@@ -114,8 +113,8 @@ def _key(indexes: Sequence[Any]) -> tuple[str, ...]:
 
 
 def _primary(indexes: Sequence[Any], columns: Sequence[Column]) -> tuple[str, ...]:
-    """Empty where the key's own order isn't the one by which ranges of it are told: one column of it descends, or is
-    an ENUM or SET, which the index sorts by number."""
+    """Empty if the key's own order isn't the order of its ranges: one column of it descends, or is an ENUM or SET,
+    which the index sorts by number."""
     rows = [row for row in indexes if row[0] == "PRIMARY"]
     numbered = {c.name for c in columns if c.family in NUMBERED}
     ascends = all(row._mapping.get("COLLATION") == "A" and row[2] not in numbered for row in rows)

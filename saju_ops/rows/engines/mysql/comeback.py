@@ -69,7 +69,7 @@ class MySQLComeback(MySQLText):
         return {name: int(count) for name, count in zip(conditions, row, strict=True) if count}
 
     def _computed_in(self, day: Day) -> tuple[str, dict[str, int]]:
-        """The offset of a session that computes the day's stored generated columns to what they hold; where there is
+        """The offset of a session that computes the day's stored generated columns to their present values; if there is
         none, how many rows of each differ."""
         found: dict[str, dict[str, int]] = {}
         if not self._zoned:

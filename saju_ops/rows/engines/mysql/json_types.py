@@ -1,11 +1,12 @@
 """JSON of MySQL that holds more than JSON text can say: decimals, dates, times and binary strings.
 
-`JSON_SET(tool_calls, '$.cost', 0.10)` stores a DECIMAL; its text, read again, is a DOUBLE. So behind the text of such a
-document stand, after a tab, the types that the text doesn't show: `{"cost": 0.10}⇥.1 DECIMAL` says that of all values
-in objects the first is a DECIMAL. A restore writes the text and puts these values in with their types. A document of
-which the text says everything stands as it is; JSON text has no tab of its own.
+`JSON_SET(tool_calls, '$.cost', 0.10)` stores a DECIMAL; its text, read again, is a DOUBLE. So the text of such a
+document is followed, after a tab, by the types that the text doesn't show: `{"cost": 0.10}⇥.1 DECIMAL` says that among
+all values in objects the first is a DECIMAL. A restore writes the text and puts these values in with their types. A
+document whose text shows everything is written as it is; JSON text has no tab of its own.
 
-What no expression can make again (a BIT, the contents of BLOB and BINARY columns) can't be restored; `LOST` counts it.
+Values that no expression can make again (a BIT, the contents of BLOB and BINARY columns) can't be restored; `LOST`
+counts them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from saju_ops.rows.comeback import TYPES_BEHIND
 
 # What JSON_TYPE says of values that JSON text has a form for.
 PLAIN = "'OBJECT', 'ARRAY', 'NULL', 'BOOLEAN', 'INTEGER', 'UNSIGNED INTEGER', 'DOUBLE', 'STRING'"
-# And of those that an expression makes. Of binary strings those that functions give, and VARBINARY.
+# And types that an expression can make again; for binary strings those that functions give, and VARBINARY.
 MADE = "'DECIMAL', 'DATETIME', 'TIMESTAMP', 'DATE', 'TIME'"
 BINARY_TEXT = "base64:type15:"
 HIDDEN = f"JSON_TYPE({{v}}) NOT IN ({PLAIN})"

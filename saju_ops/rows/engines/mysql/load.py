@@ -21,8 +21,8 @@ ROWS_PER_INSERT = 1000
 class _Feeder(threading.Thread):
     """Writes the batches as lines for LOAD DATA into a pipe that the client library reads from.
 
-    A cell stands in quotes, doubled inside; the word NULL without them is NULL, which the archive's own CSV, where
-    that is nothing at all, can't tell LOAD DATA.
+    A cell is quoted, with quotes doubled inside; the word NULL without quotes is NULL. The archive's own CSV, where
+    NULL is nothing at all, can't express that to LOAD DATA.
     """
 
     def __init__(self, pipe: int, batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> None:
@@ -36,7 +36,7 @@ class _Feeder(threading.Thread):
                 for batch in self._batches:
                     _write_all(sink, _load_lines(batch, self._names))
         except BrokenPipeError:
-            return  # the server refused; its own error tells why
+            return  # the server refused; its own error says why
         except Exception as error:
             self.error = error
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # Bytes of a piece: beyond one megabyte its size makes no difference to the speed, and some copies of one are held.
 PIECE_BYTES = 1 << 20
-# Rows of the first piece, roughly; those that follow are cut by what the ones before them held, each at most four
-# times the last: what the catalogue says of a table's rows may be of last week, or nothing.
+# Rows of the first piece, roughly. The size of each following piece comes from those before it, at most four times the
+# last: the catalogue's numbers about a table's rows may be a week old, or missing.
 FIRST_ROWS = 500
 
 
@@ -52,7 +52,7 @@ class _DayInPieces(PieceRows):
                 self._span = max(1, min(keys * 4, keys * PIECE_BYTES // size))
 
     def _range(self) -> tuple[int, int]:
-        """The next keys. A small rest goes with the last piece."""
+        """The next keys. A small rest is added to the last piece."""
         low, rest = self._next, self._last - self._next + 1
         self._next += rest if rest <= self._span + self._span // 4 else self._span
         return low, self._next - 1

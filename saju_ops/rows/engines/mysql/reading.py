@@ -39,7 +39,7 @@ CLUSTERED_SHARE = 4
 
 
 class MySQLReading(MySQLComeback):
-    """Reads rows and asks the server for what it computes of them."""
+    """Reads rows and asks the server for digests of them."""
 
     # Bytes that a piece may have on this connection.
     _longest_piece: int
@@ -64,7 +64,7 @@ class MySQLReading(MySQLComeback):
             )
 
     def profile(self, day: Day) -> Profile:
-        """From the time index alone; how wide the rows are is looked at by who needs it."""
+        """From the time index alone; the width of rows is measured where it is needed."""
         key = self.table.key_columns
         single = self.knows_pieces
         edge = self.col(key[0].name) if single else sa.literal_column("NULL")
@@ -78,7 +78,7 @@ class MySQLReading(MySQLComeback):
         return Profile(int(rows), None, clustered, *edges)
 
     def batch_rows(self, day: Day, profile: Profile) -> int:
-        """From the largest row, whose short columns are taken as declared."""
+        """From the largest row; its short columns are assumed to have their declared size."""
         declared = sum(SHORT_TEXT for c in self.table.columns if c.family == "varchar")
         range_ = (int(profile.first[0]), int(profile.last[0])) if profile.first and profile.last else None
         largest = self._largest(self._within(day, *range_) if range_ else Selection(day))
@@ -204,7 +204,7 @@ def _nearest(text: str) -> datetime:
     year, month, day = (int(part) for part in text[:10].split("-"))
     if not year:
         return datetime(1, 1, 2)  # noqa: DTZ001
-    # The first day of the month after the one that the date lies in, or of its own month for day 0.
+    # The first day of the month after the date's month, or of its own month for day 0.
     after = datetime(year + month // 12, month % 12 + 1, 1) if day and month else datetime(year, month or 1, 1)  # noqa: DTZ001
     return after - timedelta(microseconds=1)
 

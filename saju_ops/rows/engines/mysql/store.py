@@ -242,5 +242,5 @@ def lag_of(url: sa.URL) -> float:
             connection.rollback()
             row = connection.execute(sa.text("SHOW SLAVE STATUS")).mappings().first()
     value = None if row is None else row.get("Seconds_Behind_Source", row.get("Seconds_Behind_Master"))
-    # NULL means that replication is not running: endlessly behind, for who waits for it.
+    # NULL means that replication is not running: endlessly behind, for a purge that waits for it.
     return float("inf") if value is None else float(value)

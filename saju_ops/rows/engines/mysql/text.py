@@ -49,8 +49,8 @@ class MySQLText(RowStore):
         return self.connection.dialect.identifier_preparer.quote(name).replace("%%", "%")
 
     def text(self, column: Column) -> sa.ColumnElement[Any]:
-        """NULL too for what the server can't give as text without loss: MariaDB's HEX of what is larger than half of
-        max_allowed_packet, half a surrogate pair in ucs2, a character of euckr that UTF-8 hasn't."""
+        """NULL also for a value that the server can't give as text without loss: MariaDB's HEX of a value larger than
+        half of max_allowed_packet, half a surrogate pair in ucs2, a character of euckr that UTF-8 lacks."""
         text, charset = self._printed(column), _charset(column)
         # What a member of an ENUM holds instead of UTF-8, MariaDB shows as a question mark; MySQL casts it to NULL.
         doubtful = column.family in NUMBERED and "?" in column.type
@@ -123,13 +123,13 @@ class MySQLText(RowStore):
         return sa.case((self.col(column.name).is_(None), null), else_=cell)
 
     def text_columns(self) -> list[sa.ColumnElement[Any]]:
-        return [self._told(c).label(f"saju_{i}") for i, c in enumerate(self.table.columns)]
+        return [self._text_or_mark(c).label(f"saju_{i}") for i, c in enumerate(self.table.columns)]
 
-    def _told(self, column: Column) -> sa.ColumnElement[Any]:
+    def _text_or_mark(self, column: Column) -> sa.ColumnElement[Any]:
         if self._implicit(column):
             return self.text(column)
-        told = sa.func.coalesce(self.text(column), sa.literal(NO_TEXT))
-        return sa.case((self.col(column.name).is_not(None), told)) if column.nullable else told
+        text = sa.func.coalesce(self.text(column), sa.literal(NO_TEXT))
+        return sa.case((self.col(column.name).is_not(None), text)) if column.nullable else text
 
     def lossy_values(self, selection: Selection) -> dict[str, int]:
         columns = [c for c in self.table.columns if not self._implicit(c)]
@@ -205,7 +205,7 @@ def _binary(text: bytes) -> sa.ColumnElement[Any]:
 
 
 def _members(column: Column) -> list[str]:
-    """Of an ENUM or SET."""
+    """The members of an ENUM or SET."""
     return [each.replace("''", "'") for each in re.findall(r"'((?:[^']|'')*)'", column.type)]
 
 

@@ -48,7 +48,7 @@ class MySQLWriting(MySQLReading):
 
     def require_writable(self, columns: Sequence[Column]) -> None:
         name, names = self._quote(self.table.name), ", ".join(self._quote(c.name) for c in columns if not c.generated)
-        # A server looks at the rights for what it only explains.
+        # A server checks the rights even for a statement that it only explains.
         explained = f"EXPLAIN INSERT INTO {name} ({names}) SELECT {names} FROM {name} WHERE 1 = 0"  # noqa: S608
         try:
             self.connection.exec_driver_sql(explained.replace("%", "%%")).close()
@@ -80,7 +80,7 @@ class MySQLWriting(MySQLReading):
         self.end_read()
 
     def create_like(self, name: str) -> None:
-        # LIKE takes columns and indexes and leaves out foreign keys, which is what is wanted here.
+        # LIKE copies columns and indexes and leaves out foreign keys, as wanted here.
         source, target = self._quote(self.table.name), self._quote(name)
         self.connection.exec_driver_sql(f"CREATE TABLE {target} LIKE {source}".replace("%", "%%"))
         if self.connection.execute(PARTITIONED, {"name": name}).scalar():

@@ -35,7 +35,7 @@ SIGN_BIT = 1 << 63
 
 
 class PostgresReading(RowStore):
-    """Reads rows and asks the server for what it computes of them."""
+    """Reads rows and asks the server for digests of them."""
 
     # Generated columns with their expressions.
     _generated: dict[str, str]

@@ -86,7 +86,7 @@ class PostgresWriting(PostgresReading):
         self.connection.exec_driver_sql(statement.replace("%", "%%"))
 
     def _catch_up_sequences(self, table: str, columns: Sequence[Column]) -> None:
-        """Numbers that a sequence gives go on after the highest restored one; a sequence never goes back."""
+        """Lets sequences continue after the highest restored number; a sequence is never set back."""
         for column in columns:
             if column.family not in ("int2", "int4", "int8"):
                 continue

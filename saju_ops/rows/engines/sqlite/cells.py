@@ -28,15 +28,15 @@ def _encoded(column: Column, kinds: set[str]) -> Column:
 
 
 def encode_cell(column: Column, value: Any) -> bytes | None:
-    """A cell as it stands in the file. Python's repr of a float is the shortest that comes back the same."""
+    """A cell in the form that the file uses. Python's repr of a float is the shortest that comes back the same."""
     if value is None:
         return None
     if column.encoding == "literal":
         return _literal(value)
     kind: Any = type(value)
     if kind is not KINDS[column.family]:
-        # The integer 12 and the text '12' look alike in a file. A cell of another type than the file's column
-        # has is different from everything: no archive holds it, and none that has it can be proven.
+        # The integer 12 and the text '12' look alike in a file. A cell of another type than the file's column equals no
+        # archived cell: no archive holds it, and no archive with it can be proven.
         return b"another type " + os.urandom(16).hex().encode()
     if column.encoding == "hex":
         return value.hex().upper().encode()

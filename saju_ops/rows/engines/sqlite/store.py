@@ -1,7 +1,7 @@
-"""SQLite: the database is a file in this process, so what it computes is a second, separate read.
+"""SQLite: the database is a file in this process, so the digest that it computes is a second, separate read.
 
-A SQLite cell has a type of its own. A column whose cells all have the one type that its declaration asks for
-is written like any other; where types are mixed, each cell of that column is written as an SQL literal.
+A SQLite cell has a type of its own. A column whose cells all have the one type that its declaration asks for is written
+like any other; in a column with mixed types each cell is written as an SQL literal.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ class SQLiteRowStore(SQLiteTimes):
         return tuple(_encoded(c, {_text(r[i]) for r in rows} - {"null"}) for i, c in enumerate(columns))
 
     def adopt(self, columns: Sequence[Column], writing: Day | None = None) -> bool:
-        """How a column's cells are written depends on what they are, so a file's own way is taken over; but not
-        to write rows of other types than the file's columns have."""
+        """How a column's cells are written depends on their types, so the file's form is adopted; but not to write rows
+        of other types than the file's columns have."""
         if sorted(c.name for c in columns) != sorted(self.table.names):
             return False
         own = self.table.columns
@@ -192,7 +192,7 @@ class SQLiteRowStore(SQLiteTimes):
         return tuple(encode_cell(c, v) or b"" for c, v in zip(self.table.key_columns, cells, strict=True))
 
     def _collations(self, names: Sequence[str]) -> dict[str, str]:
-        """The collation of each column of the key that has these columns, by which it tells rows apart."""
+        """The collation of each column of the key that has these columns, which makes its rows distinct."""
         for (index,) in self._all('SELECT name FROM pragma_index_list(?) WHERE "unique"', self.table.name):
             rows = self._all("SELECT name, coll FROM pragma_index_xinfo(?) WHERE key", index)
             found = {_text(name): _text(collation).upper() for name, collation in rows if name is not None}
@@ -293,9 +293,9 @@ class SQLiteRowStore(SQLiteTimes):
         collations = self._collations(self.table.key)
         columns = [
             f"{quote(c.name)} {self._declared(c.name)}{'' if c.nullable else ' NOT NULL'}"
-            # By the key's collation two keys are one, here as there.
+            # Two keys that are equal by the key's collation are equal here too.
             + (f" COLLATE {collations[c.name]}" if collations.get(c.name) in FOLDS else "")
-            # What is generated here is an ordinary column there: SQLite doesn't tell by what expression.
+            # A column generated here is an ordinary column there: SQLite doesn't show the expression.
             for c in self.table.columns
         ]
         key = ", ".join(quote(n) for n in self.table.key)

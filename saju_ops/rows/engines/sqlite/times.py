@@ -24,12 +24,12 @@ class SQLiteTimes(RowStore):
         return _bound(instant, self.zone).encode()
 
     def _spellings(self) -> list[tuple[Any, ZoneInfo]]:
-        """The zones in which `_seconds` gives a time: UTC for one that says its offset, else the database's."""
+        """The zones in which `_seconds` gives a time: UTC for a time with an offset, else the database's."""
         if self.zone.key == "UTC":
             return [(sa.true(), self.zone)]
         time = self.col(TIME_COLUMN)
-        told = sa.or_(*(time.op("GLOB")(shape) for shape in OFFSETS))
-        return [(sa.not_(told), self.zone), (told, ZoneInfo("UTC"))]
+        has_offset = sa.or_(*(time.op("GLOB")(shape) for shape in OFFSETS))
+        return [(sa.not_(has_offset), self.zone), (has_offset, ZoneInfo("UTC"))]
 
     def day_condition(self, day: Day) -> list[sa.ColumnElement[bool]]:
         # `datetime` reads every way to write a time (a blank or a T, fractions, Z, an offset). The plain
@@ -82,7 +82,7 @@ class SQLiteTimes(RowStore):
         time = self.col(TIME_COLUMN)
         seconds = _seconds(time)
         early = (instant - timedelta(days=2)).strftime("%Y-%m-%d")
-        # Rows of the next three days lie within the next four in text order, whatever their offset.
+        # Rows of the next three days are within the next four in text order, whatever their offset.
         near = (instant + timedelta(days=4)).strftime("%Y-%m-%d")
         sure = (instant + timedelta(days=3)).strftime("%Y-%m-%d")
         sought = [so, time >= early, seconds >= _bound(instant, zone)]
@@ -95,11 +95,11 @@ def _bound(instant: datetime, zone: ZoneInfo) -> str:
 
 
 def _seconds(time: sa.ColumnElement[Any]) -> Any:
-    """The second that a time lies in; in UTC where it says its offset.
+    """The second in which a time falls; in UTC if the time has an offset.
 
     `datetime` alone rounds: 23:59:59.9996 would be of the next day."""
     piece, zone = sa.func.substr(time, 1, 19), sa.func.ltrim(sa.func.substr(time, 21), "0123456789")
-    # Only what is computed with gets a place in the calendar: 24:00:00 and February 31 else stay what they are.
+    # Only results of arithmetic are normalized to a calendar date: 24:00:00 and February 31 otherwise stay as they are.
     none: Any = sa.literal_column("'+0 seconds'")
     whole = sa.func.datetime(piece.op("||")(zone), none)
     return sa.case((sa.func.substr(time, 20, 1) == ".", whole), else_=sa.func.datetime(time, none))
