@@ -1,5 +1,5 @@
-"""What the purges of expired jobs and sessions have in common: who is due, limits, and batches that are halved
-down to the one row on account of which the database refuses."""
+"""What the purges of expired jobs and sessions have in common: which are due, limits, and batches that are halved until
+the one row is found that the database refuses to delete."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Outcome:
     stayed: Counter[str] = field(default_factory=Counter)
     # The first of them, with the reason.
     stayed_named: list[tuple[str, str]] = field(default_factory=list)
-    # Rows whose expires_at isn't clearly a time; they expire for nobody.
+    # Rows whose expires_at isn't clearly a time; they never expire.
     unreadable: int = 0
     orphans: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
@@ -125,8 +125,8 @@ def open_table(url: sa.URL, table: str, zone: ZoneInfo, setting: str) -> RowStor
 
 
 def missing_table(url: sa.URL, table: str, zone: ZoneInfo, setting: str) -> str | None:
-    """Why there is nothing to purge, in a sentence: no such table, or a table that doesn't expire. None where there
-    is, and where the database doesn't answer: that is for the run to tell, loudly."""
+    """The reason why there is nothing to purge, as a sentence: no such table, or a table that doesn't expire. None if
+    there is such a table, and also if the database doesn't answer: the run itself reports that, loudly."""
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         return f"There is no database {redacted(url)}."
     try:

@@ -31,7 +31,7 @@ class Known:
     ref: Ref
     columns: tuple[str, ...]
     nullable: frozenset[str]
-    # What tells one row from another; empty where nothing does.
+    # The columns that distinguish its rows; empty if there are none.
     identity: tuple[str, ...]
     # Every set of columns of which no two rows have the same values.
     keys: tuple[tuple[str, ...], ...] = ()
@@ -46,8 +46,8 @@ def shown(ref: Ref) -> str:
 
 
 def named(name: str, refs: Iterable[Ref]) -> Ref | None:
-    """Of these tables the one that a setting's name means: without regard to letter case only where none is spelled
-    so."""
+    """The table that a setting's name means: the one spelled so; only if there is none, without regard to letter
+    case."""
     alike = [ref for ref in refs if shown(ref).casefold() == name.casefold()]
     return min(alike, key=lambda ref: (shown(ref) != name, shown(ref)), default=None)
 
@@ -126,7 +126,7 @@ class _MySQL(Catalogue):
         return name if name in found or not found else str(found[0])
 
     def table(self, ref: Ref) -> Known:
-        # A key of which one column isn't shown would tell too few rows apart.
+        # A key with a hidden column would distinguish too few rows.
         require_readable(self.store.connection, ref[1], ref[0])
         names = {"schema": ref[0], "name": ref[1]}
         rows = self._all(self.COLUMNS, **names)

@@ -1,8 +1,8 @@
 """Whether the times that a service writes agree with the zone that is set for its database. Reads only.
 
 A service in Seoul that writes `datetime.now()` without a zone is nine hours ahead of one that writes UTC: read in the
-wrong zone, its jobs live for 33 hours, or are deleted with 9 hours left. A row that was made later than now gives that
-away, and so does a service whose newest row is exactly as old as two zones differ.
+wrong zone, its jobs live for 33 hours, or are deleted with 9 hours left. A row created in the future reveals that, and
+so does a service whose newest row is exactly as old as the difference between two zones.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from saju_ops.rows.engines.open import RowStore
 from saju_ops.rows.table import TIME_COLUMN
 from saju_ops.stale.moments import CLOCK_SKEW
 
-# A row of another zone is told by being new in that one.
+# A row written in another zone is recognised because it is new in that zone.
 NEW = timedelta(minutes=30)
 DAY = timedelta(days=1)
 # Rows of a SQLite table that are looked at for its newest time: texts with offsets don't sort like their instants.
 LOOKED_AT = 1_000
-# Of so many of the newest jobs the life is looked at.
+# The lifetime is checked for this many of the newest jobs.
 LIVES = 50
 LAST = datetime(9000, 1, 1)  # noqa: DTZ001
 
@@ -64,7 +64,7 @@ class Clock:
         return [tuple(map(_instant, columns, row)) for row in found]
 
     def ahead(self) -> datetime | None:
-        """The newest creation, where it lies more than five minutes ahead of now."""
+        """The newest creation time, if it is more than five minutes in the future."""
         created = self._created
         if created is None:
             return None

@@ -1,8 +1,8 @@
-"""Conditions on rows by values that were read before, compared as the column that is referenced compares them.
+"""Conditions on rows by values that were read before, compared as the referenced column compares them.
 
-Two columns may compare the same texts differently: a reference of a collation without regard to letter case takes
-`ABC` for `abc`, which are two rows of a table whose key has a binary collation. A row belongs to what its value names
-as the referenced column compares it, whatever its own column says.
+Two columns may compare the same texts differently: a referencing column whose collation ignores letter case takes `ABC`
+for `abc`, which are two rows of a table whose key has a binary collation. A row belongs to the row that its value names
+in the comparison of the referenced column, whatever its own column's collation says.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def chunks(values: Sequence[Identity]) -> Iterator[Sequence[Identity]]:
 
 
 def one_of(columns: Cells, values: Sequence[Identity]) -> sa.ColumnElement[bool]:
-    """Rows whose columns have one of these values. The values came from the same server: a type of their own
-    would make PostgreSQL compare them as another type than the column's."""
+    """Rows whose columns have one of these values. The values came from the same server: with a type of their own,
+    PostgreSQL would compare them as another type than the column's."""
     if not columns:
         raise ValueError("a condition without columns would be every row's")
     none: Any = sa.types.NullType()
@@ -53,7 +53,7 @@ def one_of(columns: Cells, values: Sequence[Identity]) -> sa.ColumnElement[bool]
 
 def naming(engine: str, own: Cells, as_theirs: Cells, values: Sequence[Identity]) -> sa.ColumnElement[bool]:
     """Rows whose columns name one of these values of the referenced columns. `as_theirs` are `own` as `compared` gives
-    them; both are asked, since only a comparison with the column itself can use its index. SQLite uses it anyway."""
+    them. Both are compared, since only a comparison with the column itself can use its index. SQLite uses it anyway."""
     if all(mine is theirs for mine, theirs in zip(own, as_theirs, strict=True)):
         return one_of(own, values)
     exactly = one_of(as_theirs, values)

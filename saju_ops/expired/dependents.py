@@ -1,14 +1,14 @@
-"""The rows that hang on a batch of roots (jobs, sessions): found and locked level by level, then deleted.
+"""The rows that reference a batch of roots (jobs, sessions): found and locked level by level, then deleted.
 
-Promises: what is found under lock is all there is and stays so, since a foreign key can't get a new row while
-the row that it references is locked (of a reference that no key declares only the first half holds: what comes
-meanwhile is counted as an orphan); children go before what they reference, rows of a cycle in the order of
-their own references; and every DELETE of rows that were found removes exactly those. Roots that share a row go
-together or not at all, and a root on which another hangs that has not expired stays. A row that goes by a key which
-would merely be emptied (SET NULL) stays, emptied, where another of its references leads to a row that stays.
+The rows found under lock are all there are, and stay all: a foreign key can't get a new row while the row that it
+references is locked. (For a reference that no key declares only the first half holds: a row that comes meanwhile is
+counted as an orphan.) Children are deleted before the rows that they reference, rows of a cycle in the order of their
+own references, and every DELETE removes exactly the rows that were found. Roots that share a row are deleted together
+or not at all, and a root stays if another root references it that has not expired. A row found by a key that would
+merely be emptied (SET NULL) stays, emptied, if another of its references leads to a row that stays.
 
-Nothing here commits: the caller's transaction decides. Tables at the end of the tree whose rows needn't be
-looked at are deleted by their foreign key in one statement a batch and not read.
+Nothing here commits: the caller's transaction decides. Tables at the end of the tree whose rows needn't be looked at
+are deleted by their foreign key in one statement a batch and not read.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from saju_ops.words import counted, were
 
 
 class Hanging(FoundRows):
-    """`wanted` names columns to read beside what the deletes need: their tables are always read. `only` limits
-    the search to these tables and what leads to them."""
+    """`wanted` names columns to read in addition to those that the deletes need: their tables are always read. `only`
+    limits the search to these tables and those between them and the roots."""
 
-    # --- what is read of a table ---------------------------------------------------------------------------
+    # --- columns to read of a table ---------------------------------------------------------------------------
 
     # --- search --------------------------------------------------------------------------------------------
 
-    # --- who stays -----------------------------------------------------------------------------------------
+    # --- roots that stay -----------------------------------------------------------------------------------------
 
     # --- counting and deleting ----------------------------------------------------------------------------
 
@@ -82,7 +82,8 @@ class Hanging(FoundRows):
             yield table, self._naming(key, table, chunk)
 
     def delete(self) -> Counter[str]:
-        """Deletes what goes, children first. Inside a transaction only. Raises DBAPIError, OperatorError."""
+        """Deletes the rows that needn't stay, children first. Inside a transaction only. Raises DBAPIError,
+        OperatorError."""
         if not (self.lock and self.store.connection.in_transaction()):
             raise RuntimeError("rows are deleted only inside the transaction that locked and judged them")
         deleted: Counter[str] = Counter()
@@ -181,7 +182,8 @@ class Hanging(FoundRows):
         return next((c for c in key.columns if c in known.nullable and c not in known.identity), None)
 
     def _delete_ring(self, left: set[Node]) -> Counter[str]:
-        """Rows in a ring of references none of which may be NULL: only a database that looks at the end can."""
+        """Rows in a ring of references none of which may be NULL: only a database that checks at the end can delete
+        it."""
         defer_constraints(self.store)
         deleted: Counter[str] = Counter()
         for ref, identities in _by_table(left).items():

@@ -1,10 +1,10 @@
 """Which rows are past their `expires_at`: instants compared, in whatever zone the column is kept.
 
-Promises: exactly now is not past; NULL never is; a time that could mean two instants (the hour that a change
-of clocks repeats) is taken for the later one. What isn't clearly a time (a zero date, a number, a year before
-2000, which stands for "none" in many programs) is past for nobody: such rows stay and are counted.
+A time that is exactly now is not past; NULL never is. A time that could mean two instants (the hour that a change of
+clocks repeats) is taken for the later one. A value that isn't clearly a time (a zero date, a number, a year before
+2000, which means "none" in many programs) never counts as past: such rows stay and are counted.
 
-Where a table says when a row was last used, the later of that and `expires_at` counts.
+If a table says when a row was last used, the later of that and `expires_at` counts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COLUMN = "expires_at"
 INSTANTS = {"mysql": ("timestamp",), "mariadb": ("timestamp",), "postgresql": ("timestamptz",)}
 NAIVE = {"mysql": ("datetime",), "mariadb": ("datetime",), "postgresql": ("timestamp",)}
 EARLIEST = datetime(2000, 1, 1)  # noqa: DTZ001
-# How a text begins that stands for no time at all.
+# Beginnings of texts that mean no time at all.
 NO_TIME = ("0000-", "0001-01-01", "1970-01-01")
 
 
@@ -103,7 +103,7 @@ class TimeColumn:
         """Every time before it, as the column keeps times, is surely past."""
         naive = now.astimezone(self.zone).replace(tzinfo=None)
         if naive.replace(tzinfo=self.zone, fold=1).astimezone(UTC) > now.astimezone(UTC):
-            # The clocks are about to be turned back: what was just past may mean the same hour's second coming.
+            # The clocks are about to be turned back: a time that was just past may mean the repeated hour.
             first, second = (naive.replace(tzinfo=self.zone, fold=f).utcoffset() or timedelta() for f in (0, 1))
             naive -= first - second
         return naive
@@ -150,14 +150,15 @@ class Expiry:
         return self.store.col(COLUMN)
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
-        """What the database can tell: exact on the servers, a little too wide on SQLite (`is_past` decides)."""
+        """The conditions that the database can check: exact on the servers, a little too wide on SQLite (`is_past`
+        decides)."""
         found = [self.column.is_not(None), self._expires.before(self.now)]
         if not self._expires.is_sqlite:
             found.append(self.column >= self._expires.bound(EARLIEST))
         return found + [sa.or_(used.column.is_(None), used.before(self.now)) for used in self._used]
 
     def unreadable(self) -> list[sa.ColumnElement[bool]]:
-        """Rows whose time is none, on the servers; SQLite's are found by reading them."""
+        """Rows whose value is no time, on the servers; SQLite's are found by reading them."""
         return [self.column < self._expires.bound(EARLIEST)]
 
     def shown(self) -> list[sa.ColumnElement[Any]]:
@@ -165,11 +166,11 @@ class Expiry:
         return [each.shown() for each in (self._expires, *self._used)]
 
     def is_past(self, values: Sequence[Any]) -> bool | None:
-        """Of what `shown` gave of one row; None where one of its times isn't clearly a time."""
+        """Judges what `shown` gave for one row; None if one of its times isn't clearly a time."""
         if not self._expires.is_sqlite:
             return True
-        told = [values[0], *(v for v in values[1:] if v is not None and not _is_no_time(v))]
-        instants = [self._expires.instant(value) for value in told]
+        times = [values[0], *(v for v in values[1:] if v is not None and not _is_no_time(v))]
+        instants = [self._expires.instant(value) for value in times]
         return None if None in instants else all(at is not None and at < self.now for at in instants)
 
     def instant(self, values: Sequence[Any]) -> datetime | None:

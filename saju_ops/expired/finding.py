@@ -21,8 +21,8 @@ Node = tuple[Ref, Identity]
 
 
 class FoundRows:
-    """`wanted` names columns to read beside what the deletes need: their tables are always read. `only` limits
-    the search to these tables and what leads to them."""
+    """`wanted` names columns to read in addition to those that the deletes need: their tables are always read. `only`
+    limits the search to these tables and those between them and the roots."""
 
     def __init__(
         self, store: RowStore, closure: Closure, expiry: Expiry, *, lock: bool,
@@ -57,7 +57,7 @@ class FoundRows:
         # SQLite compares a reference as the key's column says, which only a comparison with that column does.
         if self.store.table.engine == "sqlite" and self._identity(ref):
             return False
-        # Whether a row goes or only loses its other reference is told by its identity.
+        # By its identity it is decided whether a row is deleted or only loses its other reference.
         if self._identity(ref) and any(child_of(k) == ref for k in self.closure.soft):
             return False
         referenced = any(parent_of(k) == ref for k in (*self.closure.hard, *self.closure.soft))
@@ -97,7 +97,7 @@ class FoundRows:
         return self.only is None or ref in self.only
 
     def _expired(self, identities: Sequence[Identity]) -> dict[Identity, tuple[Any, ...]]:
-        """Of the roots' identities those that are there and past, locked; with the cells that are read."""
+        """Those of the roots' identities that are there and past, locked; with the cells that are read."""
         ref = self.closure.root
         cells = [self.store.col(c).label(f"c{i}") for i, c in enumerate(self._columns[ref])]
         own = [self.store.col(c) for c in self._identity(ref)]
@@ -143,7 +143,7 @@ class FoundRows:
         return fresh + self._judge(strangers)
 
     def _judge(self, strangers: Mapping[Identity, Sequence[int]]) -> list[Identity]:
-        """Roots that hang on others: expired ones go along, one that isn't keeps the others."""
+        """Roots that reference other roots: expired ones are deleted too, one that isn't keeps the others."""
         if not strangers:
             return []
         expired = self._expired(list(strangers))
@@ -162,8 +162,8 @@ class FoundRows:
         return ref != self.closure.root and len(keys) > 1 and any(map(self.closure.is_loose, keys))
 
     def _held_elsewhere(self) -> set[Node]:
-        """Rows that were found only by keys which would be emptied, and that another reference holds to a row which
-        is there and was not found. One inside a ring of tables, such as a reply's to what it answers, holds none."""
+        """Rows that were found only by keys which would be emptied, and that another reference holds to an existing row
+        that was not found. A reference inside a ring of tables, such as a reply's to what it answers, holds none."""
         held: set[Node] = set()
         for ref in filter(self._is_held_by_several, list(self.rows)):
             only_loose = [
@@ -178,7 +178,7 @@ class FoundRows:
         return held
 
     def _referring(self, key: ForeignKey, identities: Sequence[Identity]) -> Iterator[Identity]:
-        """Of these rows those of which the row that `key` names is there. Locks nothing more."""
+        """Those of these rows whose row named by `key` exists. Locks nothing more."""
         own = self._identity(child_of(key))
         child = self._table(child_of(key), [*own, *key.columns]).alias("c")
         parent = self._table(parent_of(key), key.parent_columns).alias("p")
@@ -196,8 +196,8 @@ class FoundRows:
     def _referencing(
         self, key: ForeignKey, parents: Sequence[Identity]
     ) -> Iterator[tuple[Identity, Identity, tuple[Any, ...]]]:
-        """Per row that references one of `parents`: the parent's identity, its own, its cells. Joined by the
-        server, whose idea of equal text is the foreign key's."""
+        """For each row that references one of `parents`: the parent's identity, its own, its cells. The server joins
+        them, since it compares texts as the foreign key does."""
         if isinstance(key, Link):
             yield from self._linked(key, parents)
             return
@@ -251,7 +251,7 @@ class FoundRows:
                 yield self._naming(key, table, part)
 
     def _of_others(self, key: Link, kinds: Sequence[Kind], forms: set[Identity]) -> set[Identity]:
-        """Other spellings of ids that rows of the referenced table have to the letter: what is spelled so
+        """Other spellings of ids that rows of the referenced table have to the letter: a value that is spelled so
         refers to these."""
         types = self.closure.tables[parent_of(key)].types
         if not forms or kinds != [kind_of(self.store.table.engine, types[column]) for column in key.parent_columns]:
@@ -291,7 +291,7 @@ class FoundRows:
         self._reasons.setdefault(owner, reason)
 
     def staying(self) -> dict[Identity, str]:
-        """Roots that stay, and why; those that share rows with one that stays, too."""
+        """Roots that stay, and why, including those that share rows with one that stays."""
         by_group = {self._group(owner): reason for owner, reason in self._reasons.items()}
         return {
             identity: self._reasons.get(owner, by_group[self._group(owner)])
@@ -300,7 +300,7 @@ class FoundRows:
         }
 
     def going(self, ref: Ref, rows: Mapping[Ref, Mapping[Identity, Found]] | None = None) -> dict[Identity, Found]:
-        """The rows of a table whose roots all go."""
+        """The rows of a table whose roots are all deleted."""
         kept = {self._group(owner) for owner in self._reasons}
         found = (self.rows if rows is None else rows).get(ref, {})
         return {i: row for i, row in found.items() if self._group(row.owner) not in kept}

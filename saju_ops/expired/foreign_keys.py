@@ -1,13 +1,12 @@
-"""What hangs on a table, from the foreign keys that the database itself reports.
+"""The tables that reference a table, by the foreign keys that the database itself reports.
 
-Promises: every table that references the root, at any depth, in any schema that the account can see, whether
-the database cascades or not; cycles and self-references included. Refuses a table that isn't among those that may
-go, or that the account may not see (a doubt where that can't be told): a new table's rows are never deleted by
-surprise.
+All tables that reference the root are found, at any depth, in any schema that the account can see, whether the database
+cascades or not, including cycles and self-references. A table that isn't listed for deletion, or that the account may
+not see, is refused (or a doubt, if that is unclear): a new table's rows are never deleted by surprise.
 
-A key with ON DELETE SET NULL (or SET DEFAULT) is followed where its table is `taken`, which is one that an operator
-named: its rows go all the same. Of any other such table the rows stay, and the database takes their reference away;
-they count as detached, and their table must be known just the same.
+A key with ON DELETE SET NULL (or SET DEFAULT) is followed if its table is `taken`, that is, named by the operator: its
+rows are deleted all the same. Rows of any other such table stay, and the database empties their reference; they count
+as detached, and their table must be known just the same.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ class Link(ForeignKey):
 @dataclass(frozen=True)
 class Closure:
     root: Ref
-    # Keys whose rows go with the row they reference, and keys that the database merely empties.
+    # Keys whose rows are deleted with the row they reference, and keys that the database merely empties.
     hard: tuple[ForeignKey, ...]
     soft: tuple[ForeignKey, ...]
-    # Tables whose rows go, children first. Several in one group reference each other in a cycle.
+    # Tables whose rows are deleted, children first. Several in one group reference each other in a cycle.
     groups: tuple[tuple[Ref, ...], ...]
     tables: dict[Ref, Known] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
@@ -55,7 +54,7 @@ class Closure:
         return [key for key in self.hard if child_of(key) == ref]
 
     def is_loose(self, key: ForeignKey) -> bool:
-        """Whether the database would only empty the reference of a row that goes."""
+        """Whether the database would only empty the reference of a row that is to be deleted."""
         return key.on_delete in DETACHING
 
     def compared(self, key: ForeignKey, engine: str, cells: Cells) -> Cells:
@@ -84,18 +83,17 @@ def parent_of(key: ForeignKey) -> Ref:
 
 
 def closure_of(store: RowStore, *, implied: Sequence[ForeignKey] = (), taken: Collection[str] = ()) -> Closure:
-    """Everything that hangs on the store's table. `implied` are references that no foreign key declares; the rows of
-    the tables `taken` go whatever their key's rule.
+    """Everything that references the store's table. `implied` are references that no foreign key declares; the rows of
+    the tables `taken` are deleted whatever their key's rule.
 
-    Reads the catalogue only. Raises Refused where a table that others reference has nothing to tell its rows
-    apart by.
+    Reads the catalogue only. Raises Refused if a table that others reference has no columns that distinguish its rows.
     """
     catalogue = catalogue_of(store)
     keys = [*catalogue.foreign_keys(), *implied]
     root = catalogue.root
     hard, soft = _walk(root, keys, _are(taken, keys))
     tables = {ref: catalogue.table(ref) for ref in {root, *(child_of(k) for k in (*hard, *soft))}}
-    # Without a key of its own a row can't be told from another: then only its firm reference is followed.
+    # Rows without a key of their own can't be distinguished: then only their firm reference is followed.
     nameless = {ref for ref, known in tables.items() if not known.identity and _is_firm(ref, hard)}
     if nameless:
         hard, soft = _walk(root, keys, _are(taken, keys) - nameless)
@@ -135,8 +133,8 @@ def _is_firm(ref: Ref, hard: Iterable[ForeignKey]) -> bool:
 
 
 def require_known(closure: Closure, may_go: Collection[str], setting: str, may_stay: Collection[str] = ()) -> None:
-    """Raises Refused, naming the table, for one that hangs on the root and isn't in the setting's list. Rows of the
-    tables `may_stay` may lose their reference."""
+    """Raises Refused, naming the table, for a table that references the root and isn't in the setting's list. Rows of
+    the tables `may_stay` may lose their reference."""
     staying = {ref for name in may_stay if (ref := closure.find(name)) is not None}
     listed = {*may_go, shown(closure.root)}
     # A name that a table has to the letter means no other: "Payments" beside "payments" is not known by it.
@@ -157,7 +155,7 @@ def require_known(closure: Closure, may_go: Collection[str], setting: str, may_s
 def _walk(
     root: Ref, keys: Iterable[ForeignKey], taken: Collection[Ref] = ()
 ) -> tuple[list[ForeignKey], list[ForeignKey]]:
-    """The keys whose rows go with the row they reference, and those that are merely emptied."""
+    """The keys whose rows are deleted with the row they reference, and those that are merely emptied."""
     by_parent: dict[Ref, list[ForeignKey]] = {}
     for key in keys:
         by_parent.setdefault(parent_of(key), []).append(key)
@@ -186,7 +184,7 @@ def _groups(going: set[Ref], edges: Sequence[tuple[Ref, Ref]]) -> tuple[tuple[Re
             if not reach[parent] <= reach[child]:
                 reach[child] |= reach[parent]
                 changed = True
-    # What a table reaches is what it must go before; those that reach more go first.
+    # A table must be emptied before all that it reaches; tables that reach more come first.
     together = {tuple(sorted((o for o in going if o in reach[r] and r in reach[o]), key=shown)) for r in going}
     ordered = sorted(together, key=lambda group: (-len(reach[group[0]]), shown(group[0])))
     return tuple(ordered)
@@ -196,8 +194,8 @@ def _require_identity(ref: Ref, known: Known, hard: Sequence[ForeignKey]) -> Non
     referenced = any(parent_of(k) == ref for k in hard)
     if (referenced or sum(child_of(k) == ref for k in hard) > 1) and not known.identity:
         raise Refused(
-            f"The table {shown(ref)} has no primary key and no unique key without NULLs, so its rows can't be told"
-            " apart before they are deleted. Nothing was deleted; give the table a key."
+            f"The table {shown(ref)} has no primary key and no unique key without NULLs, so its rows can't be"
+            " distinguished before they are deleted. Nothing was deleted; give the table a key."
         )
 
 

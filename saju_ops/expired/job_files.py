@@ -42,7 +42,7 @@ class FilePlace:
     prefix: str = ""
     all_versions: bool = False
     options: S3Options = field(default_factory=S3Options)
-    # Folders in which no file is a job's, whatever a row says: those of the backups, where they lie in this bucket.
+    # Folders in which no file is a job's, whatever a row says: those of the backups, if they are in this bucket.
     backups: tuple[str, ...] = ()
 
     @property
@@ -73,7 +73,7 @@ class FilePlace:
         if not key.startswith(self.folder):
             raise BadKey("its S3 key is outside JOBS_S3_PREFIX")
         if key.startswith(self.backups):
-            raise BadKey("its S3 key lies among the backups of BACKUP_URI")
+            raise BadKey("its S3 key is among the backups of BACKUP_URI")
         return key
 
     @property
@@ -87,7 +87,7 @@ class FilePlace:
 
 
 def backup_folders(backup_uri: str, bucket: str) -> tuple[str, ...]:
-    """The folders of the backups that lie in this bucket."""
+    """The folders of the backups that are in this bucket."""
     places = [parse_s3_uri(each) for each in split_uri(backup_uri) if each.startswith("s3://")]
     return tuple(
         f"{prefix}/{folder}" if prefix else folder
@@ -124,7 +124,7 @@ class JobFiles:
         return self._client
 
     def sizes(self, keys: Collection[str]) -> dict[str, int]:
-        """Bytes of each file that is there; what can't be told is left out. Reads only."""
+        """Bytes of each file that is there; a file of unknown size is left out. Reads only."""
         with ThreadPoolExecutor(THREADS) as pool:
             client = self.client
             found = pool.map(lambda key: (key, self._size(client, key)), keys)

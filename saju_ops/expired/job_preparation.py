@@ -137,8 +137,8 @@ class JobPreparation:
             if not self.closure.tables[ref].identity:
                 raise Refused(
                     f"The table {shown(ref)} has no primary key and no unique key without NULLs, so the rows of a job"
-                    " that name files can't be told apart (PURGE_FILE_COLUMNS). Nothing was deleted; give the table a"
-                    " key."
+                    " that name files can't be distinguished (PURGE_FILE_COLUMNS). Nothing was deleted; give the table"
+                    " a key."
                 )
             self.file_columns[ref].append(column)
             sizes = (c for c in SIZE_COLUMNS if c in self.closure.tables[ref].columns)

@@ -1,4 +1,4 @@
-"""Which tables hold jobs and what hangs on them; what a purge of jobs may do, and what it did."""
+"""The tables of jobs and those that reference them; the plan of a purge of jobs, and its result."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def open_jobs(url: sa.URL, table: str, zone: ZoneInfo) -> RowStore:
 
 
 def orphans(store: RowStore, tables: JobTables) -> Counter[str]:
-    """Rows whose job is gone, by table and column. Reads only. Raises Refused where PURGE_TABLES or PURGE_LINKS do."""
+    """Rows whose job is gone, by table and column. Reads only. Raises Refused if PURGE_TABLES or PURGE_LINKS do."""
     tables = tables.as_named_by(store)
     closure = linked_closure(store, tables.may_go, "PURGE_TABLES", links=tables.links, may_be_missing=NONE_OF_THEM)
     return orphan_rows(store, closure, files=file_tables(closure, tables))

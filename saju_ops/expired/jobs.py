@@ -1,16 +1,15 @@
-"""Deletes expired jobs with all that hangs on them: rows, and files in S3. The only code that does.
+"""Deletes expired jobs with everything that belongs to them: rows, and files in S3. The only code that does.
 
-What it promises of every job that it deletes: its expires_at was past under a lock that the deleting transaction
-still held; every table that references it is one that may go; its rows of the tables to keep (payments) stand
-in an archive that was read back, and were compared with it under that lock; all of its files are gone, and no
-row that stays names one of them. A job of which one of these can't be said stays whole, and is told.
+For every deleted job: its expires_at was past under a lock that the deleting transaction still held; every table that
+references it is listed for deletion; its rows of the tables to keep (payments) are in an archive that was read back,
+and were compared with it under that lock; all of its files are gone, and no row that stays names one of them. If one of
+these is uncertain, the job stays whole, and the report says why.
 
-The order in one transaction, over a batch of jobs: hold the tables and see that nobody altered one, lock the rows,
-judge, compare, delete the rows (not yet committed: now the database has agreed), delete the files, commit. So nobody
-can extend a job whose files are going.
-What is left: a process that is killed, or a connection lost, between S3's answer and the commit leaves expired
-jobs with rows and without files. Their rows go in the next run, unless the service extends one of them before
-that, an expired job, within the hour.
+One transaction for a batch of jobs does this in order: hold the tables and check that nobody altered one, lock the
+rows, judge, compare, delete the rows (not yet committed: now the database has agreed), delete the files, commit. So
+nobody can extend a job while its files are being deleted. If a process is killed, or a connection lost, between S3's
+answer and the commit, expired jobs remain with rows and without files. The next run deletes their rows, unless the
+service extends one of these expired jobs before that, within the hour.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ from saju_ops.run_control import TO_THE_END, RunControl
 from saju_ops.storage.open import Storage, StorageError
 from saju_ops.words import counted, were
 
-# Jobs whose rows to keep go into one archive file.
+# Jobs whose rows to keep are written into one archive file.
 ARCHIVE_JOBS = 5_000
 
 
@@ -79,11 +78,11 @@ def purge_expired_jobs(
     control: RunControl = TO_THE_END,
     wait: float = LOCK_WAIT,
 ) -> JobPurgeResult:
-    """Deletes the jobs that were past at `now` (with its zone). `zone` is that of the archives' names; without
-    `files` S3 is left alone. `control` is asked between batches.
+    """Deletes the jobs that were past at `now` (with its zone). `zone`: zone of the archives' names; without `files` S3
+    is left alone. `control` is asked between batches.
 
-    Raises Refused or Busy before anything is touched, and OperatorError where the archive can't be written or
-    the database is lost; what was deleted before that was archived and its files are gone.
+    Raises Refused or Busy before anything is touched, and OperatorError if the archive can't be written or the database
+    is lost; the jobs deleted before that were archived, and their files are gone.
     """
     work = JobPurge(
         store, storage, tables, limits, now, zone=zone, files=files, compression=compression, run_id=run_id,
@@ -235,8 +234,9 @@ class JobPurge(JobPreparation):
     def _delete_locked(
         self, hanging: Hanging, versions: dict[str, list[str]]
     ) -> tuple[_Files, Counter[str], Counter[str]]:
-        """Rows, then files, of what was locked and judged. Where a file did not go, back to the savepoint and once more
-        without its job: the locks stay, so that nobody extends a job of which other files are gone."""
+        """Deletes the locked and judged rows, then the files. If a file can't be deleted, it rolls back to the
+        savepoint and tries again without the file's job: the locks stay, so that nobody extends a job of which other
+        files are gone."""
         gone: set[str] = set()
         failed: dict[str, str] = {}
         while True:
@@ -280,8 +280,8 @@ class JobPurge(JobPreparation):
     # --- files ---------------------------------------------------------------------------------------------------
 
     def _keys(self, hanging: Hanging, failed: dict[str, str]) -> _Files:
-        """The files that go with the jobs that go. A job whose files can't or did not go is kept; a file that a row
-        which stays names too is left."""
+        """The files that are deleted with the jobs. A job whose files can't be deleted is kept; a file that a staying
+        row names too is left."""
         keys = self._named(hanging, failed)
         shared = self.shared.of(hanging, keys) if self.shared is not None else set()
         return _Files(keys - shared, len(shared))
@@ -308,9 +308,9 @@ class JobPurge(JobPreparation):
                     yield ref, found, hanging.cell(ref, found, column)
 
     def _ask_s3(self, jobs: Sequence[Identity]) -> tuple[dict[str, list[str]], dict[str, int]]:
-        """What takes a request for each file, before anything is locked: versions, and sizes that no row tells."""
-        told = len(self.size_columns) == len(self.file_columns)
-        if self.files is None or (told and not self.files.place.all_versions):
+        """Asks S3, file by file, before anything is locked: for versions, and for sizes that no row has."""
+        sizes_known = len(self.size_columns) == len(self.file_columns)
+        if self.files is None or (sizes_known and not self.files.place.all_versions):
             return {}, {}
         with self.store.snapshot():
             hanging = self._hanging(lock=False, only=self._leading_to(self.file_columns))
@@ -319,22 +319,22 @@ class JobPurge(JobPreparation):
         return self.files.versions(keys), self._sizes(hanging, keys)
 
     def _sizes(self, hanging: Hanging, keys: set[str]) -> dict[str, int]:
-        """Bytes of each file: as its row tells, or else S3."""
+        """Bytes of each file: from its row, or else from S3."""
         if self.files is None or not keys:
             return {}
-        told: dict[str, int] = {}
+        sizes: dict[str, int] = {}
         for ref, found, value in self._file_cells(hanging):
             key, column = self.files.place.key_of(value), self.size_columns.get(ref)
             size = _number_of_bytes(hanging.cell(ref, found, column)) if column else None
             if key is not None and size is not None:
-                told[key] = size
+                sizes[key] = size
         if len(self.size_columns) < len(self.file_columns) and self.files.down is None:
-            told |= self.files.sizes(keys - told.keys())
-        return told
+            sizes |= self.files.sizes(keys - sizes.keys())
+        return sizes
 
 
 def _number_of_bytes(value: Any) -> int | None:
-    """Of a column that only its name makes one of sizes; None for whatever else stands there."""
+    """The value of a column that only by its name holds sizes; None for anything else in it."""
     try:
         number = Decimal(str(value))
         return int(number) if 0 <= number < 1 << 60 else None

@@ -92,8 +92,8 @@ def spelled(values: Iterable[Values], kinds: Sequence[Kind]) -> list[Values]:
 
 
 class Meanings(Generic[T]):
-    """Which of many ids a value spells. Without regard to letter case only where none is spelled so, as a server whose
-    collation heeds none finds it."""
+    """Finds the ids that a value spells. Letter case is ignored only if no id is spelled exactly so, as a server does
+    whose collation ignores it."""
 
     def __init__(self, ids: Mapping[Values, T]) -> None:
         self._exact: dict[tuple[str, ...], T] = {}

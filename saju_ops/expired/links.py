@@ -41,11 +41,11 @@ def linked_closure(
     may_be_missing: Collection[str] = (), also: Sequence[ForeignKey] = (),
     require: Callable[[Closure], None] = lambda closure: None,
 ) -> Closure:  # fmt: skip
-    """Everything that hangs on the store's table, whatever the listed tables' keys say, and by the references `also`.
-    Reads the catalogue only.
+    """Everything that references the store's table: by the listed tables' keys, whatever their rule, and by the
+    references `also`. Reads the catalogue only.
 
-    Raises Refused for a link that can't be one, what `require` refuses of what was found, and then for a listed table
-    that isn't there (but for `may_be_missing`) or that nothing leads to."""
+    Raises Refused for an impossible link, for what `require` refuses of the result, and then for a listed table that
+    isn't there (except `may_be_missing`) or that has no reference to the root."""
     search = _Search(store, catalogue_of(store), tuple(listed), setting)
     for link in links:
         search.add_named(link)
@@ -64,7 +64,7 @@ def left_out(store: RowStore, closure: Closure, setting: str) -> list[str]:
     tables = {*catalogue.all_tables()}
     own = [catalogue.table(ref) for ref in catalogue.having(name) if ref in tables]
     store.end_read()
-    # A table of that key is what the others' columns of the name refer to.
+    # Columns of this name in other tables refer to the table whose key it is.
     if any(known.identity == (name,) for known in own if known.ref != closure.root):
         return []
     elsewhere = {child_of(k) for k in catalogue.foreign_keys() if name in k.columns and parent_of(k) != closure.root}
@@ -223,7 +223,7 @@ class _Search:
         """Columns of which a foreign key says that they refer to another table."""
         return {c for k in self._declared if child_of(k) == child and parent_of(k) != parent for c in k.columns}
 
-    # --- what is left ----------------------------------------------------------------------------------------
+    # --- remaining columns ----------------------------------------------------------------------------------------
 
     def require_reached(self) -> None:
         reached = self.reached()
@@ -251,7 +251,7 @@ def _refused(link: NamedLink, why: str) -> Refused:
 
 
 def parse_link(text: str) -> NamedLink:
-    """Of `table.column`, `table.column->parent.column`, `table.a+b->parent.a+b`; each table may be `schema.table`.
+    """Reads `table.column`, `table.column->parent.column`, `table.a+b->parent.a+b`; each table may be `schema.table`.
     Raises ValueError."""
     left, arrow, right = (part.strip() for part in text.partition("->"))
     table, columns = _split(left)

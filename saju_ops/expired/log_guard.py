@@ -1,8 +1,7 @@
-"""Which sessions' conversation-log rows a proven archive holds, unchanged: the check that stands in for the cascade.
+"""Which sessions' conversation-log rows a proven archive holds, unchanged: a check that the cascade itself can't make.
 
-Promises: a row counts as held only if its day lies wholly beyond the retention, a part of that day that was
-read back whole in this run holds it in its latest form, and it was compared under a lock that the deleting
-transaction still holds.
+A row counts as held only if its day is wholly beyond the retention, a part of that day that was read back whole in this
+run holds it in its latest form, and it was compared under a lock that the deleting transaction still holds.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from saju_ops.times import parse_instant
 
 # Days whose archived rows' hashes are kept in memory for later batches, 16 bytes a row.
 DAYS_KEPT = 40
-# Stands for the day of a row whose created_at can't be read: no archive has it.
+# The day of a row whose created_at can't be read: no archive has it.
 NO_DAY = date.max
 
 
@@ -55,7 +54,7 @@ class LogGuard:
         self.store.end_read()
         for day in sorted(needed):
             self._load(day)
-        # Days that no session of this batch needs go first, and never one that a session of it does.
+        # Days that no session of this batch needs are dropped first, and never a day that a session of it needs.
         for name in [n for n in self._days if n not in set(map(str, needed))][: max(0, len(self._days) - DAYS_KEPT)]:
             del self._days[name]
 

@@ -1,10 +1,10 @@
 """Columns that hold a session's id without a foreign key, such as system_metrics.session_id: NULL with the session.
 
-Promises: in the transaction that deletes a session, its id becomes NULL in the columns that SESSION_CLEAR_COLUMNS
-names, compared as the sessions' key compares it, whatever the column's own collation says; nothing else of those rows
-changes, times that the server would renew included. Any other column of that name, in whose table no key leads to the
-sessions, is a doubt: the id stays there. A column that can't be cleared (NOT NULL,
-no index, a right that is missing) is refused where the setting names it, and a doubt where it is only the default.
+In the transaction that deletes a session, its id becomes NULL in the columns that SESSION_CLEAR_COLUMNS names, compared
+as the sessions' key compares it, whatever the column's own collation says. Nothing else in those rows changes, not even
+times that the server would renew. Any other column of that name, in a table that no key links to the sessions, is a
+doubt: the id stays there. A column that can't be cleared (NOT NULL, no index, a missing right) is refused if the
+setting names it, and a doubt if it is only the default.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ class LooseColumns:
 def loose_columns(
     store: RowStore, closure: Closure, wanted: Collection[str], *, given: bool, expiry: Expiry
 ) -> LooseColumns:
-    """`wanted` are columns as table.column; `given` is False where they are the setting's default. Reads the catalogue,
-    and a column whose collation is another than that of the sessions' key.
+    """`wanted` are columns as table.column; `given` is False if they are the setting's default. Reads the catalogue,
+    and a column whose collation differs from that of the sessions' key.
 
     Raises Refused.
     """

@@ -59,7 +59,7 @@ class OrphanFiles:
     bytes: int = 0
     # Files that are left, since an address of an unknown host may mean them.
     perhaps: int = 0
-    # Orphans by folder, for the first FOLDERS: the first eight characters of one that is a UUID, nothing of another.
+    # Orphans by folder, for the first FOLDERS: the first eight characters of a UUID, nothing of any other name.
     folders: Counter[str] = field(default_factory=Counter)
     # Why not every file was looked at; empty where all were.
     incomplete: str = ""

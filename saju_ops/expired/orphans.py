@@ -1,8 +1,8 @@
 """Rows and files that nothing would ever delete: their job or session is gone.
 
-Reads only. A row counts where its reference names a row that isn't there, and where its reference is empty in a table
-whose foreign key says ON DELETE SET NULL or SET DEFAULT (or in one that names files): a deleted job leaves it so. Which
-job that was, no row says.
+Reads only. A row counts if its reference names a row that isn't there, and also if its reference is empty in a table
+whose foreign key says ON DELETE SET NULL or SET DEFAULT (or in a table that names files): a deleted job leaves it so.
+No row says which job that was.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _without_parent(store: RowStore, closure: Closure, key: ForeignKey) -> int:
 
 
 def _strayed(store: RowStore, link: Link) -> int:
-    """The same of a reference that no key declares, whose columns the server may be unable to compare."""
+    """The same for a reference that no key declares, whose columns the server may be unable to compare."""
     parent, child = _table(parent_of(link), link.parent_columns), _table(child_of(link), link.columns)
     rows = store.connection.execute(sa.select(*(parent.c[c] for c in link.parent_columns)))
     meant = Meanings({tuple(map(bindable, row)): True for row in rows})

@@ -2,10 +2,10 @@
 
     purged_jobs/2026/10/payments_20261001_090000.csv[.gz|.zip]  + .manifest.json
 
-Promises: a file gets its name only after it was read back from the storage and agreed with what the database
-computes of the same rows in one snapshot; its manifest is written last; nothing is overwritten. A row that an
-archive of the last RECALLED days holds unchanged (its job could not be deleted then) is recognised and not written
-again; that of a job that stays for longer is written once more in so many days.
+A file gets its name only after it was read back from the storage and agreed with the digest that the database computes
+for the same rows in one snapshot; its manifest is written last; nothing is overwritten. If an archive of the last
+RECALLED days holds a row unchanged (its job could not be deleted then), the row is recognised and not written again;
+the row of a job that stays longer is written once more after that many days.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class RowArchive:
         """Under the run's lock: what killed runs left in this month's folder."""
         self.storage.clear_unfinished(f"{self._folder(self.now)}{self.stem}")
 
-    # --- what is held --------------------------------------------------------------------------------------
+    # --- archived rows --------------------------------------------------------------------------------------
 
     def recall(self, jobs: Collection[str], since: datetime) -> list[str]:
         """Reads the archives made since then, and in the last RECALLED days, that name one of these jobs: rows in them
@@ -240,7 +240,7 @@ class RowArchive:
 
 
 class _New:
-    """The rows that no archive holds as they are, and the digest of those that one does."""
+    """The rows that no archive holds in their present form, and the digest of those that one does."""
 
     def __init__(self, archive: RowArchive, identities: Sequence[Identity]) -> None:
         self._archive, self._identities = archive, identities
@@ -276,7 +276,7 @@ def read_row_manifest(storage: Storage, name: str, *, untouched: bool = False) -
 
 
 def row_manifest_of(raw: Mapping[str, Any], name: str) -> Manifest:
-    """One whose seal is right, under its own name. Raises ProofFailed."""
+    """A manifest whose seal has been checked, under its own name. Raises ProofFailed."""
     manifest = manifest_of(raw, name, KIND)
     if not manifest.file.startswith(name.removesuffix(MANIFEST) + "."):
         raise ProofFailed(f"{shown(name)} describes another file, {manifest.file}.")
@@ -284,7 +284,7 @@ def row_manifest_of(raw: Mapping[str, Any], name: str) -> Manifest:
 
 
 def row_manifests(storage: Storage) -> Iterator[str]:
-    """The name of every manifest of purged rows, oldest month first; for those who verify them."""
+    """The name of every manifest of purged rows, oldest month first; for their verification."""
     return (name for name in storage.names(f"{FOLDER}/") if name.endswith(MANIFEST))
 
 
@@ -301,7 +301,7 @@ def require_archivable(store: RowStore, table: str, schema: str | None) -> RowSt
     """The table as a store on the same connection. Raises OperatorError where it can't be archived."""
     if schema is not None:
         raise OperatorError(
-            f"The rows of {schema}.{table} must be archived before their job goes (PURGE_KEEP_TABLES), and saju_ops"
-            " archives tables of the database's own schema only. Nothing was deleted."
+            f"The rows of {schema}.{table} must be archived before their job is deleted (PURGE_KEEP_TABLES), and"
+            " saju_ops archives tables of the database's own schema only. Nothing was deleted."
         )
     return store.sibling(table)

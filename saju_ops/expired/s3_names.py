@@ -1,8 +1,8 @@
-"""Which file in S3 a text names, in any of the ways that programs write one.
+"""The file in S3 that a text names, in any of the forms that programs write.
 
 Bucket and key decide: an https address of either style, with a region, signed or percent-encoded, `s3://` and `S3A://`,
-an ARN, a key with blanks around it or in the other Unicode form all name the same file. What can't be told, such as
-the address of a CDN, names it perhaps: then the file is kept. Two slashes are another key than one.
+an ARN, a key with blanks around it or in the other Unicode form all name the same file. A text of unclear meaning, such
+as the address of a CDN, names it perhaps: then the file is kept. A key with two slashes differs from a key with one.
 """
 
 from __future__ import annotations
@@ -86,13 +86,13 @@ class S3Names:
                 self._address(text, named, strangers=False)
 
     def _in_bucket(self, path: str, named: Named) -> None:
-        """Of `bucket/key`, where that is our bucket."""
+        """Reads `bucket/key`, if that is our bucket."""
         bucket, _, key = path.partition("/")
         if unquote(bucket).lower() == self.bucket.lower():
             named.add((key, *_decoded(key)))
 
     def _address(self, text: str, named: Named, *, strangers: bool = True) -> None:
-        """Of `host/path`, with whatever follows a question mark."""
+        """Reads `host/path`, with whatever follows a question mark."""
         netloc, _, path = text.partition("/")
         host = netloc.rpartition("@")[2].lower()
         amazon = _AMAZON.fullmatch(host.partition(":")[0])
@@ -123,12 +123,12 @@ class S3Names:
 
 
 def _decoded(text: str) -> Iterator[str]:
-    """What a path may stand for: without query and fragment, and percent-encoded names as they are meant."""
+    """The possible meanings of a path: without query and fragment, and with percent-encoded names decoded."""
     for form in {text, text.partition("?")[0], text.partition("#")[0].partition("?")[0]}:
         yield from (form, unquote(form), unquote_plus(form))
 
 
 def _paths(text: str) -> Iterator[str]:
-    """Of an address that nobody here knows: its path, and that without its first folder."""
+    """The possible keys in an address of unknown form: its path, and the path without its first folder."""
     for form in _decoded(text.partition("/")[2]):
         yield from (form, form.partition("/")[2])

@@ -1,7 +1,7 @@
-"""Sessions in Redis, and the durable memory of those that still have to leave it.
+"""Sessions in Redis, and the durable list of those that still have to be removed there.
 
-A session's key is remembered in the storage before the session's row goes, and forgotten once Redis has said
-that the key is gone: a kill in between, or a Redis that is down, is made good by the next run.
+A session's key is written to the storage before the session's row is deleted, and forgotten once Redis has answered
+that the key is gone: after a kill in between, or while Redis is down, the next run makes it good.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
 """Deletes chat sessions that expired long ago, with calculations and analyses, and their keys in Redis.
 
-What it promises of every session that it deletes: its expires_at, and its last_activity where there is such a
-column, were past by the grace period under a lock that the deleting transaction still held; every table that
-references it is one that may go; and each row of the conversation log that goes with it stands unchanged in a
-proven archive of a day beyond the retention, compared under that lock. Deleting two sessions once deleted nine log
-rows that no archive held: a session with such a row stays. A log table without a foreign key (a partitioned one) is
-looked at by its column's name just the same. Where other tables hold the session's id without a key, it becomes NULL
-with the session (`loose.py`).
+For every deleted session: its expires_at, and its last_activity if there is such a column, were past by the grace
+period under a lock that the deleting transaction still held; every table that references it is listed for deletion; and
+each row of the conversation log that is deleted with it is unchanged in a proven archive of a day beyond the retention,
+compared under that lock. Deleting two sessions once deleted nine log rows that no archive held: a session with such a
+row stays. A log table without a foreign key (a partitioned one) is checked by its column's name just the same. If other
+tables hold the session's id without a key, it becomes NULL with the session (`loose.py`).
 """
 
 from __future__ import annotations
@@ -86,14 +85,14 @@ class SessionPurgeResult(Outcome):
     # Rows whose column held a session's id without a key, and holds NULL now.
     cleared: Counter[str] = field(default_factory=Counter)
     cache_used: bool = False
-    # Sessions whose key Redis was told to remove, how many keys were there, and how many it still has to be told.
-    cache_told: int = 0
+    # Sessions whose key Redis was asked to remove, how many keys were there, and how many it still has to be asked for.
+    cache_asked: int = 0
     cache_keys: int = 0
     cache_waiting: int = 0
     cache_problem: str = ""
 
     def shown(self, root: Identity) -> str:
-        # Who knows a session's whole id may speak as its user.
+        # A person who knows a session's whole id may speak as its user.
         return _session_id(root)[:8] + "…"
 
 
@@ -124,8 +123,8 @@ def purge_expired_sessions(
 ) -> SessionPurgeResult:
     """Deletes the sessions that were past by `grace_days` at `now`. `zone` is that of the archive's days.
 
-    Raises Refused or Busy before anything is touched, and OperatorError where the database is lost or the memory
-    for Redis can't be written. A Redis that is down is told in the result and changes nothing else.
+    Raises Refused or Busy before anything is touched, and OperatorError if the database is lost or the list for Redis
+    can't be written. If Redis is down, the result says so, and nothing else changes.
     """
     require("grace_days", grace_days, Days)
     work = SessionPurge(
@@ -252,7 +251,7 @@ class SessionPurge:
         return self.result
 
     def _without_log(self) -> Closure:
-        """The log may have millions of rows, and only its foreign key could tell of orphans."""
+        """The log may have millions of rows, and orphans could be found only by its foreign key."""
         return replace(self.closure, hard=tuple(k for k in self.closure.hard if k is not self.log_key))
 
     def _storage_failed(self, error: Exception) -> OperatorError:
@@ -267,7 +266,7 @@ class SessionPurge:
         self.gone = []
         memory = None
         if self.cache is not None and not self.limits.dry_run:
-            # Before the first row goes: whatever happens from here on, the next run knows what Redis may hold.
+            # Before the first row is deleted: whatever happens from here on, the next run knows what Redis may hold.
             memory = remember(self.storage, [_session_id(s) for s in sessions], self.now)
         try:
             self.batches.run(sessions, self._batch)
@@ -352,13 +351,13 @@ class SessionPurge:
         for session, reason in hanging.staying().items():
             self.result.stay(session, reason)
         self.gone += list(going)
-        # Those that the database said were gone already, or that were used again: looked up before Redis is told.
+        # Sessions that the database reported as gone already, or that were used again: looked up before Redis is asked.
         self.gone += [s for s in sessions if s not in hanging.rows[self.closure.root]]
 
     # --- Redis -----------------------------------------------------------------------------------------------
 
     def _make_good(self) -> None:
-        """What earlier runs could not tell Redis, or were killed before."""
+        """Keys that earlier runs could not remove from Redis, or were killed before."""
         left: list[str] = []
         for name, session_ids in list(remembered(self.storage, left)):
             self._leave_cache(name, session_ids)
@@ -379,7 +378,7 @@ class SessionPurge:
         if not self.result.cache_problem:
             try:
                 self.result.cache_keys += self.cache.remove(away)
-                self.result.cache_told += len(away)
+                self.result.cache_asked += len(away)
                 forget(self.storage, memory)
                 return
             except CacheDown as problem:

@@ -47,7 +47,7 @@ class SharedFiles:
         self.store.end_read()
 
     def of(self, hanging: Hanging, keys: Collection[str]) -> set[str]:
-        """Of the keys those that a row names, surely or perhaps, which stays."""
+        """Those of the keys that a staying row names, surely or perhaps."""
         if not keys:
             return set()
         named, wanted = Named(), {nfc(key): key for key in keys}

@@ -98,7 +98,7 @@ def expired_sessions_report(result: SessionPurgeResult) -> str:
         verb = "지울" if result.dry_run else "지운"
         lines.append(f"- 세션 ID를 {verb} 행 (외래 키 없음): {_tables(result.cleared)}")
     if result.cache_used:
-        lines.append(f"- Redis: {result.cache_told}건 확인, {result.cache_keys}개 삭제")
+        lines.append(f"- Redis: {result.cache_asked}건 확인, {result.cache_keys}개 삭제")
     if result.cache_problem:
         lines.append(f"- ⚠️ Redis를 쓸 수 없습니다: {result.cache_waiting}건은 기억해 두고 다음 실행에서 처리")
     return "\n".join([*lines, *_common(result, "세션", result.now)])

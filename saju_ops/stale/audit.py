@@ -1,10 +1,10 @@
-"""What a run means to change and what it changed, under BACKUP_URI, so that it can be put back.
+"""The audit of a run: its intended and actual changes, under BACKUP_URI, so that they can be put back.
 
-Per part of up to 10,000 jobs two files, each written once: `reconciled_jobs/2026/10/<run id>.part0001.json` before
-the first change of the part (what is meant to become what, in which transaction), and
-`<run id>.part0001.outcome.json` after the last (what each transaction really changed). A run that was killed
-leaves a part without an outcome; each of its transactions was done whole or not at all, which the rows
-themselves then tell. `<run id>.undone.json` says that a run was put back.
+Each part of up to 10,000 jobs has two files, each written once: `reconciled_jobs/2026/10/<run id>.part0001.json` before
+the first change of the part (each job's intended status, and its transaction), and `<run id>.part0001.outcome.json`
+after the last (what each transaction really changed). A killed run leaves a part without an outcome. Each of its
+transactions was done whole or not at all; the rows themselves then show which. `<run id>.undone.json` says that a run
+was put back.
 
 The files name jobs by id, with statuses and counts: no folder, no person, no text.
 """
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 def key_to_json(key: Any) -> Any:
-    """A job's id so that it can be read back as what the database needs."""
+    """A job's id in a form from which the database's value can be read back."""
     if isinstance(key, str) or (isinstance(key, int) and not isinstance(key, bool)):
         return key
     if isinstance(key, UUID):
@@ -70,7 +70,7 @@ def key_shown(value: Any) -> str:
 
 
 class StaleJob(NamedTuple):
-    """An open job that hasn't moved, and what it becomes."""
+    """An open job that hasn't moved, and its new status."""
 
     # As key_to_json gives it.
     key: Any
@@ -158,7 +158,7 @@ class Part:
 def check_run_id(run_id: str) -> str:
     if not RUN_ID.fullmatch(run_id):
         raise Refused(
-            f"The run id is {run_id!r}; it may be 1 to 64 letters, digits, - and _, as the run told it. Nothing was"
+            f"The run id is {run_id!r}; it may be 1 to 64 letters, digits, - and _, as the run printed it. Nothing was"
             " touched."
         )
     return run_id
@@ -245,14 +245,14 @@ def later_runs(storage: Storage, run_id: str, since: str) -> LaterRuns:
             raise
         if part.created_at < since:
             continue
-        told = {b.batch for b in part.outcome or []}
+        with_outcome = {b.batch for b in part.outcome or []}
         found.changed.update(key_shown(k) for b in part.outcome or [] for k in b.changed)
-        found.perhaps.update(key_shown(m.key) for m in part.meant if m.batch not in told)
+        found.perhaps.update(key_shown(m.key) for m in part.meant if m.batch not in with_outcome)
     return found
 
 
 def _claimed_time(storage: Storage, name: str) -> str:
-    """When an audit file that nobody sealed says that it was made. Who could have it look older could delete it."""
+    """The creation time in an unsealed audit file. A person who could make it look older could delete it as well."""
     raw = require_seal(read_bounded(storage, name), name)
     return str(validated(_Intent, raw, shown(name))["created_at"])
 

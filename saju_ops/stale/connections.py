@@ -1,9 +1,9 @@
 """Connections for the settling of stale jobs: one that can only read, one that changes in short transactions.
 
-Promises: the reading one leaves the database and its files as they are, also a SQLite file that a web
-application has open: no -wal, -shm or journal file is made or changed (each case tried with SQLite 3.40). A
-SQLite database that somebody keeps locked is waited for, then told as Busy. Refuses to read a SQLite database
-that first has to be repaired, because reading it would be writing.
+The reading connection leaves the database and its files as they are, also a SQLite file that a web application has
+open: no -wal, -shm or journal file is made or changed (each case tried with SQLite 3.40). If somebody keeps a SQLite
+database locked, it waits, then raises Busy. A SQLite database that first has to be repaired is refused, because reading
+it would be writing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ QUIET_READS = 3
 # Bytes 18 and 19 of a SQLite file: 2 where it keeps a write-ahead log.
 WAL_MARK = slice(18, 20)
 MYSQL_READ_ONLY = "SET SESSION TRANSACTION READ ONLY"
-# At REPEATABLE READ a look after the lock would still show what was there before it.
+# At REPEATABLE READ a read after the lock would still show the state before it.
 MYSQL_READ_COMMITTED = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
 POSTGRES_READ_ONLY = "SET default_transaction_read_only = on"
 LOCKED = {"sqlite_busy", "sqlite_locked"}
@@ -49,7 +49,7 @@ class NoTables(Refused):
 
 
 class NeedsRepair(Refused):
-    """A SQLite database as a killed writer left it: its next reader finishes or undoes what was begun."""
+    """A SQLite database as a killed writer left it: its next reader finishes or undoes the unfinished change."""
 
 
 class _Changed(Exception):
@@ -57,8 +57,8 @@ class _Changed(Exception):
 
 
 @contextmanager
-def errors_told(url: sa.URL) -> Iterator[None]:
-    """The database's errors as sentences. Raises Busy where somebody holds a lock for too long."""
+def errors_in_words(url: sa.URL) -> Iterator[None]:
+    """Turns the database's errors into sentences. Raises Busy if somebody holds a lock for too long."""
     try:
         yield
     except DBAPIError as error:
@@ -120,9 +120,9 @@ def _execute(connection: Any, statements: list[str]) -> None:
 
 
 def reading(url: sa.URL, zone: ZoneInfo, busy_seconds: float | None, work: Any) -> Any:
-    """What `work(connection)` returns on a connection that can't change anything; it may be called again, when
-    a SQLite database that nobody had open was written meanwhile."""
-    with errors_told(url):
+    """The result of `work(connection)` on a connection that can't change anything. It may be called again, if a SQLite
+    database that nobody had open was written to meanwhile."""
+    with errors_in_words(url):
         if url.get_backend_name() != "sqlite":
             with read_only(url, zone).connect() as connection:
                 return work(connection)
@@ -174,7 +174,7 @@ def _read_file(path: Path, zone: ZoneInfo, busy_seconds: float, work: Any) -> An
         return _work(_sqlite(path, "mode=ro&readonly_shm=1", zone, busy_seconds), work)
     if wal.exists() and wal.stat().st_size:
         raise NeedsRepair(_repair(path, wal))
-    # Nobody has it open: even a reader would make the files of the log, unless told that nothing can change.
+    # Nobody has it open: even a reader would make the files of the log, unless the file is declared unchangeable.
     before = _state(path)
     result = _work(_sqlite(path, "mode=ro&immutable=1", zone, busy_seconds), work)
     if _state(path) != before or wal.exists():

@@ -1,4 +1,4 @@
-"""What a run may do, and what it did."""
+"""The plan of a run, and its result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StalePlan:
     hours: StaleHours = 24
     # With mode apply: list what would be changed, change nothing.
     dry_run: bool = True
-    # What becomes of a job none of whose files has a result.
+    # The new status of a job none of whose files has a result.
     empty_status: str = "failed"
     run_id: str = ""
 
@@ -43,7 +43,7 @@ class StalePlan:
         return self.mode == "apply" and not self.dry_run
 
     def check(self) -> None:
-        """Raises Refused, naming what is wrong."""
+        """Raises Refused, naming the wrong value."""
         if self.mode not in ("check", "apply", "stats"):
             raise Refused(f"mode is {self.mode!r}; it may be check, apply or stats. Nothing was touched.")
         require("hours", self.hours, StaleHours, "a whole number ")
@@ -90,7 +90,7 @@ class StaleResult:
     # The columns by which jobs were judged.
     evidence: list[str] = field(default_factory=list)
     results_indexed: bool = True
-    # What would stop an apply, as far as a look can tell.
+    # What would stop an apply, as far as reading can show.
     hindrances: list[str] = field(default_factory=list)
     settled_completed: int = 0
     settled_partly: int = 0
@@ -116,7 +116,7 @@ class StaleResult:
 
     @property
     def moves_are_seen(self) -> bool:
-        """Whether anything but the time of creation tells that a job is still worked on."""
+        """Whether anything but the time of creation shows that a job is still worked on."""
         return any(not e.endswith("analysis_jobs.created_at") for e in self.evidence)
 
 

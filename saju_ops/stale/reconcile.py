@@ -1,15 +1,14 @@
 """Settles analysis jobs that a crash left in pending or processing.
 
-Promises: a job is stale when neither it nor any of its results moved for N hours, by every time column that both
-tables have; one that moved N hours ago to the second is not. A stale job of whose files some or all have results
-becomes `completed`, one without any STALE_JOB_EMPTY_STATUS. Only `status` of `analysis_jobs` is changed, in short
-transactions, each of which locks its jobs, looks at them and their results again, and leaves alone whatever is no
-longer as it was seen. What is about to change is written under BACKUP_URI first, from which `undo` puts it back.
-The run can be killed at any instruction and launched again.
+A job is stale when neither it nor any of its results moved for N hours, by every time column that both tables have; one
+that moved exactly N hours ago is not. A stale job becomes `completed` if some or all of its files have results, and
+STALE_JOB_EMPTY_STATUS if none has. Only `status` of `analysis_jobs` is changed, in short transactions. Each of them
+locks its jobs, looks at them and their results again, and leaves alone every job that has changed since. The intended
+changes are written under BACKUP_URI first, from which `undo` puts them back. The run can be killed at any instruction
+and launched again.
 
-Refuses to change anything when the column can't hold the new status, and to judge a job by a time that it
-can't read or that lies ahead: such jobs are named and left alone. `check` and `stats` change nothing, neither in
-the database nor in its files.
+If the column can't hold the new status, the run is refused. A job with a time that can't be read or is in the future is
+not judged: it is named and left alone. `check` and `stats` change nothing, neither in the database nor in its files.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from saju_ops.stale.audit import (
     Spool,
     StaleJob,
 )
-from saju_ops.stale.connections import NoTables, data_version, errors_told, read_write, reading
+from saju_ops.stale.connections import NoTables, data_version, errors_in_words, read_write, reading
 from saju_ops.stale.files import Files
 from saju_ops.stale.judge import _id, _judge, _odd_key
 from saju_ops.stale.moments import fate
@@ -60,17 +59,17 @@ def reconcile(
 ) -> StaleResult:
     """Finds the stale jobs and, if the plan says so, settles them.
 
-    `now` is aware; `zone` names the audit's folder. Raises Refused before anything is touched, Busy where a lock
-    is held for longer than `busy_seconds` (SQLite) or the session's limit, OperatorError where the database or the
-    storage ends the work: what was committed till then is in the audit.
+    `now` is aware; `zone` names the audit's folder. Raises Refused before anything is touched, Busy if a lock is held
+    for longer than `busy_seconds` (SQLite) or the session's limit, OperatorError if the database or the storage ends
+    the work: the audit has what was committed until then.
     """
     plan.check()
     if plan.changes and storage is None:
         raise Refused("There is no storage for the audit of what is changed. Nothing was touched.")
     began = time.monotonic()
     if plan.changes and storage is not None:
-        # Opened first: SQLite then repairs what a killed writer left, and tells whether anybody wrote since.
-        with errors_told(url), read_write(url, zone_of_database, busy_seconds).connect() as connection:
+        # Opened first: SQLite then repairs what a killed writer left, and shows whether anybody wrote since.
+        with errors_in_words(url), read_write(url, zone_of_database, busy_seconds).connect() as connection:
             version = data_version(connection)
             connection.rollback()
             result = _looked(url, plan, now, zone_of_database, busy_seconds)

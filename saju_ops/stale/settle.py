@@ -52,8 +52,8 @@ class Settling:
             self._part(batches)
 
     def _part(self, batches: list[list[StaleJob]]) -> None:
-        """Intent, transactions, outcome. An error in the third transaction still leaves the outcome of the first
-        two; the third is then told by the rows themselves, should it ever be put back."""
+        """Intent, transactions, outcome. An error in the third transaction still leaves the outcome of the first two;
+        if the run is ever put back, the rows themselves show whether the third was done."""
         self.audit.intent(batches)
         done: list[Batch] = []
         failed: BaseException | None = None
@@ -69,7 +69,7 @@ class Settling:
             failed = error
             raise
         finally:
-            # A connection lost in a commit leaves that transaction unknown: then it must not stand as "nothing".
+            # A connection lost during a commit leaves that transaction unknown: it must not be recorded as "nothing".
             self._tell_outcome(done, failed)
 
     def _tell_outcome(self, done: list[Batch], failed: BaseException | None) -> None:
@@ -84,7 +84,7 @@ class Settling:
                 ) from error
 
     def _batch(self, jobs: list[StaleJob]) -> list[Any]:
-        """One transaction: lock, look again, change what is still as it was seen. Returns the keys changed."""
+        """One transaction: locks, looks again, changes the jobs that are unchanged since. Returns their keys."""
         wanted = {key_from_json(job.key): job for job in jobs}
         try:
             changed = self._still_as_seen(wanted)

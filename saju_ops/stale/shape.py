@@ -21,8 +21,8 @@ CREATED, UPDATED = "created_at", "updated_at"
 TimeKind = Literal["utc", "aware", "local", "text"]
 # Rows up to which it is scanned while others wait to write.
 LONG_SCAN_ROWS = 500_000
-# Columns that MySQL renews by itself, in SHOW CREATE TABLE: information_schema leaves out what the account may not
-# read.
+# Columns that MySQL renews by itself, in SHOW CREATE TABLE: information_schema leaves out columns that the account may
+# not read.
 RENEWED = re.compile(
     r"^  `((?:[^`]|``)+)` (?:(?! COMMENT ').)* ON UPDATE CURRENT_TIMESTAMP", re.MULTILINE | re.IGNORECASE
 )
@@ -75,7 +75,7 @@ class TableShape:
         if missing:
             raise Refused(
                 f"{table} in {redacted(self.url)} has no column {', '.join(missing)}, by which its stale jobs are"
-                " told. Nothing was touched."
+                " found. Nothing was touched."
             )
         return columns
 
@@ -88,7 +88,7 @@ class TableShape:
         if wanted not in unique:
             raise Refused(
                 f"job_id of {table} in {redacted(self.url)} is neither the primary key nor unique, so a job can't be"
-                f" told from another. Add a unique index on {table}(job_id). Nothing was touched."
+                f" identified. Add a unique index on {table}(job_id). Nothing was touched."
             )
 
     def _results_indexed(self, inspector: sa.Inspector) -> bool:
@@ -126,7 +126,7 @@ class TableShape:
             return "aware" if kind.timezone else "local"
         raise Refused(
             f"{name} of {table} in {redacted(self.url)} is a {kind}; a date with a time (DATETIME, TIMESTAMP) is"
-            " needed to tell how long a job hasn't moved. Nothing was touched."
+            " needed to know how long a job hasn't moved. Nothing was touched."
         )
 
     def _renewed(self) -> list[str]:
@@ -151,7 +151,7 @@ class TableShape:
 
     @property
     def evidence(self) -> list[str]:
-        """The columns by which a job is told to have moved."""
+        """The columns that show when a job moved."""
         return [f"{JOBS}.{n}" for n in self.job_times] + [f"{RESULTS}.{n}" for n in self.result_times]
 
     @property

@@ -29,8 +29,7 @@ MYSQL_VALUE_ERRORS = {1265, 1366, 1406, 3819, 4025, 1452, 1644}
 
 
 def foreseen(tables: Tables, sample: StaleJob) -> str | None:
-    """Why the column can't hold what the job would become, as far as reading tells; None where nothing is known
-    to stand against it."""
+    """Why the column can't hold the job's new status, as far as reading can show; None if no reason is known."""
     kind, value = tables.status_type(), sample.becomes
     if tables.sqlite:
         why = _in_memory(tables, sample)
@@ -73,7 +72,7 @@ def _in_memory(tables: Tables, sample: StaleJob) -> str | None:
         copy.execute(made[0])
         copy.execute(with_row, row)
     except sqlite3.Error:
-        # A function or collation that only the application knows: what is tried later tells.
+        # A function or collation that only the application knows: the later trial will show it.
         return None
     else:
         return _refused(copy, f"UPDATE {table} SET {status} = ?", sample.becomes)  # noqa: S608 (the same)

@@ -1,9 +1,9 @@
 """The two tables of the speech analysis as the database has them, and every query on them.
 
-Promises: names are quoted by the dialect, values bound; nothing is taken for granted but `job_id` (a key) and
-`status` of analysis_jobs, `job_id` and `status` of analysis_results. A time column is used where it exists.
-Only `status` of analysis_jobs is ever written; a column that MySQL would renew by itself is set to what it is.
-Refuses tables, columns and types that it can't read for certain, in a sentence that names them.
+Names are quoted by the dialect, values bound. The only required columns are `job_id` (a key) and `status` of
+analysis_jobs, `job_id` and `status` of analysis_results. A time column is used if it exists. Only `status` of
+analysis_jobs is ever written; a column that MySQL would renew by itself is set to its present value. Tables, columns
+and types that can't be read reliably are refused in a sentence that names them.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class OpenJob(NamedTuple):
 
 
 class Tables(TableShape):
-    """The tables on one open connection. Raises Refused where they aren't what they must be."""
+    """The tables on one open connection. Raises Refused if they aren't what they must be."""
 
-    # --- what is there -------------------------------------------------------------------------------------
+    # --- queries -------------------------------------------------------------------------------------
 
     # --- reading -------------------------------------------------------------------------------------------
 
@@ -77,9 +77,9 @@ class Tables(TableShape):
             query = sa.select(sa.func.count()).select_from(self.jobs)
             query = query.where(created <= self._bound(created.name, bound))
             return int(self.connection.execute(query).scalar_one())
-        # Most rows are told by the index alone: a text that begins with an earlier year, month and day. Only the rest
-        # is looked at: the last days' and what isn't written so.
-        # With its dash, because SQLite would compare '2000' as a number with a column that is declared DATETIME.
+        # The index alone decides most rows: a text that begins with an earlier year, month and day. Only the rest is
+        # read: rows of the last days, and texts in another form. With its dash, because SQLite would compare '2000' as
+        # a number with a column that is declared DATETIME.
         earliest = f"{EARLIEST_YEAR}-"
         low, high = (f"{bound + sign * ANY_OFFSET:%Y-%m-%d}" for sign in (-1, 1))
         surely = sa.select(sa.func.count()).select_from(self.jobs)
@@ -109,8 +109,8 @@ class Tables(TableShape):
             yield self._open_job(row)
 
     def jobs_now(self, keys: Sequence[Any]) -> dict[Any, OpenJob]:
-        """The jobs as they are now, locked against others till the transaction ends; one that somebody holds a
-        lock on right now is left out."""
+        """The present jobs, locked against others until the transaction ends; a job that somebody else has locked is
+        left out."""
         query = sa.select(*self._job_cells()).where(self._job("job_id").in_(_list(keys)))
         if not self.sqlite:
             query = query.with_for_update(skip_locked=self._skips_locked)
@@ -159,7 +159,7 @@ class Tables(TableShape):
 
     @property
     def scans_results(self) -> bool:
-        """Whether what the results hold of some jobs takes a walk through the whole table, piece by piece."""
+        """Whether reading the results of some jobs requires a scan of the whole table, piece by piece."""
         return self.sqlite and not self.results_indexed and self._has_rowid
 
     def scan_takes_long(self) -> bool:

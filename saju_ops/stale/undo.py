@@ -1,11 +1,10 @@
 """Puts back what a run of `reconcile_stale_jobs` changed, from its audit.
 
-Promises: only jobs that the run changed and that still have the status it set get back the status they had; a job
-whose status or results were changed since, or that is gone, is left alone and counted: a worker that went on with it
-may have completed it for good. What a killed run left without an
-outcome is told by the rows: each transaction was done whole or not at all. Where they tell both, because others
-changed some of them, the jobs are left alone and named. A run is put back once. It can be killed and launched
-again.
+Jobs that the run changed and that still have the status it set get their former status back. A job whose status or
+results were changed since, or that is gone, is left alone and counted: a worker that continued it may have completed it
+for good. For a part that a killed run left without an outcome, the rows decide: each transaction was done whole or not
+at all. If they show both, because others changed some of them, the jobs are left alone and named. A run is put back
+once. It can be killed and launched again.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from saju_ops.stale.audit import (
     mark_undone,
     parts_of,
 )
-from saju_ops.stale.connections import errors_told, read_write, reading
+from saju_ops.stale.connections import errors_in_words, read_write, reading
 from saju_ops.stale.files import Files
 from saju_ops.stale.tables import Tables, normal
 from saju_ops.storage.open import Storage
@@ -52,10 +51,10 @@ class UndoResult:
     put_back: int = 0
     # Their status is no longer the one that the run set, their results changed since, or they are gone.
     kept: int = 0
-    # Changed or not, the rows don't tell: named, left alone.
+    # The rows don't show whether these were changed: named, left alone.
     in_doubt: list[str] = field(default_factory=list)
     audit_file: str = ""
-    # Stopped before the end: launched again, it goes on.
+    # Stopped before the end: launched again, it continues.
     stopped: bool = False
     seconds: float = 0.0
 
@@ -86,11 +85,11 @@ def undo(
             lambda c: _look(Tables(c, url, zone_of_database), storage, parts, result),
         )
     else:
-        with errors_told(url), read_write(url, zone_of_database, busy_seconds).connect() as connection:
+        with errors_in_words(url), read_write(url, zone_of_database, busy_seconds).connect() as connection:
             tables = Tables(connection, url, zone_of_database)
             result.stopped = _put_back(tables, storage, parts, result, control)
         if not result.stopped:
-            result.audit_file = mark_undone(storage, parts[0], _told(result))
+            result.audit_file = mark_undone(storage, parts[0], _for_audit(result))
     result.seconds = time.monotonic() - began
     return result
 
@@ -182,12 +181,12 @@ def _changed(tables: Tables, storage: Storage, parts: Sequence[Part], result: Un
                 jobs = [j for j in jobs if key_shown(j.key) in outcome[number]]
             else:
                 later = later or later_runs(storage, part.run_id, parts[0].created_at)
-                jobs = _told_by_rows(tables, jobs, later, result)
+                jobs = _committed_by_rows(tables, jobs, later, result)
             for start in range(0, len(jobs), BATCH_JOBS):
                 yield jobs[start : start + BATCH_JOBS]
 
 
-def _told_by_rows(tables: Tables, jobs: list[Meant], later: LaterRuns, result: UndoResult) -> list[Meant]:
+def _committed_by_rows(tables: Tables, jobs: list[Meant], later: LaterRuns, result: UndoResult) -> list[Meant]:
     """The jobs of a transaction without an outcome, if it was committed; none, if it wasn't."""
     now: dict[Any, str] = {}
     for start in range(0, len(jobs), BATCH_JOBS):
@@ -205,7 +204,7 @@ def _told_by_rows(tables: Tables, jobs: list[Meant], later: LaterRuns, result: U
     return set_since
 
 
-def _told(result: UndoResult) -> dict[str, Any]:
+def _for_audit(result: UndoResult) -> dict[str, Any]:
     return {
         "undo_run_id": result.undo_run_id,
         "created_at": result.at.isoformat(),

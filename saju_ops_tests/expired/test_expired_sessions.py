@@ -434,7 +434,7 @@ def test_the_keys_of_deleted_sessions_leave_redis_and_others_stay(lite: SessionS
         client.set(name, "x")
     result = lite.purge(cache=cache)
     assert set(client.keys()) == {b"session:s2", b"session:s3", b"other:s1"}
-    assert (result.cache_told, result.cache_keys, result.cache_waiting, pending(lite)) == (1, 1, 0, [])
+    assert (result.cache_asked, result.cache_keys, result.cache_waiting, pending(lite)) == (1, 1, 0, [])
 
 
 def test_a_redis_that_is_down_is_reported_remembered_and_made_good(
@@ -452,7 +452,7 @@ def test_a_redis_that_is_down_is_reported_remembered_and_made_good(
     assert client.exists("session:s1")
     result = scene.purge(cache=cache)
     assert not client.exists("session:s1")
-    assert (result.cache_told, pending(scene)) == (1, [])
+    assert (result.cache_asked, pending(scene)) == (1, [])
 
 
 def test_what_was_to_leave_redis_before_there_was_a_key_is_said_and_stays(

@@ -158,7 +158,7 @@ def sessions_metadata(result: "SessionPurgeResult") -> dict[str, Any]:
         "rows_cleared": result.cleared.total(),
         "expired_before": (result.past or result.now).isoformat(timespec="seconds"),
         "redis": "not used" if not result.cache_used else result.cache_problem or "used",
-        "redis_sessions_told": result.cache_told,
+        "redis_sessions_told": result.cache_asked,
         "redis_keys_removed": result.cache_keys,
         "redis_sessions_waiting": result.cache_waiting,
         "report": dg.MetadataValue.md(expired_sessions_report(result).replace("\n", "\n\n")),
