@@ -112,7 +112,7 @@ class KeptRows:
                     " program that writes such rows again."
                 )
 
-    def _tell_space(self, before: dict[str, int]) -> None:
+    def _report_space(self, before: dict[str, int]) -> None:
         self.result.table_bytes = before["table_bytes"]
         after = self.store.sizes()
         self.result.freed_bytes = max(0, after["free_bytes"] - before["free_bytes"])

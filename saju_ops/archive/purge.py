@@ -126,7 +126,7 @@ class Purge(KeptRows):
         self._name_unexplained()
         self.result.seconds = self.control.clock() - self.started
         if self.result.finished or self.store.has_table(self.store.table.name):
-            self._tell_space(before)
+            self._report_space(before)
         return self.result
 
     def _work_off(self, first_day: Day) -> None:

@@ -371,7 +371,7 @@ class SessionPurge:
             )
 
     def _leave_cache(self, memory: str | None, session_ids: Sequence[str]) -> None:
-        """Tells Redis of the sessions that the database doesn't have, and forgets them once it has answered."""
+        """Asks Redis to remove sessions that the database does not have, and forgets them once it has answered."""
         if self.cache is None or memory is None:
             return
         away = self._away(session_ids)

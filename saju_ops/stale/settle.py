@@ -70,9 +70,9 @@ class Settling:
             raise
         finally:
             # A connection lost during a commit leaves that transaction unknown: it must not be recorded as "nothing".
-            self._tell_outcome(done, failed)
+            self._record_outcome(done, failed)
 
-    def _tell_outcome(self, done: list[Batch], failed: BaseException | None) -> None:
+    def _record_outcome(self, done: list[Batch], failed: BaseException | None) -> None:
         try:
             self.audit.outcome(done)
         except OperatorError as error:

@@ -160,7 +160,7 @@ def table_rows(url: str) -> Truth:
 
 @dataclass
 class Archive:
-    # Of every key the row in the latest part of its day, and every row of every part.
+    # For every key the row in the latest part of its day, and every row of every part.
     latest: Truth = field(default_factory=dict)
     rows: set[Row] = field(default_factory=set)
     days: set[str] = field(default_factory=set)
@@ -174,7 +174,7 @@ CELL = re.compile(r'("(?:[^"]|"")*"|[^",\n]*)([,\n])')
 
 
 def parse(content: bytes) -> list[Row]:
-    """All records of an archive's CSV. The csv module reads it; a regular expression tells NULL from ''."""
+    """All records of an archive's CSV. The csv module reads it; a regular expression distinguishes NULL from ''."""
     text = content.decode("utf-8-sig")
     assert content.startswith(b"\xef\xbb\xbf")
     assert text.endswith("\n")
@@ -204,9 +204,9 @@ def row_hash(row: Row, columns: list[dict[str, Any]]) -> int:
     return int.from_bytes(hashlib.sha256("\x1f".join(pieces).encode()).digest()[:8], "big")
 
 
-def require_pieces(rows: list[Row], told: dict[str, Any]) -> None:
+def require_pieces(rows: list[Row], manifest: dict[str, Any]) -> None:
     rest, lines = rows, ""
-    for piece in told["pieces"]:
+    for piece in manifest["pieces"]:
         mine, rest = rest[: piece["rows"]], rest[piece["rows"] :]
         assert (piece["first_key"], piece["last_key"]) == ([mine[0][0]], [mine[-1][0]])
         cells = [[b"\xff" if cell is None else cell.encode() for cell in row] for row in mine]
@@ -214,46 +214,49 @@ def require_pieces(rows: list[Row], told: dict[str, Any]) -> None:
         assert hashlib.sha256(text).hexdigest() == piece["sha256"]
         lines += f"{len(mine)} {piece['sha256']}\n"
     assert rest == []
-    assert hashlib.sha256(lines.encode()).hexdigest() == told["digest"]
+    assert hashlib.sha256(lines.encode()).hexdigest() == manifest["digest"]
 
 
 def read_part(manifest_path: Path) -> tuple[dict[str, Any], list[Row]]:
-    """One part, proven: the stored bytes, the content, the digest, the keys and the window are as told."""
-    told = json.loads(manifest_path.read_text())
-    stored = (manifest_path.parent / Path(told["file"]).name).read_bytes()
-    assert (len(stored), hashlib.sha256(stored).hexdigest()) == (told["stored_bytes"], told["stored_sha256"])
-    content = gzip.decompress(stored) if told["compression"] == "gzip" else stored
-    assert (len(content), hashlib.sha256(content).hexdigest()) == (told["content_bytes"], told["content_sha256"])
+    """One part, proven: the stored bytes, the content, the digest, the keys and the window agree with the manifest."""
+    manifest = json.loads(manifest_path.read_text())
+    stored = (manifest_path.parent / Path(manifest["file"]).name).read_bytes()
+    assert (len(stored), hashlib.sha256(stored).hexdigest()) == (manifest["stored_bytes"], manifest["stored_sha256"])
+    content = gzip.decompress(stored) if manifest["compression"] == "gzip" else stored
+    assert (len(content), hashlib.sha256(content).hexdigest()) == (
+        manifest["content_bytes"],
+        manifest["content_sha256"],
+    )
     head, *rows = parse(content)
-    assert list(head) == [c["name"] for c in told["columns"]] == list(COLUMNS)
-    assert len(rows) == told["rows"]
-    if told["digest_algorithm"] == "sha256-pieces-v1":
-        require_pieces(rows, told)
+    assert list(head) == [c["name"] for c in manifest["columns"]] == list(COLUMNS)
+    assert len(rows) == manifest["rows"]
+    if manifest["digest_algorithm"] == "sha256-pieces-v1":
+        require_pieces(rows, manifest)
     else:
         digest = 0
         for row in rows:
-            digest ^= row_hash(row, told["columns"])
-        assert f"{digest:016x}" == told["digest"]
-    assert len({row[0] for row in rows}) == len(rows), "a key stands twice in one part"
+            digest ^= row_hash(row, manifest["columns"])
+        assert f"{digest:016x}" == manifest["digest"]
+    assert len({row[0] for row in rows}) == len(rows), "a key is twice in one part"
     assert rows, "a part without rows"
     keys = [row[0] for row in rows]
-    assert (told["first_key"], told["last_key"]) == ([keys[0]], [keys[-1]])
-    day = Day(date.fromisoformat(told["day"]), KST)
+    assert (manifest["first_key"], manifest["last_key"]) == ([keys[0]], [keys[-1]])
+    day = Day(date.fromisoformat(manifest["day"]), KST)
     times = [datetime.fromisoformat(str(row[-1])[:19]).replace(tzinfo=UTC) for row in rows]
     assert day.start <= min(times) <= max(times) < day.end
-    return told, [as_row(row) for row in rows]
+    return manifest, [as_row(row) for row in rows]
 
 
 def read_archive(folder: Path) -> Archive:
     """Everything in the storage; fails where something with a manifest isn't whole."""
     found = Archive()
     parts = [read_part(path) for path in folder.rglob("*.manifest.json") if not path.name.startswith(".")]
-    for told, rows in sorted(parts, key=lambda p: (p[0]["day"], p[0]["part"])):
+    for manifest, rows in sorted(parts, key=lambda p: (p[0]["day"], p[0]["part"])):
         found.latest.update({str(row[0]): row for row in rows})
         found.rows.update(rows)
-        found.days.add(told["day"])
+        found.days.add(manifest["day"])
     found.parts = len(parts)
-    described = {Path(told["file"]).name for told, _ in parts}
+    described = {Path(manifest["file"]).name for manifest, _ in parts}
     for path in (p for p in folder.rglob("*") if p.is_file() and not p.name.endswith(".manifest.json")):
         if path.name.endswith(".unfinished"):
             found.unfinished.append(path.name)
@@ -278,7 +281,7 @@ def require_all_held(url: str, folder: Path, truth: Truth, history: set[Row] | N
 
 @dataclass(frozen=True)
 class Point:
-    """An instruction of the project's code, at which the process dies or waits to be told to go on."""
+    """An instruction of the project's code, at which the process dies or waits for permission to continue."""
 
     module: str
     attribute: str
@@ -334,8 +337,8 @@ def perform(job: Job) -> Answer:
                 answer.written += result.rows_written
         else:
             plan = PurgePlan(30, dry_run=False, chunk_size=job.chunk_size, pause_seconds=job.pause)
-            told = purge(store, storage, plan, now=NOW, first_day=DAYS[0], wait=job.wait)
-            answer.outcomes, answer.deleted, answer.problems = [told.stopped], told.deleted, told.problems
+            purged = purge(store, storage, plan, now=NOW, first_day=DAYS[0], wait=job.wait)
+            answer.outcomes, answer.deleted, answer.problems = [purged.stopped], purged.deleted, purged.problems
     return answer
 
 
@@ -500,11 +503,11 @@ def _take_turns(url: str, counter: Path, turns: int, pipe: Connection) -> None:
 
 
 def take_turns(url: str, counter: Path, turns: int) -> Process:
-    """Adds to a number in a file under a lock, which goes wrong as soon as two do it at once."""
+    """Adds to a number in a file under a lock, which fails as soon as two do it at once."""
     return Process(_take_turns, url, counter, turns)
 
 
-# --- a service that goes on -------------------------------------------------------------------------------
+# --- a service that continues ----------------------------------------------------------------------------
 
 
 class _Thread(threading.Thread):
@@ -572,7 +575,7 @@ class Written:
     errors: list[str]
 
 
-def _told(threads: list[_Thread]) -> Written:
+def _written(threads: list[_Thread]) -> Written:
     return Written(
         {k: row for t in threads for k, row in t.truth.items()},
         {row for t in threads for row in t.history},
@@ -588,10 +591,10 @@ def _write(url: str, threads: int, truth: Truth, pause: float, pipe: Connection)
     for thread in all_threads:
         thread.start()
     pipe.send("started")
-    while pipe.recv() == "tell":
+    while pipe.recv() == "report":
         for thread in all_threads:
             thread.turn.acquire()
-        pipe.send(_told(all_threads))
+        pipe.send(_written(all_threads))
         assert pipe.recv() == "go on"
         for thread in all_threads:
             thread.turn.release()
@@ -599,7 +602,7 @@ def _write(url: str, threads: int, truth: Truth, pause: float, pipe: Connection)
         thread.ended.set()
     for thread in all_threads:
         thread.join()
-    pipe.send(_told(all_threads))
+    pipe.send(_written(all_threads))
 
 
 class LiveWriter:
@@ -611,7 +614,7 @@ class LiveWriter:
 
     @contextmanager
     def paused(self) -> Iterator[Written]:
-        self.process.pipe.send("tell")
+        self.process.pipe.send("report")
         yield self._receive()
         self.process.pipe.send("go on")
 
@@ -620,10 +623,10 @@ class LiveWriter:
         return self._receive()
 
     def _receive(self) -> Written:
-        told: Written = self.process.receive()
-        told.history |= self.before
-        assert not told.errors, told.errors[:3]
-        return told
+        written: Written = self.process.receive()
+        written.history |= self.before
+        assert not written.errors, written.errors[:3]
+        return written
 
     def __enter__(self) -> LiveWriter:
         return self

@@ -419,7 +419,7 @@ def archived_rows(folder: Path) -> dict[int, list[dict[str, str]]]:
 
 @pytest.mark.long
 def test_whatever_is_altered_at_random_moments_no_row_is_deleted_that_no_archive_holds(scene: Scene) -> None:
-    """Archive and purge again and again: what is gone stands in an archive with every value that it had."""
+    """Archive and purge again and again: each deleted row is in an archive with every value that it had."""
     scene.add(400, first=100)
     every = set(scene.ids())
     service = Alterer(scene)

@@ -313,7 +313,7 @@ def test_a_table_whose_key_is_not_a_number_is_read_by_the_plain_cursor(mysql_sce
 
 
 def test_a_partitioned_table_is_read_in_pieces(mysql_scene: Scene) -> None:
-    """Its primary key begins with log_id and goes on with created_at."""
+    """Its primary key is log_id, then created_at."""
     scene = mysql_scene
     scene.run(f"ALTER TABLE {scene.name} DROP PRIMARY KEY, ADD PRIMARY KEY (log_id, created_at)")
     scene.add(200)
@@ -536,7 +536,7 @@ def test_a_data_file_without_a_manifest_that_differs_is_left_alone(scene: Scene,
 
 
 def test_a_cell_that_changes_on_its_way_into_the_file_is_found(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever changes it: what is read back must be what the database itself says."""
+    """Wherever it is changed: the rows read back must be those of the database itself."""
     scene.add(10)
     store, true, false = CsvSink._store, "안녕".encode(), "안뇽".encode()
     with monkeypatch.context() as patch:
@@ -734,9 +734,9 @@ def test_no_message_text_leaves_the_file(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     scene.add(20, content=SECRET)
-    told = [scene.archive(), scene.purge(dry_run=True)]
+    reprs = [scene.archive(), scene.purge(dry_run=True)]
     scene.update("tokens = 5", "log_id = 2")
-    told += [scene.archive(), scene.archive(), scene.purge(max_rows=5), scene.restore(dry_run=True)]
+    reprs += [scene.archive(), scene.archive(), scene.purge(max_rows=5), scene.restore(dry_run=True)]
     scene.update("tokens = 6", "log_id > 15")
     with pytest.raises(Refused) as refused:
         scene.restore()
@@ -745,7 +745,7 @@ def test_no_message_text_leaves_the_file(
     with pytest.raises(ProofFailed) as damaged:
         scene.archive()
     printed = capfd.readouterr()
-    for shown in (*map(repr, told), str(refused.value), str(damaged.value), caplog.text, *printed):
+    for shown in (*map(repr, reprs), str(refused.value), str(damaged.value), caplog.text, *printed):
         assert "secret-4711" not in shown
     manifest = scene.manifest_file().read_text()
     assert "secret-4711" not in manifest

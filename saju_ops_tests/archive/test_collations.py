@@ -125,7 +125,7 @@ CI = {"mysql": "utf8mb4_0900_ai_ci", "mariadb": "utf8mb4_general_ci", "sqlite": 
 
 
 def case_scene(engine: str, request: pytest.FixtureRequest, folder: Path) -> Scene:
-    """Of archived rows one whose key is spelled otherwise since, and archived so too."""
+    """Archived rows, one of which has its key spelled differently since, and was archived so too."""
     scene = text_scene(request.getfixturevalue(f"{engine}_url"), folder, CI[engine])
     fill(scene, ["a1", "b1", "c1"])
     scene.archive()

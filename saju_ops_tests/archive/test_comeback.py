@@ -227,15 +227,15 @@ def test_types_inside_json_are_left_out_where_another_engine_gets_the_rows(
 
 
 def archived_by_an_earlier_version(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which asked nothing, and whose manifests say nothing of it."""
+    """Earlier versions checked nothing, and their manifests say nothing about it."""
     from saju_ops.archive import day as archive
 
     def manifest(self: Any, *args: Any) -> Any:
-        made = told(self, *args)
+        made = write_manifest(self, *args)
         made.extra.pop(comeback.MARK)
         return made
 
-    told = archive.DayArchiver._manifest
+    write_manifest = archive.DayArchiver._manifest
     with monkeypatch.context() as earlier:
         earlier.setattr(archive.DayArchiver, "_require_comeback", lambda *_: comeback.Comeback())
         earlier.setattr(archive.DayArchiver, "_manifest", manifest)
@@ -291,8 +291,8 @@ def test_a_drill_compares_values_and_not_only_the_number_of_rows(
 ) -> None:
     """A scratch database that changes one cell."""
     scenes = [of_every_kind(mysql_url, tmp_path / "1"), of_every_kind(postgres_url, tmp_path / "2")]
-    told = sqlite.decode_cell
-    monkeypatch.setattr(sqlite, "decode_cell", lambda c, v: told(c, v) if c.encoding != "hex" else b"other")
+    decode = sqlite.decode_cell
+    monkeypatch.setattr(sqlite, "decode_cell", lambda c, v: decode(c, v) if c.encoding != "hex" else b"other")
     for scene in scenes:
         drill = drilled(scene)
         assert (drill.passed, drill.tried) == (False, True)

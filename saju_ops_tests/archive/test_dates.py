@@ -11,8 +11,8 @@ from saju_ops.archive.due import due_days
 from saju_ops.rows.days import parse_day
 from saju_ops_tests.archive.scene import DAY, NEXT_DAY, SEOUL, Scene
 
-# The date that lies in the Korean day 2026-10-01: midnight in UTC is nine in the morning there, in Los Angeles four in
-# the afternoon, and in Kiritimati midnight of 2026-10-02 is seven in the evening of the day before.
+# The date whose beginning is in the Korean day 2026-10-01: midnight in UTC is nine in the morning there, in Los Angeles
+# four in the afternoon, and in Kiritimati midnight of 2026-10-02 is seven in the evening of the day before.
 DATES = {"Asia/Seoul": "2026-10-01", "UTC": "2026-10-01", "America/Los_Angeles": "2026-10-01",
          "Pacific/Kiritimati": "2026-10-02"}  # fmt: skip
 

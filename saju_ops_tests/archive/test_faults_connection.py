@@ -90,11 +90,11 @@ def call(patch: pytest.MonkeyPatch, owner: object, name: str, before: Callable[[
     return calls
 
 
-def require_clear(told: Answer) -> None:
-    assert not told.error, f"not a sentence for an operator: {told.error}"
-    assert told.refused.startswith("OperatorError: "), told
-    assert "\n" not in told.refused
-    assert "Traceback" not in told.refused
+def require_clear(answer: Answer) -> None:
+    assert not answer.error, f"not a sentence for an operator: {answer.error}"
+    assert answer.refused.startswith("OperatorError: "), answer
+    assert "\n" not in answer.refused
+    assert "Traceback" not in answer.refused
 
 
 def purge_ready(url: str, folder: Path) -> tuple[Job, Truth]:
@@ -107,8 +107,8 @@ def purge_ready(url: str, folder: Path) -> tuple[Job, Truth]:
 def require_finished_by_the_next(job: Job, truth: Truth) -> None:
     require_all_held(job.url, Path(job.folder), truth)
     require_no_lock(job.url)
-    told = run(job)
-    assert (told.outcomes, told.problems) == (["finished"], [])
+    answer = run(job)
+    assert (answer.outcomes, answer.problems) == (["finished"], [])
     require_all_held(job.url, Path(job.folder), truth)
     assert len(table_rows(job.url)) == 300
 
@@ -125,9 +125,9 @@ def test_an_archive_that_loses_its_connections_while_streaming(
     job = Job("archive", url, str(tmp_path))
     with monkeypatch.context() as patch:
         _cut_in_the_stream(patch, url)
-        told = safely(job)
-    require_clear(told)
-    assert f"The database broke off the archiving of {DAYS[0]}" in told.refused
+        answer = safely(job)
+    require_clear(answer)
+    assert f"The database broke off the archiving of {DAYS[0]}" in answer.refused
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
     require_no_lock(url)
     run(job)
@@ -139,14 +139,14 @@ def test_an_archive_that_loses_its_connections_while_streaming(
 def test_an_archive_that_loses_its_connections_at_the_end(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """What it wrote is whole or not there, or lies there without a manifest for the next run to adopt."""
+    """What it wrote is whole or not there, or is without a manifest, for the next run to adopt."""
     truth = fill(url, days=DAYS[:1], rows_a_day=100)
     job = Job("archive", url, str(tmp_path))
     with monkeypatch.context() as patch:
         call(patch, DayArchiver, moment, partial(cut, url))
-        told = safely(job)
-    require_clear(told)
-    assert f"The database broke off the archiving of {DAYS[0]}" in told.refused
+        answer = safely(job)
+    require_clear(answer)
+    assert f"The database broke off the archiving of {DAYS[0]}" in answer.refused
     assert require_all_held(url, tmp_path, truth).unfinished == []
     require_no_lock(url)
     run(job)
@@ -178,8 +178,8 @@ def test_a_further_part_that_loses_its_connection(url: str, tmp_path: Path, monk
     truth.update(fill(url, days=DAYS[:1], rows_a_day=600, width=20_000, first_key=1_001))
     with monkeypatch.context() as patch:
         _cut_in_the_stream(patch, url)
-        told = safely(job)
-    require_clear(told)
+        answer = safely(job)
+    require_clear(answer)
     # The rest of the rows may have been on its way already.
     assert require_all_held(url, tmp_path, truth).parts in (1, 2)
     run(job)
@@ -210,7 +210,7 @@ PURGE_MOMENTS: dict[str, Callable[[pytest.MonkeyPatch, str], object]] = {
     "between lock and delete": lambda patch, url: call(patch, RowStore, "delete", partial(cut, url), 3),
     "between delete and commit": _after_delete,
     "while counting": lambda patch, url: call(patch, Purge, "_count_kept", partial(cut, url)),
-    "at the report": lambda patch, url: call(patch, Purge, "_tell_space", partial(cut, url)),
+    "at the report": lambda patch, url: call(patch, Purge, "_report_space", partial(cut, url)),
 }
 POSTGRES_MOMENTS = [("postgres_url", m) for m in list(PURGE_MOMENTS)[2:6]]
 
@@ -222,8 +222,8 @@ def test_a_purge_that_loses_its_connection(
     job, truth = purge_ready(url, tmp_path)
     with monkeypatch.context() as patch:
         PURGE_MOMENTS[moment](patch, url)
-        told = safely(job)
-    require_clear(told)
+        answer = safely(job)
+    require_clear(answer)
     if moment in ("between lock and delete", "between delete and commit"):
         assert len(table_rows(url)) == len(truth) - 2 * job.chunk_size
     require_finished_by_the_next(job, truth)
@@ -244,8 +244,8 @@ def test_a_purge_whose_statement_is_cancelled(url: str, tmp_path: Path, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(RowStore, "_delete", cancel)
-        told = safely(job)
-    require_clear(told)
+        answer = safely(job)
+    require_clear(answer)
     assert len(table_rows(url)) == len(truth)
     require_finished_by_the_next(job, truth)
 
@@ -284,8 +284,8 @@ def test_a_restore_that_loses_its_connection(
     restore = replace(job, what="restore")
     with monkeypatch.context() as patch:
         RESTORE_MOMENTS[moment](patch, url)
-        told = safely(restore)
-    require_clear(told)
+        answer = safely(restore)
+    require_clear(answer)
     assert len(table_rows(url)) in (300, 600)
     require_all_held(url, tmp_path, truth)
     run(restore)
@@ -361,17 +361,17 @@ def test_a_purge_whose_server_is_killed_loses_nothing(own_mysql: OwnMySQL, tmp_p
     for owner, name, nth in ((Purge, "_chunk", 3), (RowStore, "delete", 4)):
         with pytest.MonkeyPatch.context() as patch:
             call(patch, owner, name, own_mysql.kill, nth)
-            told = safely(job)
-        require_clear(told)
-        told = safely(job)
-        require_clear(told)
-        assert "can't be reached" in told.refused
+            answer = safely(job)
+        require_clear(answer)
+        answer = safely(job)
+        require_clear(answer)
+        assert "can't be reached" in answer.refused
         own_mysql.start()
         require_all_held(url, tmp_path / "backups", truth)
     with pytest.MonkeyPatch.context() as patch:
         call(patch, DayArchiver, "_prove", own_mysql.kill)
-        told = safely(replace(job, what="archive", folder=str(tmp_path / "other")))
-    require_clear(told)
+        answer = safely(replace(job, what="archive", folder=str(tmp_path / "other")))
+    require_clear(answer)
     assert read_archive(tmp_path / "other").parts == 0
     own_mysql.start()
     require_finished_by_the_next(job, truth)
@@ -395,8 +395,8 @@ def test_a_purge_whose_postgres_backend_is_killed_loses_nothing(
     original = RowStore.delete
     with monkeypatch.context() as patch:
         patch.setattr(RowStore, "delete", kill_the_backend)
-        told = safely(job)
-    require_clear(told)
+        answer = safely(job)
+    require_clear(answer)
     for _ in range(200):
         with suppress(sa.exc.OperationalError):
             postgres_server.execute("SELECT 1")
@@ -408,10 +408,10 @@ def test_a_purge_whose_postgres_backend_is_killed_loses_nothing(
 
 def test_a_limit_ends_a_purge_at_a_chunks_end_and_the_next_run_continues(mysql_url: str, tmp_path: Path) -> None:
     job, truth = purge_ready(mysql_url, tmp_path)
-    reasons = iter([None, None, None, None, "told to stop"])
+    reasons = iter([None, None, None, None, "asked to stop"])
     with opened(mysql_url) as store:
         plan = PurgePlan(30, dry_run=False, chunk_size=50)
-        told = purge(
+        answer = purge(
             store,
             open_storage(job.folder),
             plan,
@@ -419,12 +419,12 @@ def test_a_limit_ends_a_purge_at_a_chunks_end_and_the_next_run_continues(mysql_u
             first_day=OLD_DAYS[0],
             control=RunControl(lambda: next(reasons)),
         )
-    assert (told.stopped, told.deleted % 50, 0 < told.deleted < 600) == ("told to stop", 0, True)
+    assert (answer.stopped, answer.deleted % 50, 0 < answer.deleted < 600) == ("asked to stop", 0, True)
     require_finished_by_the_next(job, truth)
 
 
 def test_an_unreachable_database_is_named_without_its_password(tmp_path: Path) -> None:
-    told = safely(Job("purge", "mysql+pymysql://someone:secret-word@127.0.0.1:9/logs", str(tmp_path)))
-    require_clear(told)
-    assert "127.0.0.1" in told.refused
-    assert "secret-word" not in told.refused
+    answer = safely(Job("purge", "mysql+pymysql://someone:secret-word@127.0.0.1:9/logs", str(tmp_path)))
+    require_clear(answer)
+    assert "127.0.0.1" in answer.refused
+    assert "secret-word" not in answer.refused

@@ -1,4 +1,4 @@
-"""A service that goes on writing while its logs are archived and purged loses no row and hardly waits."""
+"""A service that keeps writing while its logs are archived and purged loses no row and hardly waits."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def test_late_rows_and_changes_during_archive_and_purge_are_never_lost(
     assert deleted > 500
     # With the writer gone one more run each brings everything to rest.
     perform(archive)
-    told = perform(purge)
+    answer = perform(purge)
     found = require_all_held(database_url, folder, written.truth, written.history)
     assert {k: found.latest[k] for k in written.truth} == written.truth
     left = table_rows(database_url)
     assert {row[-1] for row in left.values()} <= {row[-1] for row in truth.values() if str(row[-1]) > "2026-11"}
-    assert not told.problems
+    assert not answer.problems
     assert not found.strays
 
 
@@ -93,8 +93,8 @@ def test_a_purge_that_waits_for_a_row_does_not_hold_up_the_service(
             time.sleep(0.3)
         process.kill()
     assert slowest < LONGEST_WAIT
-    told = run(job)
-    assert (told.deleted, told.problems) == (198, [])
+    answer = run(job)
+    assert (answer.deleted, answer.problems) == (198, [])
     assert set(table_rows(url)) == {"100", "200"}
     run(replace(job, what="archive"))
     assert run(job).deleted == 2
@@ -115,6 +115,6 @@ def test_a_row_that_comes_between_lock_and_delete_stays(mysql_url: str, tmp_path
             late = {"log_id": 50, "session_id": "late", "created_at": DAYS[0].start.replace(tzinfo=None)}
             connection.execute(LOGS.insert(), late)
             process.pipe.send("go on")
-            told = process.receive()
-    assert (told.deleted, told.error, told.refused) == (99, "", "")
+            answer = process.receive()
+    assert (answer.deleted, answer.error, answer.refused) == (99, "", "")
     assert list(table_rows(mysql_url)) == ["50"]

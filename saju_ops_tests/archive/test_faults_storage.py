@@ -83,17 +83,17 @@ def test_a_full_disk_leaves_nothing_behind_and_the_next_run_works(
     truth = fill(database_url, days=DAYS[:1], rows_a_day=100, width=9_000)
     folder = tmp_path / "backups"
     with full_disk(kind, Job("archive", database_url, str(folder), compression=compression)) as (job, make_room):
-        told = run(job)
-        assert told.refused.startswith(f"OperatorError: The day {DAYS[0]} was not archived: {folder.as_uri()}")
-        assert "nothing was deleted" in told.refused
+        answer = run(job)
+        assert answer.refused.startswith(f"OperatorError: The day {DAYS[0]} was not archived: {folder.as_uri()}")
+        assert "nothing was deleted" in answer.refused
         assert files_in(folder) == []
         assert table_rows(database_url) == truth
         require_no_lock(database_url)
         room = make_room()
         assert run(room).outcomes == ["archived", "nothing", "nothing"]
         assert require_all_held(database_url, folder, truth).latest == truth
-        told = run(replace(room, what="purge"))
-        assert (told.deleted, told.problems) == (100, [])
+        answer = run(replace(room, what="purge"))
+        assert (answer.deleted, answer.problems) == (100, [])
 
 
 def test_a_disk_that_fills_up_at_the_second_day_leaves_the_first_day_whole(database_url: str, tmp_path: Path) -> None:
@@ -101,12 +101,12 @@ def test_a_disk_that_fills_up_at_the_second_day_leaves_the_first_day_whole(datab
     fill_more(database_url, truth)
     folder = tmp_path / "backups"
     job = Job("archive", database_url, str(folder), file_limit=ROOM)
-    told = run(job)
-    assert f"The day {OLD_DAYS[1]} was not archived" in told.refused
+    answer = run(job)
+    assert f"The day {OLD_DAYS[1]} was not archived" in answer.refused
     archive = require_all_held(database_url, folder, truth)
     assert (archive.days, archive.strays, archive.unfinished) == ({str(OLD_DAYS[0])}, [], [])
-    told = run(replace(job, what="purge"))
-    assert told.deleted == 100
+    answer = run(replace(job, what="purge"))
+    assert answer.deleted == 100
     require_all_held(database_url, folder, truth)
     assert run(replace(job, file_limit=None)).outcomes == ["purged", "archived", "nothing"]
     assert read_archive(folder).latest == truth
@@ -134,8 +134,8 @@ def test_a_disk_that_is_full_at_the_manifest_is_no_archive_and_the_next_run_adop
     with small_disk(folder):
         with monkeypatch.context() as patch:
             patch.setattr(DayArchiver, "_write_manifest", fill_the_disk_first)
-            told = safely(job)
-        assert told.refused.startswith(f"OperatorError: The day {OLD_DAYS[0]} was not archived: {folder.as_uri()}")
+            answer = safely(job)
+        assert answer.refused.startswith(f"OperatorError: The day {OLD_DAYS[0]} was not archived: {folder.as_uri()}")
         (folder / "filler").unlink()
         stray = read_archive(folder)
         assert (stray.parts, len(stray.strays), stray.unfinished) == (0, 1, [])
@@ -150,6 +150,6 @@ def test_a_storage_that_vanished_deletes_nothing(database_url: str, tmp_path: Pa
     job = Job("archive", database_url, str(tmp_path / "backups"))
     run(job)
     (tmp_path / "backups").rename(tmp_path / "elsewhere")
-    told = run(replace(job, what="purge"))
-    assert told.deleted == 0
+    answer = run(replace(job, what="purge"))
+    assert answer.deleted == 0
     assert table_rows(database_url) == truth

@@ -39,7 +39,7 @@ def url(request: pytest.FixtureRequest, url_fixture: str) -> str:
 
 
 def beside(held: Job, other: Job) -> tuple[Answer, Answer]:
-    """The other job, while the first one stands at its point; then the first goes on to its end."""
+    """Runs the other job while the first one waits at its point; then the first continues to its end."""
     with start(held) as process:
         assert process.receive() == "held"
         second = run(other)
@@ -169,5 +169,5 @@ def test_a_lock_file_that_its_holder_removed_is_no_lock(sqlite_url: str, tmp_pat
             assert second.receive() == "held"
         with store.lock(f"day {DAYS[0]}", 1.0):
             second.pipe.send("go on")
-            told = second.receive()
-    assert told.refused.startswith("Busy: ")
+            answer = second.receive()
+    assert answer.refused.startswith("Busy: ")

@@ -68,7 +68,7 @@ def test_a_row_of_the_cutoffs_own_first_instant_is_not_due(scene: Scene) -> None
 def test_a_day_within_the_retention_is_looked_at_once_more_before_it_is_purged(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever says which days are due: the day that holds the cutoff never goes."""
+    """However the due days are found: the day that holds the cutoff is never deleted."""
     scene, kept = Scene(sqlite_url, tmp_path / "backups").create_table(), day_after(LAST_EXPIRED)
     scene.add(3, day=kept)
     scene.archive(kept)
@@ -111,8 +111,8 @@ def test_a_dry_run_changes_nothing_and_says_the_numbers(scene: Scene) -> None:
     scene.update("tokens = 7", "log_id IN (3, 4, 5)")
     before, files = scene.state(), scene.snapshot_of_files()
     result = scene.purge(dry_run=True, chunk_size=7)
-    told = (result.deletable, result.deleted, result.kept_late, result.kept_changed)
-    assert told == (17, 0, 2, 3)
+    counts = (result.deletable, result.deleted, result.kept_late, result.kept_changed)
+    assert counts == (17, 0, 2, 3)
     assert result.per_day == {"2026-10-01": 17}
     assert scene.state() == before
     assert scene.snapshot_of_files() == files

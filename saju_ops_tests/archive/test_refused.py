@@ -159,7 +159,7 @@ def test_after_a_deadlock_nothing_is_deleted_by_what_was_compared_before_it(
     )
     scene.add(4)
     scene.archive()
-    scene.update("content = 'late'", "log_id = 3")  # so that the chunk goes row by row
+    scene.update("content = 'late'", "log_id = 3")  # so that the chunk is deleted row by row
     started = threading.Event()
 
     def change() -> None:

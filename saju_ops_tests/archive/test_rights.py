@@ -55,7 +55,7 @@ def as_account(scene: Scene, ops: Account) -> None:
 
 
 def refuse_all(scene: Scene, ops: Account, match: str) -> None:
-    """Neither archives nor purges, whoever archived before."""
+    """Neither archives nor purges, even if another account archived before."""
     as_root = scene.url
     scene.archive()
     as_account(scene, ops)
@@ -346,7 +346,7 @@ def test_an_account_that_sees_all_databases_needs_no_other_right(server: Engine,
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_delete_opens_the_tables_that_its_foreign_keys_lead_to(server: Engine, scene: Scene, seed: int) -> None:
-    """Of whatever keys: what the refusals above rely on."""
+    """Whatever the keys: the refusals above rely on this."""
     chance = random.Random(seed)
     size = 5
     rules = ["CASCADE", "NO ACTION"] if server.name == "MySQL" else ["CASCADE", "NO ACTION", "SET NULL"]

@@ -60,7 +60,7 @@ NASTY = [
     "0",
 ]
 EXAMPLES = 12
-# A failure is told as it was found: shrinking it would run servers for minutes.
+# A failure is reported as it was found: shrinking it would run servers for minutes.
 PHASES = [Phase.explicit, Phase.reuse, Phase.generate]
 
 

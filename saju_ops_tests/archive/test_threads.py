@@ -14,7 +14,7 @@ from saju_ops_tests.archive.scene import DAY, NEXT_DAY, Scene
 from saju_ops_tests.archive.test_purge import day_after
 
 WHEN = {"mysql": "timestamp", "postgresql": "timestamptz", "sqlite": "text"}
-# Of one thread, as a service writes them: in no order that has to do with who answers whom.
+# Ids of one thread, as a service writes them: their order has nothing to do with the answers.
 IDS = [str(uuid.UUID(int=random.Random(7).getrandbits(128) + i)) for i in range(20)]
 random.Random(11).shuffle(IDS)
 
@@ -30,7 +30,7 @@ def thread_scene(url: str, folder: Path, rule: str = "NO ACTION", null: str = "N
     return scene
 
 
-def tell(scene: Scene, *messages: tuple[str, str | None, int]) -> None:
+def write_thread(scene: Scene, *messages: tuple[str, str | None, int]) -> None:
     """Messages by their key, what they answer and how many days after DAY they were sent."""
     for key, parent, days in messages:
         at = scene.time(DAY.start + timedelta(days=days, hours=1))
@@ -52,7 +52,7 @@ def test_a_thread_is_purged_in_one_run_and_restored(
     if rule != "CASCADE" and chunk_size == 1:
         pytest.skip("one rule is enough for the smallest chunk") if False else None
     scene = thread_scene(database_url, tmp_path / "backups", rule)
-    tell(scene, (IDS[0], None, 0), *((key, IDS[i], 0) for i, key in enumerate(IDS[1:])))
+    write_thread(scene, (IDS[0], None, 0), *((key, IDS[i], 0) for i, key in enumerate(IDS[1:])))
     original = scene.state()
     scene.archive()
     assert scene.purge(dry_run=True).deletable == 20
@@ -64,7 +64,7 @@ def test_a_thread_is_purged_in_one_run_and_restored(
 
 def test_a_thread_over_several_days_is_purged_in_one_run_and_restored(database_url: str, tmp_path: Path) -> None:
     scene = thread_scene(database_url, tmp_path / "backups")
-    tell(scene, (IDS[0], None, 0), *((key, IDS[i], (i + 1) // 4) for i, key in enumerate(IDS[1:])))
+    write_thread(scene, (IDS[0], None, 0), *((key, IDS[i], (i + 1) // 4) for i, key in enumerate(IDS[1:])))
     original = scene.state()
     day = DAY
     for _ in range(5):
@@ -79,7 +79,9 @@ def test_a_thread_over_several_days_is_purged_in_one_run_and_restored(database_u
 
 def test_what_a_row_that_stays_answers_stays_too_and_is_counted(database_url: str, tmp_path: Path) -> None:
     scene = thread_scene(database_url, tmp_path / "backups", "CASCADE")
-    tell(scene, (IDS[0], None, 0), (IDS[1], IDS[0], 0), (IDS[2], IDS[1], 0), (IDS[3], IDS[0], 0), (IDS[4], None, 0))
+    write_thread(
+        scene, (IDS[0], None, 0), (IDS[1], IDS[0], 0), (IDS[2], IDS[1], 0), (IDS[3], IDS[0], 0), (IDS[4], None, 0)
+    )
     scene.archive()
     scene.update("content = '바뀜'", f"log_id = '{IDS[2]}'")
     assert scene.purge(dry_run=True).deletable == 4
@@ -90,7 +92,7 @@ def test_what_a_row_that_stays_answers_stays_too_and_is_counted(database_url: st
 
 def test_what_an_answer_within_the_retention_answers_stays(database_url: str, tmp_path: Path) -> None:
     scene = thread_scene(database_url, tmp_path / "backups", "CASCADE")
-    tell(scene, (IDS[0], None, 0), (IDS[1], IDS[0], 1), (IDS[2], IDS[1], 40), (IDS[3], None, 1))
+    write_thread(scene, (IDS[0], None, 0), (IDS[1], IDS[0], 1), (IDS[2], IDS[1], 40), (IDS[3], None, 1))
     for day in (DAY, NEXT_DAY):
         scene.archive(day)
     dry = scene.purge(dry_run=True)
@@ -102,7 +104,9 @@ def test_what_an_answer_within_the_retention_answers_stays(database_url: str, tm
 
 def test_messages_that_answer_each_other_or_themselves_go_and_come_back(database_url: str, tmp_path: Path) -> None:
     scene = thread_scene(database_url, tmp_path / "backups")
-    tell(scene, (IDS[0], None, 0), (IDS[1], IDS[0], 0), (IDS[2], IDS[1], 0), (IDS[3], None, 0), (IDS[4], None, 0))
+    write_thread(
+        scene, (IDS[0], None, 0), (IDS[1], IDS[0], 0), (IDS[2], IDS[1], 0), (IDS[3], None, 0), (IDS[4], None, 0)
+    )
     scene.update(f"parent_id = '{IDS[2]}'", f"log_id = '{IDS[0]}'")
     scene.update(f"parent_id = '{IDS[3]}'", f"log_id = '{IDS[3]}'")
     original = scene.state()
@@ -115,7 +119,7 @@ def test_messages_that_answer_each_other_or_themselves_go_and_come_back(database
 
 def test_an_answer_to_a_later_day_comes_back_with_it(database_url: str, tmp_path: Path) -> None:
     scene = thread_scene(database_url, tmp_path / "backups")
-    tell(scene, (IDS[0], None, 1), (IDS[1], IDS[0], 0), (IDS[2], IDS[1], 1), (IDS[3], IDS[2], 0))
+    write_thread(scene, (IDS[0], None, 1), (IDS[1], IDS[0], 0), (IDS[2], IDS[1], 1), (IDS[3], IDS[2], 0))
     original = scene.state()
     for day in (DAY, NEXT_DAY):
         scene.archive(day)
@@ -129,7 +133,7 @@ def test_what_is_answered_and_neither_there_nor_restored_is_named_before_the_fir
     database_url: str, tmp_path: Path
 ) -> None:
     scene = thread_scene(database_url, tmp_path / "backups")
-    tell(scene, (IDS[0], None, 0), (IDS[1], IDS[0], 1), (IDS[2], IDS[1], 1))
+    write_thread(scene, (IDS[0], None, 0), (IDS[1], IDS[0], 1), (IDS[2], IDS[1], 1))
     for day in (DAY, NEXT_DAY):
         scene.archive(day)
     assert scene.purge().deleted == 3
@@ -147,7 +151,7 @@ def test_what_is_answered_and_neither_there_nor_restored_is_named_before_the_fir
 def test_a_message_that_changed_after_it_was_archived_comes_back_with_its_answers(
     database_url: str, changed: int, kind: str, tmp_path: Path
 ) -> None:
-    """It stands in the later part only: what answers it can't be written before, and may stand in that range."""
+    """It is in the later part only: rows that answer it can't be written before, and may be in that range."""
     scene = thread_scene(database_url, tmp_path / "backups")
     keys = IDS[:4]
     if kind == "numbers":
@@ -157,7 +161,7 @@ def test_a_message_that_changed_after_it_was_archived_comes_back_with_its_answer
             f"CREATE TABLE {scene.name} (log_id int PRIMARY KEY, parent_id int, content varchar(20),"
             f" created_at {WHEN[scene.family]} NOT NULL, FOREIGN KEY (parent_id) REFERENCES {scene.name} (log_id))"
         )
-    tell(scene, (keys[0], None, 0), *((key, keys[i], 0) for i, key in enumerate(keys[1:])))
+    write_thread(scene, (keys[0], None, 0), *((key, keys[i], 0) for i, key in enumerate(keys[1:])))
     scene.archive()
     scene.update("content = '바뀜'", f"log_id = '{keys[changed]}'")
     scene.archive()

@@ -1,4 +1,4 @@
-"""A table that is altered while expired jobs or sessions are deleted stops the run; no row goes that nobody knew of."""
+"""A table that is altered while expired jobs or sessions are deleted stops the run; no unknown row is deleted."""
 
 from __future__ import annotations
 

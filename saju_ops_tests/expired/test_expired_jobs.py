@@ -55,7 +55,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> JobScene:
     return JobScene(request.getfixturevalue(f"{request.param}_url"), tmp_path / "backups").create()
 
 
-# --- what goes --------------------------------------------------------------------------------------------
+# --- deleted rows -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cascades", ["orm", "database", "mixed"])
@@ -272,7 +272,7 @@ def test_a_payment_that_comes_after_the_archive_keeps_its_job(scene: JobScene, m
 def test_a_payment_that_changes_on_its_way_into_the_archive_keeps_its_job(
     scene: JobScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever changes it: what is read back must be what the database itself says."""
+    """Wherever it is changed: the rows read back must be those of the database itself."""
     scene.add([1])
     store, true, false = CsvSink._store, "카드".encode(), "카두".encode()
     with monkeypatch.context() as patch:
@@ -339,7 +339,7 @@ def test_a_row_that_can_not_be_archived_keeps_its_job_and_no_other(lite: JobScen
 def test_a_job_that_stays_is_not_archived_again_every_hour(scene: JobScene) -> None:
     """Its delete fails each time; its payment is written once."""
     scene.add([1, 2])
-    # A trigger is what no catalogue of keys tells of.
+    # No catalogue of keys shows a trigger.
     guard = {
         "mysql": "CREATE TRIGGER no BEFORE DELETE ON sms_logs FOR EACH ROW BEGIN IF OLD.job_id = '{id}' THEN SIGNAL"
         " SQLSTATE '45000' SET MESSAGE_TEXT = 'kept'; END IF; END",
@@ -386,7 +386,7 @@ def test_a_job_that_stays_for_weeks_does_not_make_each_run_read_more(
         assert lite.purge(now=now).stayed.total() == 1
         assert lite.whole(day + 2) is None
         counts.append(len(read))
-    # Of two tables, one a day of the last seven days and of one more for clocks that differ.
+    # For each of two tables, one a day: the last seven days and one more for clocks that differ.
     assert max(counts) == counts[-1] == 2 * 8
     ids = lite.archived_ids("payments")
     assert ids.count(1) == 3, "on the days 0, 9 and 18"
@@ -540,7 +540,7 @@ def test_a_job_that_somebody_holds_is_left_for_the_next_run_and_the_others_go(se
 def test_an_update_of_a_job_waits_for_the_commit_and_then_finds_nothing(
     server: JobScene, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The service extends a job at the very moment that it goes: it goes, and the service is told (0 rows)."""
+    """The service extends a job while it is deleted: it is deleted, and the service sees it (0 rows)."""
     scene = server
     scene.add([1])
     touched: list[int] = []

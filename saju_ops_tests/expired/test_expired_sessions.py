@@ -336,7 +336,7 @@ def test_a_log_table_without_a_foreign_key_is_looked_at_just_the_same(scene: Ses
 
 
 def before_the_delete(monkeypatch: pytest.MonkeyPatch, action: Callable[[], None]) -> None:
-    """Runs `action` once the log rows were compared, just before the first row goes."""
+    """Runs `action` once the log rows were compared, just before the first row is deleted."""
     original = Hanging.delete
 
     def delete(self: Hanging) -> Any:

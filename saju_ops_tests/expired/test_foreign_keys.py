@@ -236,8 +236,12 @@ def test_a_row_with_two_references_stays_where_one_leads_to_a_row_that_stays(sce
     result = purge(scene, "gifts", "cards", keep=("gifts",))
     assert scene.run("SELECT id, job, giver FROM gifts ORDER BY id") == [(2, 2, None)]
     assert ids(scene, "cards") == [2]
-    for told in (looked, result):
-        assert (told.rows["gifts"], told.rows["cards"], dict(told.detached)) == (3, 2, {"gifts": 1})
+    for each_result in (looked, result):
+        assert (each_result.rows["gifts"], each_result.rows["cards"], dict(each_result.detached)) == (
+            3,
+            2,
+            {"gifts": 1},
+        )
     assert scene.archived_ids("gifts") == [1, 2, 3, 4]
 
 

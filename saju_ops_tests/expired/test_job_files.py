@@ -239,7 +239,7 @@ def test_a_file_that_a_living_job_names_by_an_address_that_nobody_knows_stays_an
 
 
 def test_a_row_that_named_a_file_and_went_keeps_it_for_nobody(lite: JobScene, files: Files) -> None:
-    """Read before the first batch, gone in it: the second one's file goes."""
+    """Read before the first batch, gone in it: the second one's file is deleted."""
     lite.add([1, 2])
     files.put("jobs/a b.pdf", "jobs/a%20b.pdf")
     lite.run("UPDATE jobs SET expires_at = '2026-09-30 01:00:00' WHERE id = :id", id=job_id(1))
@@ -318,7 +318,7 @@ def test_switched_off_the_rows_go_and_the_files_stay(lite: JobScene, files: File
 
 
 def test_rows_are_deleted_but_not_committed_when_s3_is_asked(scene: JobScene, files: Files) -> None:
-    """What the database would refuse, it refuses before a file goes."""
+    """If the database refuses, it does so before a file is deleted."""
     scene.add([1])
     files.put_those_of([1])
     seen: list[int] = []

@@ -1,4 +1,4 @@
-"""What PURGE_TABLES names goes with its job though no foreign key says so, or is refused by name."""
+"""A table in PURGE_TABLES is purged with its job though no foreign key says so, or is refused by name."""
 
 from __future__ import annotations
 

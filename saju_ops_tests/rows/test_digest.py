@@ -25,12 +25,12 @@ def scene(database_url: str, tmp_path: Path) -> Scene:
 def digest(scene: Scene) -> Digest:
     """The database's own; it must be what the same rows give when this process hashes them."""
     with scene.store() as store:
-        told = store.digest(Selection(DAY))
+        found = store.digest(Selection(DAY))
         computed = Digest(0, 0)
         for batch in store.batches(Selection(DAY)):
             computed += Digest.of(row_hashes(batch, store.table.columns))
-    assert told == computed
-    return told
+    assert found == computed
+    return found
 
 
 @pytest.mark.parametrize("stranger", [str(1 << 63), str((1 << 64) - 1), "1.50", str(-(1 << 63) - 1), None])

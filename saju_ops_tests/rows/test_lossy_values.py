@@ -15,7 +15,7 @@ from saju_ops_tests.archive.scene import Scene
 PACKET = 1 << 20
 TABLE = "CREATE TABLE {name} (log_id bigint PRIMARY KEY, v {kind}, created_at timestamp(6) NOT NULL, KEY (created_at))"
 # What neither server has in UTF-8, what MySQL has as NULL, and what MySQL's and MariaDB's conversion makes another.
-UNTOLD = {
+LOSSY = {
     "euckr": ("varchar(40) CHARACTER SET euckr", "_euckr x'c9a1'"),
     "euckr not null": ("varchar(40) CHARACTER SET euckr NOT NULL", "_euckr x'c9a1'"),
     "sjis": ("text CHARACTER SET sjis", "_sjis x'5c'"),
@@ -51,11 +51,11 @@ def scene_of(url: str, tmp_path: Path, kind: str, *values: str) -> Scene:
     return scene
 
 
-@pytest.mark.parametrize("case", list(UNTOLD))
+@pytest.mark.parametrize("case", list(LOSSY))
 def test_a_character_that_utf8_lacks_is_refused_and_not_archived_as_another(
     url: str, tmp_path: Path, case: str
 ) -> None:
-    kind, value = UNTOLD[case]
+    kind, value = LOSSY[case]
     scene = scene_of(url, tmp_path, kind, "'a'", value, value)
     with pytest.raises(Refused, match=r"2 in v"):
         scene.archive()

@@ -74,7 +74,7 @@ class Scene:
         updated: datetime | str | None = None, done: int = 0, files: int = 0,
         result_updated: datetime | str | None = None, folder: str | None = "recordings/2026/E1",
     ) -> None:  # fmt: skip
-        """A job with so many files, of which so many are done; 100 hours old unless told otherwise."""
+        """A job with so many files, of which so many are done; 100 hours old by default."""
         created = ago(100) if created is None else created
         row = {"job_id": job_id, "emp_id": "E1", "folder_path": folder, "status": status, "created_at": created}
         if self.newer:

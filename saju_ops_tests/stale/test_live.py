@@ -133,7 +133,7 @@ def test_no_job_that_a_worker_finishes_meanwhile_is_overwritten(scene: Scene, mo
     texts = {row[0]: row[3] for row in scene.rows("analysis_results")}
     assert {texts[name] for name in finished} == {f"끝 {name}" for name in finished}
     assert set(statuses.values()) <= {"completed", "failed"} | ({"processing"} if result.left_moved else set())
-    # Put back: what the worker finished after us stays, everything that we set and still stands goes back.
+    # Put back: what the worker finished after us stays, everything that we set and that is unchanged is put back.
     scene.undo()
     statuses = scene.statuses()
     assert {statuses[name] for name in finished} <= {"completed"}

@@ -284,10 +284,10 @@ def test_a_missing_database_or_a_wrong_setting_ends_with_1(live: Scene, monkeypa
 def test_json_is_for_scripts(live: Scene) -> None:
     said = saju_ops("--check", "--json")
     assert said.exit_code == 0
-    told = json.loads(said.stdout)
-    assert told["statuses"] == {"pending": 0, "processing": 3, "completed": 0}
-    assert (told["total"], told["to_settle"], told["to_complete_partly"], told["hours"]) == (3, 2, 1, 24)
-    job = told["jobs"][0]
+    report = json.loads(said.stdout)
+    assert report["statuses"] == {"pending": 0, "processing": 3, "completed": 0}
+    assert (report["total"], report["to_settle"], report["to_complete_partly"], report["hours"]) == (3, 2, 1, 24)
+    job = report["jobs"][0]
     assert (job["job_id"], job["status"], job["becomes"]) == ("stale", "processing", "completed")
     assert job["partly_done"] is True
     assert (job["files"], job["done"], job["folder"]) == (5, 3, "recordings/2026/E1")
@@ -310,7 +310,7 @@ def test_a_run_is_put_back_by_an_audit_that_a_key_of_ours_sealed_and_by_no_other
     (path,) = live.folder.rglob("*.outcome.json")
     whole = path.read_text()
     content = {k: v for k, v in json.loads(whole).items() if not k.startswith("manifest_")}
-    # Whoever can write there has a run of their own put back, which sets any job's status.
+    # A person who can write there could have a run of their own put back, which sets any job's status.
     for text, words in (
         (whole.replace('"stale"', '"today"'), "was altered"), ("[" * 200_000, "is not an audit file"),
         (sealed(content).decode(), "is not sealed by a key"),

@@ -589,7 +589,7 @@ def test_a_status_that_the_column_cannot_hold_is_refused_before_anything_is_chan
         scene.apply(run_id="run2", empty_status=status)
     assert scene.rows("analysis_jobs") == before
     assert not any("run2" in name for name in scene.audit())
-    # A check can't try it; what reading alone tells, it tells.
+    # A check can't try it; it reports what reading alone shows.
     hindered = bool(scene.reconcile(empty_status=status).hindrances)
     assert hindered == (case not in ("postgres", "mysql check", "mariadb check"))
 

@@ -29,8 +29,8 @@ from saju_ops.rows.engines.mysql.catalogue import (
 from saju_ops.rows.engines.selecting import as_bytes
 from saju_ops.rows.table import Column
 
-# Stands in rows that are read for a value of which the server has no whole text; a digest leaves such a cell out. So
-# no proof passes, and no archived row, be it NULL there, is taken for equal.
+# Replaces, in rows that are read, a value that the server can't give as text without loss; a digest leaves such a cell
+# out. So no proof passes, and no archived row counts as equal, not even one with NULL there.
 NO_TEXT = f"saju_ops:{os.urandom(16).hex()}"
 # The star, since MariaDB's list of collations doesn't say which of them pad: their names do.
 COLLATIONS = sa.text(
