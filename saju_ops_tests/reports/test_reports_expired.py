@@ -63,7 +63,7 @@ def test_a_reason_without_a_translation_is_shown_as_it_is() -> None:
     ("file", "text"),
     [
         ("jobs.py", "came or changed after it was archived"),
-        ("dependents.py", "that has not expired hangs on it"),
+        ("finding.py", "that has not expired hangs on it"),
         ("job_files.py", "S3 did not say that a file was deleted"),
         ("job_files.py", "S3 can't be used ("),
         ("dependents.py", " found and locked"),
