@@ -22,7 +22,7 @@ LARGEST_CHUNK = 100_000
 ChunkRows = Annotated[int, Field(ge=1, le=LARGEST_CHUNK)]
 # Jobs or sessions of a transaction, each with all that hangs on it.
 BatchRoots = Annotated[int, Field(ge=1, le=5_000)]
-# Where a run stops; the next one goes on.
+# Limits at which a run stops; the next one continues.
 Most = Annotated[int, Field(ge=1)]
 RuntimeSeconds = Annotated[float, Field(ge=1)]
 LagSeconds = Annotated[float, Field(ge=0)]
@@ -67,7 +67,7 @@ class Bounds:
 
 
 def bounds_of(*types: Any) -> Bounds:
-    """The bounds of a type, or of a pydantic field's annotation and metadata. Of `X | None` those of X."""
+    """The bounds of a type, or of a pydantic field's annotation and metadata. For `X | None`, those of X."""
     least, most = -math.inf, math.inf
     for each in _metadata(*types):
         least, most = getattr(each, "ge", least), getattr(each, "le", most)

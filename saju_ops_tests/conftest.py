@@ -25,7 +25,7 @@ from saju_ops_tests.fakes.s3 import S3Server
 # What else decides how a process behaves: the machine's time zone, say, must decide no test.
 OTHERS = {"TZ", "PORT", "ENCRYPTION_KEY"}
 NAMES = setting_names() | OTHERS
-# Of libraries, which read more variables than we have settings.
+# Variables of libraries, which read more of them than we have settings.
 PREFIXES = ("AWS_", "DAGSTER_", "GOOGLE_")
 
 

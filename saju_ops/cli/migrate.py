@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ALLOW_BLOCKING = click.option(
     "--allow-blocking", is_flag=True, help="Build indexes also where writers wait meanwhile; else that is refused."
 )
-DRY_RUN = click.option("--dry-run", is_flag=True, help="Only print the SQL and what stands in the way.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Only print the SQL and the hindrances.")
 LONGEST = 60
 
 
@@ -115,7 +115,7 @@ def _ended(result: Result) -> None:
     if result.dry_run:
         click.echo(result.plan.sql() or "-- nothing is left to do")
         for hindrance in result.plan.hindrances:
-            click.secho(f"Stands in the way: {hindrance}", fg="yellow")
+            click.secho(f"Hindrance: {hindrance}", fg="yellow")
         click.echo("Nothing was touched (--dry-run).")
         return
     verb = "applied" if result.plan.up else "taken back"

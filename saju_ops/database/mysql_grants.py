@@ -42,8 +42,8 @@ def parsed(grants: Sequence[str]) -> list[Grant]:
 
 
 def rights_on(grants: Sequence[str], database: str, *, literal: bool = False) -> set[str]:
-    """The rights on all of a database; one on some table or routine of it says nothing about the others. `literal`:
-    the server takes % and _ in a grant's database as they are. Of several grants of one account whose patterns fit, a
+    """The rights on all of a database; one on some table or routine of it says nothing about the others. `literal`: the
+    server takes % and _ in a grant's database as they are. If several grants of one account have fitting patterns, a
     server uses one: only what is in all of them counts."""
     rights: set[str] = set()
     of_database: dict[str, frozenset[str]] = {}

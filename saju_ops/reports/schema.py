@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def migration_report(result: Result, at: datetime) -> str:
-    """Of a run that applied or took back something, or that would; one line where nothing was left to do."""
+    """The report of a run that applied or took back migrations, or would; one line if nothing was left to do."""
     if not result.plan.migrations:
         return "✅ 적용할 스키마 마이그레이션이 없습니다."
     names = ", ".join(f"`{m.revision}`" for m in result.plan.migrations)

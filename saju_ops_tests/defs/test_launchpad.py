@@ -22,7 +22,7 @@ from saju_ops_tests.defs.project import Project
 
 
 def configs() -> Iterator[tuple[dg.JobDefinition, str, type[dg.Config]]]:
-    """Of every job with a config: the job, the op as its run config names it, and the class of the config."""
+    """Every job that has a config, with the op as its run config names it, and the class of the config."""
     for job in defs().resolve_all_job_defs():
         for node in job.nodes:
             function = getattr(getattr(node.definition, "compute_fn", None), "decorated_fn", None)

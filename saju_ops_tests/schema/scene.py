@@ -30,7 +30,7 @@ D2 = {
 
 
 def address(url: str) -> sa.URL:
-    """Of a database that is there: SQLite's file is made."""
+    """For a database that is there: SQLite's file is made."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         Path(parsed.database).touch()

@@ -61,7 +61,7 @@ def break_at(monkeypatch: pytest.MonkeyPatch, title: str, *, after: bool, way: s
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_migration_that_breaks_off_at_any_step_goes_on_when_it_is_launched_again(
+def test_a_migration_that_breaks_off_at_any_step_continues_when_it_is_launched_again(
     database_url: str, after: bool
 ) -> None:
     """One run for each step, each on what the one before left."""
@@ -78,7 +78,7 @@ def test_a_migration_that_breaks_off_at_any_step_goes_on_when_it_is_launched_aga
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_way_down_that_breaks_off_at_any_step_goes_on_too(
+def test_a_way_down_that_breaks_off_at_any_step_continues_too(
     database_url: str, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("saju_ops.schema.migrate.commands.require_dump", lambda *_: "")
@@ -209,7 +209,7 @@ def test_a_migration_that_is_killed_is_completed_by_the_next_run(database_url: s
 
 
 @pytest.mark.parametrize("url", ["mysql_url", "mariadb_url", "postgres_url"])
-def test_the_composite_indexes_are_built_while_a_writer_goes_on(url: str, request: pytest.FixtureRequest) -> None:
+def test_the_composite_indexes_are_built_while_a_writer_continues(url: str, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue(url)
     up(url, "0001_tables")
     add_metrics(url, 20_000)

@@ -32,7 +32,7 @@ CHECK = "schema_matches"
 class MigrateConfig(dg.Config):
     dry_run: bool = Field(
         default=True,
-        description="true: prints the SQL and what stands in the way. false: applies it to the live database.",
+        description="true: prints the SQL and the hindrances. false: applies it to the live database.",
     )
     target: str | None = Field(
         default="",
@@ -104,7 +104,7 @@ def migration_metadata(result: "Result") -> dict[str, Any]:
         "steps": len(steps),
         "steps_done_before": sum(step.done for step in steps),
         "dump": result.dump or "not needed",
-        "stands_in_the_way": dg.MetadataValue.md("\n".join(f"- {h}" for h in result.plan.hindrances) or "nothing"),
+        "hindrances": dg.MetadataValue.md("\n".join(f"- {h}" for h in result.plan.hindrances) or "nothing"),
         "notes": dg.MetadataValue.md("\n".join(f"- {n}" for n in (*result.plan.notes, *result.mended)) or "none"),
         "sql": dg.MetadataValue.md(f"```sql\n{result.plan.sql()}\n```"),
         "seconds": round(result.seconds, 3),
@@ -118,7 +118,7 @@ def migration_metadata(result: "Result") -> dict[str, Any]:
 @dg.job(
     name=JOB,
     description="Makes and changes the chatbot's tables by versioned migrations. By hand it prints the SQL only"
-    " (dry_run: true). It can be killed at any time and launched again: it goes on where it stopped.",
+    " (dry_run: true). It can be killed at any time and launched again: it continues where it stopped.",
 )
 def migrate_schema_job() -> None:
     # The step bears the job's name, by which its config is addressed; a definition of that name would clash.
@@ -136,8 +136,8 @@ def _check(asset: dg.AssetKey, log: bool) -> dg.AssetChecksDefinition:
         name=CHECK,
         asset=asset,
         description=f"{tables} is what the applied migrations make: compared with a scratch database on the same"
-        " server. An extra column or index of the service's own is no difference. Severity WARN: the service goes on,"
-        " and whoever changed the table by hand knows why.",
+        " server. An extra column or index of the service's own is no difference. Severity WARN: the service still"
+        " works, and the person who changed the table by hand knows why.",
     )
     @without_secrets
     def schema_matches() -> dg.AssetCheckResult:

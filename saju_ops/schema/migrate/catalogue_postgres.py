@@ -116,7 +116,7 @@ def exists(connection: sa.Connection, table: str) -> bool:
 
 
 def index_names(connection: sa.Connection, table: str) -> set[str]:
-    """Of all relations: an index's name is unique in its schema."""
+    """Names of all relations: an index's name is unique in its schema."""
     return {str(row[0]) for row in connection.execute(NAMES)}
 
 

@@ -74,7 +74,7 @@ def exists(connection: sa.Connection, table: str) -> bool:
 
 
 def index_names(connection: sa.Connection, table: str) -> set[str]:
-    """Of everything: a name is unique in its database."""
+    """Names of all objects: a name is unique in its database."""
     return {str(row[0]) for row in connection.execute(NAMES)}
 
 

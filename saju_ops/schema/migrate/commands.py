@@ -1,7 +1,7 @@
-"""status, up, down and sql: what the job `migrate_schema` and `saju-ops migrate` do.
+"""status, up, down and sql: the work of the job `migrate_schema` and of `saju-ops migrate`.
 
-Promises: nothing is done before everything was looked at; two runs never work at once; a run that breaks off says where
-it stands, and the next one does what is left; the history says what was applied. Refuses: see plan.py.
+Everything is looked at before anything is done. Two runs never work at once. A run that breaks off says how far it
+came, and the next one does the rest; the history says what was applied. `plan.py` says what is refused.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class State:
     description: str
     label: str
     applied: bool
-    # Of one that isn't applied: how many of its steps the catalogue shows as done, and of how many.
+    # For a migration that isn't applied: how many of its steps the catalogue shows as done, and their number.
     steps_done: int
     steps: int
 
@@ -204,7 +204,7 @@ def _context(run: Run, way: Any, *, opts: dict[str, Any], **more: Any) -> Any:
 
 def _execute(run: Run, steps: Sequence[Any]) -> list[str]:
     """The steps, each migration in one transaction where the engine has that. Returns the revisions. Raises
-    OperatorError that says where it stands."""
+    OperatorError that says how far it came."""
     changed: list[str] = []
     opts = {"transactional_ddl": True} if run.dialect.name == "sqlite" else {}
 

@@ -32,7 +32,7 @@ class Installation:
     """What differs between installations, as the settings say it."""
 
     log_table: str = "conversation_logs"
-    # Of months and days.
+    # The zone of months and days.
     zone: ZoneInfo = SEOUL
     months_ahead: int = 3
     # MySQL and MariaDB: the sort order of new tables; None for the server's own for utf8mb4.
@@ -64,7 +64,7 @@ class Step:
     outside_transaction = False
 
     def left_out(self, dialect: sa.Dialect) -> str:
-        """Why this engine goes without it, as a sentence; empty where it has it."""
+        """Why this engine doesn't have it, as a sentence; empty where it has it."""
         return ""
 
     def is_done(self, connection: sa.Connection) -> bool:
