@@ -27,6 +27,7 @@ from saju_ops.defs.expired import jobs as expired_jobs
 from saju_ops.defs.expired import sessions as expired_sessions
 from saju_ops.defs.resources import BackupStorage, LogDatabase
 from saju_ops.defs.schema import migrate as schema
+from saju_ops.defs.schema import partitions as log_partitions
 from saju_ops.defs.upkeep import asset as stored_backups
 from saju_ops.defs.upkeep import prune, verify
 from saju_ops.settings.load import load_settings
@@ -124,6 +125,7 @@ def defs() -> dg.Definitions:
         ),
         asset_checks=[
             *log_checks.checks(settings),
+            *log_partitions.checks(settings),
             *stale_jobs.checks(),
             verify.verify_check(),
             *expired_jobs.checks(),
@@ -132,6 +134,7 @@ def defs() -> dg.Definitions:
         jobs=[
             archive,
             purge_conversation_logs_job,
+            log_partitions.rotate_log_partitions_job,
             restore_conversation_logs_job,
             stale_jobs.reconcile_stale_jobs_job,
             weekly_digest.weekly_digest_job,
@@ -149,6 +152,7 @@ def defs() -> dg.Definitions:
         ],
         schedules=[
             cleanup_schedule(settings, archive),
+            log_partitions.rotation_schedule(settings),
             stale_jobs.stale_jobs_schedule(settings),
             weekly_digest.weekly_digest_schedule(settings),
             expired_jobs.expired_jobs_schedule(settings),

@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from saju_ops.database.snapshots import begin_reading
 from saju_ops.dumps.mysql.broken_views import broken_views, ignored
 from saju_ops.dumps.mysql.clients import as_argument, dump_client
 from saju_ops.dumps.mysql.engine import MySQLDumps
@@ -39,6 +40,7 @@ class _MySQL:
         self.notes = ["events are switched off"]
         self._defined: list[bytes] = []
         reader.exec_driver_sql("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        begin_reading(reader)
         reader.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
         reader.exec_driver_sql(f"SET SESSION lock_wait_timeout = {LOCK_PATIENCE}")
         self._quote = reader.dialect.identifier_preparer.quote

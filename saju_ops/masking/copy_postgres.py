@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from saju_ops.database.snapshots import export_snapshot
 from saju_ops.dumps.postgres.drill import quoted
 from saju_ops.dumps.postgres.engine import PostgresDumps
 from saju_ops.dumps.programs import Output, find_program
@@ -39,8 +40,7 @@ class _Postgres:
         self._source, self._scratch, self._reader, self._writer = source, scratch, reader, writer
         self.notes = ["large objects are left out"]
         self._defined: list[bytes] = []
-        reader.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        self._snapshot = str(reader.exec_driver_sql("SELECT pg_export_snapshot()").scalar())
+        self._snapshot = export_snapshot(reader)
 
     def _rows(self, statement: str) -> list[Any]:
         return list(self._reader.exec_driver_sql(statement.replace("%", "%%")).all())

@@ -68,7 +68,10 @@ def purge_report(result: PurgeResult, at: datetime) -> str:
     if result.dry_run:
         return purge_preview(result.deletable, result.kept, result.cutoff.date, at, why)
     files, deleted = result.files if result.deleted else [], result.deleted
-    return cleanup_report(files, deleted, result.cutoff.date, at, deleted=deleted, kept=result.kept, why=why)
+    report = cleanup_report(files, deleted, result.cutoff.date, at, deleted=deleted, kept=result.kept, why=why)
+    if result.months_dropped:
+        report += f"\n- 통째로 삭제된 달: {', '.join(result.months_dropped)} ({result.rows_dropped} rows)"
+    return report
 
 
 def purge_preview(deletable: int, kept: int, cutoff: date, at: datetime, why: str = "") -> str:

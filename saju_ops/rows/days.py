@@ -28,6 +28,12 @@ class Day:
         """YYYYMMDD, as in file names."""
         return self.date.strftime("%Y%m%d")
 
+    def next(self) -> Day:
+        return Day(self.date + timedelta(days=1), self.zone)
+
+    def previous(self) -> Day:
+        return Day(self.date - timedelta(days=1), self.zone)
+
     def is_over(self, now: datetime) -> bool:
         return self.end <= now
 

@@ -672,7 +672,7 @@ def test_a_damaged_later_part_protects_the_whole_day(scene: Scene) -> None:
 def test_an_archive_exchanged_while_the_purge_runs_deletes_nothing_that_it_does_not_hold(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from saju_ops.archive import purge as module
+    from saju_ops.archive import proven as module
 
     scene.add(10)
     scene.archive()
@@ -691,7 +691,7 @@ def test_an_archive_exchanged_while_the_purge_runs_deletes_nothing_that_it_does_
 def test_an_archive_that_vanishes_while_the_purge_runs_is_a_problem_of_that_day(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from saju_ops.archive import purge as module
+    from saju_ops.archive import proven as module
 
     scene.add(10)
     scene.add(3, first=50, day=NEXT_DAY)

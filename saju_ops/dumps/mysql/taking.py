@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from saju_ops.database.snapshots import Held, begin_reading
 from saju_ops.dumps.contents import Contents, TableContents, merged
 from saju_ops.dumps.engine import LOCKED, MARKER, DumpSpoilt
 from saju_ops.dumps.mysql.broken_views import as_comments, broken_views, ignored
@@ -47,6 +48,7 @@ PROCESSES = "SELECT ID, USER, DB, COMMAND, STATE FROM information_schema.PROCESS
 
 class MySQLTaking:
     _client: Client
+    _apart: Held
     tool: str
 
     def __init__(self, dumps: MySQLDumps, stack: ExitStack) -> None:
@@ -63,6 +65,8 @@ class MySQLTaking:
     def begin(self, strategy: str, *, wide: bool = False) -> bool:
         """Opens the dump and the snapshots by which it is measured. False: try the next strategy."""
         look = self._connection()
+        # Till its end: no month of a partitioned table leaves while the snapshots are open.
+        self._apart = begin_reading(look)
         tables = _tables(look)
         # Asked by the connection that is there: another one takes 25 ms, nearly all of it for TLS.
         self._client = self._dumps._client(tables)
@@ -248,6 +252,11 @@ class MySQLTaking:
         for connection in (self._before, self._after):
             if connection is not None:
                 connection.rollback()
+        if not self._apart():
+            raise DumpSpoilt(
+                f"The connection was lost that keeps a rotation of partitions from {self._dumps.database} while it is"
+                " dumped. Nothing was kept."
+            )
         broken = {f"view {name}" for name in self._broken}
         definitions = {k: v for k, v in self._dumps._definitions(self._after).items() if k not in broken}
         return Contents(tables, definitions, self._dumps._dialect, self._notes, sorted(self._broken))

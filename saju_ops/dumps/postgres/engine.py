@@ -19,6 +19,7 @@ from saju_ops.database.address_options import options_of
 from saju_ops.database.connect import connect
 from saju_ops.database.own_session import is_pooled
 from saju_ops.database.postgres_address import postgres_options
+from saju_ops.database.snapshots import export_snapshot
 from saju_ops.dumps.contents import Contents
 from saju_ops.dumps.engine import LOCKED, SCRATCH, DumpEngine, DumpSpoilt, fingerprint
 from saju_ops.dumps.postgres.catalogue import (
@@ -117,8 +118,7 @@ class PostgresDumps:
     def taking(self) -> Iterator[PostgresTaking]:
         with ExitStack() as stack:
             connection = stack.enter_context(self._engine.connect())
-            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            snapshot = str(connection.exec_driver_sql("SELECT pg_export_snapshot()").scalar())
+            snapshot = export_snapshot(connection)
             path = find_program(["pg_dump"], "A dump of a PostgreSQL database")
             # A database without an encoding may hold bytes of any; they are dumped as they are.
             plain = connection.exec_driver_sql("SHOW server_encoding").scalar() == "SQL_ASCII"
