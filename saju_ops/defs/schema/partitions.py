@@ -13,7 +13,7 @@ from pydantic import Field
 from saju_ops.defs.charts import bar_chart
 from saju_ops.defs.common import CANCELLED, _lines
 from saju_ops.defs.conversation_logs.asset import LOGS
-from saju_ops.defs.progress import tell
+from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage, LogDatabase
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError, Refused
@@ -73,7 +73,7 @@ def rotate_log_partitions(
     context.log_event(dg.AssetObservation(LOGS, metadata=metadata))
     verb = "would leave" if result.dry_run else "left"
     gone = result.purge.months_droppable if result.dry_run and result.purge else result.months_dropped
-    tell(
+    log_progress(
         context.log,
         f"{counted(len(result.ahead.made), 'month')} {'to be made' if result.dry_run else 'made'},"
         f" {counted(len(gone), 'month')} {verb} with {counted(result.rows_dropped, 'row')},"

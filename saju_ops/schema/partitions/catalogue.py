@@ -164,6 +164,6 @@ def run(store: LogStore, statement: str) -> None:
 def unpartitioned(table: str, names: Sequence[str] = ()) -> Refused:
     return Refused(
         f"{table} has no partitions, so there are none to rotate. Nothing was done; the opt-in migration"
-        " `saju-ops migrate up --with log_partitions` makes it a table with a partition for each month"
+        " `saju-ops migrate up partitioned_logs@head` makes it a table with a partition for each month"
         " (docs/partitions.md)."
     )

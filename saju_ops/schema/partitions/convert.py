@@ -12,8 +12,7 @@ The foreign key to the sessions goes, since a partitioned table can have none; w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -32,6 +31,7 @@ from saju_ops.schema.partitions.blockers import blockers
 from saju_ops.schema.partitions.catalogue import SQLITE, Layout, layout_of, quoted, run
 from saju_ops.schema.partitions.months import Month, free_names, month_of, months
 from saju_ops.schema.partitions.mover import FUTURE, LOCK_WAIT_SECONDS, Blocked
+from saju_ops.schema.partitions.mysql import MySQLMover, waiting_briefly
 from saju_ops.schema.partitions.remembered import Before, Key, comment_of, keys_of, literal, remembered
 from saju_ops.schema.partitions.rights import TO_MOVE, require_rights
 from saju_ops.words import are, counted, have
@@ -132,7 +132,7 @@ def convert(
         for sentence in plan.sentences():
             say(sentence)
         before = _before(store, keys_of(store))
-        with _lock_wait(store):
+        with waiting_briefly(store):
             _alter(store, f"COMMENT = {literal(before.text())}")
             try:
                 for key in keys_of(store):
@@ -168,7 +168,7 @@ def convert_back(store: LogStore, *, say: Callable[[str], None] = lambda _: None
         if not partitioned and remembered(store) is None:
             return False
         _require_nothing_out(store)
-        with _lock_wait(store):
+        with waiting_briefly(store):
             if partitioned:
                 _require_old_key(store, before)
                 say(f"{store.table.name} is made a plain table; writers wait until it is done.")
@@ -355,18 +355,6 @@ def _alter(store: LogStore, what: str, last: str = "") -> None:
         ) from None
 
 
-@contextmanager
-def _lock_wait(store: LogStore) -> Iterator[None]:
-    before = int(store.connection.exec_driver_sql("SELECT @@SESSION.lock_wait_timeout").scalar_one())
-    store.end_read()
-    run(store, f"SET SESSION lock_wait_timeout = {LOCK_WAIT_SECONDS}")
-    try:
-        yield
-    finally:
-        if not store.connection.invalidated:
-            run(store, f"SET SESSION lock_wait_timeout = {before}")
-
-
 def _undo(store: LogStore, before: Before) -> None:
     """Foreign keys and comment as they were, where the table is plain. Without reading it: the rows were under these
     keys, or were left by what the cascade does."""
@@ -400,8 +388,6 @@ def _require_old_key(store: LogStore, before: Before) -> None:
 
 
 def _require_nothing_out(store: LogStore) -> None:
-    from saju_ops.schema.partitions.mysql import MySQLMover
-
     if sides := MySQLMover(store).sides(()):
         raise Refused(
             f"{', '.join(sides)} {are(len(sides))} a month that a rotation took out of {store.table.name}. Nothing was"

@@ -22,6 +22,9 @@ from saju_ops.schema.partitions.months import Month, free_names
 from saju_ops.schema.partitions.mover import LOCK_WAIT_SECONDS, MARK, Blocked, Mover, NoExchange
 
 LOCK_TIMEOUT = 1205
+# MariaDB's ALTER locks the server's own statistics too, which a thread of it may be at. With the one second of a
+# purge it gave up there.
+ROW_WAIT_SECONDS = 10
 # An INSTANT column change; other columns or indexes; rows that the partition isn't for.
 NOT_ALIKE = {1731, 1736, 1737}
 LONGEST_NAME = 64
@@ -37,6 +40,22 @@ PARTITIONED = sa.text(
     "SELECT COUNT(*) FROM information_schema.PARTITIONS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = :name"
     " AND PARTITION_NAME IS NOT NULL"
 )
+
+
+@contextmanager
+def waiting_briefly(store: LogStore) -> Iterator[None]:
+    """Inside, an ALTER waits for others' transactions for seconds, since all new queries wait behind it."""
+    wanted = {"lock_wait_timeout": LOCK_WAIT_SECONDS, "innodb_lock_wait_timeout": ROW_WAIT_SECONDS}
+    asked = ", ".join(f"@@SESSION.{name}" for name in wanted)
+    before = store.connection.exec_driver_sql(f"SELECT {asked}").one()
+    store.end_read()
+    run(store, "SET SESSION " + ", ".join(f"{name} = {value}" for name, value in wanted.items()))
+    try:
+        yield
+    finally:
+        if not store.connection.invalidated:
+            store.end_read()
+            run(store, "SET SESSION " + ", ".join(f"{n} = {v}" for n, v in zip(wanted, before, strict=True)))
 
 
 class MySQLMover(Mover):
@@ -80,14 +99,8 @@ class MySQLMover(Mover):
 
     @contextmanager
     def briefly(self) -> Iterator[None]:
-        before = int(self.store.connection.exec_driver_sql("SELECT @@SESSION.lock_wait_timeout").scalar_one())
-        self.store.end_read()
-        run(self.store, f"SET SESSION lock_wait_timeout = {LOCK_WAIT_SECONDS}")
-        try:
+        with waiting_briefly(self.store):
             yield
-        finally:
-            if not self.store.connection.invalidated:
-                run(self.store, f"SET SESSION lock_wait_timeout = {before}")
 
     def count(self, partition: Partition, *, also: sa.ColumnElement[bool] | None = None) -> int:
         query = sa.select(sa.func.count()).select_from(self.store.from_)
@@ -123,10 +136,16 @@ class MySQLMover(Mover):
 
     def _exchange(self, side: str, partition: Partition) -> None:
         name, other = quoted(self.store, partition.name), quoted(self.store, side)
+        # MariaDB's EXCHANGE looks at the table's rows first. Without autocommit it keeps its locks on them, and then
+        # waits for itself.
+        run(self.store, "SET SESSION autocommit = 1")
         try:
             run(self.store, f"ALTER TABLE {self._table} EXCHANGE PARTITION {name} WITH TABLE {other}")
         except DBAPIError as error:
             raise self._explained(error) from None
+        finally:
+            if not self.store.connection.invalidated:
+                run(self.store, "SET SESSION autocommit = 0")
 
     def _explained(self, error: DBAPIError) -> Exception:
         number = error_number(error)

@@ -103,8 +103,8 @@ def remembered(store: LogStore) -> Before | None:
         return None
     try:
         raw = json.loads(text.removeprefix(MARK))
-        keys = tuple(Key(**{k: tuple(v) if isinstance(v, list) else v for k, v in key.items()}) for key in raw["keys"])
-        found = Before(str(raw["comment"]), tuple(map(str, raw["primary"])), keys, bool(raw["nullable"]))
+        keys = tuple(_key(key) for key in raw["keys"])
+        found: Before | None = Before(str(raw["comment"]), tuple(map(str, raw["primary"])), keys, bool(raw["nullable"]))
     except (ValueError, TypeError, KeyError, AttributeError):
         found = None
     if found is None or not all(_is_sound(key) for key in found.keys):
@@ -113,6 +113,10 @@ def remembered(store: LogStore) -> Before | None:
             " partitioned, and isn't that. Nothing was done; correct or empty the comment."
         )
     return found
+
+
+def _key(raw: dict[str, Any]) -> Key:
+    return Key(**{name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()})
 
 
 def _is_sound(key: Key) -> bool:
