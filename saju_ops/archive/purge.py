@@ -29,12 +29,12 @@ from saju_ops.archive.manifest import (
     Manifest,
     common_key,
     day_files,
-    day_manifest_of,
-    manifest_name,
     require_same_table,
 )
+from saju_ops.archive.proven import require_proven
 from saju_ops.archive.purge_plan import PurgePlan, PurgeResult
-from saju_ops.archive.verify import keys_of, part_batches, verify_part, verify_stored_bytes
+from saju_ops.archive.verify import keys_of, part_batches, verify_part
+from saju_ops.archive.whole_months import MonthOutcome, WholeMonths, Window
 from saju_ops.bounds import LARGEST_CHUNK
 from saju_ops.database.connect import error_text
 from saju_ops.errors import Busy, OperatorError, ProofFailed, Refused
@@ -50,7 +50,6 @@ from saju_ops.rows.traits import Altered
 from saju_ops.rows.unseen_keys import Unsure, require_seen
 from saju_ops.run_control import TO_THE_END, RunControl, Stop
 from saju_ops.storage.open import Storage, StorageError
-from saju_ops.storage.seal import has_seal, read_bounded, require_seal
 from saju_ops.words import counted, were
 
 if TYPE_CHECKING:
@@ -74,9 +73,11 @@ def purge(
     replicas: Sequence[sa.URL] = (),
     control: RunControl = TO_THE_END,
     wait: float = LOCK_WAIT,
+    months: WholeMonths | None = None,
 ) -> PurgeResult:
     """Purges the days that `plan` allows, oldest first. `control` is asked between chunks; its
-    `progress` gets the result and the day.
+    `progress` gets the result and the day. `months` lets those of a partitioned table leave as a whole; what stays of
+    them leaves in chunks.
 
     Raises Refused or Busy before anything is touched. A day whose archive can't be proven is left whole and
     named in `problems`; the other days continue.
@@ -97,7 +98,7 @@ def purge(
             work.result.doubt = f"{work.result.doubt} {WRONG_KEYS}".strip()
         store.wait_briefly()
         with store.lock("purge", wait):
-            return work.run(first_day)
+            return work.run(first_day, months)
 
 
 @dataclass
@@ -117,9 +118,11 @@ class Purge(KeptRows):
 
     # --- days ----------------------------------------------------------------------------------------------
 
-    def run(self, first_day: Day) -> PurgeResult:
+    def run(self, first_day: Day, months: WholeMonths | None = None) -> PurgeResult:
         before = self.store.sizes()
         try:
+            if months is not None:
+                self._whole_months(months, first_day)
             self._work_off(first_day)
         except Stop as stop:
             self.result.stopped = str(stop)
@@ -128,6 +131,28 @@ class Purge(KeptRows):
         if self.result.finished or self.store.has_table(self.store.table.name):
             self._report_space(before)
         return self.result
+
+    def _whole_months(self, months: WholeMonths, first_day: Day) -> None:
+        end = self.plan.to_day.next() if self.plan.to_day else self.cutoff
+        window = Window(self.plan.from_day or first_day, min(end, self.cutoff), self._rows_left)
+        self._check_limits()
+        for month in months(self.store, self.storage, window, self.plan.dry_run):
+            self._count_month(month)
+            self._check_limits()
+
+    def _count_month(self, month: MonthOutcome) -> None:
+        if month.left:
+            self.result.months_left[month.name] = month.left
+            self.result.months_need_attention |= month.needs_attention
+        elif self.plan.dry_run:
+            self.result.months_droppable.append(month.name)
+        else:
+            self.result.months_dropped.append(month.name)
+            self.result.rows_dropped += month.rows
+            self.result.deleted += month.rows
+            self.result.days += len(month.per_day)
+            self.result.files += month.files
+            self.result.per_day.update(month.per_day)
 
     def _work_off(self, first_day: Day) -> None:
         try:
@@ -178,7 +203,7 @@ class Purge(KeptRows):
         # Every stored byte of every part is read back before the first row of the day is deleted; the rows in
         # them are read again, and compared, chunk by chunk.
         for part in files.parts:
-            self._require_proven(day, part)
+            require_proven(self.storage, day, part)
         require_comeback(self.store, day, files.parts)
         if day not in self.kept:
             self.result.days += 1
@@ -220,18 +245,6 @@ class Purge(KeptRows):
                 altered.append(part.part)
         return altered
 
-    def _require_proven(self, day: Day, part: Manifest) -> None:
-        """Raises ProofFailed if a copy of a part, or of its manifest, isn't as written: a restore relies on both. A
-        manifest of an earlier version doesn't prove itself, so its digest is computed again."""
-        name = manifest_name(day, part.part)
-        for copy in self.storage.copies():
-            data = read_bounded(copy, name)
-            if day_manifest_of(require_seal(data, name, copy), name) != part:
-                raise ProofFailed(f"{copy.location(name)} differs from its counterpart in the other store.")
-        if not has_seal(data, name):
-            verify_part(self.storage, part)
-        verify_stored_bytes(self.storage, part)
-
     def _keys_of_parts(self, parts: Sequence[Manifest], key: Sequence[str]) -> HeldRows:
         """Rows that a later part has in a newer form: the older form is no reason to delete anything."""
         later = HeldRows()
@@ -266,6 +279,8 @@ class Purge(KeptRows):
             )
             self.waiting[part.part] |= self._chunk(whole)
             self.control.progress(self.result, day)
+            # Of a chunk that max_rows cut the rest is there: the day isn't done.
+            self._check_limits()
             if self.plan.pause_seconds and not self.plan.dry_run:
                 self.control.sleep(self.plan.pause_seconds)
 

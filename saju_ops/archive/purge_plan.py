@@ -60,6 +60,13 @@ class PurgeResult:
     seconds: float = 0.0
     lag_wait_seconds: float = 0.0
     stopped: str = "finished"
+    # Partitions that left as a whole, their rows (part of `deleted`), and those that a dry run says would leave.
+    months_dropped: list[str] = field(default_factory=list)
+    rows_dropped: int = 0
+    months_droppable: list[str] = field(default_factory=list)
+    # Why partitions that lie beyond the retention are still there, and whether somebody must do something.
+    months_left: dict[str, str] = field(default_factory=dict)
+    months_need_attention: bool = False
     freed_bytes: int = 0
     table_bytes: int = 0
     reclaim_hint: str = ""

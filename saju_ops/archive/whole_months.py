@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from saju_ops.rows.days import Day
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
 from saju_ops.storage.open import Storage
 
 
@@ -39,4 +39,4 @@ class MonthOutcome:
 
 
 # Lets months leave, one a step. With dry_run it only says which would.
-WholeMonths = Callable[[LogStore, Storage, Window, bool], Iterator[MonthOutcome]]
+WholeMonths = Callable[[RowStore, Storage, Window, bool], Iterator[MonthOutcome]]

@@ -193,6 +193,7 @@ def purge_command(apply: bool, first: str | None, last: str | None) -> None:
     from saju_ops.reports.conversation_logs import purge_report
     from saju_ops.rows.days import Day
     from saju_ops.rows.engines.open import open_log_store
+    from saju_ops.schema.partitions.drop_month import whole_months
     from saju_ops.wiring import open_backups
 
     settings, now = load_settings(), datetime.now(UTC)
@@ -214,6 +215,7 @@ def purge_command(apply: bool, first: str | None, last: str | None) -> None:
             store, open_backups(settings), plan, now=now,
             first_day=Day(settings.archive_start_date, settings.timezone), replicas=settings.replica_urls,
             control=RunControl(lambda: STOPPED if stopped() else None, step),
+            months=whole_months(settings.timezone),
         )  # fmt: skip
     note_purge(result, say=_warn)
     click.echo(purge_report(result, datetime.now(UTC)))
@@ -234,6 +236,14 @@ def _said_how_it_ended(result: PurgeResult) -> int:
         named = ", ".join(map(str, result.unarchived_days[:10]))
         more = f" and {len(result.unarchived_days) - 10} more" if len(result.unarchived_days) > 10 else ""
         _warn(f"No archive, so nothing was deleted: {named}{more}. `saju-ops archive` makes them.")
+    for name in result.months_droppable:
+        click.echo(f"{name} would leave in one piece, with its partition.")
+    if result.months_dropped:
+        click.echo(
+            f"Left in one piece: {', '.join(result.months_dropped)}, with {counted(result.rows_dropped, 'row')}."
+        )
+    for why in result.months_left.values():
+        click.echo(f"Not in one piece: {why}")
     left = bool(result.problems or result.unarchived_days or not result.finished)
     rows = counted(result.deletable if result.dry_run else result.deleted, "row")
     days, kept = counted(result.days, "day"), counted(result.kept, "row")

@@ -51,7 +51,7 @@ ARCHIVE_POINTS = [
     Point(ARCHIVE, "DayArchiver._write_manifest", "after", 2),
 ]
 PURGE_POINTS = [
-    Point(PURGE, "verify_stored_bytes", "after"),
+    Point("saju_ops.archive.proven", "verify_stored_bytes", "after"),
     Point(STORE, "RowStore.delete", "before", 2),
     Point(STORE, "RowStore.delete", "after", 2),
     Point("saju_ops.archive.deleting", "Deleter._whole", "after", 3),

@@ -120,6 +120,7 @@ def _purge(
 ) -> "PurgeResult":
     from saju_ops.archive.purge import purge
     from saju_ops.rows.days import Day
+    from saju_ops.schema.partitions.drop_month import whole_months
 
     settings = load_settings()
     plan = _plan(config, settings)
@@ -133,6 +134,7 @@ def _purge(
                 first_day=Day(settings.archive_start_date, settings.timezone),
                 replicas=settings.replica_urls,
                 control=RunControl(should_stop, _Progress(context)),
+                months=whole_months(settings.timezone),
             )
 
 
@@ -187,6 +189,12 @@ def purge_metadata(result: "PurgeResult") -> dict[str, Any]:
         "days_not_proven": len(result.problems),
         "problems": dg.MetadataValue.md("\n".join(f"- {p}" for p in result.problems[:20]) or "none"),
         "doubt": result.doubt or "none",
+        "months_dropped": len(result.months_dropped),
+        "months_dropped_named": ", ".join(result.months_dropped) or "none",
+        "months_droppable": len(result.months_droppable),
+        "rows_dropped": result.rows_dropped,
+        "months_left": len(result.months_left),
+        "months_left_because": dg.MetadataValue.md("\n".join(f"- {w}" for w in result.months_left.values()) or "none"),
         "chunks": result.chunks,
         "chunks_row_by_row": result.row_by_row_chunks,
         "seconds": round(result.seconds, 3),

@@ -7,23 +7,24 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from dagster._utils.interrupts import capture_interrupts, check_captured_interrupt
 from pydantic import Field
 
 from saju_ops.defs.charts import bar_chart
-from saju_ops.defs.common import CANCELLED, _lines
+from saju_ops.defs.common import _lines
 from saju_ops.defs.conversation_logs.asset import LOGS
+from saju_ops.defs.interrupts import cancellable, raise_if_cancelled
 from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage, LogDatabase
 from saju_ops.defs.run_errors import without_secrets
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.reports.partitions import rotation_report
+from saju_ops.run_control import RunControl
 from saju_ops.settings.load import load_settings
 from saju_ops.settings.settings import Settings
 from saju_ops.words import counted, were
 
 if TYPE_CHECKING:
-    from saju_ops.rows.engines.open import LogStore
+    from saju_ops.rows.engines.open import RowStore
     from saju_ops.schema.partitions.catalogue import Layout
     from saju_ops.schema.partitions.rotate import RotationResult
 
@@ -81,8 +82,8 @@ def rotate_log_partitions(
     )
     for sentence in (*result.months_left.values(), *([result.ahead.left] if result.ahead.left else [])):
         context.log.warning(sentence)
-    if result.purge is not None and result.purge.stopped == CANCELLED:
-        raise dg.DagsterExecutionInterruptedError
+    if result.purge is not None:
+        raise_if_cancelled(result.purge.stopped)
     if result.purge is not None and result.purge.problems:
         raise dg.Failure(
             f"{counted(len(result.months_dropped), 'month')} {were(len(result.months_dropped))} dropped; of others some"
@@ -100,8 +101,8 @@ def _rotate(
 
     settings = load_settings()
     with log_database.open() as store:
-        # A cancel from the UI sets a flag here, which is looked at between months and chunks: none is cut in two.
-        with capture_interrupts():
+        # Asked between months and chunks: none is cut in two.
+        with cancellable() as should_stop:
             return rotate(
                 store,
                 backup_storage.open(),
@@ -110,7 +111,7 @@ def _rotate(
                 retention_days=config.retention_days or settings.log_retention_days,
                 ahead=config.partitions_ahead or _wanted(settings),
                 dry_run=config.dry_run,
-                should_stop=lambda: CANCELLED if check_captured_interrupt() else None,
+                control=RunControl(should_stop),
             )
 
 
@@ -180,7 +181,7 @@ def rotation_schedule(settings: Settings) -> dg.ScheduleDefinition:
     return log_partitions
 
 
-def _layout(store: "LogStore") -> "Layout | str":
+def _layout(store: "RowStore") -> "Layout | str":
     """Or in a sentence why there is nothing to rotate."""
     from saju_ops.schema.partitions.catalogue import layout_of, unpartitioned
 

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from saju_ops.database.snapshots import alone
 from saju_ops.errors import Busy, Refused
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
 from saju_ops.schema.partitions.catalogue import Layout
 from saju_ops.schema.partitions.drop_month import mover_of
 from saju_ops.schema.partitions.months import Month, month_of, new_months
@@ -43,7 +43,7 @@ def months_ahead(layout: Layout, now: datetime, zone: ZoneInfo) -> int:
     return count
 
 
-def make_ahead(store: LogStore, layout: Layout, *, now: datetime, ahead: int, zone: ZoneInfo, dry_run: bool) -> Ahead:
+def make_ahead(store: RowStore, layout: Layout, *, now: datetime, ahead: int, zone: ZoneInfo, dry_run: bool) -> Ahead:
     """The partitions up to `ahead` months behind the one of `now`. Raises Refused for a table without the last one.
 
     Waits a few seconds for snapshots and for others' open transactions, and then leaves it for the next run."""
@@ -73,6 +73,6 @@ def make_ahead(store: LogStore, layout: Layout, *, now: datetime, ahead: int, zo
     return Ahead(tuple(made), rows, left, months_ahead(after, now, zone))
 
 
-def _last_month(store: LogStore, zone: ZoneInfo) -> Month | None:
+def _last_month(store: RowStore, zone: ZoneInfo) -> Month | None:
     last = store.instants("desc")
     return month_of(last, zone) if last is not None else None

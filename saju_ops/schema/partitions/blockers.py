@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
 
 # Who holds a metadata lock of the table, and for how long its transaction is open.
 MYSQL_LOCKS = sa.text(
@@ -34,7 +34,7 @@ POSTGRES_LOCKS = sa.text(
 NAMED = 3
 
 
-def blockers(store: LogStore) -> str:
+def blockers(store: RowStore) -> str:
     """For a sentence: the connections, or how they can be seen."""
     if store.table.engine == "postgresql":
         name = store.connection.dialect.identifier_preparer.quote(store.table.name).replace("%%", "%")
@@ -48,7 +48,7 @@ def blockers(store: LogStore) -> str:
     return _shown(rows) if rows else "a transaction that has ended since, or one that only read"
 
 
-def _rows(store: LogStore, query: sa.TextClause, name: str) -> list[tuple[object, ...]] | None:
+def _rows(store: RowStore, query: sa.TextClause, name: str) -> list[tuple[object, ...]] | None:
     """None where the account may not ask."""
     wanted = {"name": name} if ":name" in str(query) else {}
     try:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from saju_ops.errors import Refused
 from saju_ops.rows.days import moment, naive_bound
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
 from saju_ops.rows.table import TIME_COLUMN
 
 PARTITIONS = sa.text(
@@ -70,14 +70,14 @@ class Layout:
     def wholly_before(self, cutoff: datetime) -> list[Partition]:
         return [p for p in self.partitions if p.end is not None and p.end <= cutoff]
 
-    def boundary(self, store: LogStore, instant: datetime) -> str:
+    def boundary(self, store: RowStore, instant: datetime) -> str:
         """A boundary as SQL: a number, or a quoted time, with nothing in it that the session's zone could change."""
         if self.in_seconds:
             return str(int(instant.timestamp()))
         return f"'{written(store, instant)}'"
 
 
-def written(store: LogStore, instant: datetime) -> str:
+def written(store: RowStore, instant: datetime) -> str:
     """An instant as created_at keeps it, in the zone of the table's times."""
     if store.table.time_type == "timestamptz":
         return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S+00")
@@ -85,7 +85,7 @@ def written(store: LogStore, instant: datetime) -> str:
     return naive_bound(instant, zone).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def layout_of(store: LogStore) -> Layout | None:
+def layout_of(store: RowStore) -> Layout | None:
     """None for a table without partitions. Raises Refused for one whose partitions are not of created_at's ranges, and
     on SQLite."""
     try:
@@ -96,14 +96,14 @@ def layout_of(store: LogStore) -> Layout | None:
         store.end_read()
 
 
-def _refused(store: LogStore, how: str) -> Refused:
+def _refused(store: RowStore, how: str) -> Refused:
     return Refused(
         f"{store.table.name} is partitioned by {how}, not by the months of {TIME_COLUMN}, so its partitions are left"
         " alone; the purge deletes archived rows of it in chunks. Nothing was done."
     )
 
 
-def _mysql(store: LogStore) -> Layout | None:
+def _mysql(store: RowStore) -> Layout | None:
     rows = [tuple(map(_text, row)) for row in store.connection.execute(PARTITIONS, {"name": store.table.name})]
     if not rows:
         return None
@@ -126,7 +126,7 @@ def _mysql_bound(text: str, zone: ZoneInfo) -> datetime:
     return datetime.fromtimestamp(int(text), UTC)
 
 
-def _postgres(store: LogStore) -> Layout | None:
+def _postgres(store: RowStore) -> Layout | None:
     name = store.connection.dialect.identifier_preparer.quote(store.table.name).replace("%%", "%")
     oid, is_partitioned, key = store.connection.execute(POSTGRES_KIND, {"name": name}).one()
     if not is_partitioned:
@@ -151,12 +151,12 @@ def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else "" if value is None else str(value)
 
 
-def quoted(store: LogStore, name: str) -> str:
+def quoted(store: RowStore, name: str) -> str:
     """A name as the server's SQL has it."""
     return store.connection.dialect.identifier_preparer.quote(name).replace("%%", "%")
 
 
-def run(store: LogStore, statement: str) -> None:
+def run(store: RowStore, statement: str) -> None:
     """A statement that was put together of quoted names and numbers."""
     store.connection.exec_driver_sql(statement.replace("%", "%%"))
 

@@ -23,7 +23,7 @@ from saju_ops.rows.ahead import one_ahead
 from saju_ops.rows.comeback import adopt_part
 from saju_ops.rows.days import Day, day_of
 from saju_ops.rows.digest import key_hashes, row_hashes
-from saju_ops.rows.engines.open import LogStore, Selection
+from saju_ops.rows.engines.open import RowStore, Selection
 from saju_ops.rows.pieces import Pieces
 from saju_ops.storage.open import Storage
 from saju_ops.words import are, counted, have
@@ -49,12 +49,12 @@ class ProvenDay:
     parts: tuple[Manifest, ...]
 
 
-def days_with_rows(store: LogStore, zone: ZoneInfo, first: Day, last: Day) -> list[Day]:
+def days_with_rows(store: RowStore, zone: ZoneInfo, first: Day, last: Day) -> list[Day]:
     """The days from first to last of which the table has rows, by one look at its index each."""
     return list(due_days(store, first, Day(last.date + timedelta(days=1), zone)))
 
 
-def all_days(store: LogStore, zone: ZoneInfo) -> list[Day]:
+def all_days(store: RowStore, zone: ZoneInfo) -> list[Day]:
     """Every day of which the table has rows."""
     first, last = store.instants("asc"), store.instants("desc")
     if first is None or last is None:
@@ -62,7 +62,7 @@ def all_days(store: LogStore, zone: ZoneInfo) -> list[Day]:
     return days_with_rows(store, zone, day_of(first, zone), day_of(last, zone))
 
 
-def prove(storage: Storage, store: LogStore, days: Sequence[Day]) -> Iterator[ProvenDay]:
+def prove(storage: Storage, store: RowStore, days: Sequence[Day]) -> Iterator[ProvenDay]:
     """Reads the days' archives back. `store` is the log table that they must be of; nothing is asked of it. Raises
     NotHeld, ProofFailed, Refused, StorageError, OSError."""
     for day in days:
@@ -75,7 +75,7 @@ def prove(storage: Storage, store: LogStore, days: Sequence[Day]) -> Iterator[Pr
         yield ProvenDay(day, parts)
 
 
-def compare(storage: Storage, rows: LogStore, days: Iterator[ProvenDay]) -> Held:
+def compare(storage: Storage, rows: RowStore, days: Iterator[ProvenDay]) -> Held:
     """Compares the days' rows with what was read back. `rows` is a table that nobody writes to: one that was taken out
     of the log table, or the log table under a lock. Raises NotHeld and what `days` raises.
 
@@ -96,7 +96,7 @@ def compare(storage: Storage, rows: LogStore, days: Iterator[ProvenDay]) -> Held
     return found
 
 
-def _whole_day(rows: LogStore, proven: ProvenDay) -> int | None:
+def _whole_day(rows: RowStore, proven: ProvenDay) -> int | None:
     """How many rows the day has, where they are exactly those of its one archive; None where they may not be."""
     (part, *more) = proven.parts
     if more or not rows_alike(rows, part) or not adopt_part(rows, part):
@@ -108,13 +108,13 @@ def _whole_day(rows: LogStore, proven: ProvenDay) -> int | None:
     return state.rows if rows.digest(selection) == state else None
 
 
-def rows_alike(rows: LogStore, part: Manifest) -> bool:
+def rows_alike(rows: RowStore, part: Manifest) -> bool:
     """Whether the part has the very columns that the table has, its key's among them."""
     theirs = {(c.name, c.encoding, c.framed) for c in part.table_columns}
     return theirs == {(c.name, c.encoding, c.framed) for c in rows.table.columns}
 
 
-def _row_by_row(storage: Storage, rows: LogStore, proven: ProvenDay) -> int:
+def _row_by_row(storage: Storage, rows: RowStore, proven: ProvenDay) -> int:
     """The day's rows, each found in the latest part that has its key. Raises NotHeld."""
     rows.read_types({column.name for column in rows.doubtful_columns})
     altered = [part.part for part in proven.parts if not rows_alike(rows, part)]

@@ -23,8 +23,8 @@ from sqlalchemy.exc import DBAPIError
 from saju_ops.database.connect import error_text
 from saju_ops.database.mysql_grants import error_number
 from saju_ops.errors import OperatorError, Refused
-from saju_ops.rows.engines.base import broken_off
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
+from saju_ops.rows.engines.session import broken_off
 from saju_ops.rows.table import TIME_COLUMN
 from saju_ops.schema.partitions import online
 from saju_ops.schema.partitions.blockers import blockers
@@ -84,7 +84,7 @@ class Conversion:
         ]
 
 
-def plan_conversion(store: LogStore, *, now: datetime, ahead: int, zone: ZoneInfo, way: str = "auto") -> Conversion:
+def plan_conversion(store: RowStore, *, now: datetime, ahead: int, zone: ZoneInfo, way: str = "auto") -> Conversion:
     """Looks, and takes a sample in a table of its own that is gone afterwards. `way` is `auto`, `alter` or the name of
     the tool that does it while writers go on. Raises Refused."""
     if store.table.engine == "sqlite":
@@ -115,7 +115,7 @@ def plan_conversion(store: LogStore, *, now: datetime, ahead: int, zone: ZoneInf
 
 
 def convert(
-    store: LogStore, *, now: datetime, ahead: int, zone: ZoneInfo, way: str = "auto",
+    store: RowStore, *, now: datetime, ahead: int, zone: ZoneInfo, way: str = "auto",
     say: Callable[[str], None] = lambda _: None, wait: float = 10.0,
 ) -> Conversion:  # fmt: skip
     """Does it, or nothing where it is done. Raises Refused, Busy, Blocked; OperatorError where the server broke it off,
@@ -150,7 +150,7 @@ def convert(
     return plan
 
 
-def convert_back(store: LogStore, *, say: Callable[[str], None] = lambda _: None, wait: float = 10.0) -> bool:
+def convert_back(store: RowStore, *, say: Callable[[str], None] = lambda _: None, wait: float = 10.0) -> bool:
     """The plain table again, with the keys, the comment and the primary key that it had. False where it is plain.
 
     Readers go on, writers wait. Raises Refused where two rows have one old primary key."""
@@ -181,7 +181,7 @@ def convert_back(store: LogStore, *, say: Callable[[str], None] = lambda _: None
 # --- before ---------------------------------------------------------------------------------------------------------
 
 
-def _require_fit(store: LogStore) -> None:
+def _require_fit(store: RowStore) -> None:
     table = store.table
     if table.children:
         names = ", ".join(sorted({child.table for child in table.children}))
@@ -210,7 +210,7 @@ def _require_fit(store: LogStore) -> None:
         raise Refused(f"{table.name} has no primary key. Nothing was done; give it one.")
 
 
-def _require_times(store: LogStore) -> None:
+def _require_times(store: RowStore) -> None:
     """Raises Refused where a row has no created_at, or none that is a time: the server would make now of it."""
     nulls = store.undated(datetime(1970, 1, 2, tzinfo=ZoneInfo("UTC")))
     lost = nulls["rows_without_created_at"]
@@ -221,7 +221,7 @@ def _require_times(store: LogStore) -> None:
         )
 
 
-def _way(store: LogStore, way: str) -> str:
+def _way(store: RowStore, way: str) -> str:
     if way not in ("auto", "alter", online.TOOL):
         raise Refused(f"The way is {way!r}; it may be auto, alter or {online.TOOL}. Nothing was done.")
     if way == "alter":
@@ -237,7 +237,7 @@ def _way(store: LogStore, way: str) -> str:
     return "one ALTER TABLE" if why_not else online.TOOL
 
 
-def _size(store: LogStore) -> tuple[int, int]:
+def _size(store: RowStore) -> tuple[int, int]:
     rows, size, kind = store.connection.execute(SIZE, {"name": store.table.name}).one()
     store.end_read()
     if str(kind).lower() != "innodb":
@@ -245,7 +245,7 @@ def _size(store: LogStore) -> tuple[int, int]:
     return int(rows or 0), int(size or 0)
 
 
-def _rows_per_second(store: LogStore, rows: int) -> float:
+def _rows_per_second(store: RowStore, rows: int) -> float:
     """By copying some rows into a table of the same shape, which is gone afterwards."""
     name = quoted(store, f"saju_ops_sample_{abs(hash(store.table.name)) % 10**8}")
     run(store, f"DROP TABLE IF EXISTS {name}")
@@ -266,29 +266,29 @@ def _rows_per_second(store: LogStore, rows: int) -> float:
 # --- statements -----------------------------------------------------------------------------------------------------
 
 
-def _name(store: LogStore) -> str:
+def _name(store: RowStore) -> str:
     return quoted(store, store.table.name)
 
 
-def _drop_key(store: LogStore, key: Key) -> str:
+def _drop_key(store: RowStore, key: Key) -> str:
     # First and alone: MariaDB refuses it together with PARTITION BY (1217).
     return f"DROP FOREIGN KEY {quoted(store, key.name)}, ALGORITHM=INPLACE, LOCK=NONE"
 
 
-def _wanted_months(store: LogStore, now: datetime, ahead: int, zone: ZoneInfo) -> list[Month]:
+def _wanted_months(store: RowStore, now: datetime, ahead: int, zone: ZoneInfo) -> list[Month]:
     present = month_of(now, zone)
     oldest = store.instants("asc")
     first = max(month_of(oldest, zone), present.next(-MOST_BEFORE)) if oldest is not None else present
     return list(months(min(first, present), present.next(ahead)))
 
 
-def _primary(store: LogStore) -> tuple[str, ...]:
+def _primary(store: RowStore) -> tuple[str, ...]:
     rows = store.connection.execute(INDEXES, {"name": store.table.name}).all()
     store.end_read()
     return tuple(str(row[3]) for row in rows if row[0] == "PRIMARY")
 
 
-def _before(store: LogStore, keys: tuple[Key, ...]) -> Before:
+def _before(store: RowStore, keys: tuple[Key, ...]) -> Before:
     """What is to be kept: of a run that was broken off, what that one kept."""
     known = remembered(store)
     if known is not None:
@@ -298,7 +298,7 @@ def _before(store: LogStore, keys: tuple[Key, ...]) -> Before:
     return Before(comment_of(store), _primary(store), keys, store.table.column(TIME_COLUMN).nullable)
 
 
-def _body(store: LogStore, wanted: list[Month], before: Before) -> str:
+def _body(store: RowStore, wanted: list[Month], before: Before) -> str:
     in_seconds = store.table.time_type == "timestamp"
     layout = Layout((), in_seconds)
     column = quoted(store, TIME_COLUMN)
@@ -318,7 +318,7 @@ def _body(store: LogStore, wanted: list[Month], before: Before) -> str:
     )
 
 
-def _old_body(store: LogStore, before: Before) -> str:
+def _old_body(store: RowStore, before: Before) -> str:
     names = ", ".join(quoted(store, name) for name in before.primary)
     parts = [f"DROP PRIMARY KEY, ADD PRIMARY KEY ({names})"] if before.primary != _primary(store) else []
     if before.nullable:
@@ -326,7 +326,7 @@ def _old_body(store: LogStore, before: Before) -> str:
     return ", ".join(parts)
 
 
-def _column_line(store: LogStore) -> str:
+def _column_line(store: RowStore) -> str:
     """created_at as the server itself defines it."""
     row = store.connection.exec_driver_sql(f"SHOW CREATE TABLE {_name(store)}".replace("%", "%%")).one()
     store.end_read()
@@ -334,7 +334,7 @@ def _column_line(store: LogStore) -> str:
     return next(line.strip().rstrip(",") for line in str(row[1]).splitlines() if line.strip().startswith(start))
 
 
-def _alter(store: LogStore, what: str, last: str = "") -> None:
+def _alter(store: RowStore, what: str, last: str = "") -> None:
     """One ALTER of the table. Raises Blocked where others' open transactions were in the way, DBAPIError."""
     if not (what or last):
         return
@@ -355,7 +355,7 @@ def _alter(store: LogStore, what: str, last: str = "") -> None:
         ) from None
 
 
-def _undo(store: LogStore, before: Before) -> None:
+def _undo(store: RowStore, before: Before) -> None:
     """Foreign keys and comment as they were, where the table is plain. Without reading it: the rows were under these
     keys, or were left by what the cascade does."""
     if store.connection.invalidated or layout_of(store) is not None:
@@ -373,7 +373,7 @@ def _undo(store: LogStore, before: Before) -> None:
             run(store, "SET SESSION foreign_key_checks = 1")
 
 
-def _require_old_key(store: LogStore, before: Before) -> None:
+def _require_old_key(store: RowStore, before: Before) -> None:
     if before.primary == _primary(store) or not before.primary:
         return
     columns = [store.col(name) for name in before.primary]
@@ -387,7 +387,7 @@ def _require_old_key(store: LogStore, before: Before) -> None:
         )
 
 
-def _require_nothing_out(store: LogStore) -> None:
+def _require_nothing_out(store: RowStore) -> None:
     if sides := MySQLMover(store).sides(()):
         raise Refused(
             f"{', '.join(sides)} {are(len(sides))} a month that a rotation took out of {store.table.name}. Nothing was"
@@ -395,7 +395,7 @@ def _require_nothing_out(store: LogStore) -> None:
         )
 
 
-def _broken(store: LogStore, text: str) -> str:
+def _broken(store: RowStore, text: str) -> str:
     return (
         f"The database broke it off ({text}). {store.table.name} has all of its rows, and is a plain or a partitioned"
         " table as a whole; launch again."

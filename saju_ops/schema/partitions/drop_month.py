@@ -24,7 +24,7 @@ from saju_ops.database.snapshots import alone
 from saju_ops.errors import Busy, OperatorError, Refused
 from saju_ops.rows.comeback import require_comeback
 from saju_ops.rows.days import Day, day_of
-from saju_ops.rows.engines.open import LogStore, Selection
+from saju_ops.rows.engines.open import RowStore, Selection
 from saju_ops.rows.table import TIME_COLUMN
 from saju_ops.schema.partitions.catalogue import Layout, Partition, layout_of
 from saju_ops.schema.partitions.compare import (
@@ -53,7 +53,7 @@ LEFT = (NotHeld, OperatorError, OSError)
 def whole_months(zone: ZoneInfo, *, snapshot_wait: float = SNAPSHOT_WAIT) -> WholeMonths:
     """What a purge calls: gives one outcome for each partition that it may take. Nothing for a plain table."""
 
-    def leave(store: LogStore, storage: Storage, window: Window, dry_run: bool) -> Iterator[MonthOutcome]:
+    def leave(store: RowStore, storage: Storage, window: Window, dry_run: bool) -> Iterator[MonthOutcome]:
         if store.table.engine == "sqlite":
             return
         try:
@@ -66,7 +66,7 @@ def whole_months(zone: ZoneInfo, *, snapshot_wait: float = SNAPSHOT_WAIT) -> Who
     return leave
 
 
-def mover_of(store: LogStore) -> Mover:
+def mover_of(store: RowStore) -> Mover:
     if store.table.engine == "postgresql":
         from saju_ops.schema.partitions.postgres import PostgresMover
 
@@ -78,7 +78,7 @@ def mover_of(store: LogStore) -> Mover:
 
 class _Months:
     def __init__(
-        self, store: LogStore, storage: Storage, zone: ZoneInfo, layout: Layout, window: Window, wait: float
+        self, store: RowStore, storage: Storage, zone: ZoneInfo, layout: Layout, window: Window, wait: float
     ) -> None:
         self.store, self.storage, self.zone, self.layout, self.window, self.wait = (
             store, storage, zone, layout, window, wait,

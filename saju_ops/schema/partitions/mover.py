@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from saju_ops.archive.deleting import hashed_rows
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.rows.engines.interface import Key
-from saju_ops.rows.engines.open import LogStore, Selection
+from saju_ops.rows.engines.open import RowStore, Selection
 from saju_ops.schema.partitions.catalogue import Layout, Partition, layout_of
 from saju_ops.schema.partitions.months import Month
 
@@ -36,7 +36,7 @@ class Mover(abc.ABC):
     """Moves partitions of the store's table. Every method leaves the table whole; a kill inside one leaves the month in
     the table or in the side table, with all of its rows."""
 
-    def __init__(self, store: LogStore) -> None:
+    def __init__(self, store: RowStore) -> None:
         self.store = store
 
     @abc.abstractmethod
@@ -108,7 +108,7 @@ class Mover(abc.ABC):
                 conflicts += self._merge(rows, keys)
         return conflicts
 
-    def _merge(self, rows: LogStore, keys: list[Key]) -> int:
+    def _merge(self, rows: RowStore, keys: list[Key]) -> int:
         chosen = Selection(keys=tuple(keys))
         there = dict(hashed_rows(self.store, chosen, self.store.table.key, lock=True))
         mine = dict(hashed_rows(rows, chosen, rows.table.key, lock=True))
@@ -124,7 +124,7 @@ class Mover(abc.ABC):
         return len(mine) - len(done)
 
 
-def _first_keys(rows: LogStore, after: Key | None) -> list[Key]:
+def _first_keys(rows: RowStore, after: Key | None) -> list[Key]:
     """The next keys of the table in their order, behind `after`."""
     query = rows.row_select(Selection(first=after)).limit(MERGED_AT_ONCE + 1)
     places = [rows.table.names.index(name) for name in rows.table.key]

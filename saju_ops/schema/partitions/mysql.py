@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from saju_ops.database.connect import error_text
 from saju_ops.database.mysql_grants import error_number
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
 from saju_ops.schema.partitions.blockers import blockers
 from saju_ops.schema.partitions.catalogue import Layout, Partition, quoted, run
 from saju_ops.schema.partitions.months import Month, free_names
@@ -43,7 +43,7 @@ PARTITIONED = sa.text(
 
 
 @contextmanager
-def waiting_briefly(store: LogStore) -> Iterator[None]:
+def waiting_briefly(store: RowStore) -> Iterator[None]:
     """Inside, an ALTER waits for others' transactions for seconds, since all new queries wait behind it."""
     wanted = {"lock_wait_timeout": LOCK_WAIT_SECONDS, "innodb_lock_wait_timeout": ROW_WAIT_SECONDS}
     asked = ", ".join(f"@@SESSION.{name}" for name in wanted)
@@ -59,7 +59,7 @@ def waiting_briefly(store: LogStore) -> Iterator[None]:
 
 
 class MySQLMover(Mover):
-    def __init__(self, store: LogStore) -> None:
+    def __init__(self, store: RowStore) -> None:
         super().__init__(store)
         self._table = quoted(store, store.table.name)
         self._mark = f"{MARK} {store.table.name}"

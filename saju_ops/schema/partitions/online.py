@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from saju_ops.dumps.mysql.clients import options_file
 from saju_ops.dumps.programs import asked, environment, failed, secret_file
 from saju_ops.errors import OperatorError
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
 from saju_ops.schema.partitions.catalogue import layout_of, quoted, run
 
 TOOL = "pt-online-schema-change"
@@ -33,7 +33,7 @@ PREFIX = "pt_osc_"
 DIES_WITH_PARENT = 1
 
 
-def why_not(store: LogStore) -> str:
+def why_not(store: RowStore) -> str:
     """Why the tool can't be used for this table; empty where it can."""
     path = shutil.which(TOOL)
     if path is None:
@@ -54,7 +54,7 @@ def why_not(store: LogStore) -> str:
     return ""
 
 
-def run_tool(store: LogStore, body: str, say: Callable[[str], None]) -> None:
+def run_tool(store: RowStore, body: str, say: Callable[[str], None]) -> None:
     """Raises OperatorError, with nothing of the tool left behind and the table as it was."""
     path = shutil.which(TOOL)
     assert path is not None
@@ -105,7 +105,7 @@ def _die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def clean_up(store: LogStore) -> list[str]:
+def clean_up(store: RowStore) -> list[str]:
     """Removes what a killed run of the tool left of this table: its triggers first, then its copy. Gives the names."""
     gone = []
     copy = f"_{store.table.name}_new"
@@ -124,7 +124,7 @@ def clean_up(store: LogStore) -> list[str]:
     return gone
 
 
-def _is_the_tools(store: LogStore, name: str) -> bool:
+def _is_the_tools(store: RowStore, name: str) -> bool:
     """By the comment that we gave the table, which its copy has."""
     from saju_ops.schema.partitions.remembered import COMMENT, MARK
 
@@ -133,7 +133,7 @@ def _is_the_tools(store: LogStore, name: str) -> bool:
     return str(comment or "").startswith(MARK)
 
 
-def _triggers(store: LogStore) -> list[tuple[str, str]]:
+def _triggers(store: RowStore) -> list[tuple[str, str]]:
     found = [(str(n), str(a)) for n, a in store.connection.execute(TRIGGERS, {"name": store.table.name})]
     store.end_read()
     return found

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from saju_ops.errors import Refused
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
 from saju_ops.schema.partitions.catalogue import quoted
 
 MARK = "saju_ops before partitions: "
@@ -44,7 +44,7 @@ class Key:
     on_update: str
     on_delete: str
 
-    def clause(self, store: LogStore) -> str:
+    def clause(self, store: RowStore) -> str:
         def names(columns: tuple[str, ...]) -> str:
             return ", ".join(quoted(store, column) for column in columns)
 
@@ -76,7 +76,7 @@ class Before:
         return found
 
 
-def keys_of(store: LogStore) -> tuple[Key, ...]:
+def keys_of(store: RowStore) -> tuple[Key, ...]:
     grouped: dict[str, list[Any]] = {}
     for row in store.connection.execute(KEYS, {"name": store.table.name}):
         grouped.setdefault(str(row[0]), []).append(row)
@@ -90,13 +90,13 @@ def keys_of(store: LogStore) -> tuple[Key, ...]:
     )  # fmt: skip
 
 
-def comment_of(store: LogStore) -> str:
+def comment_of(store: RowStore) -> str:
     found = store.connection.execute(COMMENT, {"name": store.table.name}).scalar()
     store.end_read()
     return str(found or "")
 
 
-def remembered(store: LogStore) -> Before | None:
+def remembered(store: RowStore) -> Before | None:
     """What the comment says; None where it says nothing. Raises Refused for what isn't ours."""
     text = comment_of(store)
     if not text.startswith(MARK):
@@ -115,8 +115,9 @@ def remembered(store: LogStore) -> Before | None:
     return found
 
 
-def _key(raw: dict[str, Any]) -> Key:
-    return Key(**{name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()})
+def _key(raw: Any) -> Key:
+    values: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
+    return Key(**values)
 
 
 def _is_sound(key: Key) -> bool:

@@ -13,7 +13,7 @@ from saju_ops.database.mysql_grants import (
     takes_names_literally,
 )
 from saju_ops.errors import Refused
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
 
 TO_MOVE = frozenset({"SELECT", "INSERT", "DELETE", "ALTER", "CREATE", "DROP", "LOCK TABLES"})
 POSTGRES_OWNER = sa.text(
@@ -23,7 +23,7 @@ POSTGRES_OWNER = sa.text(
 )
 
 
-def require_rights(store: LogStore, needed: frozenset[str] = TO_MOVE, what: str = "partitions") -> None:
+def require_rights(store: RowStore, needed: frozenset[str] = TO_MOVE, what: str = "partitions") -> None:
     """Raises Refused. Reads only."""
     try:
         _postgres(store, what) if store.table.engine == "postgresql" else _mysql(store, needed, what)
@@ -31,7 +31,7 @@ def require_rights(store: LogStore, needed: frozenset[str] = TO_MOVE, what: str 
         store.end_read()
 
 
-def _mysql(store: LogStore, needed: frozenset[str], what: str) -> None:
+def _mysql(store: RowStore, needed: frozenset[str], what: str) -> None:
     grants, literal = grants_of(store.connection), takes_names_literally(store.connection)
     rights = rights_on(grants, store.table.database, literal=literal)
     if "ALL PRIVILEGES" in rights or needed <= rights:
@@ -51,7 +51,7 @@ def _mysql(store: LogStore, needed: frozenset[str], what: str) -> None:
     )
 
 
-def _postgres(store: LogStore, what: str) -> None:
+def _postgres(store: RowStore, what: str) -> None:
     name = store.connection.dialect.identifier_preparer.quote(store.table.name).replace("%%", "%")
     owns, owner, may_create, schema, me = store.connection.execute(POSTGRES_OWNER, {"name": name}).one()
     if not owns:

@@ -7,15 +7,16 @@ row that leaves stands in `drop_month.py` and `archive/deleting.py`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from saju_ops.archive.purge import LOCK_WAIT, PurgePlan, PurgeResult, purge
+from saju_ops.archive.purge import LOCK_WAIT, purge
+from saju_ops.archive.purge_plan import PurgePlan, PurgeResult
 from saju_ops.errors import Refused
 from saju_ops.rows.days import Day, cutoff_day, day_of
-from saju_ops.rows.engines.base import broken_off
-from saju_ops.rows.engines.open import LogStore
+from saju_ops.rows.engines.open import RowStore
+from saju_ops.rows.engines.session import broken_off
+from saju_ops.run_control import TO_THE_END, RunControl
 from saju_ops.schema.partitions.ahead import Ahead, make_ahead
 from saju_ops.schema.partitions.catalogue import Layout, layout_of, unpartitioned
 from saju_ops.schema.partitions.drop_month import SNAPSHOT_WAIT, whole_months
@@ -62,7 +63,7 @@ def require_ahead(ahead: int) -> None:
 
 
 def rotate(
-    store: LogStore,
+    store: RowStore,
     storage: Storage,
     *,
     now: datetime,
@@ -70,8 +71,7 @@ def rotate(
     retention_days: int,
     ahead: int,
     dry_run: bool = True,
-    should_stop: Callable[[], str | None] = lambda: None,
-    progress: Callable[[PurgeResult, Day], None] = lambda result, day: None,
+    control: RunControl = TO_THE_END,
     wait: float = LOCK_WAIT,
     snapshot_wait: float = SNAPSHOT_WAIT,
 ) -> RotationResult:
@@ -95,8 +95,8 @@ def rotate(
         # Also where there is none: a killed run may have left one beside the table.
         last = _last_day(layout, cutoff_day(now, retention_days, zone)) or first_day.previous()
         result.purge = purge(
-            store, storage, replace(plan, to_day=last), now=now, first_day=first_day, should_stop=should_stop,
-            progress=progress, wait=wait, months=whole_months(zone, snapshot_wait=snapshot_wait),
+            store, storage, replace(plan, to_day=last), now=now, first_day=first_day, control=control,
+            wait=wait, months=whole_months(zone, snapshot_wait=snapshot_wait),
         )  # fmt: skip
         found = layout_of(store)
         result.partitions = len(found.partitions) if found else 0

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from saju_ops.archive.purge import PurgePlan, PurgeResult, purge
+from saju_ops.archive.purge import purge
+from saju_ops.archive.purge_plan import PurgePlan, PurgeResult
 from saju_ops.rows.days import Day, days
 from saju_ops.schema.partitions.drop_month import whole_months
 from saju_ops.schema.partitions.rotate import RotationResult, rotate

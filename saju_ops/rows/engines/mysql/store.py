@@ -18,6 +18,8 @@ from saju_ops.database.connect import connect, redacted
 from saju_ops.database.mysql_grants import (
     error_number,
 )
+from saju_ops.database.snapshots import forbids_locks
+from saju_ops.database.snapshots import reading as snapshot_lock
 from saju_ops.errors import Busy, Refused
 from saju_ops.local_state import one_at_a_time
 from saju_ops.rows.comeback import UTC_OFFSET
@@ -144,7 +146,7 @@ class MySQLRowStore(MySQLWriting):
         try:
             got = execute(sa.text("SELECT GET_LOCK(:lock, :wait)"), {"lock": lock, "wait": wait}).scalar()
         except sa.exc.DBAPIError as error:
-            if not _forbids_locks(error):
+            if not forbids_locks(error):
                 raise
             self.end_read()
             _say_locked_here(redacted(self.url))
@@ -204,7 +206,7 @@ class MySQLRowStore(MySQLWriting):
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         self.end_read()
-        with self.connection.begin():
+        with snapshot_lock(self.connection), self.connection.begin():
             self.connection.exec_driver_sql("ROLLBACK")
             self.connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             self.connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT")
@@ -213,13 +215,6 @@ class MySQLRowStore(MySQLWriting):
     def replica_lag(self, replicas: Sequence[sa.URL]) -> float | None:
         lags = [lag_of(url) for url in replicas]
         return max(lags) if lags else None
-
-
-def _forbids_locks(error: sa.exc.DBAPIError) -> bool:
-    """A Galera cluster: MariaDB's says "doesn't yet support 'GET_LOCK in cluster (WSREP_ON=ON)'" (1235), Percona's in
-    strict mode "prohibits use of GET_LOCK with pxc_strict_mode = …" (1105)."""
-    said: tuple[Any, ...] = getattr(error.orig, "args", ())
-    return said[:1] in ((1235,), (1105,)) and "GET_LOCK" in str(said[1:]).upper()
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from saju_ops.database.snapshots import reading as snapshot_lock
 from saju_ops.errors import Busy
 from saju_ops.rows.engines.base import LOCK_WAIT_SECONDS, require_key, require_table
 from saju_ops.rows.engines.postgres.reading import NUMBERS, PLAIN, _str
@@ -135,7 +136,7 @@ class PostgresRowStore(PostgresWriting):
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         self.end_read()
-        with self.connection.begin():
+        with snapshot_lock(self.connection), self.connection.begin():
             self.connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             yield
 
