@@ -36,6 +36,11 @@ from saju_ops.schema.partitions.remembered import Before, Key, comment_of, keys_
 from saju_ops.schema.partitions.rights import TO_MOVE, require_rights
 from saju_ops.words import are, counted, have
 
+POSTGRES = (
+    "A table of PostgreSQL can't become a partitioned one: another has to take its name, and grants, views and triggers"
+    " stay with the old one. Nothing was done. Make the partitioned table by hand (docs/partitions.md); the"
+    " rotation then works on it."
+)
 SAMPLED = 20_000
 LOCK_TIMEOUT = 1205
 # Months that are made for rows of the past; what is older is in the first.
@@ -90,9 +95,7 @@ def plan_conversion(store: RowStore, *, now: datetime, ahead: int, zone: ZoneInf
     if store.table.engine == "sqlite":
         raise Refused(SQLITE)
     if store.table.engine == "postgresql":
-        from saju_ops.schema.partitions.postgres_convert import plan_postgres
-
-        return plan_postgres(store, now=now, ahead=ahead, zone=zone)
+        raise Refused(POSTGRES)
     if layout_of(store) is not None:
         return Conversion(store.table.name, "nothing", done=True)
     require_rights(store, TO_CONVERT, "partitions")
@@ -120,10 +123,6 @@ def convert(
 ) -> Conversion:  # fmt: skip
     """Does it, or nothing where it is done. Raises Refused, Busy, Blocked; OperatorError where the server broke it off,
     and then the table is as it was."""
-    if store.table.engine == "postgresql":
-        from saju_ops.schema.partitions.postgres_convert import convert_postgres
-
-        return convert_postgres(store, now=now, ahead=ahead, zone=zone, say=say, wait=wait)
     plan = plan_conversion(store, now=now, ahead=ahead, zone=zone, way=way)
     with broken_off(lambda text: _broken(store, text)), store.lock("partitions", wait), store.lock("purge", wait):
         online.clean_up(store)
@@ -157,9 +156,7 @@ def convert_back(store: RowStore, *, say: Callable[[str], None] = lambda _: None
     if store.table.engine == "sqlite":
         raise Refused(SQLITE)
     if store.table.engine == "postgresql":
-        from saju_ops.schema.partitions.postgres_convert import convert_postgres_back
-
-        return convert_postgres_back(store, say=say, wait=wait)
+        raise Refused(POSTGRES)
     require_rights(store, TO_CONVERT, "partitions")
     before = remembered(store) or Before(comment_of(store), tuple(c for c in store.table.key if c != TIME_COLUMN))
     with broken_off(lambda text: _broken(store, text)), store.lock("partitions", wait), store.lock("purge", wait):
