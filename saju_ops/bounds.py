@@ -35,6 +35,8 @@ Years = Annotated[int, Field(ge=1, le=100)]
 # Ten years; a reminder after a month would be one that nobody expects.
 StaleHours = Annotated[int, Field(ge=1, le=87_600)]
 AlertHours = Annotated[int, Field(ge=1, le=720)]
+# Months whose partitions are made before their first row is there.
+MonthsAhead = Annotated[int, Field(ge=1, le=24)]
 # Daily runs that read every backup once between them.
 ShareDays = Annotated[int, Field(ge=1, le=366)]
 

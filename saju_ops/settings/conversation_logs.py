@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import ClassVar
 
-from saju_ops.bounds import DaysFromOne
+from saju_ops.bounds import DaysFromOne, MonthsAhead
 from saju_ops.settings.feature import Feature
 from saju_ops.settings.fields import setting
 from saju_ops.settings.values import Cron, StartDate, TableName
@@ -32,6 +32,12 @@ class ConversationLogs(Feature):
         default=date(2024, 1, 1),
         holds="a date as YYYY-MM-DD, not in the future",
         about="The first partition, so the first day that is archived",
+    )
+    partitions_ahead: MonthsAhead = setting(
+        "PARTITIONS_AHEAD",
+        default=3,
+        holds="a whole number of months {allowed}",
+        about="Months behind this one that get a partition, where the table has them ([partitions.md](partitions.md))",
     )
     log_cleanup_cron: Cron = setting(
         "LOG_CLEANUP_CRON",

@@ -506,7 +506,7 @@ def test_a_replica_that_stops_answering_stops_the_purge(scene: Scene, monkeypatc
     scene.archive()
     lags = [0.0, 0.0, 0.5, None]
     monkeypatch.setattr(RowStore, "replica_lag", lambda self, replicas: lags.pop(0))
-    for engine in ("mysql.store.MySQLRowStore", "postgres.PostgresRowStore"):
+    for engine in ("mysql.store.MySQLRowStore", "postgres.store.PostgresRowStore"):
         monkeypatch.setattr(f"saju_ops.rows.engines.{engine}.replica_lag", lambda self, replicas: lags.pop(0))
     result = scene.purge(chunk_size=4, max_replica_lag_seconds=5)
     assert (result.deleted, result.stopped) == (4, "no replica can be asked for its lag any more")

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from saju_ops.bounds import DaysFromOne, MonthsAhead
 from saju_ops.defs.charts import bar_chart
 from saju_ops.defs.common import _lines
 from saju_ops.defs.conversation_logs.asset import LOGS
 from saju_ops.defs.interrupts import cancellable, raise_if_cancelled
+from saju_ops.defs.launchpad import checked_at_launch
+from saju_ops.defs.live_tables import observe, one_run_a_tick, refused_once
 from saju_ops.defs.progress import log_progress
 from saju_ops.defs.resources import BackupStorage, LogDatabase
 from saju_ops.defs.run_errors import without_secrets
-from saju_ops.errors import OperatorError, Refused
+from saju_ops.errors import Refused
 from saju_ops.reports.partitions import rotation_report
 from saju_ops.run_control import RunControl
 from saju_ops.settings.load import load_settings
@@ -39,21 +42,18 @@ class RotateConfig(dg.Config):
         description="true: says which partitions would be made and which months would leave; changes nothing. false:"
         " makes them, and drops months whose rows are all in proven archives; only a restore brings those back.",
     )
-    partitions_ahead: int | None = Field(
+    partitions_ahead: MonthsAhead | None = Field(
         default=None,
-        ge=1,
-        le=24,
         description="Whole months behind this one that shall have a partition, 1 to 24. Empty: PARTITIONS_AHEAD.",
     )
-    retention_days: int | None = Field(
+    retention_days: DaysFromOne | None = Field(
         default=None,
-        ge=1,
-        le=36_500,
         description="Days that stay, counted back from now, 1 to 36500. Empty: LOG_RETENTION_DAYS. Smaller deletes"
         " more.",
     )
 
 
+@checked_at_launch(RotateConfig)
 @dg.op(
     name="rotate_partitions",
     pool=POOL,
@@ -64,14 +64,10 @@ class RotateConfig(dg.Config):
 def rotate_log_partitions(
     context: dg.OpExecutionContext, config: RotateConfig, log_database: LogDatabase, backup_storage: BackupStorage
 ) -> None:
-    try:
+    with refused_once():
         result = _rotate(context, config, log_database, backup_storage)
-    except OperatorError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
     metadata = rotation_metadata(result)
-    context.add_output_metadata(metadata)
-    # On the table itself, so that its numbers plot over the weeks.
-    context.log_event(dg.AssetObservation(LOGS, metadata=metadata))
+    observe(context, LOGS, metadata)
     verb = "would leave" if result.dry_run else "left"
     gone = result.purge.months_droppable if result.dry_run and result.purge else result.months_dropped
     log_progress(
@@ -109,7 +105,7 @@ def _rotate(
                 now=datetime.now(UTC),
                 first_day=Day(settings.archive_start_date, settings.timezone),
                 retention_days=config.retention_days or settings.log_retention_days,
-                ahead=config.partitions_ahead or _wanted(settings),
+                ahead=config.partitions_ahead or settings.partitions_ahead,
                 dry_run=config.dry_run,
                 control=RunControl(should_stop),
             )
@@ -173,10 +169,7 @@ def rotation_schedule(settings: Settings) -> dg.ScheduleDefinition:
             found = _layout(store)
         if isinstance(found, str):
             return dg.SkipReason(found)
-        return dg.RunRequest(
-            run_key=f"log-partitions-{context.scheduled_execution_time.astimezone(UTC):%Y-%m-%dT%H:%MZ}",
-            run_config=dg.RunConfig(ops={JOB: RotateConfig(dry_run=False)}),
-        )
+        return one_run_a_tick(context, "log-partitions", JOB, RotateConfig(dry_run=False))
 
     return log_partitions
 
@@ -205,7 +198,7 @@ def checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
         with log_database.open() as store:
             found = _layout(store)
         if isinstance(found, str):
-            return _nothing_to_check(found, _wanted(settings))
+            return _nothing_to_check(found, settings.partitions_ahead)
         ahead = months_ahead(found, datetime.now(UTC), settings.timezone)
         bound = found.last_bound
         return dg.AssetCheckResult(
@@ -213,7 +206,7 @@ def checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
             severity=dg.AssetCheckSeverity.WARN,
             metadata={
                 "months_ahead": ahead,
-                "months_wanted": _wanted(settings),
+                "months_wanted": settings.partitions_ahead,
                 "partitions": len(found.partitions),
                 "last_month_ends_utc": bound.isoformat() if bound else "none",
             },
@@ -232,7 +225,7 @@ def checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
         with log_database.open() as store:
             found = _layout(store)
             if isinstance(found, str):
-                return _nothing_to_check(found, _wanted(settings))
+                return _nothing_to_check(found, settings.partitions_ahead)
             rows = mover_of(store).count(found.future) if found.future is not None else 0
         return dg.AssetCheckResult(
             passed=rows == 0,
@@ -250,6 +243,3 @@ def _nothing_to_check(why: str, wanted: int) -> dg.AssetCheckResult:
         metadata={"months_ahead": 0, "months_wanted": wanted, "partitions": 0, "rows_in_p_future": 0, "note": why},
     )
 
-
-def _wanted(settings: Settings) -> int:
-    return int(getattr(settings, "partitions_ahead", 3))

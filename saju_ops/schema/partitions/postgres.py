@@ -203,6 +203,6 @@ class PostgresMover(Mover):
             if future is not None:
                 names = ", ".join(self._plain(c.name) for c in self.store.table.columns if not c.generated)
                 rows = f"SELECT {names} FROM {self._name(old)}"  # noqa: S608
-                self._run(f"INSERT INTO {self._table} ({names}) OVERRIDING SYSTEM VALUE {rows}")  # noqa: S608
+                self._run(f"INSERT INTO {self._table} ({names}) OVERRIDING SYSTEM VALUE {rows}")
                 self._run(f"DROP TABLE {self._name(old)}")
         return [name for name, _ in named]

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from saju_ops.archive.purge import LOCK_WAIT, purge
 from saju_ops.archive.purge_plan import PurgePlan, PurgeResult
-from saju_ops.errors import Refused
+from saju_ops.bounds import MonthsAhead, require
 from saju_ops.rows.days import Day, cutoff_day, day_of
 from saju_ops.rows.engines.open import RowStore
 from saju_ops.rows.engines.session import broken_off
@@ -22,8 +22,6 @@ from saju_ops.schema.partitions.catalogue import Layout, layout_of, unpartitione
 from saju_ops.schema.partitions.drop_month import SNAPSHOT_WAIT, whole_months
 from saju_ops.schema.partitions.rights import require_rights
 from saju_ops.storage.open import Storage
-
-MOST_MONTHS = 24
 
 
 @dataclass
@@ -57,11 +55,6 @@ class RotationResult:
         return bool(self.ahead.rows_in_future or self.ahead.left or purge_does)
 
 
-def require_ahead(ahead: int) -> None:
-    if not 1 <= ahead <= MOST_MONTHS:
-        raise Refused(f"PARTITIONS_AHEAD is {ahead}; it may be from 1 to {MOST_MONTHS}. Nothing was touched.")
-
-
 def rotate(
     store: RowStore,
     storage: Storage,
@@ -80,7 +73,7 @@ def rotate(
 
     Raises Refused where the table has no partitions or the account may not change them, and Busy while another run
     does the same, before anything is done."""
-    require_ahead(ahead)
+    require("PARTITIONS_AHEAD", ahead, MonthsAhead)
     plan = PurgePlan(retention_days=retention_days, dry_run=dry_run)
     zone, began = first_day.zone, time.monotonic()
     layout = layout_of(store)
