@@ -242,4 +242,3 @@ def _nothing_to_check(why: str, wanted: int) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.WARN,
         metadata={"months_ahead": 0, "months_wanted": wanted, "partitions": 0, "rows_in_p_future": 0, "note": why},
     )
-
