@@ -6,7 +6,6 @@ their direction, and whether it is unique. What a server adds by itself is left 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +99,12 @@ def why_index_blocks(connection: sa.Connection, table: str) -> str:
     return str(_family(connection).why_index_blocks(connection, table))
 
 
+def has_descending(connection: sa.Connection) -> bool:
+    """Whether an index can have a column in descending order; MariaDB before 10.8 reads DESC and forgets it."""
+    version = tuple(connection.dialect.server_version_info or ())  # type: ignore[attr-defined]
+    return not getattr(connection.dialect, "is_mariadb", False) or version >= (10, 8)
+
+
 def is_needed_by_key(connection: sa.Connection, table: str, index: str) -> bool:
     """Whether the index is the last one that a foreign key of the table, or one to it, can use."""
     return bool(_family(connection).is_needed_by_key(connection, table, index))
@@ -135,6 +140,3 @@ def rows_of(connection: sa.Connection, table: str) -> int:
     if not exists(connection, table):
         return 0
     return int(connection.execute(sa.select(sa.func.count()).select_from(sa.table(table))).scalar_one())
-
-
-Ask = Callable[..., list[Any]]

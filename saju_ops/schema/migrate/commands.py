@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from saju_ops.database.connect import error_text, quote_every_name, redacted
-from saju_ops.errors import OperatorError
+from saju_ops.errors import OperatorError, Refused
 from saju_ops.schema.migrate import history, scripts
 from saju_ops.schema.migrate.plan import VERSION_TABLE, Plan, plan, records, require_dump
 from saju_ops.schema.migrate.run import Options, Run
@@ -66,10 +66,17 @@ def status(url: sa.URL, installation: Installation) -> Status:
         states = []
         for revision, script in scripts.revisions().items():
             steps = script.module.steps(installation)
-            done = len(steps) if revision in applied else sum(step.is_done(connection) for step in steps)
+            done = len(steps) if revision in applied else sum(_is_done(step, connection) for step in steps)
             label = scripts.opt_in(script)
             states.append(State(revision, scripts.description(script), label, revision in applied, done, len(steps)))
         return Status(redacted(url), states, history.rows(connection), history.foreign(connection))
+
+
+def _is_done(step: Any, connection: sa.Connection) -> bool:
+    try:
+        return bool(step.is_done(connection))
+    except Refused:  # another table has its name
+        return False
 
 
 def up(

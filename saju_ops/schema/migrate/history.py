@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from saju_ops.schema.migrate import catalogue
-from saju_ops.schema.migrate.steps import Cost, Installation, MakeTable
+from saju_ops.schema.migrate.steps import Cost, Installation, MakeTable, Step
 from saju_ops.schema.tables import schema_migrations
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class HistoryTable(MakeTable):
         if foreign(run.connection) and schema_migrations.name not in run.options.drop_data:
             run.say(f"{schema_migrations.name} stays: it has rows that were made by hand.")
             return
-        super().down(run)
+        Step.down(self, run)
 
 
 def write(context: Any, step: Any, run: Run, records: Mapping[str, Record]) -> None:

@@ -33,6 +33,7 @@ class PlannedStep:
     done: bool
     left_out: str = ""
     cost: Cost = field(default_factory=Cost)
+    makes: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _planned(connection: sa.Connection, step: Step, up: bool) -> PlannedStep:
     if why := step.left_out(dialect):
         return PlannedStep(step.title, sql, False, why)
     if step.is_done(connection) == up:
-        return PlannedStep(step.title, sql, True)
+        return PlannedStep(step.title, sql, True, makes=step.makes)
     return PlannedStep(step.title, sql, False, "", step.up_cost(connection) if up else step.down_cost(connection))
 
 
@@ -128,8 +129,7 @@ def _made_by_hand(connection: sa.Connection, installation: Installation, migrati
     is there."""
     if catalogue.exists(connection, VERSION_TABLE):
         return []
-    wanted = [step for m in migrations for step in m.steps if step.done and step.title.startswith("table ")]
-    names = [step.title.removeprefix("table ") for step in wanted]
+    names = [step.makes for m in migrations for step in m.steps if step.done and step.makes]
     if not names or names == ["schema_migrations"]:
         return []
     return [

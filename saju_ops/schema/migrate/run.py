@@ -23,6 +23,8 @@ from saju_ops.words import counted
 
 # Times that a statement is tried while others use its table, and seconds between: they are let through.
 TRIES, PAUSE = 3, 2.0
+# Seconds that an index of PostgreSQL, built CONCURRENTLY, waits for older transactions.
+PATIENCE = 60
 # MySQL and MariaDB: this table can't be altered that way. PostgreSQL: this can't be done concurrently.
 NOT_ONLINE = {1845, 1846}
 LOG_TOO_SMALL = 1799
@@ -111,18 +113,20 @@ class Run:
     def execute(self, statement: str) -> None:
         """One statement of our own, without parameters. Raises OperatorError, with who holds the table, where it can't
         be had within seconds; DBAPIError."""
-        for left in reversed(range(TRIES)):
+        # PostgreSQL's transaction is lost with the statement that failed in it, and an index that was built
+        # CONCURRENTLY in vain is there, unusable: the next run drops it.
+        tries = 1 if self.dialect.name == "postgresql" else TRIES
+        for left in reversed(range(tries)):
             try:
                 self.connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
             except DBAPIError as error:
                 if not waited_for_a_table(error):
                     raise
                 held = holders(self.url)
-                # PostgreSQL's transaction is lost with the statement that failed in it.
-                if not left or (self.dialect.name == "postgresql" and not self._autocommit()):
+                if not left:
                     raise OperatorError(
-                        f"a table was waited for in vain ({TABLE_WAIT} s at a time, since everybody else's new queries"
-                        f" on it wait behind a statement that waits). {held} Let it end, or end it, and launch this"
+                        "a table was waited for in vain, and not for long, since everybody else's new queries wait"
+                        f" behind a statement that waits. {held} Let it end, or end it, and launch this"
                         " again"
                     ) from None
                 self.say(f"{self.standing}: a table is in use, and is tried again in {PAUSE:.0f} s. {held}")
@@ -130,8 +134,22 @@ class Run:
             else:
                 return
 
-    def _autocommit(self) -> bool:
-        return str(self.connection.get_execution_options().get("isolation_level", "")) == "AUTOCOMMIT"
+    @contextmanager
+    def locked(self, table: sa.Table) -> Iterator[None]:
+        """The table for this run alone, for a moment: nobody reads or writes it. Raises OperatorError, DBAPIError."""
+        name = self.dialect.identifier_preparer.format_table(table)
+        if self.dialect.name == "sqlite":  # the transaction has the whole file
+            yield
+        elif self.dialect.name == "postgresql":
+            self.execute(f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE")
+            yield
+        else:
+            self.execute(f"LOCK TABLES {name} WRITE")
+            try:
+                yield
+            finally:
+                if not self.connection.invalidated:
+                    self.connection.exec_driver_sql("UNLOCK TABLES")
 
     def build_index(self, statement: str, table: str) -> None:
         """Builds or drops it while the table is written; otherwise only where that is allowed. Raises Refused."""
@@ -139,7 +157,8 @@ class Run:
             self.execute(_plain(statement))
             return
         try:
-            self.execute(statement)
+            with self._patience(statement):
+                self.execute(statement)
         except DBAPIError as error:
             origin: Any = error.orig
             number = getattr(origin, "args", (None,))[0]
@@ -157,6 +176,15 @@ class Run:
                     " is written; launch this again with allow_blocking at an hour when writers may wait"
                 ) from None
             self.execute(_plain(statement))
+
+    @contextmanager
+    def _patience(self, statement: str) -> Iterator[None]:
+        """What is done CONCURRENTLY waits for every older transaction, and nobody waits for it meanwhile."""
+        if "CONCURRENTLY" in statement:
+            self.connection.exec_driver_sql(f"SET lock_timeout = '{PATIENCE}s'")
+        yield
+        if "CONCURRENTLY" in statement:
+            self.connection.exec_driver_sql(f"SET lock_timeout = '{TABLE_WAIT}s'")
 
 
 def _plain(statement: str) -> str:

@@ -9,13 +9,13 @@ import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
-from saju_ops.database.address import place
 from saju_ops.database.connect import connect, error_text, redacted
 from saju_ops.errors import Busy, OperatorError, shown
 from saju_ops.local_state import one_at_a_time
@@ -50,6 +50,11 @@ HOLDERS_POSTGRES = sa.text(
 @contextmanager
 def session(url: sa.URL, *, writing: bool = False) -> Iterator[sa.Connection]:
     """A connection of its own, in no transaction. Raises OperatorError where the database can't be reached."""
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
+        raise OperatorError(
+            f"{redacted(url)} is no file. Nothing was touched; look at the path, or make an empty file there for a new"
+            " database."
+        )
     engine = connect(url)
     if engine.dialect.name == "sqlite":
         _as_migrations_need(engine, writing)
@@ -87,7 +92,7 @@ def one_migration(connection: sa.Connection, url: sa.URL, wait: float = LOCK_WAI
     loses the lock, and can't go on. SQLite: of this user on this machine. Raises Busy after `wait` seconds."""
     what = f"the schema of {redacted(url)}"
     if connection.dialect.name == "sqlite":
-        with one_at_a_time(f"{what} ({'/'.join(map(str, place(url)))})", wait):
+        with one_at_a_time(what, wait):
             yield
         return
     mysql = connection.dialect.name in ("mysql", "mariadb")

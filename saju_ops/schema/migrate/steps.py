@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from saju_ops.errors import Refused
 from saju_ops.schema.migrate import catalogue
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Step:
     """One change. A subclass says its SQL, or does its work in `up` and `down`."""
 
     title: str
+    # The table that it makes; empty for what makes none.
+    makes: str = ""
     # On PostgreSQL: a statement that can't be in a transaction.
     outside_transaction = False
 
@@ -97,7 +100,7 @@ class MakeTable(Step):
 
     def __init__(self, table: sa.Table, installation: Installation) -> None:
         self.table, self.installation = table, installation
-        self.title = f"table {table.name}"
+        self.title, self.makes = f"table {table.name}", str(table.name)
 
     def is_done(self, connection: sa.Connection) -> bool:
         """Raises Refused where a table of that name has not all of the columns."""
@@ -112,14 +115,36 @@ class MakeTable(Step):
     def down_sql(self, dialect: sa.Dialect) -> list[str]:
         return [f"DROP TABLE {dialect.identifier_preparer.format_table(self.table)}"]
 
+    def up_cost(self, connection: sa.Connection) -> Cost:
+        if connection.dialect.name in MYSQL:
+            return Cost()
+        renewed = [f"{self.table.name}.{column.name}" for column in self.table.columns if column.onupdate is not None]
+        note = (
+            f"{', '.join(renewed)}: only MySQL and MariaDB renew it at each update; here whoever updates the row does"
+        )
+        return Cost(notes=(note,) if renewed else ())
+
     def down_cost(self, connection: sa.Connection) -> Cost:
         rows = catalogue.rows_of(connection, self.table.name)
         return Cost(rows=rows, needs_dump=True, drops={self.table.name: rows})
 
+    def down(self, run: Run) -> None:
+        """Looks once more for rows, with the table locked: a service that still writes would lose what came since."""
+        with run.locked(self.table):
+            if self.table.name not in run.options.drop_data:
+                one = sa.select(sa.literal(1)).select_from(self.table).limit(1)
+                if run.connection.execute(one).first() is not None:
+                    raise Refused(
+                        f"rows came into {self.table.name} since this began, so it was not dropped; stop what writes"
+                        f" into it, or name it by --drop-data {self.table.name}"
+                    )
+            super().down(run)
+
 
 class MakeIndex(Step):
     """An index, built while the table is written wherever the engine can. One of the same columns in the same order
-    under another name counts as done. On the way down, only one under our own name is dropped."""
+    under another name counts as done. On the way down, only one under our own name is dropped; that of a table that the
+    same migration makes goes with the table."""
 
     def __init__(self, index: sa.Index, *, on_new_table: bool = False) -> None:
         self.index, self.on_new_table = index, on_new_table
@@ -131,7 +156,14 @@ class MakeIndex(Step):
 
     def is_done(self, connection: sa.Connection) -> bool:
         there = catalogue.indexes(connection, self.table.name)
-        return any(found.serves(self.shape) for found in there.values())
+        wanted = self._wanted(connection)
+        return any(found.serves(wanted) for found in there.values())
+
+    def _wanted(self, connection: sa.Connection) -> catalogue.IndexShape:
+        """A server that knows no DESC in indexes builds it without, and says nothing."""
+        if catalogue.has_descending(connection):
+            return self.shape
+        return replace(self.shape, columns=tuple(c.removesuffix(" DESC") for c in self.shape.columns))
 
     def up_sql(self, dialect: sa.Dialect) -> list[str]:
         statement = compiled(CreateIndex(self.index), dialect)
@@ -142,6 +174,9 @@ class MakeIndex(Step):
         return [statement]
 
     def down_sql(self, dialect: sa.Dialect) -> list[str]:
+        return [] if self.on_new_table else self._drop(dialect)
+
+    def _drop(self, dialect: sa.Dialect) -> list[str]:
         name = dialect.identifier_preparer.format_index(self.index)
         if dialect.name in MYSQL:
             table = dialect.identifier_preparer.format_table(self.table)
@@ -152,15 +187,18 @@ class MakeIndex(Step):
     def up_cost(self, connection: sa.Connection) -> Cost:
         if not catalogue.exists(connection, self.table.name):
             return Cost()  # a step before this one makes it
-        why = catalogue.why_index_blocks(connection, self.table.name)
-        return Cost(blocks=why, rows=catalogue.rows_of(connection, self.table.name)) if why else Cost()
+        notes = [] if self._wanted(connection) == self.shape else [f"{self.title}: this server has no DESC in indexes"]
+        if why := catalogue.why_index_blocks(connection, self.table.name):
+            return Cost(blocks=why, rows=catalogue.rows_of(connection, self.table.name), notes=notes)
+        return Cost(notes=notes)
 
     def up(self, run: Run) -> None:
         there = catalogue.indexes(run.connection, self.table.name, usable=False)
         mine = there.get(str(self.index.name))
         if mine is not None and not mine.usable and mine.serves(self.shape, usable=False):
             # What a CREATE INDEX CONCURRENTLY left that broke off: it serves no query, and costs every write.
-            super().down(run)
+            for statement in self._drop(run.dialect):
+                run.build_index(statement, self.table.name)
             there.pop(str(self.index.name))
         taken = catalogue.index_names(run.connection, self.table.name)
         for statement in self.up_sql(run.dialect):
@@ -171,9 +209,11 @@ class MakeIndex(Step):
             run.build_index(statement, self.table.name)
 
     def down(self, run: Run) -> None:
+        if self.on_new_table:
+            return
         there = catalogue.indexes(run.connection, self.table.name, usable=False)
         mine = there.get(str(self.index.name))
-        if mine is None or not mine.serves(self.shape, usable=False):
+        if mine is None or not mine.serves(self._wanted(run.connection), usable=False):
             run.say(f"The {self.title} is not ours: it has another name, and stays.")
             return
         if catalogue.is_needed_by_key(run.connection, self.table.name, str(self.index.name)):
