@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -38,58 +41,67 @@ class Broken(OperatorError):
     """As a server's refusal in the middle."""
 
 
-def steps() -> list[str]:
-    from saju_ops.schema.migrate import scripts
+def break_after(patch: pytest.MonkeyPatch, number: int, way: str = "up") -> None:
+    """So many steps do their work, and then the run fails."""
+    done = [0]
 
-    return [step.title for script in scripts.revisions().values() if not scripts.opt_in(script)
-            for step in script.module.steps(HERE)]  # fmt: skip
+    def breaking(original: Any) -> Any:
+        def broken(step: Step, run: Run) -> None:
+            original(step, run)
+            done[0] += 1
+            if done[0] == number:
+                raise Broken("the disk is full")
 
+        return broken
 
-def break_at(monkeypatch: pytest.MonkeyPatch, title: str, *, after: bool, way: str = "up") -> None:
-    """The step fails before or after its own work."""
     for kind in (MakeTable, MakeIndex):
-        original = getattr(kind, way)
-
-        def broken(step: Step, run: Run, original: object = original) -> None:
-            if step.title == title and not after:
-                raise Broken("the disk is full")
-            original(step, run)  # type: ignore[operator]
-            if step.title == title:
-                raise Broken("the disk is full")
-
-        monkeypatch.setattr(kind, way, broken)
+        patch.setattr(kind, way, breaking(getattr(kind, way)))
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_migration_that_breaks_off_at_any_step_continues_when_it_is_launched_again(
-    database_url: str, after: bool
-) -> None:
-    """One run for each step, each on what the one before left."""
-    for title in steps()[1:]:
+def runs_until_done(work: Callable[[], Any], number: int, way: str = "up") -> int:
+    for runs in range(100):
         with pytest.MonkeyPatch.context() as patch:
-            break_at(patch, title, after=after)
-            with pytest.raises(Broken, match=r"stopped at step \d+ of \d+") as error:
-                up(database_url)
-        assert title in str(error.value)
-        assert "launch the same again" in str(error.value)
-    assert up(database_url).changed
-    assert (versions(database_url), recorded(database_url)) == (MAIN[-1:], MAIN)
-    assert compare(address(database_url), HERE, MAIN[-1:]).matches
+            break_after(patch, number, way)
+            try:
+                work()
+            except Broken as error:
+                assert re.search(r"stopped at step \d+ of \d+, (table|index) ", str(error))  # noqa: PT017
+                assert "launch the same again" in str(error)  # noqa: PT017
+            else:
+                return runs
+    raise AssertionError("it never came to an end")
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_way_down_that_breaks_off_at_any_step_continues_too(
-    database_url: str, after: bool, monkeypatch: pytest.MonkeyPatch
+EACH_STEP = pytest.param(1, marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize("number", [11, EACH_STEP])
+@pytest.mark.parametrize("url", ["mysql_url", "mariadb_url"])
+def test_a_migration_that_breaks_off_after_some_steps_goes_on_when_it_is_launched_again(
+    url: str, number: int, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue(url)
+    assert runs_until_done(lambda: up(url), number) >= 2
+    assert (versions(url), recorded(url)) == (MAIN[-1:], MAIN)
+    assert compare(address(url), HERE, MAIN[-1:]).matches
+
+
+@pytest.mark.parametrize("number", [3, EACH_STEP])
+@pytest.mark.parametrize("url", ["mysql_url", "mariadb_url"])
+def test_a_way_down_that_breaks_off_goes_on_too(
+    url: str, number: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("saju_ops.schema.migrate.commands.require_dump", lambda *_: "")
-    up(database_url)
-    for title in [t for t in reversed(steps()) if t.startswith("table ")][:-1]:
-        with pytest.MonkeyPatch.context() as patch:
-            break_at(patch, title, after=after, way="down")
-            with pytest.raises(Broken):
-                down(database_url)
-    down(database_url)
-    assert tables(database_url) == {"alembic_version"}
+    url = request.getfixturevalue(url)
+    up(url)
+    assert runs_until_done(lambda: down(url), number, "down") >= 2
+    assert tables(url) == {"alembic_version"}
+
+
+def test_on_postgresql_done_index_builds_stay_and_the_next_run_does_the_rest(postgres_url: str) -> None:
+    up(postgres_url, "0001_tables")
+    assert runs_until_done(lambda: up(postgres_url), 2) == 2
+    assert compare(address(postgres_url), HERE, MAIN[-1:]).matches
 
 
 @pytest.mark.parametrize("url", ["mysql_url", "mariadb_url"])
@@ -97,7 +109,7 @@ def test_where_ddl_commits_by_itself_its_done_steps_stay_and_the_status_says_how
     url: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = request.getfixturevalue(url)
-    break_at(monkeypatch, "table user_sessions", after=False)
+    break_after(monkeypatch, 4)
     with pytest.raises(Broken, match="Its steps that are done stay done"):
         up(url)
     assert {"users", "schema_migrations"} <= tables(url)
@@ -111,7 +123,7 @@ def test_where_ddl_is_rolled_back_nothing_of_a_failed_migration_stays(
     url: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = request.getfixturevalue(url)
-    break_at(monkeypatch, "table system_metrics", after=True)
+    break_after(monkeypatch, 20)
     with pytest.raises(Broken, match="It was rolled back as a whole"):
         up(url)
     assert tables(url) <= {"alembic_version"}
@@ -171,7 +183,7 @@ def test_the_second_of_two_at_once_waits_for_the_first_and_then_has_nothing_to_d
 def test_the_second_steps_back_where_the_first_takes_long(database_url: str) -> None:
     url = address(database_url)
     with session(url) as connection, one_migration(connection, url):
-        with pytest.raises(Busy, match="Another run (changes|works on) the schema"):
+        with pytest.raises(Busy, match=r"Another run (changes|works on) the schema"):
             commands.up(url, HERE, wait=0.3)
     assert tables(database_url) == set()
 
@@ -209,7 +221,7 @@ def test_a_migration_that_is_killed_is_completed_by_the_next_run(database_url: s
 
 
 @pytest.mark.parametrize("url", ["mysql_url", "mariadb_url", "postgres_url"])
-def test_the_composite_indexes_are_built_while_a_writer_continues(url: str, request: pytest.FixtureRequest) -> None:
+def test_the_composite_indexes_are_built_while_a_writer_goes_on(url: str, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue(url)
     up(url, "0001_tables")
     add_metrics(url, 20_000)

@@ -165,11 +165,11 @@ def _planned(
     way: Any,
 ) -> tuple[Plan, Sequence[Any]]:
     there = heads(connection)
+    applied = scripts.applied(there)
     steps = way(target, there)
     planned = plan(
-        connection, redacted(url), installation, steps, up=up, target=target, applied=scripts.applied(there),
-        options=options,
-    )  # fmt: skip
+        connection, redacted(url), installation, steps, up=up, target=target, applied=applied, options=options
+    )
     connection.rollback()
     return planned, steps
 
