@@ -101,7 +101,7 @@ def why_index_blocks(connection: sa.Connection, table: str) -> str:
 
 def has_descending(connection: sa.Connection) -> bool:
     """Whether an index can have a column in descending order; MariaDB before 10.8 reads DESC and forgets it."""
-    version = tuple(connection.dialect.server_version_info or ())  # type: ignore[attr-defined]
+    version = tuple(connection.dialect.server_version_info or ())
     return not getattr(connection.dialect, "is_mariadb", False) or version >= (10, 8)
 
 

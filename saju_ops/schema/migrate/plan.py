@@ -17,7 +17,7 @@ from saju_ops.errors import OperatorError, Refused
 from saju_ops.schema.migrate import catalogue, scripts
 from saju_ops.schema.migrate.history import Record
 from saju_ops.schema.migrate.run import Options
-from saju_ops.schema.migrate.steps import Cost, Installation, Step
+from saju_ops.schema.migrate.steps import Cost, Installation, Step, backwards
 from saju_ops.schema.recent_dump import require_recent_dump
 from saju_ops.words import counted
 
@@ -86,7 +86,7 @@ def records(installation: Installation, dialect: sa.Dialect) -> dict[str, Record
     for revision, script in scripts.revisions().items():
         back = [
             f"{statement};"
-            for step in reversed(steps_of(script, installation))
+            for step in backwards(steps_of(script, installation))
             if not step.left_out(dialect)
             for statement in step.down_sql(dialect)
         ]
@@ -103,7 +103,7 @@ def plan(
     for each in way:
         script = each.revision
         steps = steps_of(script, installation)
-        planned = [_planned(connection, step, up) for step in (steps if up else reversed(steps))]
+        planned = [_planned(connection, step, up) for step in (steps if up else backwards(steps))]
         migrations.append(Migration(script.revision, scripts.description(script), planned))
     costs = [(m, s) for m in migrations for s in m.open]
     notes = [f"{m.revision}: {note}." for m, s in costs for note in s.cost.notes]

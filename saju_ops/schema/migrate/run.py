@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from saju_ops.errors import OperatorError, Refused
 from saju_ops.schema.migrate import catalogue
 from saju_ops.schema.migrate.session import TABLE_WAIT, holders, waited_for_a_table
-from saju_ops.schema.migrate.steps import ONLINE, ONLINE_ALTER, Installation, Step
+from saju_ops.schema.migrate.steps import ONLINE, ONLINE_ALTER, Installation, Step, backwards
 from saju_ops.storage.open import Storage
 from saju_ops.words import counted
 
@@ -72,7 +72,7 @@ class Run:
     def down(self, steps: Sequence[Step]) -> None:
         """In the other order."""
         self._all(
-            list(reversed(steps)), lambda step: not step.is_done(self.connection), Step.down_sql,
+            backwards(steps), lambda step: not step.is_done(self.connection), Step.down_sql,
             lambda step: step.down(self),
         )  # fmt: skip
 

@@ -63,6 +63,8 @@ class Step:
     title: str
     # The table that it makes; empty for what makes none.
     makes: str = ""
+    # On the way down it is left to the step that drops its table.
+    goes_with_table = False
     # On PostgreSQL: a statement that can't be in a transaction.
     outside_transaction = False
 
@@ -93,6 +95,11 @@ class Step:
     def down(self, run: Run) -> None:
         for statement in self.down_sql(run.dialect):
             run.execute(statement)
+
+
+def backwards(steps: Sequence[Step]) -> list[Step]:
+    """The steps of the way down."""
+    return [step for step in reversed(steps) if not step.goes_with_table]
 
 
 class MakeTable(Step):
@@ -147,7 +154,7 @@ class MakeIndex(Step):
     same migration makes goes with the table."""
 
     def __init__(self, index: sa.Index, *, on_new_table: bool = False) -> None:
-        self.index, self.on_new_table = index, on_new_table
+        self.index, self.goes_with_table = index, on_new_table
         assert index.table is not None
         self.table = index.table
         self.outside_transaction = not on_new_table
@@ -174,9 +181,6 @@ class MakeIndex(Step):
         return [statement]
 
     def down_sql(self, dialect: sa.Dialect) -> list[str]:
-        return [] if self.on_new_table else self._drop(dialect)
-
-    def _drop(self, dialect: sa.Dialect) -> list[str]:
         name = dialect.identifier_preparer.format_index(self.index)
         if dialect.name in MYSQL:
             table = dialect.identifier_preparer.format_table(self.table)
@@ -197,7 +201,7 @@ class MakeIndex(Step):
         mine = there.get(str(self.index.name))
         if mine is not None and not mine.usable and mine.serves(self.shape, usable=False):
             # What a CREATE INDEX CONCURRENTLY left that broke off: it serves no query, and costs every write.
-            for statement in self._drop(run.dialect):
+            for statement in self.down_sql(run.dialect):
                 run.build_index(statement, self.table.name)
             there.pop(str(self.index.name))
         taken = catalogue.index_names(run.connection, self.table.name)
@@ -209,8 +213,6 @@ class MakeIndex(Step):
             run.build_index(statement, self.table.name)
 
     def down(self, run: Run) -> None:
-        if self.on_new_table:
-            return
         there = catalogue.indexes(run.connection, self.table.name, usable=False)
         mine = there.get(str(self.index.name))
         if mine is None or not mine.serves(self._wanted(run.connection), usable=False):
