@@ -22,9 +22,9 @@ PACKAGE = Path(saju_ops.__file__).parent
 PROJECT = PACKAGE.parent
 HEAVY = ("pandas", "chromadb", "boto3", "dagster_aws", "pyarrow", "numpy")
 JOBS = {"archive_conversation_logs", "purge_conversation_logs", "restore_conversation_logs", "reconcile_stale_jobs"}
-JOBS |= {"purge_expired_jobs", "purge_expired_sessions"}
+JOBS |= {"purge_expired_jobs", "purge_expired_sessions", "migrate_schema"}
 CHANGE_DATA = ("purge_conversation_logs", "restore_conversation_logs", "reconcile_stale_jobs")
-CHANGE_DATA += ("purge_expired_jobs", "purge_expired_sessions")
+CHANGE_DATA += ("purge_expired_jobs", "purge_expired_sessions", "migrate_schema")
 # Takes the network away: looking up an address and connecting to one fail.
 NO_NETWORK = """
 import socket
