@@ -77,7 +77,7 @@ EACH_STEP = pytest.param(1, marks=pytest.mark.long)
 
 @pytest.mark.parametrize("number", [11, EACH_STEP])
 @pytest.mark.parametrize("url", ["mysql_url", "mariadb_url"])
-def test_a_migration_that_breaks_off_after_some_steps_goes_on_when_it_is_launched_again(
+def test_a_migration_that_breaks_off_after_some_steps_continues_when_it_is_launched_again(
     url: str, number: int, request: pytest.FixtureRequest
 ) -> None:
     url = request.getfixturevalue(url)
@@ -88,7 +88,7 @@ def test_a_migration_that_breaks_off_after_some_steps_goes_on_when_it_is_launche
 
 @pytest.mark.parametrize("number", [3, EACH_STEP])
 @pytest.mark.parametrize("url", ["mysql_url", "mariadb_url"])
-def test_a_way_down_that_breaks_off_goes_on_too(
+def test_a_way_down_that_breaks_off_continues_too(
     url: str, number: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("saju_ops.schema.migrate.commands.require_dump", lambda *_: "")
@@ -221,7 +221,7 @@ def test_a_migration_that_is_killed_is_completed_by_the_next_run(database_url: s
 
 
 @pytest.mark.parametrize("url", ["mysql_url", "mariadb_url", "postgres_url"])
-def test_the_composite_indexes_are_built_while_a_writer_goes_on(url: str, request: pytest.FixtureRequest) -> None:
+def test_the_composite_indexes_are_built_while_a_writer_continues(url: str, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue(url)
     up(url, "0001_tables")
     add_metrics(url, 20_000)
