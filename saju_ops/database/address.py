@@ -131,7 +131,7 @@ def overridden(url: sa.URL) -> list[str]:
 
 
 def place(address: sa.URL | str) -> tuple[str, str | None, str | None, str | None]:
-    """Where a database is, whoever logs in: engine, server, port, database. Two addresses of one are alike."""
+    """The place of a database, without the login: engine, server, port, database. Two addresses of a database are alike."""
     url = sa.make_url(address)
     family = family_of(url)
     options = options_of(url)

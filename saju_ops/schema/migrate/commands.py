@@ -221,7 +221,7 @@ def _execute(run: Run, steps: Sequence[Any]) -> list[str]:
             changed.append(step.info.up_revision_id)
             yield step
 
-    # Alembic leaves a transaction that was begun before it to whoever began it.
+    # Alembic neither commits nor rolls back a transaction that was begun before it.
     run.connection.rollback()
     context = _context(run, one_by_one, opts=opts, connection=run.connection)
     try:
