@@ -20,7 +20,7 @@ from saju_ops.errors import Refused
 LARGEST_CHUNK = 100_000
 
 ChunkRows = Annotated[int, Field(ge=1, le=LARGEST_CHUNK)]
-# Jobs or sessions of a transaction, each with all that hangs on it.
+# Jobs or sessions of a transaction, each with all rows that reference it.
 BatchRoots = Annotated[int, Field(ge=1, le=5_000)]
 # Limits at which a run stops; the next one continues.
 Most = Annotated[int, Field(ge=1)]
@@ -46,7 +46,7 @@ KeptAlways = Annotated[int, Field(ge=1, le=1_000)]
 AttachmentMegabytes = Annotated[int, Field(ge=1, le=1_000)]
 # Chroma itself needs 128 MB to open anything.
 ProofMegabytes = Annotated[int, Field(ge=128, le=1_000_000)]
-# Down to a file of a test, up to what no single server has.
+# From the size of a test's file to more than a single server has.
 DiskGigabytes = Annotated[float, Field(ge=0.001, le=10_000_000)]
 CallsPerMinute = Annotated[int, Field(ge=1, le=100_000)]
 Port = Annotated[int, Field(ge=1, le=65_535)]

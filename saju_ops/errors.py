@@ -29,7 +29,7 @@ class TornCopy(ProofFailed):
 
 
 class SettingsError(ValueError):
-    """One or more settings, or the `.env` file, hold what can't be used. The message is for the operator."""
+    """One or more settings, or the `.env` file, hold unusable values. The message is for the operator."""
 
 
 def shown(text: str) -> str:

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from pathlib import Path
 
-# What a person means by a first part like this is an address, or a drive.
+# With a first part like this a person means an address, or a drive.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|(?:s3[an]?|gdrive|file|https?|gs|azure|ftp|sftp)//", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$\{|(?:^|/)\$[A-Za-z_(]|(?:^|[/\\])%[A-Za-z_][A-Za-z0-9_]*%")
 _QUOTES = "'\"`“”‘’"

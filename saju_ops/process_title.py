@@ -17,7 +17,7 @@ ARG_START, ARG_END = 45, 46
 
 
 def hide_argument(value: str) -> bool:
-    """Writes over what an address in the arguments says of its login. False where it is still to be seen."""
+    """Overwrites the login in an address among the arguments. False if it is still to be seen."""
     secret = os.fsencode(value)
     shown = os.fsencode(hide_logins(value))
     shown = shown.ljust(len(secret)) if len(shown) <= len(secret) else b"*" * len(secret)

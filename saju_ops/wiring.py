@@ -53,7 +53,7 @@ def policy_of(settings: Settings) -> Policy:
 
 def open_backups(settings: Settings, *, reading: bool = False, accept_unsealed: Collection[str] = ()) -> Storage:
     """The storage that the settings name, with their password, keys and credentials. `accept_unsealed` names backups
-    that are believed without a seal of these keys ("all": every one); never for what deletes."""
+    that are believed without a seal of these keys ("all": every one); never pass it where backups are deleted."""
     password = settings.archive_password
     return open_storage(
         settings.backup_uri, password.get_secret_value() if password else None,
@@ -108,7 +108,7 @@ def restore_time(text: str | None, settings: Settings) -> datetime | None:
 
 
 def job_files(settings: Settings) -> JobFiles | None:
-    """The bucket, or None where files are to be left. Raises Refused where it isn't said which."""
+    """The bucket, or None if files are left alone. Raises Refused if no bucket is named."""
     from saju_ops.expired.job_files import FilePlace, JobFiles, backup_folders
 
     if not settings.jobs_s3_delete:
@@ -207,7 +207,7 @@ def channels(
 
 
 def channel_names(settings: Settings) -> list[str]:
-    """The names of what `channels` gives, without opening anything."""
+    """The names of the channels that `channels` would open, without opening any."""
     slack = "slack" if settings.slack_bot_token is not None else "log"
     return [slack, "email"] if email_is_set_up(settings) else [slack]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # A count past this is reported as "at least".
 MOST = 1_000_000
-# What a clean-up may take before rows that it should have deleted count as overdue.
+# The time that a clean-up may take before rows that it should have deleted count as overdue.
 GRACE = timedelta(hours=24)
 # Measurements are compared with one of about a day before.
 SPAN = timedelta(hours=20)

@@ -56,7 +56,7 @@ class Report:
 
 @dataclass(frozen=True)
 class FileContent:
-    """What follows a message: a file, or a line in its place, or nothing at all."""
+    """The attachment of a message: a file, or a line in its place, or nothing at all."""
 
     title: str = ""
     filename: str = ""

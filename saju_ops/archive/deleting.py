@@ -144,7 +144,7 @@ class Deleter:
     def _row_by_row(self, chunk: Chunk) -> Deleted:
         """Deletes those rows of the chunk that the archive holds unchanged and on which nothing hangs that stays."""
         result, archived = Deleted(row_by_row=True), chunk.by_key(self.store)
-        # First all of it; after a transaction that a trigger ended, halves of what that had to delete.
+        # First the whole chunk; after a trigger ended the transaction, the halves of the keys that it had to delete.
         todo: list[list[Key] | None] = [None]
         while todo:
             keys = todo.pop(0)

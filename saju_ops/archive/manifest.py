@@ -1,4 +1,4 @@
-"""The manifest: what an archive file holds and how to prove it. It is written last; without it there is no archive."""
+"""The manifest: the content of an archive file and its proof. It is written last; without it there is no archive."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ DEFAULT_CHUNK = 5_000
 
 @dataclass(frozen=True)
 class PurgePlan:
-    """What a purge may do. Raises Refused for values that make no sense, before anything is touched."""
+    """Scope and limits of a purge. Raises Refused for values that make no sense, before anything is touched."""
 
     retention_days: DaysFromOne
     dry_run: bool = True
@@ -50,7 +50,7 @@ class PurgeResult:
     kept_unexplained: int = 0
     unarchived_days: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    # That tables which the account may not see could hang on the rows; empty where none do.
+    # A sentence that tables which the account may not see could reference the rows; empty if none do.
     doubt: str = ""
     # The archives that hold the rows of the purged days.
     files: list[str] = field(default_factory=list)

@@ -202,7 +202,7 @@ class RestoreComparison(RestoreParents):
                             self.plan.conflict_keys.append(_text_of(key))
 
     def _look_at_rows(self, work: _PartWork, parents: Sequence[set[Key]]) -> int:
-        """Compares a part's rows with those that are there and collects their parents; how many are to be written."""
+        """Compares a part's rows with the existing ones and collects their parents. Returns how many rows to write."""
         part, to_write = work.manifest, 0
         comparable = self._same_family(part)
         for batch in part_batches(self.storage, part):

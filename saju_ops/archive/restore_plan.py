@@ -1,4 +1,4 @@
-"""What a restore would do, or did, and the sentences that say so."""
+"""The plan or the result of a restore, and the sentences about it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOO_LARGE = (
 
 @dataclass
 class RestorePlan:
-    """What a restore would do, or did."""
+    """The plan of a restore, or its result."""
 
     source: str
     target: str
@@ -47,7 +47,7 @@ class RestorePlan:
     creates_table: bool = False
     compared_by: str = "row digests"
     written: int = 0
-    # What an operator has to do besides.
+    # What the operator still has to do.
     remarks: list[str] = field(default_factory=list)
     dry_run: bool = True
     seconds: float = 0.0

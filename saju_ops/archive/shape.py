@@ -1,4 +1,4 @@
-"""Rows per hour and role of a day: what may be shown of it. Never content."""
+"""Rows per hour and role of a day, which may be shown. Never content."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def each_visit(*visits: Visit) -> Visit:
 
 
 def verify_part(storage: Storage, manifest: Manifest, start_visit: Callable[[], Visit] | None = None) -> ReadBack:
-    """Reads a stored part back. Raises ProofFailed, naming the file, where it isn't what its manifest says."""
+    """Reads a stored part back. Raises ProofFailed, naming the file, if it doesn't match its manifest."""
     where = storage.location(manifest.file)
     try:
         found = read_back(

@@ -1,4 +1,4 @@
-"""Opens a Chroma directory by Chroma and compares all of it with what its files hold.
+"""Opens a Chroma directory with Chroma and compares all of it with the content of its files.
 
 Runs in the worker process. Chroma itself reads every record, page by page, and each is compared with what
 `chroma/files.py` read from the files. Ids, documents and metadata must be equal (by the sum of all records' digests).
@@ -36,8 +36,8 @@ from saju_ops.errors import TornCopy
 # for an index: elements and links at their size in the file, and sixteen times the file's bytes for each id, since two
 # of Chroma's tables hold it (76 MB for 20,000 vectors, of which 64 MB elements and 0.7 MB ids).
 BESIDE_AN_INDEX, FOR_IDS = 110 << 20, 16
-# What Chroma takes for a vector that waits in its queue, when it makes an index of them: the element, the vector itself
-# and an id in a pickle (6.9 kB for one of 768 dimensions, with 5,000 to 40,000 of them).
+# Chroma's memory for a vector that waits in its queue, while it indexes them: the element, the vector itself and an id
+# in a pickle (6.9 kB for a vector of 768 dimensions, with 5,000 to 40,000 of them).
 USUAL_ID = 24
 
 

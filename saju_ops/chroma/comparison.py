@@ -67,8 +67,8 @@ def same_vectors(stored: np.ndarray, given: np.ndarray, space: str) -> bool:
 
 
 class _Comparison:
-    """What Chroma gives of a collection, beside the vectors that the files hold, in one pass, and without holding
-    anything for each record."""
+    """Compares a collection as Chroma gives it with the vectors in the files, in one pass, without holding anything for
+    each record."""
 
     def __init__(
         self, server: Any, model: Any, collection: Collection, vectors: Vectors, in_files: bool, some: list[int]

@@ -81,7 +81,7 @@ def described(collection: Collection, records: Digest, vectors: Digest | None) -
 
 
 def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """What differs between two contents, in words that name collections and never a record."""
+    """The differences between two contents, in words that name collections and never a record."""
 
     def by_name(held: dict[str, Any]) -> dict[tuple[str, str, str], dict[str, Any]]:
         return {(c["tenant"], c["database"], c["name"]): c for c in held["collections"]}

@@ -30,7 +30,7 @@ def warm() -> None:
     if version("chromadb") in TRIED:
         import chromadb_rust_bindings  # noqa: F401
     else:
-        # The second is what a client imports when it opens its first folder: 0.05 s.
+        # A client imports the second when it opens its first folder: 0.05 s.
         import chromadb
         import chromadb.api.rust  # noqa: F401
 
@@ -52,8 +52,8 @@ def writable(folder: Path) -> Iterator[Any]:
 
 @contextmanager
 def opened(folder: Path) -> Iterator[Any]:
-    """The same for reading, by the engine, and closed again: what Chroma held in memory of the folder's indexes is
-    given back."""
+    """The same for reading, by the engine, and closed again: memory that Chroma took for the folder's indexes is given
+    back."""
     if version("chromadb") in TRIED:
         engine = Engine(folder)
         try:

@@ -78,8 +78,8 @@ def fetch_server(host: str, port: int, target: Path, **login: Any) -> dict[str, 
 
 
 def make_indexes(folder: Path, memory_mb: int) -> None:
-    """Has Chroma make an index of what waits for one, where this process stays below that many MB by it. What has less
-    records than the collection's `sync_threshold` still waits, as ever."""
+    """Has Chroma index the vectors that wait, if this process then stays below that many MB. Collections with fewer
+    records than their `sync_threshold` still wait, as usual."""
     with ChromaFiles(folder) as files:
         waiting = [(c, files.vectors(c)) for c in files.collections()]
         fit = [c for c, v in waiting if v.waiting and memory_of(files, c, v) <= memory_mb << 20]
@@ -259,7 +259,7 @@ class _Pass:
         changed = 0
         for page in _pages(self._server, model, database):
             changed += self._take(mine, database, page)
-        # Deletions shift the pages behind them, so what a pass did not show may be there nevertheless.
+        # Deletions shift the pages behind them, so a record that a pass did not show may be there nevertheless.
         for ids in self._held.not_seen(str(mine.id), self._number):
             page = rows_of(self._server.get(model.id, ids=ids, include=INCLUDE, tenant=TENANT, database=database))
             changed += self._take(mine, database, page)
@@ -271,7 +271,7 @@ class _Pass:
         return changed
 
     def _take(self, mine: Any, database: str, page: list[Row]) -> int:
-        """A page may show a record again that another's deletion moved: what this pass has seen stays."""
+        """A page may show a record again that a deletion moved: records that this pass has seen are not taken again."""
         held = self._held.of(str(mine.id), [row[0] for row in page])
         shown = [row for row in page if row[0] not in held or held[row[0]][1] != self._number]
         digests = {row[0]: _digest(row) for row in shown}

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 DATABASE = "chroma.sqlite3"
 DOCUMENT, URI = "chroma:document", "chroma:uri"
-# What else begins so Chroma keeps, and gives to nobody.
+# Chroma keeps metadata whose names begin so, and gives them to nobody.
 HIDDEN = "chroma:"
 # Where a collection is. Before Chroma 0.4.15 there was one place only.
 DATABASES = "databases d ON d.id = c.database_id"
@@ -338,7 +338,7 @@ def _written(config: str | None, schema: str | None) -> tuple[dict[str, Any], di
     return (loaded.get("vector_index") or {}).get("hnsw") or {}, loaded.get("embedding_function")
 
 
-# What Chroma takes where nothing is said.
+# Chroma's defaults.
 USUAL_INDEX = {
     "space": "l2", "ef_construction": 100, "ef_search": 100, "max_neighbors": 16, "resize_factor": 1.2,
     "sync_threshold": 1000,

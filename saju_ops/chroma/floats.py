@@ -77,8 +77,8 @@ def _floats(record: Record) -> Iterator[tuple[str, int, float]]:
 
 
 def write_exactly(server: Any, id: Any, tenant: str, database: str, rows: Sequence[Row]) -> None:
-    """After the records were written: each float that reads otherwise is tried as its neighbours. What no neighbour
-    reads as keeps the nearest that was seen."""
+    """After the records were written: a float that reads differently is tried with its neighbouring values. If none of
+    them reads as wanted, the nearest is kept."""
     where = {"tenant": tenant, "database": database}
     wanted = {row[0]: row[1].metadata for row in rows if any(_floats(row[1]))}
     best = _read(server, id, [*wanted], where)
@@ -141,7 +141,7 @@ def _nearer(wanted: Any, old: tuple[Any, Any], new: tuple[Any, Any]) -> tuple[An
 
 
 def nearly(one: Any, other: Any) -> bool:
-    """Whether two values of metadata are the same but for what Chroma rounds."""
+    """Whether two values of metadata differ by no more than Chroma's rounding."""
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         return all(nearly(*each) for each in zip(one, other, strict=True))
     if isinstance(one, float) and isinstance(other, float):

@@ -45,7 +45,7 @@ SHORTEST, LONGEST = 1e-18, 1e18
 
 
 class Described(Protocol):
-    """What an index needs to know of its collection."""
+    """The collection's properties that an index needs."""
 
     @property
     def name(self) -> str: ...

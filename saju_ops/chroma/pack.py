@@ -41,7 +41,7 @@ class Hashes:
     stored_bytes: int
 
 
-# What a folder holds, by the names inside it: of a file its SHA-256, of a folder FOLDER.
+# The content of a folder by the names inside it: the SHA-256 of a file, FOLDER for a folder.
 Listing = dict[str, str]
 FOLDER = "folder"
 
@@ -171,7 +171,7 @@ def _sha256(path: Path) -> str:
 def _read_through(
     stream: BinaryIO, take: Callable[[LimitedTar], None], password: str | None, encrypted: bool, content_bytes: int
 ) -> Hashes:
-    """Hands the tar to `take`, and reads what comes after it."""
+    """Passes the tar to `take`, and reads the bytes after it."""
     from gzip import BadGzipFile
 
     from isal import igzip, igzip_lib

@@ -40,7 +40,7 @@ def models(server: Any, tenant: str, database: str) -> Iterator[Any]:
 
 
 def shown_configuration(model: Any) -> dict[str, Any]:
-    """What a Chroma shows of a collection's index; nothing where it is older than 1.0."""
+    """The index configuration that a Chroma shows of a collection; empty before version 1.0."""
     config = model.configuration_json or {}
     hnsw = config.get("hnsw") or {}
     return {"space": hnsw.get("space"), "hnsw": hnsw, "embedding_function": config.get("embedding_function")}

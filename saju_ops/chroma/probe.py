@@ -17,7 +17,7 @@ from urllib.error import HTTPError
 from saju_ops.errors import OperatorError
 
 SECONDS = 10.0
-# What comes before the answers of a server that wants something else.
+# HTTP statuses of a server that refuses the login, and of one that lacks the address.
 REFUSED, NOT_THERE = (401, 403), 404
 LONGEST_ANSWER = 1 << 16
 
@@ -85,7 +85,7 @@ class _NoRedirection(urllib.request.HTTPRedirectHandler):
 
 
 def _context() -> ssl.SSLContext:
-    """Trusts what Chroma's HTTP client trusts."""
+    """Trusts the same certificates as Chroma's HTTP client."""
     if os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
         return ssl.create_default_context()
     import certifi
@@ -141,7 +141,7 @@ def _too_old(server: Server, seconds: float) -> OperatorError:
 
 
 def unreachable_later(server: Server, error: BaseException) -> OperatorError:
-    """For what Chroma's client raises though the server answered before."""
+    """For an error of Chroma's client although the server answered before."""
     reason: Any = error
     while reason is not None and not isinstance(reason, OSError):
         reason = reason.__cause__ or reason.__context__

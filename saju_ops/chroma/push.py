@@ -35,7 +35,7 @@ from saju_ops.chroma.server import (
 from saju_ops.chroma.vectors import Vectors
 from saju_ops.errors import ProofFailed, Refused
 
-# What a collection is called while it is being filled.
+# Ending of a collection's name while it is being filled.
 UNFINISHED = ".saju_ops_restoring"
 # Records read from the files at once.
 READ_AT_ONCE = 50
@@ -148,7 +148,7 @@ def _push(server: Any, source: _Source) -> tuple[int, int]:
     make_database(server, tenant, database)
     name = source.collection.name + UNFINISHED
     if name in _existing(server, tenant, database):
-        # What a killed restore left; the name is ours.
+        # A collection that a killed restore left; the name is ours.
         server.delete_collection(name, tenant=tenant, database=database)
     made = create(server, source.model, name, tenant, database)
     written = 0

@@ -41,7 +41,7 @@ UTC_ZONE = ZoneInfo("UTC")
 
 @dataclass
 class ChromaRestore:
-    """What a restore would do, or did."""
+    """The plan of a restore, or its result."""
 
     manifest: BackupManifest
     location: str
@@ -294,7 +294,7 @@ def _refuse_unusable(target: Path, replace: Sequence[str]) -> None:
 def _entries(target: Path) -> list[Path]:
     if not target.is_dir():
         return []
-    # lost+found is what a volume has by itself; the other is what a killed restore left.
+    # A volume has lost+found by itself; a killed restore left the other.
     return [p for p in target.iterdir() if p.name != "lost+found" and not p.name.startswith(PREFIX)]
 
 

@@ -83,7 +83,8 @@ def make_database(server: Any, tenant: str, database: str) -> None:
 
 
 def settings_of(model: Any) -> dict[str, Any]:
-    """What a server uses for an index: its shown parameters, or, where they are the default, the metadata."""
+    """The index parameters that a server uses: the shown ones, or, where they are the default, those in the
+    metadata."""
     index = in_force(shown_configuration(model)["hnsw"], model.metadata or {})
     names = ("space", "ef_construction", "ef_search", "max_neighbors")
     return {**{name: index[name] for name in names}, "embedding_function": _embedding_function(model)}

@@ -230,7 +230,7 @@ def _start(judge: Worker, reader: Worker, work: Path, memory_mb: int) -> Listing
 
 
 def _cloned(work: Path) -> Listing:
-    """Hashed from the clone and not from the copy: what Chroma will open is what counts."""
+    """Hashes the clone, not the copy: Chroma will open the clone."""
     shutil.copytree(work / "copy", work / "opened", copy_function=copy_file)
     return listed(work / "opened")
 

@@ -74,8 +74,8 @@ class _File:
 
 
 def members(tar: LimitedTar) -> Iterator[tuple[str, _File | None]]:
-    """Each name inside ROOT, `.` for ROOT itself, in the order of the tar, and what a file holds; None for a folder.
-    Raises ProofFailed."""
+    """Each name inside ROOT, `.` for ROOT itself, in the order of the tar, with the file's content, or None for a
+    folder. Raises ProofFailed."""
     kinds: dict[str, bool] = {}  # name → whether it is a folder
     while (header := _header(tar)) is not None:
         name = _name_inside(header)
@@ -93,7 +93,7 @@ def members(tar: LimitedTar) -> Iterator[tuple[str, _File | None]]:
 
 
 def _header(tar: LimitedTar) -> tarfile.TarInfo | None:
-    """The next member, with what an extended header before it says; None at the tar's end."""
+    """The next member, with the values of an extended header before it; None at the tar's end."""
     block = tar.exactly(tarfile.BLOCKSIZE)
     if not block.strip(b"\0"):
         return None

@@ -34,7 +34,7 @@ def copy(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(request: dict[str, Any]) -> dict[str, Any]:
-    """What a folder holds, read without Chroma. Nothing in it changes."""
+    """The content of a folder, read without Chroma. Nothing in it changes."""
     from saju_ops.chroma.contents import contents
     from saju_ops.chroma.files import ChromaFiles
 
@@ -60,7 +60,7 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def judge(request: dict[str, Any]) -> dict[str, Any]:
-    """What Chroma gives of a folder's twin, each vector compared with the folder's files. `read` says what it should
+    """Reads a folder's twin by Chroma, and compares each vector with the folder's files. `read` says what it should
     hold and takes the digest of vectors."""
     from saju_ops.chroma.check import judged
 
@@ -68,8 +68,8 @@ def judge(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def complete(request: dict[str, Any]) -> dict[str, Any]:
-    """Has Chroma make in the twin what a folder lacks of indexes, whatever memory that takes, and compares as ever. The
-    twin stays."""
+    """Has Chroma make the indexes that a folder lacks in its twin, whatever memory that takes, and compares as usual.
+    The twin stays."""
     from saju_ops.chroma.check import judged
 
     return judged(Path(request["folder"]), Path(request["twin"]), memory_mb=None, digest_vectors=False, keep=True)
@@ -159,7 +159,7 @@ def _die_with_the_parent() -> None:
 
 
 def _safe(error: Exception) -> str:
-    """What Chroma said about a folder or a server; its words about values may quote a document, so they go."""
+    """Chroma's message about a folder or a server, without its words about values, which may quote a document."""
     from saju_ops.chroma.server import http_status
 
     if status := http_status(error):

@@ -86,7 +86,7 @@ def _databases(settings: Settings) -> Iterator[Line]:
 
 
 def _cleaned_up(settings: Settings) -> Iterator[Line]:
-    """What would stop the clean-ups of expired jobs and sessions: columns and tables that the account may not see."""
+    """Columns and tables that the account may not see, which would stop the clean-ups of expired jobs and sessions."""
     from saju_ops.expired.job_tables import open_jobs
     from saju_ops.expired.sessions import open_sessions
 
@@ -180,7 +180,7 @@ def _drivers(settings: Settings) -> Iterator[Line]:
 
 
 def _queue(name: str, url: sa.URL, table: str, zone: ZoneInfo, settings: Settings) -> Line:
-    """A database of jobs: whether it answers, and what its times say where it has the table."""
+    """A database of jobs: whether it answers, and the times in its table, if it has one."""
     from saju_ops.expired.batches import open_table
     from saju_ops.rows.engines.interface import NoSuchTable
 

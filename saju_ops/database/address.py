@@ -1,4 +1,4 @@
-"""A database's address: what its options mean, for every part that connects.
+"""A database's address: the meaning of its options, for every part that connects.
 
 Promises: each option that an address holds is honoured by our own connections and by the dump programs alike, or the
 address is refused with a sentence that names the option. None is dropped in silence: where this project sets a thing
@@ -131,7 +131,8 @@ def overridden(url: sa.URL) -> list[str]:
 
 
 def place(address: sa.URL | str) -> tuple[str, str | None, str | None, str | None]:
-    """The place of a database, without the login: engine, server, port, database. Two addresses of a database are alike."""
+    """The place of a database, without the login: engine, server, port, database. Two addresses of a database are
+    alike."""
     url = sa.make_url(address)
     family = family_of(url)
     options = options_of(url)
@@ -157,7 +158,7 @@ _WHERE = ("host", "hostaddr", "port", "unix_socket")
 
 
 def redacted(url: sa.URL | str) -> str:
-    """The address without its password and without options, but for those that say where it is; fit for logs."""
+    """The address without its password and without options, except those that say where it is; fit for logs."""
     parsed = sa.make_url(url) if isinstance(url, str) else url
     kept = {name: value for name, value in parsed.query.items() if name in _WHERE}
     return with_query(parsed, kept).render_as_string(hide_password=True)

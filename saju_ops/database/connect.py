@@ -1,4 +1,4 @@
-"""Connections with everything pinned that could change what a value looks like.
+"""Connections on which everything is pinned that could change the text of a value.
 
 A server in KST, with another SQL mode, date style or statement time limit, gives the same text for the same
 row as any other. Connections are not pooled: each belongs to one piece of work and ends with it.
@@ -114,7 +114,7 @@ def connect(url: sa.URL | str, *, bulk_load: bool = False) -> sa.Engine:
 
     @event.listens_for(engine, "handle_error")
     def hide(context: sa.ExceptionContext) -> None:
-        # What a driver says of a connection is kept in the history of runs, and may quote the address.
+        # A driver's message about a connection is kept in the history of runs, and may quote the address.
         hide_in_error(context.original_exception)
 
     return engine
@@ -264,7 +264,7 @@ def _mysql(url: sa.URL, bulk_load: bool) -> sa.Engine:
 
 
 def _run_init_command(cursor: Any, command: str) -> None:
-    """The address's own command, and then what our transactions and texts rely on as it was before."""
+    """Runs the address's own command, then restores the settings on which our transactions and texts rely."""
     cursor.execute("SELECT @@collation_connection")
     (collation,) = cursor.fetchone()
     cursor.execute(command)

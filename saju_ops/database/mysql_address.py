@@ -38,7 +38,7 @@ _MODES: dict[str, Mode] = {
     "verify_full": "VERIFY_IDENTITY",
 }  # fmt: skip
 _STRICTNESS: tuple[Mode, ...] = ("DISABLED", "PREFERRED", "REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY")
-# What may be set at the beginning of a session, and what of it our own session sets again.
+# Settings that may be made at the beginning of a session, and those of them that our own session makes again.
 _SET = re.compile(r"\s*SET\s[^;]*;?\s*", re.IGNORECASE)
 _ASSIGNED = re.compile(r"(?:@@)?(?:SESSION|LOCAL)?[\s.]*(\w+)\s*:?=", re.IGNORECASE)
 _SET_AGAIN = {
@@ -53,8 +53,8 @@ _SET_AGAIN = {
 
 @dataclass(frozen=True)
 class Tls:
-    """How a MySQL or MariaDB server is to be reached. `mode` is empty where the address says nothing of it: then TLS
-    is used where the server offers it."""
+    """How to reach a MySQL or MariaDB server. `mode` is empty if the address doesn't mention it: then TLS is used if
+    the server offers it."""
 
     mode: Mode = ""
     ca: str | None = None

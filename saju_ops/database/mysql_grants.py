@@ -1,8 +1,8 @@
-"""What a MySQL or MariaDB account may do, asked of the server and not inferred from what its lists happen to show.
+"""The rights of a MySQL or MariaDB account, asked of the server and not inferred from what its lists happen to show.
 
-The servers' information_schema leaves out, without a word, what the account has no right on. SHOW GRANTS names the
-rights of the account and of its active roles; a SELECT from a table that isn't there says whether the account may read
-the whole database, whichever way it got the right.
+The servers' information_schema leaves out, without a word, everything on which the account has no right. SHOW GRANTS
+names the rights of the account and of its active roles; a SELECT from a table that isn't there shows whether the
+account may read the whole database, in whichever way it got the right.
 """
 
 from __future__ import annotations

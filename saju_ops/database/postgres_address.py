@@ -164,8 +164,8 @@ def _service_section(path: Path, name: str) -> dict[str, str] | None:
 
 
 def postgres_options(url: sa.URL) -> tuple[str, dict[str, str]]:
-    """The address's own `options`: what can only be said at the start of a session, and the settings that are made
-    after it. PgBouncer takes no `options`, or takes and drops them."""
+    """The address's own `options`: those that can be set only at the start of a session, and settings that are made
+    after it. PgBouncer refuses `options`, or accepts and drops them."""
     options = options_of(url).get("options", "")
     given = _given(options)
     if _GIVEN.sub("", options).strip() or not _AT_START.isdisjoint(given):

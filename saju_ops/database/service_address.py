@@ -10,7 +10,8 @@ from saju_ops.database.address_options import LOGIN
 
 
 def require_redis_address(address: str) -> None:
-    """Raises ValueError, without the address, for what Redis' client would read in another way than it was meant."""
+    """Raises ValueError, without the address, if Redis' client would read the address in another way than it was
+    meant."""
     scheme, mark, rest = address.partition("://")
     if not mark or scheme not in ("redis", "rediss", "unix") or not rest:
         raise ValueError("not a Redis address")
@@ -25,7 +26,7 @@ def require_redis_address(address: str) -> None:
 
 
 def require_http_address(value: str) -> None:
-    """Raises ValueError for what is no http(s) address of a host, and for one with a login."""
+    """Raises ValueError unless it is an http(s) address of a host, without a login."""
     if not value.isprintable() or re.search(r"[\s'\"`<>\\;,$]", value):
         raise ValueError("it holds a blank, a quote or another character that no such address has")
     parts = urlsplit(value)

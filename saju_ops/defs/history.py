@@ -1,9 +1,9 @@
-"""What a command made, noted in Dagster's history: materializations, checks and observations without a run.
+"""Notes in Dagster's history what a command made: materializations, checks and observations without a run.
 
-A dump taken by hand would else count as overdue, a check that failed in the night would go on failing, and the next
-schedule would ask for days again that are archived and purged. Where there is no history (DAGSTER_HOME is not set and
-`make dev` made none here), nothing is noted; where it can't be written, that is said and changes nothing else: the
-backup counts by its manifest, not by what Dagster knows.
+Otherwise a dump taken by hand would count as overdue, a check that failed in the night would stay failed, and the next
+schedule would ask for days again that are archived and purged. If there is no history (DAGSTER_HOME is not set and
+`make dev` made none here), nothing is noted. If it can't be written, that is reported and changes nothing else: the
+backup counts by its manifest, not by Dagster's history.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def note_snapshot(snapshot: Snapshot, *, say: Say) -> None:
 def note_archive(
     done: Sequence[DayResult], table: Table, *, finished: bool, problem: str = "", say: Say
 ) -> None:  # fmt: skip
-    """`problem`: what could not be proven. Days that were not come to say nothing of the proof."""
+    """`problem`: what could not be proven. Days that the run didn't reach get no check result."""
 
     def events() -> Iterable[Any]:
         from saju_ops.defs.conversation_logs import asset as logs

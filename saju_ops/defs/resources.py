@@ -27,8 +27,8 @@ class BackupStorage(dg.ConfigurableResource):
     """Where backups live: BACKUP_URI."""
 
     def open(self, *, reading: bool = False, accept_unsealed: bool = False) -> Storage:
-        """`reading` is for restores: of two stores one is enough. `accept_unsealed` is for what restores or verifies
-        and was asked to: it believes backups that no key of this installation sealed."""
+        """`reading` is for restores: one of two stores is enough. `accept_unsealed` is for restores and verifications,
+        on request: it believes backups that no key of this installation sealed."""
         from saju_ops.wiring import open_backups
 
         accepted = ("all",) if accept_unsealed else ()

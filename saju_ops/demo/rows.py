@@ -360,7 +360,7 @@ def _paid_job_rows(rng: Random, now: datetime) -> Rows:
 
 
 def _paid_job(rng: Random, made: Rows, at: datetime) -> None:
-    """One job and all that hangs on it. The phone numbers are of a block that is not given out."""
+    """One job with all its rows. The phone numbers are of a block that is not given out."""
     job_id = str(UUID(int=rng.getrandbits(128), version=4))
     phone, product = f"010-0000-{rng.randrange(10_000):04d}", rng.choice(list(_PRODUCTS))
     job = {"id": job_id, "phone": phone, "product": product, "status": "completed", "created_at": at}
@@ -402,7 +402,7 @@ def _job_children(rng: Random, job_id: str, phone: str, product: str, at: dateti
 
 
 # How many jobs, their status, their age in hours from and to, and how many of their files are done: none,
-# some or all. The middle three are what a crash leaves behind.
+# some or all. The middle three are those that a crash leaves behind.
 _ANALYSIS_JOBS = (
     (24, "completed", 30, 1_400, "all"),
     (6, "pending", 26, 500, "none"),

@@ -28,7 +28,7 @@ BACKUPS = "backups"
 
 
 def run_demo(folder: Path, *, echo: Echo, now: datetime | None = None) -> None:
-    """Makes the service if it isn't there, archives every due day, purges, and says what an operator wants to know."""
+    """Makes the service if it isn't there, archives every due day, purges, and prints a summary for the operator."""
     folder = folder.absolute()
     try:
         service = open_service(folder) or _make(folder, now or datetime.now(UTC), echo)

@@ -79,7 +79,7 @@ class Contents:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any], where: str = "The dump's manifest") -> Contents:
-        """Raises ProofFailed for what `to_json` didn't make."""
+        """Raises ProofFailed unless `to_json` made it."""
         require_contents(raw, where)
         tables = {
             name: TableContents(t["rows"], t.get("checksum"), t.get("proof", "exact"), t.get("rows_most"), t.get("how"))

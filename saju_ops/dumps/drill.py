@@ -27,8 +27,8 @@ from saju_ops.errors import ProofFailed, shown
 from saju_ops.storage.manifest import BackupManifest
 from saju_ops.storage.open import Storage
 
-# What a server says for want of a right, of room, of something that the other server has, or of life: nothing against
-# the dump.
+# A server's errors for a missing right, for want of room, for something that only the other server has, or because it
+# died: they prove nothing against the dump.
 NOT_POSSIBLE = re.compile(
     r"access denied|permission denied|must be (?:super|owner|able)|you need|privilege|is not available|command denied"
     r"|unknown collation|unknown character set|unknown storage engine|version mismatch|not allowed"
@@ -50,7 +50,7 @@ class Drill:
 
     differences: list[str] = field(default_factory=list)
     why_not: str = ""
-    # The dump holds what no dump program writes; `why_not` says what.
+    # The dump holds a statement that no dump program writes; `why_not` names it.
     foreign: bool = False
     # A server refused a part of the dump because of its content.
     refused: bool = False
@@ -67,7 +67,8 @@ class Drill:
 
     @property
     def otherwise(self) -> list[str]:
-        """What of the database isn't restored as it is, for the operator; what no drill ever restores is not."""
+        """Objects of the database that aren't restored as they are, for the operator; without those that no drill ever
+        restores."""
         return [what for what in self.left_out if not any(always in what for always in ALWAYS)]
 
     def to_json(self, kind: str) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def drill(
     chunks = unpacked(stream, packed, encryption, password, file)
     result = _restored(source, chunks, contents, server, now, source.database)
     if not result.proven:
-        for _ in chunks:  # what a restore didn't read is read all the same: are they the bytes that were stored?
+        for _ in chunks:  # reads bytes that the restore didn't: are they the bytes that were stored?
             pass
     return replace(result, seconds=time.monotonic() - began)
 
@@ -154,7 +155,7 @@ def _damage(source: DumpEngine) -> str:
 
 
 def _failed(error: ProgramFailed) -> Drill:
-    if "3105" in error.said:  # what a MySQL server says to the values that MariaDB's client dumps of a generated column
+    if "3105" in error.said:  # a MySQL server refuses the values that MariaDB's client dumps of a generated column
         return Drill(why_not=f"The restore was tried and not taken: {error}")
     if NOT_POSSIBLE.search(error.said):
         return Drill(

@@ -32,7 +32,7 @@ LOCKED = (
 
 
 def what_it_said(error: Exception) -> str:
-    """What a database said, for a sentence's brackets, and behind them what to do about a lock."""
+    """A database's message, for a sentence's brackets, followed by what to do about a lock."""
     cause = getattr(error, "orig", error)
     locked = getattr(cause, "sqlstate", "") == "55P03" or (getattr(cause, "args", None) or ("",))[0] == 1205
     return f"({error_text(error)}).{f' {LOCKED}' if locked else ''}"
@@ -47,7 +47,7 @@ class DumpSpoilt(OperatorError):
 
 
 class ForeignToDumps(Refused):
-    """A dump holds what no dump program writes: somebody else did. It was not executed."""
+    """A dump holds a statement that no dump program writes: somebody else wrote it. It was not executed."""
 
     def __init__(self, what: str, subject: str = "It holds") -> None:
         """`what`: a noun with its article, and no value of a row."""

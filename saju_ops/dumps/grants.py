@@ -49,7 +49,7 @@ MAY_CREATE = (
 
 
 def where_denied(url: sa.URL, said: str) -> str:
-    """Behind what a server or program said: the GRANT, where it denied something that a dump needs."""
+    """A sentence to follow a server's or program's message: the GRANT, if a right that a dump needs was denied."""
     needed = to_dump(url) if DENIED.search(said) else ""
     return f" An administrator may say: {needed}" if needed else ""
 
@@ -68,7 +68,7 @@ def to_restore(url: sa.URL, definitions: Iterable[str]) -> str:
 
 
 def about_definers(url: sa.URL, definitions: Iterable[str]) -> str:
-    """What a restore may need besides, which the dump's definers decide; empty where the user has it, or there are
+    """Further rights that a restore may need because of the dump's definers; empty if the user has them, or there are
     none."""
     kinds = {name.partition(" ")[0] for name in definitions} & WRITE_KINDS.keys()
     return _asked(url, _mysql_definers, lambda _: "") if kinds else ""
@@ -123,7 +123,7 @@ def _mysql_to_restore(url: sa.URL, kinds: set[str]) -> str:
         database, to = str(url.database), account(connection)
         grants, literal = grants_of(connection), takes_names_literally(connection)
         if not all(verb == "GRANT" for verb, *_ in parsed(grants)):
-            return ""  # what a partial revoke leaves is the server's to say
+            return ""  # only the server knows what a partial revoke leaves
         rights = rights_on(grants, database, literal=literal)
     needed = dict.fromkeys([*WRITE, *(right for kind in sorted(kinds) for right in WRITE_KINDS.get(kind, ()))])
     missing = [] if "ALL PRIVILEGES" in rights else [right for right in needed if right not in rights]

@@ -29,8 +29,8 @@ from saju_ops.logins import hide_logins
 # Seconds that a program has to end after it was asked to.
 PATIENCE = 10
 _KEPT_STDERR = 4_000
-# What a client needs of the environment: where programs, libraries and certificates are (libpq looks for the latter
-# in HOME), a ticket of Kerberos, the time zone, and where temporary files may be. Everything else is named by us.
+# Variables that a client needs: for the places of programs, libraries and certificates (libpq looks for the latter in
+# HOME), a ticket of Kerberos, the time zone, and the place of temporary files. Everything else is passed by us.
 HANDED_ON = (
     "PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "TZ", "OPENSSL_CONF", "SSL_CERT_FILE", "SSL_CERT_DIR",
     "KRB5_CONFIG", "KRB5CCNAME",
@@ -60,14 +60,14 @@ def find_program(names: Sequence[str], what: str) -> str:
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What a program that we start finds in its environment."""
+    """The environment of a program that we start."""
     kept = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
     # A login path would be read even where all option files are off.
     return {**kept, "LC_ALL": "C.UTF-8", "MYSQL_TEST_LOGIN_FILE": "/dev/null", **(more or {})}
 
 
 def asked(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """What a program says to `--version` and the like."""
+    """A program's answer to `--version` and the like."""
     return subprocess.run(
         command, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
         check=False,
@@ -106,8 +106,8 @@ class Program:
 
 @functools.cache
 def _wide(path: str) -> tuple[str, ...]:
-    """What makes the program write CHUNK at a time, by the C library's own buffer: a pipe's has 4 KB. Nothing where
-    coreutils' stdbuf is missing, or doesn't get on with the program."""
+    """A prefix that makes the program write CHUNK at a time, by the C library's own buffer: a pipe's has 4 KB. Empty if
+    coreutils' stdbuf is missing, or doesn't work with the program."""
     prefix = ("stdbuf", f"--output={CHUNK}")
     with suppress(OSError):
         tried = asked([*prefix, path, "--version"])
@@ -220,7 +220,8 @@ _EXECUTING = re.compile(r"(.*?Couldn't execute )'.*?(': )")
 _KEY = re.compile(r" for (?:key|column) (['\"`])[^'\"`]{1,130}\1(?: at row \d+)?$")
 
 
-# MySQL: SIGNAL's codes and those that no server has; PostgreSQL: in a function, or in what isn't SQL.
+# MySQL: SIGNAL's codes and those that no server has; PostgreSQL: errors inside a function, or in a language other than
+# SQL.
 _CODE = re.compile(r"^ERROR (?:164[234]|\d{5,}) |^CONTEXT:\s+PL/", re.MULTILINE)
 _ERROR_HEAD = re.compile(r"ERROR (?:164[234]|\d{5,}) [^:]*:|.*?\bERROR:(?=  )")
 

@@ -16,7 +16,7 @@ import threading
 import time
 from queue import Empty, SimpleQueue
 
-# Bytes that are read at once, and what a pipe holds; how many such pieces may wait.
+# Bytes that are read at once, which is a pipe's size; and how many such pieces may wait.
 CHUNK = 1 << 20
 AHEAD = 16
 # Less than this is waited with for a moment, in seconds, in which the pipe doesn't fill up.

@@ -113,7 +113,7 @@ class SQLiteDumps:
         except sqlite3.DatabaseError as error:
             if not _is_ruined(error):
                 raise
-            return 1  # what can't be read is why it is restored; it is kept all the same
+            return 1  # an unreadable file may be the reason for the restore; it is kept all the same
 
     @contextmanager
     def taking(self) -> Iterator[SQLiteTaking]:
@@ -410,7 +410,7 @@ def _integrity(connection: sqlite3.Connection) -> str:
             else:
                 if missing[2]:
                     connection.create_function(missing[2], -1, lambda *_: None, deterministic=True)
-                # One made here is trusted by no schema; what could do anything is not called all the same.
+                # No schema trusts a function made here; one that could do anything is not called all the same.
                 connection.set_authorizer(None)
                 connection.execute("PRAGMA trusted_schema = ON")
                 connection.set_authorizer(_allowed)

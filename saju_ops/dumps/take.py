@@ -130,7 +130,7 @@ def distinct(urls: Sequence[sa.URL]) -> list[sa.URL]:
 
 @dataclass
 class DumpRun:
-    """What a run over several databases did. A problem with one leaves the others."""
+    """The result of a run over several databases. A problem with one leaves the others."""
 
     results: list[DumpResult] = field(default_factory=list)
     # By database: the problem.

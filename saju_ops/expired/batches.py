@@ -39,7 +39,7 @@ TRIES = 3
 
 @dataclass(frozen=True)
 class Limits:
-    """What a run may do. Raises Refused for values that make no sense, before anything is touched."""
+    """The limits of a run. Raises Refused for values that make no sense, before anything is touched."""
 
     dry_run: bool = True
     # Roots (jobs, sessions) to delete at most.
@@ -97,8 +97,8 @@ class AlteredStop(Stop):
 
 
 def settled(store: RowStore, look: Callable[[], Closure]) -> tuple[Closure, Traits]:
-    """What hangs on the store's table, and its tables' traits as they were when that was true. What is looked at after
-    this is what every batch compares anew, under its locks. Raises Refused."""
+    """The tables that reference the store's table, and the traits of all of them at that time. Every batch compares
+    them again, under its locks. Raises Refused."""
     closure = look()
     for _ in range(TRIES):
         traits = Traits(store, closure.tables)

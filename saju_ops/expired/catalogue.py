@@ -53,7 +53,7 @@ def named(name: str, refs: Iterable[Ref]) -> Ref | None:
 
 
 class Catalogue:
-    """What a database says of its tables. Reads only."""
+    """A database's description of its tables. Reads only."""
 
     def __init__(self, store: RowStore) -> None:
         self.store = store

@@ -74,7 +74,7 @@ def _compared(engine: str, cell: Any, mine: tuple[Known, str], theirs: tuple[Kno
     own, other = (known.collations.get(column) for known, column in (mine, theirs))
     types = [known.types[column] for known, column in (mine, theirs)]
     if engine == "sqlite":
-        # What no index names is compared as bytes or isn't known: the explicit collation is right for all.
+        # The collation of a column in no index is binary, or unknown here: the explicit collation is right for all.
         return cell if other is None or own == other else _collated(cell, other.name)
     if own is None:
         return cell

@@ -1,4 +1,4 @@
-"""Finds and locks, level by level, what hangs on a batch of roots (jobs, sessions)."""
+"""Finds and locks, level by level, the rows that reference a batch of roots (jobs, sessions)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class FoundRows:
         return found.cells[self._columns[ref].index(column)]
 
     def collect(self, identities: Sequence[Identity]) -> None:
-        """Finds the given roots, as far as they are still there and expired, and all that hangs on them."""
+        """Finds the given roots, as far as they are still there and expired, and all rows that reference them."""
         self._search(identities)
         while spared := self._held_elsewhere():
             self._spared |= spared

@@ -32,7 +32,7 @@ SIZE_COLUMNS = ("size_bytes", "file_size", "size")
 
 @dataclass
 class JobPreparation:
-    """Reads the catalogue, and refuses what can't be done."""
+    """Reads the catalogue, and refuses impossible settings."""
 
     store: RowStore
 

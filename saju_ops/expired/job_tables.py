@@ -50,8 +50,8 @@ class JobTables:
 
 
 def jobs_closure(store: RowStore, tables: JobTables) -> Closure:
-    """Everything that hangs on a job, whatever its foreign keys say or don't. Raises Refused, naming the table, where
-    that is more than may go, or less. Reads the catalogue only."""
+    """All tables that reference a job, by foreign keys or without. Raises Refused, naming the table, if these are more
+    than the listed ones, or fewer. Reads the catalogue only."""
     closure = linked_closure(
         store, tables.may_go, "PURGE_TABLES", links=tables.links, may_be_missing=NONE_OF_THEM,
         require=lambda found: require_known(found, tables.may_go, "PURGE_TABLES", tables.keep),

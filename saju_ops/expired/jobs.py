@@ -146,7 +146,7 @@ class JobPurge(JobPreparation):
     # --- rows to keep ----------------------------------------------------------------------------------------
 
     def _archive(self, jobs: Sequence[Identity], oldest: datetime) -> dict[Identity, str]:
-        """Archives what must be kept of these jobs. Gives those of which that can't be done, and why."""
+        """Archives the rows to keep of these jobs. Returns the jobs for which that is impossible, and why."""
         if not self.archives or self.limits.dry_run:
             return {}
         try:

@@ -42,7 +42,7 @@ def are_comparable(engine: str, one: str, other: str) -> bool:
 
 
 def readings(value: Any) -> list[str]:
-    """What a value may mean, the likeliest first: ids are the same where they have one in common."""
+    """The possible meanings of a value, the likeliest first: two ids are the same if they have a meaning in common."""
     if isinstance(value, UUID):
         return [value.hex]
     if isinstance(value, (bytes, bytearray, memoryview)):

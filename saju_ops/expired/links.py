@@ -110,7 +110,7 @@ class _Search:
         return self._known[ref]
 
     def refs(self) -> Iterator[tuple[str, Ref]]:
-        """The listed tables that are there, but for the root."""
+        """The listed tables that are there, without the root."""
         for name in self.listed:
             ref = named(name, self._tables)
             if ref is not None and ref != self.root:

@@ -53,15 +53,15 @@ _RENEWED = (
 
 @dataclass
 class LooseColumns:
-    """What is cleared with a session, and sentences of what isn't."""
+    """Columns that are cleared with a session, and sentences about those that aren't."""
 
     store: RowStore
     closure: Closure
     columns: list[tuple[Ref, str, tuple[str, ...]]] = field(default_factory=list)
     # Columns of another kind than the key of the sessions, such as texts for UUIDs: servers compare those wrongly.
     kinds: dict[tuple[Ref, str], Kind] = field(default_factory=dict)
-    # Spellings of expired sessions' ids that only the key takes for the same, by the id. What comes in such a spelling
-    # during the run stays.
+    # By an expired session's id: its other spellings, which only the key takes for the same. A row that comes with such
+    # a spelling during the run stays.
     spellings: dict[tuple[Ref, str], dict[Identity, list[Identity]]] = field(default_factory=dict)
     tables: dict[Ref, Known] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)

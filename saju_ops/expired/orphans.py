@@ -21,8 +21,8 @@ from saju_ops.rows.table import ForeignKey
 
 
 def orphan_rows(store: RowStore, closure: Closure, *, files: Collection[Ref] = ()) -> Counter[str]:
-    """Rows that hang on nothing, by table and column; `files` are tables that name files. None, where the database
-    keeps its foreign keys and none of them empties references."""
+    """Rows whose root is gone, by table and column; `files` are tables that name files. There are none if the database
+    enforces its foreign keys and none of them empties references."""
     found: Counter[str] = Counter()
     for key in (*closure.hard, *closure.soft):
         count = _strayed(store, key) if isinstance(key, Link) else _without_parent(store, closure, key)

@@ -17,7 +17,7 @@ from urllib.parse import unquote, unquote_plus, urlsplit
 
 import sqlalchemy as sa
 
-# What no key begins or ends with on purpose, and programs leave there: blanks of every kind, marks without width.
+# Characters that no key begins or ends with on purpose, but that programs leave there: all blanks, marks without width.
 BLANKS = "".join(map(chr, (9, 10, 11, 12, 13, 28, 29, 30, 31, 32, 133, 160, 5760, *range(8192, 8206), 8232, 8233, 8239,
                            8287, 8288, 12288, 65279)))  # fmt: skip
 _AMAZON = re.compile(r"(?:(?P<bucket>.+)\.)?s3(?:[.-][a-z0-9.-]+)?\.amazonaws\.com(?:\.cn)?")
@@ -54,7 +54,7 @@ class S3Names:
         return urlsplit(self.endpoint).netloc.lower()
 
     def read(self, stored: Any) -> Named:
-        """What a cell names."""
+        """The file that a cell names."""
         named = Named()
         if isinstance(stored, (bytes, bytearray, memoryview)):
             stored = bytes(stored).decode("utf-8", "surrogateescape")

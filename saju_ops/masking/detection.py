@@ -67,7 +67,7 @@ def is_number(column: MaskedColumn) -> bool:
 
 
 def is_plain(column: MaskedColumn) -> bool:
-    """Numbers, flags, times and one of a list of values: of what type they are says enough."""
+    """Numbers, flags, times and enumerations: their type alone shows that they are harmless."""
     return is_number(column) or is_moment(column) or bool(_FLAG.match(column.type))
 
 
@@ -83,7 +83,7 @@ _STAMP = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?(?:[+-]\d\d(?::
 
 
 def personal_value(value: Any) -> str | None:
-    """What a value looks like, where it looks like somebody's; never the value."""
+    """The kind of personal value that a value looks like, if any; never the value."""
     text = decoded(bytes(value)) if isinstance(value, bytes | memoryview) else value
     if not isinstance(text, str) or len(text) < SHORTEST_WORDS or _STAMP.fullmatch(text):
         return None
@@ -102,7 +102,7 @@ NAMING: tuple[Mask, ...] = ("identifier", "phone", "hash")
 _WORD = re.compile(r"[A-Za-z_]+")
 _SEPARATORS = re.compile(r"[\s\"'`/\\,;:|&=?()\[\]{}<>#$]+")
 NUMERIC = re.compile(r"-?\d+(?:\.\d+)?")
-# What a text comes as.
+# Python types in which texts come.
 TEXTUAL = (str, bytes, memoryview, dict, list)
 # Words looked up at once.
 WORDS = 20_000

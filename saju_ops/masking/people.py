@@ -70,7 +70,7 @@ class _Tally:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a text says."""
+    """The forms found in a text."""
 
     true: bool
     doubtful: tuple[Form, ...] = ()
@@ -288,7 +288,7 @@ class People:
     # --- texts ------------------------------------------------------------------------------------------------------
 
     def _seen(self, texts: list[str]) -> list[_Seen]:
-        """What each text says."""
+        """The forms found in each text."""
         spelled = [readings(_without_harmless(text)) for text in texts]
         flat = [(number, reading) for number, some in enumerate(spelled) for reading in some]
         named = {flat[place][0] for place in self._named([reading for _, reading in flat])}

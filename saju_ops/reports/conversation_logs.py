@@ -62,7 +62,7 @@ def archive_report(
 
 
 def purge_report(result: PurgeResult, at: datetime) -> str:
-    """What a purge deleted, or with dry_run would delete."""
+    """The report of a purge: the deleted rows, or with dry_run those that it would delete."""
     referenced, refused = sum(result.kept_referenced.values()), sum(result.kept_refused.values())
     why = kept_reasons(result.kept_late, result.kept_changed, referenced, refused, result.kept_unexplained)
     if result.dry_run:
@@ -75,7 +75,7 @@ def purge_report(result: PurgeResult, at: datetime) -> str:
 
 
 def purge_preview(deletable: int, kept: int, cutoff: date, at: datetime, why: str = "") -> str:
-    """What a purge with dry_run would delete."""
+    """The report of a purge with dry_run: the rows that it would delete."""
     return "\n".join(
         [
             "💾 *DB Cleanup (dry run)*",

@@ -38,7 +38,7 @@ REASONS = (
      r"\2 행 \1개가 DELETE에서 남음 (트리거나 규칙을 확인)"),
     (r"cancelled by the operator", "운영자가 중단함"),
 )  # fmt: skip
-# What a run doubts, in the same way.
+# Korean for a run's doubts, in the same way.
 DOUBTS = (
     (r"([\d,]+) files? (?:was|were) left: rows that stay name .*",
      r"S3 파일 \1개를 남겨 둠: 다른 작업이 알 수 없는 주소로 가리키는 것일 수 있음"),

@@ -54,8 +54,8 @@ class Message:
 
 
 def storable(text: str) -> str:
-    """With `?` for what isn't text: the name of a file from another system may hold such bytes, and one of them would
-    keep every alert from being stored."""
+    """The text with `?` for bytes that aren't text: the name of a file from another system may hold some, and they
+    would keep every alert from being stored."""
     return text.encode("utf-8", "replace").decode()
 
 

@@ -1,4 +1,4 @@
-"""What each job is called in Korean, what a failure of it leaves untouched, and what to do then: one table."""
+"""One table with the Korean title of each job, what its failure leaves untouched, and what to do then."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class Doubts:
     4 µs each. This takes 0.03 µs a row, with a document in every tenth."""
 
     def __init__(self, columns: Collection[Column], shown: re.Pattern[bytes] | None = None) -> None:
-        """With `shown`, only what that finds is a doubt."""
+        """With `shown`, only its matches are doubts."""
         self._names, self._shown = [column.name for column in columns], shown
         self.found = False
 

@@ -59,7 +59,7 @@ class CsvSink(io.RawIOBase):
     """
 
     def __init__(self, writer: Writer, packing: Packing, names: Sequence[str], name: str = "archive.csv") -> None:
-        """`name` is what an encrypted zip calls the file inside."""
+        """`name`: the file's name inside an encrypted zip."""
         self._writer: Any = writer
         self.content_bytes = 0
         self._gzip: Any = None
@@ -167,7 +167,7 @@ class HashingReader(io.RawIOBase):
 
 
 class _Rest(io.RawIOBase):
-    """What a reader has left, and whether that is nothing. For pyarrow, which reads ahead in a thread of its own."""
+    """The rest of a reader, and whether that is empty. For pyarrow, which reads ahead in a thread of its own."""
 
     def __init__(self, source: HashingReader) -> None:
         self._source = source

@@ -90,7 +90,7 @@ def naive_bound(instant: datetime, zone: tzinfo) -> datetime:
 
 
 def date_bound(instant: datetime, zone: ZoneInfo) -> date:
-    """The first date that begins in `zone` at or after the instant: what a column of dates is compared with. MariaDB
-    compares one with a moment of a day as with that day."""
+    """The first date that begins in `zone` at or after the instant, to compare a column of dates with. MariaDB compares
+    a date with a moment of a day as with that day."""
     naive = naive_bound(instant, zone)
     return naive.date() + timedelta(days=naive.time() != time.min)

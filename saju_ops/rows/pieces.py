@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 ALGORITHM = "sha256-pieces-v1"
 CELL_END, ROW_END, NULL = b"\xfe", b"\xfd", b"\xff"
-# Bytes that are turned into CSV at once: what stays in the processor's cache. With 3 MB at once, the memory's pages
-# cost half as much again, and writing them to a file three times as much.
+# Bytes that are turned into CSV at once: an amount that stays in the processor's cache. With 3 MB at once, the memory's
+# pages cost half as much again, and writing them to a file three times as much.
 SLICE = 192 << 10
 Key = tuple[bytes, ...]
 
@@ -54,7 +54,7 @@ class Pieces:
         return sha256("".join(f"{p.rows} {p.sha256}\n" for p in self.pieces).encode()).hexdigest()
 
     def described(self) -> list[dict[str, Any]]:
-        """For a manifest. Keys as text: what can be cut into pieces has a key that is text."""
+        """For a manifest. Keys are texts: a table that can be cut into pieces has a key that is text."""
         return [
             {"rows": p.rows, "sha256": p.sha256, "first_key": [c.decode() for c in p.first],
              "last_key": [c.decode() for c in p.last]}
@@ -63,7 +63,7 @@ class Pieces:
 
     @classmethod
     def of(cls, described: Sequence[dict[str, Any]]) -> Pieces:
-        """Raises TypeError, KeyError or AttributeError for what `described` didn't make."""
+        """Raises TypeError, KeyError or AttributeError unless `described` made it."""
         return cls(
             tuple(
                 Piece(

@@ -27,7 +27,7 @@ UNREADABLE = sa.text(
     " AND NOT (has_column_privilege(c.oid, a.attnum, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'))"
     " ORDER BY a.attnum"
 )
-# Rows of tables that inherit from this one are its rows too, but for the columns that it hasn't.
+# Rows of tables that inherit from this one are its rows too, without the columns that it lacks.
 INHERITED = sa.text(
     "WITH RECURSIVE own(oid) AS (SELECT CAST(:oid AS oid) UNION SELECT i.inhrelid FROM pg_inherits i JOIN own"
     " ON i.inhparent = own.oid)"

@@ -289,7 +289,8 @@ class _PostgreSQL(_Catalogue):
         return self._found(self.store.connection.execute(self.keys, self.names).all())
 
     def hold(self, refs: Sequence[Ref]) -> None:
-        # What a DELETE takes. The lock of a SELECT FOR UPDATE lets others make foreign keys, triggers and rules.
+        # The lock that a DELETE takes. The lock of a SELECT FOR UPDATE lets others make foreign keys, triggers and
+        # rules.
         self.store.connection.exec_driver_sql(f"LOCK TABLE ONLY {self._names(refs)} IN ROW EXCLUSIVE MODE")
 
 

@@ -38,9 +38,9 @@ OPENED = sa.text("SHOW SESSION STATUS WHERE Variable_name IN ('Table_open_cache_
 COUNTS = 3
 # Seconds that a DELETE of no row waits for a table that somebody alters.
 TABLE_WAIT = 10
-# The first MariaDB of which the number of opened tables was compared with what its keys lead to.
+# The first MariaDB whose number of opened tables was compared with the tables that its keys lead to.
 MARIADB_FROM = (10, 11)
-# No right to delete, or a server that takes no changes: what can't be deleted needn't be counted.
+# No right to delete, or a server that accepts no changes: a table whose rows can't be deleted needn't be counted.
 NO_DELETE = DENIED | {1290, 1792, 1836}
 RULES = re.compile(r" ON (DELETE|UPDATE) (CASCADE|SET NULL|SET DEFAULT|RESTRICT|NO ACTION)")
 CASCADE, DETACHING = "CASCADE", ("SET NULL", "SET DEFAULT")
@@ -134,7 +134,8 @@ def _sentence(store: RowStore, why: str) -> str:
     )
 
 
-# --- what a DELETE opens -----------------------------------------------------------------------------------------
+# --- tables that a DELETE opens
+# -----------------------------------------------------------------------------------------
 
 
 def _opened(store: RowStore, ref: Ref) -> int | None:

@@ -65,7 +65,7 @@ def _text(path: Path) -> str:
 
 def _require_readable(path: Path, bindings: list[Binding], known: Collection[str]) -> None:
     found: dict[str, tuple[int, str]] = {}
-    # Set so far: what comes later, python-dotenv takes for empty.
+    # Names set so far: python-dotenv takes later ones for empty.
     names: set[str | None] = set()
     for each in bindings:
         line = each.original.line + _line_at(_blank_before(each.original.string)) - 1

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from saju_ops.settings.settings import Settings
 
 Kind = Literal["store", "chroma", "database", "dagster"]
-# What may hold, or be held by, what: a database beside Dagster's history harms nobody.
+# Kinds of places that may contain each other: a database beside Dagster's history harms nobody.
 HARMLESS = {frozenset({"database"}), frozenset({"dagster"}), frozenset({"database", "dagster"}), frozenset({"chroma"})}
 
 

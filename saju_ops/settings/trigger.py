@@ -12,7 +12,7 @@ from saju_ops.settings.values import BareWebAddress, JobNames, LongToken, WebAdd
 
 
 class Trigger(Feature):
-    """`saju-ops serve-trigger`: who may call it, for what, and where it listens."""
+    """`saju-ops serve-trigger`: which callers it accepts, for which jobs, and the address where it listens."""
 
     title: ClassVar[str] = "HTTP trigger"
     page: ClassVar[str] = "trigger.md"

@@ -90,7 +90,7 @@ class StaleResult:
     # The columns by which jobs were judged.
     evidence: list[str] = field(default_factory=list)
     results_indexed: bool = True
-    # What would stop an apply, as far as reading can show.
+    # Reasons that would stop an apply, as far as reading can show.
     hindrances: list[str] = field(default_factory=list)
     settled_completed: int = 0
     settled_partly: int = 0

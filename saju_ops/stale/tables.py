@@ -93,7 +93,7 @@ class Tables(TableShape):
         return total
 
     def open_jobs(self, spellings: Sequence[str], cutoff: datetime, now: datetime) -> Iterator[OpenJob]:
-        """Open jobs but for those that were surely created after the cutoff, the oldest first, as a stream."""
+        """Open jobs without those that were surely created after the cutoff, the oldest first, as a stream."""
         created = self._job(CREATED)
         # By an expression: for the column itself SQLite walks through the whole table in the order of its index.
         age = created.op("||")(sa.literal_column("''")) if self.sqlite else self._cell(created)
@@ -215,7 +215,7 @@ class Tables(TableShape):
         )  # fmt: skip
 
     def _cell(self, column: Any) -> Any:
-        """A time as text, since a driver may refuse what a column may hold: zero dates, infinity."""
+        """A time as text, since a driver may refuse values that a column may hold: zero dates, infinity."""
         return column if self.sqlite else sa.cast(column, sa.Text)
 
     def _moment(self, label: str, cell: Any) -> Moment:

@@ -11,7 +11,7 @@ from saju_ops.storage.s3.address import parse_s3_uri
 
 
 def split_uri(uri: str) -> list[str]:
-    """The one or two addresses of a BACKUP_URI. Raises StorageError for what this version can't write to."""
+    """The one or two addresses of a BACKUP_URI. Raises StorageError for an address that this version can't write to."""
     found = [part.strip() for part in uri.split(",")]
     if not all(found) or len(found) > 2:
         raise StorageError("BACKUP_URI may name one store, or two with a comma between them.")

@@ -118,7 +118,7 @@ class Storage(Protocol):
         """Each single store that holds a copy: what proves files before a deletion looks at every one."""
 
     def remains(self) -> str:
-        """What a delete leaves behind, in words: old versions, a trash. Empty where nothing does."""
+        """What remains after a delete, in words: old versions, a trash. Empty if nothing does."""
 
     def free_space(self) -> str:
         """The free space, in words; empty if the store doesn't report it."""

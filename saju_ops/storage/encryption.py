@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Literal, Protocol
 
 from saju_ops.errors import ProofFailed, Refused
 
-# What an encrypted file's name ends with, after its own ending: `app_20261001_030000.sql.gz.zip`.
+# The ending of an encrypted file's name, after its own ending: `app_20261001_030000.sql.gz.zip`.
 ENDING = ".zip"
 # How it is called in manifests.
 METHOD: Literal["zip-aes256"] = "zip-aes256"

@@ -275,5 +275,5 @@ class _Form(TypedDict):
 
 
 def require_contents(raw: Mapping[str, Any], where: str) -> None:
-    """Raises ProofFailed for what `Contents.to_json` didn't make."""
+    """Raises ProofFailed unless `Contents.to_json` made it."""
     validated(_Form, raw, where)

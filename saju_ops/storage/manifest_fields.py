@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 from saju_ops.errors import ProofFailed
 
 T = TypeVar("T")
-# For the dataclasses and typed dicts of manifests: no text is taken for a number; what a later version adds is left.
+# For the dataclasses and typed dicts of manifests: no text is taken for a number; fields of later versions are ignored.
 STRICT = ConfigDict(strict=True, extra="ignore")
 # Years within which a clock can have been when a backup was made; also far from where a change of zone overflows.
 EARLIEST, LATEST = 2000, 2200
@@ -66,7 +66,7 @@ def dataclass_of(kind: type[T], raw: Mapping[str, Any], where: str) -> T:
 
 
 def validated(kind: Any, raw: Mapping[str, Any], where: str) -> Any:
-    """What a typed dictionary may hold. Raises ProofFailed, naming the field."""
+    """The dictionary, checked against its type. Raises ProofFailed, naming the field."""
     try:
         return _adapter_of(kind).validate_python(raw)
     except (ValueError, OverflowError, RecursionError) as error:

@@ -89,7 +89,7 @@ def buffered(raw: io.RawIOBase) -> BinaryIO:
 
 
 class Written:
-    """SHA-256 and size of what went to a store, and whether what came back was the same."""
+    """SHA-256 and size of the bytes sent to a store, and whether the bytes read back were the same."""
 
     def __init__(self, where: str) -> None:
         self.where = where

@@ -1,4 +1,4 @@
-"""The seal of a manifest: what must be right before anything in it is believed.
+"""The seal of a manifest, which must be right before anything in the manifest is believed.
 
 Without a key a manifest carries its own SHA-256 (`manifest_sha256`). That finds a flipped bit, and nothing more: any
 person who can write into the store can compute it.
@@ -41,7 +41,7 @@ PIECE = 1 << 20
 # What begins half of a character that JSON writes in two halves; both together are a whole one.
 HALVES = re.compile(rb"\\u[dD]")
 MOST_PARTS = 4_000_000
-# What it costs to try one password: 16 MB of memory and some 50 ms, a thousand times what a try at the zip costs.
+# The cost of trying one password: 16 MB of memory and some 50 ms, a thousand times the cost of a try at the zip.
 COST = {"n": 1 << 14, "r": 8, "p": 1, "maxmem": 1 << 26}
 # Nothing else is derived with it, so a seal says nothing of how a file is encrypted.
 PURPOSE = b"saju_ops seal of backups, version 1"

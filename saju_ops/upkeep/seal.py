@@ -99,7 +99,7 @@ def _sealable(stores: Sequence[Storage], name: str, result: SealResult) -> str |
 
 
 def _prove(store: Storage, data: bytes, name: str, checked: Checked, result: SealResult) -> str:
-    """What is to be remarked of a backup that is what its manifest says. Raises OperatorError, OSError."""
+    """Remarks about a backup that matches its manifest. Raises OperatorError, OSError."""
     if checked.state == "foreign" and not store.seals.accepts(name):
         require_seal(data, name, store)  # which says what to do
     # Its own SHA-256 too: without a key it is all that a manifest says of itself.

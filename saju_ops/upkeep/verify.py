@@ -64,7 +64,8 @@ class VerifyResult:
     files: int = 0
     files_checked: int = 0
     bytes_read: int = 0
-    # What differs from its manifest; what a manifest names and isn't there; what no manifest names.
+    # Files that differ from their manifest; files that a manifest names and that aren't there; files without a
+    # manifest.
     rot: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)

@@ -144,7 +144,7 @@ class Tick:
     # --- beginning ---------------------------------------------------------------------------------------------
 
     def _warn_once(self) -> None:
-        """Once in the life of this process: what an operator may not know."""
+        """Warns, once in the life of this process, of what an operator may not know."""
         from saju_ops.wiring import email_problem
 
         warnings = [w for w in (email_problem(self.settings),) if w]

@@ -19,7 +19,7 @@ NAMED_DAYS = 20
 
 
 def checks(settings: Settings) -> list[dg.AssetChecksDefinition]:
-    """Cheap looks at the table: what an archive of single days can't see."""
+    """Cheap checks of the table for faults that an archive of single days can't see."""
     return [
         _no_rows_before_first_partition(settings),
         _every_row_has_a_day(settings),

@@ -183,7 +183,7 @@ class Statements(StatementJudge):
         version = int(opening.partition(b"!")[2] or 0)
         if opening.startswith(b"/*M"):
             return self._mariadb and version <= self._version
-        # MariaDB knows nothing of what MySQL learned from 5.7 on.
+        # MariaDB has none of MySQL's features from 5.7 on.
         return version <= self._version and not (self._mariadb and 50700 <= version <= 99999)
 
     # --- a table ---------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a MySQL or MariaDB database holds, by its catalogue."""
+"""The contents of a MySQL or MariaDB database, by its catalogue."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ class DrillUser:
     url: sa.URL
     name: str
     host: str
-    # The account that made it, for what only such a user may do. None if the drill runs as the configured account.
+    # The account that made it, for statements that only such a user may run. None if the drill runs as the configured
+    # account.
     admin: sa.URL | None
 
     @property

@@ -69,7 +69,7 @@ RELAX = (
     " The table was made with {} off: grant SESSION_VARIABLES_ADMIN ON *.* to the user that restores, or to the one"
     " that tries restores, or switch it off there (SET GLOBAL {} = OFF) as long as the restore takes."
 )
-# What a server said when it refused a dump → what to do about it.
+# A server's error when it refused a dump → what to do about it.
 HINTS = {
     "ERROR 1118": RELAX.format("innodb_strict_mode", "innodb_strict_mode"),
     "ERROR 3750": RELAX.format("sql_require_primary_key", "sql_require_primary_key"),
@@ -80,7 +80,7 @@ HINTS = {
     " client.",
     "1153": " A row is larger there than the server's max_allowed_packet, binary values being twice as long as hex:"
     " set it to 1G on that server.",
-    # What a client says that was still sending when the server, having answered 1153, hung up.
+    # A client's error if it was still sending when the server, having answered 1153, hung up.
     "ERROR 2006": " If that server didn't stop, a row is larger there than its max_allowed_packet, binary values being"
     " twice as long as hex: set it to 1G on that server.",
 }

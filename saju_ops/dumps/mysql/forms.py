@@ -45,7 +45,7 @@ ENGINES = {
     b"INNODB", b"MYISAM", b"MEMORY", b"HEAP", b"ARIA", b"ARCHIVE", b"CSV", b"BLACKHOLE", b"MRG_MYISAM", b"MERGE",
     b"ROCKSDB", b"TOKUDB", b"COLUMNSTORE", b"NDBCLUSTER", b"NDB", b"MROONGA",
 }  # fmt: skip
-# What follows a table's columns; what follows a = there is free.
+# The options after a table's columns; after an =, any value is allowed there.
 OPTIONS = {
     b"ENGINE", b"AUTO_INCREMENT", b"DEFAULT", b"CHARSET", b"CHARACTER", b"SET", b"COLLATE", b"COMMENT", b"ROW_FORMAT",
     b"KEY_BLOCK_SIZE", b"MAX_ROWS", b"MIN_ROWS", b"AVG_ROW_LENGTH", b"CHECKSUM", b"PAGE_CHECKSUM", b"DELAY_KEY_WRITE",

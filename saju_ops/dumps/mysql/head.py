@@ -13,7 +13,7 @@ class _Head:
     def __init__(self, text: bytes, ansi: bool, refused: Callable[[], Exception]) -> None:
         self._refused = refused
         self.cuts: list[tuple[int, int]] = []
-        # The head is at the beginning; of what follows it is only needed that it is not read.
+        # The head is at the beginning; the rest isn't read.
         self._words = self._read(text, ansi)
         self._at = 0
 

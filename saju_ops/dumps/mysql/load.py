@@ -24,7 +24,7 @@ from saju_ops.errors import Refused
 # Bytes of statements that wait for the server.
 AHEAD = 8 << 20
 LONG = 1 << 20
-# What a server with a binary log says to a routine or trigger of a user without SUPER.
+# Errors of a server with a binary log for a routine or trigger of a user without SUPER.
 LOGGED = {1418, 1419}
 EVENT_THERE = (
     "SELECT COUNT(*) FROM information_schema.EVENTS WHERE EVENT_SCHEMA = DATABASE()"
@@ -32,8 +32,8 @@ EVENT_THERE = (
 )
 # A view or routine of another database, which a drill's user may not use.
 DENIED = {1142, 1143, 1370}
-# What a server says to a table that it holds and would make only with these settings off: rows over 8126 bytes, row
-# formats that don't fit, a foreign key to what isn't unique, no primary key.
+# A server's errors for a table that it holds and would make only with these settings off: rows over 8126 bytes, row
+# formats that don't fit, a foreign key to columns that aren't unique, no primary key.
 STRICT = {1005, 1031, 1071, 1118, 1478, 1709, 3750, 6125}
 SETTINGS = ("innodb_strict_mode", "restrict_fk_on_non_standard_key", "sql_require_primary_key")
 # MariaDB's, to rows that are older than a CHECK.

@@ -48,7 +48,7 @@ def _sees_routines(grants: Sequence[str], engine: str) -> bool:
 
 
 def rights_outside(grants: Sequence[str], prefix: str) -> str:
-    """What a user may do in other databases than those whose names begin so; empty if nothing. Grants that can't be
+    """A user's rights in databases other than those whose names begin so; empty if there are none. Grants that can't be
     interpreted count too: a role, a proxy, a right on one routine."""
     found = []
     for grant in grants:

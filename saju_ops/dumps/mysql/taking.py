@@ -106,7 +106,7 @@ class MySQLTaking:
         return connection
 
     def _read(self) -> bytes:
-        """What the program writes next. Raises OperatorError where it waits for what doesn't come."""
+        """The program's next output. Raises OperatorError if the program waits for something that doesn't come."""
         began = time.monotonic()
         while not self._output.ready(LOCK_PATIENCE):
             silent = time.monotonic() - began

@@ -25,7 +25,7 @@ SEQUENCES = {b"NEXTVAL", b"LASTVAL", b"SETVAL"}
 
 
 class Unread(ValueError):
-    """It ends in the middle of a text, name or comment, or holds what no statement of a dump does."""
+    """It ends in the middle of a text, name or comment, or holds something that no statement of a dump has."""
 
 
 class Word(NamedTuple):
@@ -59,7 +59,7 @@ def words(statement: bytes, *, ansi: bool = False, spaces: bool = False) -> list
 
 
 def name_of(word: Word) -> bytes:
-    """What a quoted or plain name names."""
+    """The name in a quoted or plain word."""
     if word.kind in ("name", "text"):
         quote = word.text[:1]
         return word.text[1:-1].replace(quote * 2, quote)

@@ -47,7 +47,7 @@ SELECT format('%I.%I', n.nspname, c.relname), c.relkind::text, c.relpersistence:
     WHERE i.inhrelid = c.oid)
 FROM {_CLASS} WHERE c.relkind IN ('r', 'p', 'f') AND c.relname <> '{MARKER}' AND {_own("pg_class", "c")}"""
 
-# What pg_dump dumps of them: not what a CREATE INDEX CONCURRENTLY left that failed or was ended.
+# The indexes that pg_dump dumps: not those that a failed or ended CREATE INDEX CONCURRENTLY left.
 _USABLE = """EXISTS (SELECT 1 FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid
     WHERE i.indexrelid = c.oid AND i.indisready AND (i.indisvalid OR t.relkind = 'p'))"""
 _INDEX = f"""

@@ -47,7 +47,7 @@ REACHING = {
 OWN_SETTINGS = TIMEOUTS | {"DEFAULT_TABLESPACE"}
 
 _ACCOUNT = "SELECT rolname, rolsuper, rolcreaterole, rolcreatedb FROM pg_roles WHERE rolname = current_user"
-# What code that runs as this account could use outside of the scratch database: SET ROLE, and what an attribute gives.
+# Ways out of the scratch database for code that runs as this account: SET ROLE, and the rights that an attribute gives.
 _BEYOND = """
 SELECT 'it is a member of ' || quote_ident(r.rolname) FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid
 WHERE m.member = (SELECT oid FROM pg_roles WHERE rolname = current_user)
@@ -212,8 +212,8 @@ def _not_possible(base: sa.URL, error: DBAPIError) -> DrillNotPossible:
 
 
 def create_like(connection: sa.Connection, name: str, defaults: dict[str, str]) -> None:
-    """With the source's locale where the server has it: sort orders decide what a unique index takes. `name` is
-    quoted already."""
+    """With the source's locale if the server has it: a sort order decides which values are equal in a unique index.
+    `name` is quoted already."""
     base = f"CREATE DATABASE {name} TEMPLATE template0"
     kept = {word: str(value).replace("'", "''") for word, value in defaults.items()}
     if not kept:
@@ -291,7 +291,7 @@ class DrillLoad(Load):
             self.adopted.add(f"event trigger {statement.name(3)}")
 
     def _by_the_account(self, kind: str, statement: Statement) -> None:
-        """By names that the live database has, or with nothing behind them: never by what else the dump says."""
+        """Uses names that the live database has, or no further clause: never anything else from the dump."""
         name = statement.name(5 if statement.words[2:5] == ("IF", "NOT", "EXISTS") else 2)
         if kind == "SCHEMA" and name in self._made_here:
             # Before its extension, and where the account sees it.

@@ -51,7 +51,7 @@ LIBPQ_ENVIRONMENT = (
     "PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGPASSFILE", "PGSSLMODE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY",
     "PGSSLCRL", "PGREQUIREAUTH", "PGCHANNELBINDING", "PGGSSENCMODE", "PGKRBSRVNAME", "PGTARGETSESSIONATTRS",
 )  # fmt: skip
-# What no schema holds, before the schemas: a dump makes it anew, and fails where it is there.
+# Objects outside of schemas, dropped before the schemas: a dump makes them anew, and fails if they are there.
 DROPPED_FIRST = {
     "EVENT TRIGGER": "SELECT evtname FROM pg_event_trigger",
     "PUBLICATION": "SELECT pubname FROM pg_publication",
@@ -219,7 +219,7 @@ class PostgresDumps:
             return bool(connection.exec_driver_sql(IS_SUPERUSER).scalar())
 
     def scratch(self, server: sa.URL | None, now: datetime, *, own: bool = False) -> AbstractContextManager[DumpEngine]:
-        # Always as the role that is made for it: what an account lacks there, it may be given.
+        # Always as the role that is made for it: rights that the account lacks there can be given to the role.
         return scratch(self, server, now, _Scratch)
 
 

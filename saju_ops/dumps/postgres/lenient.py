@@ -1,4 +1,5 @@
-"""Loads what a PostgreSQL server holds and doesn't take from its own dump, as an administrator would, and names it.
+"""Loads objects that a PostgreSQL server holds but doesn't accept from its own dump, as an administrator would; names
+them.
 
 pg_dump writes each thing by itself, with an empty search path and the tables in the order of their names. So some of it
 can't be executed although nothing is wrong with the data:
@@ -26,8 +27,8 @@ from saju_ops.dumps.programs import words_of
 OWN_FAULT = ("21", "22", "23", "2F", "38", "39", "42", "55000", "P0")
 DENIED = "42501"
 BROKEN_BY_ROWS = ("23503", "23514")
-# Syntax, a column, table or name that isn't there or is there twice: said of a statement itself, and not of what a
-# function in it executes, no server can hold it. So it isn't what pg_dump wrote.
+# Syntax; a column, table or name that isn't there or is there twice. If the error is about a statement itself, and not
+# about a function that it executes, no server can hold such an object: so pg_dump didn't write it.
 NEVER_HELD = ("42601", "42703", "42P01", "42P07", "42710")
 WITH_SCHEMAS = "made with every schema in the search path, since a function of theirs names things without a schema"
 AFTER_ROWS = "put back when all rows were there, since they execute a function"
@@ -134,7 +135,7 @@ class Lenient:
 
 
 def _optional(statement: Statement) -> tuple[str, set[str]] | None:
-    """What a dump makes after the rows and can do without: how it is called, and its names in
+    """A kind of object that a dump makes after the rows and can do without: its description, and its names in
     `Contents.definitions`."""
     text, words = statement.text.decode(errors="surrogateescape"), statement.words
     if words[:3] == ("REFRESH", "MATERIALIZED", "VIEW"):

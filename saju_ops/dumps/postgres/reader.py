@@ -53,7 +53,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _RESTRICT = re.compile(rb"\\(?:un)?restrict [A-Za-z0-9]+\r?\n")
-# What makes of a text bits, or Unicode by another escape.
+# Prefixes that make a text a bit string, or Unicode with another escape.
 _PREFIXES = (b"b", b"B", b"x", b"X", b"&")
 _NESTED = re.compile(rb"/\*|\*/")
 _ESCAPED = re.compile(rb"[\\']")

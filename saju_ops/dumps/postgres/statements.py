@@ -28,7 +28,7 @@ _COMMENTED = {
     *_KINDS, "EXTENSION", "CAST", "TRANSFORM", "LARGE OBJECT", "COLUMN", "CONSTRAINT", "RULE", "POLICY", "ROUTINE",
     "ACCESS METHOD",
 }  # fmt: skip
-# What no schema holds, and other databases share.
+# Kinds of objects that no schema holds, and that other databases share.
 _SHARED = {"DATABASE", "TABLESPACE", "PARAMETER", "ROLE", "SUBSCRIPTION"}
 TIMEOUTS = {"STATEMENT_TIMEOUT", "LOCK_TIMEOUT", "IDLE_IN_TRANSACTION_SESSION_TIMEOUT", "TRANSACTION_TIMEOUT"}
 _SETTINGS = {
@@ -78,8 +78,8 @@ class Sorter:
     """
 
     def __init__(self) -> None:
-        # What may follow inside SET SESSION AUTHORIZATION … GRANT … RESET SESSION AUTHORIZATION, by which pg_dump
-        # writes what another than the owner granted.
+        # Statements that may follow inside SET SESSION AUTHORIZATION … GRANT … RESET SESSION AUTHORIZATION, in which
+        # pg_dump writes grants by another role than the owner.
         self._expected: tuple[str, ...] = ()
 
     def sort(self, statement: Statement) -> str:

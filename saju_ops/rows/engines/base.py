@@ -79,7 +79,7 @@ class RowStore(ReferencedRows):
         self.read_types({c.name for c in columns if c.family == TYPED})
         return True
 
-    # --- what an engine must say ---------------------------------------------------------------------------
+    # --- answers of an engine ---------------------------------------------------------------------------
 
     def lossy_values(self, selection: Selection) -> dict[str, int]:
         """Per column, how many of the rows hold a value of which the database gives no whole text."""
@@ -155,7 +155,7 @@ class RowStore(ReferencedRows):
         return found
 
     def unreadable(self) -> sa.ColumnElement[bool] | None:
-        """Whether created_at holds what can't be read as a time; None where it always can."""
+        """A condition for values of created_at that can't be read as a time; None if all can."""
         return None
 
     def before(self, instant: datetime) -> sa.ColumnElement[bool]:

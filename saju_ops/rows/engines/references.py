@@ -45,7 +45,7 @@ class ReferencedRows(SelectedRows):
     def referenced_keys(
         self, selection: Selection, children: Sequence[ForeignKey] | None = None
     ) -> dict[str, set[Key]]:
-        """Per referencing table, which of the selected rows its rows hang on; by all foreign keys or by some."""
+        """For each referencing table, the selected rows that its rows reference; by all foreign keys or by some."""
         found: dict[str, set[Key]] = {}
         for child in self.table.children if children is None else children:
             found.setdefault(child.table, set()).update(self._referenced(child, selection))

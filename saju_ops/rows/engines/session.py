@@ -25,10 +25,10 @@ class TableSession(abc.ABC):
         self.url = url
         self.zone = zone
         self.bulk_load = bulk_load
-        # Whether the caller compares what `load` writes with a digest. Only then may a server take what its rules
-        # refuse of a new row: rows older than a CHECK, or an ENUM's error value.
+        # Whether the caller compares the rows that `load` writes with a digest. Only then may a server accept values
+        # that its rules refuse in a new row: rows older than a CHECK, or an ENUM's error value.
         self.takes_old_rows = False
-        # What an operator should know of what `load` could not do.
+        # Remarks for the operator about what `load` could not do.
         self.remarks: list[str] = []
         self._engine = connect(url, bulk_load=bulk_load)
         try:

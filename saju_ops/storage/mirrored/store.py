@@ -39,7 +39,7 @@ class MirroredStorage:
         # writes, which fails at its end for it.
         self._lenient = reading
         self._reading = reading
-        # Whether `complete` was called: the next run's copies what this one can't write.
+        # Whether `complete` was called: then the next run's `complete` copies files that this run can't write.
         self.writing = False
         self.down: dict[str, str] = {}
         # While reading: by name, the store with a good copy, or None where no copy is known to be good.

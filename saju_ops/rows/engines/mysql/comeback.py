@@ -1,4 +1,5 @@
-"""What a restore into MySQL or MariaDB would not give back: types in documents, generated columns of another zone."""
+"""Values that a restore into MySQL or MariaDB would not give back: types in documents, generated columns of another
+zone."""
 
 from __future__ import annotations
 
@@ -80,7 +81,7 @@ class MySQLComeback(MySQLText):
                 with self.generating(each):
                     found[each] = self._count_of(differ, day)
             except sa.exc.ProgrammingError:
-                # The catalogue doesn't show the expression as SQL. What comes back is compared all the same.
+                # The catalogue doesn't show the expression as SQL. The restored values are compared all the same.
                 return UTC_OFFSET, {}
             if not found[each]:
                 return each, {}
@@ -139,7 +140,7 @@ class MySQLComeback(MySQLText):
 
 
 def _zoned(rows: Sequence[Any], columns: Sequence[Column], *, mariadb: bool) -> dict[str, str]:
-    """The stored generated columns that hold what a session's time zone made of a TIMESTAMP, with their expressions."""
+    """The stored generated columns computed from a TIMESTAMP in a session's time zone, with their expressions."""
     zoned: dict[str, str] = {}
     of_zone = {c.name for c in columns if c.family == "timestamp"}
     stored = [tuple(map(_str, row)) for row in rows if "STORED GENERATED" in _str(row[6]).upper()]

@@ -1,4 +1,4 @@
-"""Values of MySQL and MariaDB as text, and back: what a file, a digest and a comparison of keys are made of."""
+"""Values of MySQL and MariaDB as text, and back, for files, digests and comparisons of keys."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class MySQLText(RowStore):
         """NULL also for a value that the server can't give as text without loss: MariaDB's HEX of a value larger than
         half of max_allowed_packet, half a surrogate pair in ucs2, a character of euckr that UTF-8 lacks."""
         text, charset = self._printed(column), _charset(column)
-        # What a member of an ENUM holds instead of UTF-8, MariaDB shows as a question mark; MySQL casts it to NULL.
+        # Bytes in a member of an ENUM that aren't UTF-8: MariaDB shows a question mark; MySQL casts the value to NULL.
         doubtful = column.family in NUMBERED and "?" in column.type
         if column.family == "enum" and "" in _members(column):
             # The error value prints as that member does, and would come back as it.
@@ -75,7 +75,7 @@ class MySQLText(RowStore):
         if family == "bit":
             return sa.cast(col + sa.literal_column("0"), sa.CHAR)
         if family in NUMBERED:
-            # A cast, since a member may hold bytes that aren't UTF-8; what a TEXT holds, the servers have looked at.
+            # A cast, since a member may hold bytes that aren't UTF-8; the servers have checked the values of a TEXT.
             text = sa.cast(col, sa.CHAR)
             is_utf8 = column.type.endswith("|utf8mb4")
             return text if is_utf8 else sa.func.convert(text.op("USING")(sa.literal_column("utf8mb4")))

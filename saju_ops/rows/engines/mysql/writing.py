@@ -41,7 +41,7 @@ NO_PARTITION = 1526
 
 
 class MySQLWriting(MySQLReading):
-    """What a restore needs."""
+    """The statements that a restore needs."""
 
     # Whether the session may write MariaDB's columns of a row's history.
     _inserts_history: bool
@@ -202,7 +202,7 @@ class MySQLWriting(MySQLReading):
         if column.family == "bit":
             return f"CAST({value} AS UNSIGNED)"
         if self._shifts(column):
-            # CONVERT_TZ gives NULL for what no calendar has.
+            # CONVERT_TZ gives NULL for a date that no calendar has.
             return f"COALESCE(CONVERT_TZ({value}, '{UTC_OFFSET}', '{self._offset}'), {value})"
         return value
 

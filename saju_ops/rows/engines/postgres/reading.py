@@ -1,4 +1,4 @@
-"""Rows of PostgreSQL: values as text and back, digests, times, and what a restore would not give back."""
+"""Rows of PostgreSQL: values as text and back, digests, times, and values that a restore would not give back."""
 
 from __future__ import annotations
 

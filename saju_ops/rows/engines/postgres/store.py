@@ -31,7 +31,7 @@ COLUMNS = sa.text(
     " FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type b ON b.oid = t.typbasetype"
     " WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
 )
-# What a restore computes anew.
+# The columns that a restore computes anew.
 GENERATED = sa.text(
     "SELECT a.attname, pg_get_expr(d.adbin, d.adrelid) FROM pg_attribute a JOIN pg_attrdef d ON d.adrelid = a.attrelid"
     " AND d.adnum = a.attnum WHERE a.attrelid = :oid AND a.attgenerated = 's' AND NOT a.attisdropped"

@@ -25,7 +25,7 @@ NOT_OWNER = "42501"
 
 
 class PostgresWriting(PostgresReading):
-    """What a restore needs."""
+    """The statements that a restore needs."""
 
     def require_writable(self, columns: Sequence[Column]) -> None:
         query = sa.text("SELECT has_any_column_privilege(:table, 'INSERT'), current_user")
@@ -78,7 +78,7 @@ class PostgresWriting(PostgresReading):
                     raise
         yield
         if taken:
-            self.connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")  # what waits would forbid the change
+            self.connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")  # deferred checks would forbid the change
         for name, definition in taken.items():
             self._alter(f"ALTER TABLE {table} ADD CONSTRAINT {self._quote(name)} {definition}")
 
