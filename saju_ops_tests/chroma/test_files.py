@@ -436,7 +436,7 @@ def test_the_files_give_the_neighbours_that_chroma_gives(tmp_path: Path, space: 
     close(server)
     # Opened anew: what was in memory was linked otherwise than what was written.
     with chroma_engine.opened(twin_of(tmp_path / "chroma_db")) as engine:
-        answered = engine._query(
+        answered = engine.query(
             model.id, query_embeddings=asked.tolist(), n_results=10, include=["distances"],
             tenant="default_tenant", database="default_database",
         )["ids"]  # fmt: skip
