@@ -66,7 +66,9 @@ def installation_of(settings: Settings) -> Installation:
     """What the migrations need to know of this installation."""
     from saju_ops.schema.migrate.steps import Installation
 
-    return Installation(settings.conversation_log_table, settings.timezone)
+    return Installation(
+        settings.conversation_log_table, settings.timezone, settings.partitions_ahead, settings.database_timezone
+    )
 
 
 def reported_databases(settings: Settings) -> list[Database]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from saju_ops.schema.migrate.run import Run
 
 MYSQL = ("mysql", "mariadb")
-SEOUL = ZoneInfo("Asia/Seoul")
+SEOUL, UTC = ZoneInfo("Asia/Seoul"), ZoneInfo("UTC")
 ONLINE = " ALGORITHM=INPLACE LOCK=NONE"
 ONLINE_ALTER = ", ALGORITHM=INPLACE, LOCK=NONE"
 
@@ -36,6 +36,8 @@ class Installation:
     # The zone of months and days.
     zone: ZoneInfo = SEOUL
     months_ahead: int = 3
+    # Of times without a zone.
+    row_zone: ZoneInfo = UTC
     # MySQL and MariaDB: the sort order of new tables; None for the server's own for utf8mb4.
     collation: str | None = None
 
