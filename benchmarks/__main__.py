@@ -29,13 +29,13 @@ from zoneinfo import ZoneInfo
 import pymysql
 import sqlalchemy as sa
 
-from benchmarks import dagster_run, dumps, expired, rows, stale
+from benchmarks import dagster_run, dumps, expired, partitions, rows, stale
 from benchmarks.report import Line, machine, save, show
 from saju_ops_tests.engines import Engine, MariaDB, MySQL
 
 CHUNK = 5_000
 MB = 1 << 20
-PARTS = ("archive", "purge", "restore", "memory", "year", "load", "dumps", "stale", "expired")
+PARTS = ("archive", "purge", "restore", "memory", "year", "load", "dumps", "stale", "expired", "partitions")
 
 
 class Bench:
@@ -276,6 +276,9 @@ class Bench:
 
     def expired(self) -> None:
         expired.measure(self)
+
+    def partitions(self) -> None:
+        partitions.measure(self)
 
     def load(self) -> None:
         if not dagster_run.definitions_exist():

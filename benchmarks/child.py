@@ -57,6 +57,32 @@ def archive(job: dict[str, Any]) -> Callable[[], int]:
     return run
 
 
+def leave(job: dict[str, Any]) -> Callable[[], int]:
+    """Purges what is archived: months of a partitioned table as a whole, or in chunks."""
+    import numpy  # noqa: F401
+    import pyarrow.compute
+    import pyarrow.csv  # noqa: F401
+
+    from saju_ops.archive.purge import purge
+    from saju_ops.archive.purge_plan import PurgePlan
+    from saju_ops.rows.days import Day
+    from saju_ops.rows.engines.open import open_log_store
+    from saju_ops.schema.partitions.drop_month import whole_months
+    from saju_ops.storage.open import open_storage
+
+    def run() -> int:
+        with open_log_store(job["url"], job["table"], ZoneInfo("UTC")) as store:
+            result = purge(
+                store, open_storage(job["storage"]), PurgePlan(30, dry_run=False, chunk_size=CHUNK), now=NOW,
+                first_day=Day(date(2026, 1, 1), KST), months=whole_months(KST) if job["months"] else None,
+            )  # fmt: skip
+        assert result.deleted, result
+        assert bool(result.months_dropped) == job["months"], result
+        return result.deleted
+
+    return run
+
+
 def pandas(job: dict[str, Any]) -> Callable[[], int]:
     """What the archive replaces: the whole table in a frame, the frame in a CSV file that Excel opens."""
     import pandas as pd
@@ -130,7 +156,7 @@ def stale_jobs_peer(job: dict[str, Any]) -> Callable[[], int]:
 
 TASKS: dict[str, Task] = {
     "stale_jobs": stale_jobs, "stale_jobs_peer": stale_jobs_peer,
-    "archive": archive, "pandas": pandas, "restore": restore, "load_data": load_data, "dump": dump,
+    "archive": archive, "leave": leave, "pandas": pandas, "restore": restore, "load_data": load_data, "dump": dump,
 }  # fmt: skip
 
 
