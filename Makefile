@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export PYTHONWARNINGS ?= ignore::UserWarning
 
-.PHONY: install demo test test-long dev lint bench coverage screenshots docs
+.PHONY: install demo test test-long dev lint bench coverage screenshots docs audit
 install: $(READY)
 
 # Built beside and stamped last, so that an interrupted installation is done again.
@@ -48,6 +48,13 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry saju_ops
+	$(BIN)/deptry . --ignore DEP004
+
+# Known weaknesses and the licences of all packages. Asks the network; no part of CI.
+audit: install
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[audit]'
+	$(BIN)/python -m saju_ops_tests.audit
 
 # docs/settings.md and .env.example, from the classes of the settings.
 docs: install

@@ -27,6 +27,8 @@ from saju_ops.settings.places import require_apart
 from saju_ops.settings.settings import Settings
 from saju_ops.storage.base import Storage
 from saju_ops.storage.open import open_storage
+from saju_ops.storage.s3.address import S3Options
+from saju_ops.storage.s3.client import s3_client
 from saju_ops.storage.seal import Seals
 from saju_ops.times import instant_of
 from saju_ops.upkeep.policy import Policy
@@ -51,14 +53,18 @@ def policy_of(settings: Settings) -> Policy:
     )  # fmt: skip
 
 
-def open_backups(settings: Settings, *, reading: bool = False, accept_unsealed: Collection[str] = ()) -> Storage:
+def open_backups(
+    settings: Settings, *, reading: bool = False, accept_unsealed: Collection[str] = (),
+    make_client: Callable[[S3Options], Any] = s3_client,
+) -> Storage:  # fmt: skip
     """The storage that the settings name, with their password, keys and credentials. `accept_unsealed` names backups
-    that are believed without a seal of these keys ("all": every one); never pass it where backups are deleted."""
+    that are believed without a seal of these keys ("all": every one); never pass it where backups are deleted.
+    `make_client` makes the client of S3."""
     password = settings.archive_password
     return open_storage(
         settings.backup_uri, password.get_secret_value() if password else None,
         s3=settings.s3_options, drive=settings.drive_options, reading=reading,
-        seals=Seals(settings.seal_secrets, accept_unsealed),
+        seals=Seals(settings.seal_secrets, accept_unsealed), make_client=make_client,
     )  # fmt: skip
 
 

@@ -9,14 +9,8 @@ from typing import Any
 
 # Statements of a database in one report, the slowest first; and of how many the server is asked.
 MOST_QUERIES, ASKED_FOR = 100, 1000
-# D2: the composite indexes of the service's common queries. They are never proposed to go.
-COMMON_QUERIES = {
-    ("user_sessions", ("session_id", "birth_datetime", "is_lunar")),
-    ("saju_calculations", ("year_ganji", "month_ganji", "day_ganji", "time_ganji")),
-    ("saju_analyses", ("ohang_dominant", "ohang_weakest", "day_gan_strength")),
-    ("system_metrics", ("metric_name", "recorded_at")),
-}
-LOG_COLUMNS = (("session_id", "created_at"), ("created_at",))
+# The archive and the purge read the log by this column.
+DAY_COLUMN = ("created_at",)
 
 
 @dataclass
@@ -52,9 +46,9 @@ class Key:
 def index_rows(
     indexes: Sequence[Index], keys: Collection[Key], log_table: str, since: datetime | None
 ) -> list[dict[str, Any]]:
-    found = []
+    found, common = [], {*common_indexes(log_table), (log_table, DAY_COLUMN)}
     for index in indexes:
-        needed = index.needed_for or _needed_for(index, keys, log_table)
+        needed = index.needed_for or _needed_for(index, keys, common)
         found.append(
             {
                 "table": index.table, "index": index.name,
@@ -66,14 +60,23 @@ def index_rows(
     return sorted(found, key=lambda row: (not row["may_go"], row["uses"] or 0, row["table"], row["index"]))
 
 
-def _needed_for(index: Index, keys: Collection[Key], log_table: str) -> str:
+def common_indexes(log_table: str) -> set[tuple[str, tuple[str, ...]]]:
+    """Table and columns of the composite indexes that the migrations make for the service's common queries."""
+    from saju_ops.schema.migrate.steps import Installation, MakeIndex
+    from saju_ops.schema.migrate.versions.v0002_indexes import steps
+
+    made = [step.index for step in steps(Installation(log_table)) if isinstance(step, MakeIndex)]
+    return {(str(i.table.name), tuple(column.name for column in i.columns)) for i in made if i.table is not None}
+
+
+def _needed_for(index: Index, keys: Collection[Key], common: Collection[tuple[str, tuple[str | None, ...]]]) -> str:
     if index.unique:
         return "no value twice"
     for key in keys:
         # In any order: MySQL wants the foreign key's own, the others' checks and cascades take what there is.
         if key.table == index.table and set(index.columns[: len(key.columns)]) == set(key.columns):
             return "a foreign key"
-    if (index.table, index.columns) in COMMON_QUERIES or (index.table == log_table and index.columns in LOG_COLUMNS):
+    if (index.table, index.columns) in common:
         return "the service's common queries"
     return ""
 

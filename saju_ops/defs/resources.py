@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -11,6 +11,7 @@ from saju_ops.settings.load import load_settings
 if TYPE_CHECKING:
     from saju_ops.rows.engines.open import RowStore
     from saju_ops.storage.open import Storage
+    from saju_ops.storage.s3.address import S3Options
 
 
 class LogDatabase(dg.ConfigurableResource):
@@ -32,4 +33,11 @@ class BackupStorage(dg.ConfigurableResource):
         from saju_ops.wiring import open_backups
 
         accepted = ("all",) if accept_unsealed else ()
-        return open_backups(load_settings(), reading=reading, accept_unsealed=accepted)
+        return open_backups(load_settings(), reading=reading, accept_unsealed=accepted, make_client=_client_by_dagster)
+
+
+def _client_by_dagster(options: S3Options) -> Any:
+    """Called once a run needs S3: the import takes 1.6 s."""
+    from saju_ops.defs.s3_resource import client_of
+
+    return client_of(options)

@@ -18,7 +18,7 @@ MARK = "saju-ops-writer"
 
 
 @lru_cache(8)
-def _client(o: S3Options) -> Any:
+def s3_client(o: S3Options) -> Any:
     """One client for all that is opened with the same options: making one takes half a second."""
     import boto3
     from botocore.config import Config

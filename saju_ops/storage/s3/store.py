@@ -8,8 +8,7 @@ continues after a broken connection and never ends early without an error.
 An upload can't be read before it is completed, so from `read_back` on the key exists, whole. Leaving without `commit`
 deletes it again, by its version if the bucket keeps versions and allows that.
 
-boto3 is used directly: dagster-aws' S3Resource builds the same client, but takes 1.6 s to import in every run and
-lets neither time-outs nor checksum modes be set.
+The client is made by boto3; the Dagster layer passes a factory that makes it by dagster-aws' S3Resource.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from saju_ops.storage.s3.address import S3Options, parse_s3_uri
 from saju_ops.storage.s3.client import (
     _REDIRECTED,
     _WRONG_CREDENTIALS,
-    _client,
     _Conflict,
     _Damaged,
     _Denied,
@@ -36,6 +34,7 @@ from saju_ops.storage.s3.client import (
     _setup,
     _Unknown,
     _Unreachable,
+    s3_client,
 )
 from saju_ops.storage.s3.writer import _S3Writer
 from saju_ops.storage.seal import NO_SEALS, Seals
@@ -49,11 +48,13 @@ class S3Storage:
         password: str | None = None,
         sleep: Callable[[float], None] = time.sleep,
         seals: Seals = NO_SEALS,
+        make_client: Callable[[S3Options], Any] = s3_client,
     ) -> None:
         self.bucket, self.prefix = parse_s3_uri(uri)
         self.options = options or S3Options()
         self.password = password
         self.seals = seals
+        self.make_client = make_client
         self.sleep = sleep
         # Becomes false where the store answers that it doesn't know If-None-Match.
         self.conditional = True
@@ -71,7 +72,7 @@ class S3Storage:
     @cached_property
     def client(self) -> Any:
         with self.errors_in_words("set up"):
-            return _client(self.options)
+            return self.make_client(self.options)
 
     # --- writing -------------------------------------------------------------------------------------------
 
