@@ -158,8 +158,8 @@ MYSQL_DRIFT = {
         "users.updated_at has nothing where on update CURRENT_TIMESTAMP is right",
     ),
     "another storage engine": (
-        "ALTER TABLE system_metrics ENGINE = MyISAM",
-        "system_metrics is of the storage engine MyISAM",
+        "ALTER TABLE schema_migrations ENGINE = MyISAM",
+        "schema_migrations is of the storage engine MyISAM",
     ),
     "a shorter prefix": (
         "ALTER TABLE users DROP INDEX ix_users_last_login, ADD INDEX (last_login, created_at)",

@@ -85,7 +85,7 @@ def test_an_opt_in_migration_brings_what_it_rests_on(sqlite_url: str, add: Add) 
     assert up(sqlite_url, "extra@head").changed == [*MAIN, "0100_extra"]
 
 
-def test_the_main_line_goes_on_beside_an_opt_in_migration(sqlite_url: str, add: Add) -> None:
+def test_the_main_line_continues_beside_an_opt_in_migration(sqlite_url: str, add: Add) -> None:
     add("0100_extra", "extras", OPT_IN)
     up(sqlite_url, "extra@head")
     add("0003_more", "more", 'down_revision = "0002_indexes"')

@@ -198,7 +198,7 @@ def test_the_job_applies_and_reports_what_it_did(url: str) -> None:
     assert not password or str(password) not in ran.text + again.text
 
 
-def test_the_job_goes_down_to_a_target_that_is_applied(url: str) -> None:
+def test_the_job_takes_back_down_to_a_target_that_is_applied(url: str) -> None:
     up(url)
     ran = Ran(dry_run=False, target="0001_tables")
     assert ran.metadata["direction"] == "down"

@@ -66,7 +66,7 @@ class Step:
     # The table that it makes; empty for what makes none.
     makes: str = ""
     # On the way down it is left to the step that drops its table.
-    goes_with_table = False
+    dropped_with_table = False
     # On PostgreSQL: a statement that can't be in a transaction.
     outside_transaction = False
 
@@ -101,7 +101,7 @@ class Step:
 
 def backwards(steps: Sequence[Step]) -> list[Step]:
     """The steps of the way down."""
-    return [step for step in reversed(steps) if not step.goes_with_table]
+    return [step for step in reversed(steps) if not step.dropped_with_table]
 
 
 class MakeTable(Step):
@@ -153,10 +153,10 @@ class MakeTable(Step):
 class MakeIndex(Step):
     """An index, built while the table is written wherever the engine can. One of the same columns in the same order
     under another name counts as done. On the way down, only one under our own name is dropped; that of a table that the
-    same migration makes goes with the table."""
+    same migration makes is dropped with the table."""
 
     def __init__(self, index: sa.Index, *, on_new_table: bool = False) -> None:
-        self.index, self.goes_with_table = index, on_new_table
+        self.index, self.dropped_with_table = index, on_new_table
         assert index.table is not None
         self.table = index.table
         self.outside_transaction = not on_new_table
