@@ -273,6 +273,13 @@ def test_an_account_that_may_make_no_scratch_database_is_named_what_it_lacks(few
     assert recorded(few_rights) == ["1.0.0", "1.10.0", "1.2.0"]
 
 
+def test_rights_on_its_database_and_on_scratch_ones_are_enough(mariadb_server: Engine, mariadb_url: str) -> None:
+    by_hand(mariadb_url)
+    rights = (r"GRANT ALL ON {db}.* TO {user}", r"GRANT ALL ON `saju\_ops\_drill\_%`.* TO {user}")
+    with account(mariadb_server, mariadb_url, *rights) as mine:
+        assert adopted(mine.url).revision == MAIN[-1]
+
+
 def test_a_role_that_may_make_no_schema_is_named_what_it_lacks(postgres_server: Engine, postgres_url: str) -> None:
     by_hand(postgres_url)
     postgres_server.execute("CREATE ROLE few_rights LOGIN PASSWORD 'long enough'")

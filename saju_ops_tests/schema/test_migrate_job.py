@@ -55,6 +55,8 @@ def test_the_commands_from_nothing_up_to_nothing_down(url: str) -> None:
 
 def test_down_without_a_proven_dump_is_refused_and_names_the_command_that_makes_one(url: str) -> None:
     up(url)
+    assert "Hindrance: " in (dry := cli("down", "base", "--dry-run").output)
+    assert "`saju-ops dump`" in dry
     refused = cli("down", "base")
     assert refused.exit_code == 1
     assert "`saju-ops dump`" in refused.output

@@ -141,7 +141,9 @@ def _migrate(
     began = time.monotonic()
     with session(url, writing=not dry_run) as connection:
         if dry_run:
-            return Result(_planned(connection, url, installation, options, target, up, way)[0], True)
+            installation = with_collation(connection, installation)
+            planned, _ = _planned(connection, url, installation, options, target, up, way)
+            return Result(_with_dump(planned, url, options), True)
         with one_migration(connection, url, wait):
             installation = with_collation(connection, installation)
             planned, steps = _planned(connection, url, installation, options, target, up, way)
@@ -172,6 +174,15 @@ def _planned(
     )
     connection.rollback()
     return planned, steps
+
+
+def _with_dump(planned: Plan, url: sa.URL, options: Options) -> Plan:
+    """What would be refused for want of a dump, too."""
+    try:
+        require_dump(planned, url, options)
+    except OperatorError as error:
+        return replace(planned, hindrances=[*planned.hindrances, str(error)])
+    return planned
 
 
 def _beginning(planned: Plan, dump: str) -> str:

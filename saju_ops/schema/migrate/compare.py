@@ -64,9 +64,16 @@ def compare(url: sa.URL, installation: Installation, target: Sequence[str]) -> C
         names = [str(table.name) for table in chatbot_tables(installation.log_table)]
         there = catalogue.read(connection, names)
         connection.rollback()
-    with _scratch(url, installation, tuple(target)) as connection:
-        wanted = catalogue.read(connection, names)
-        connection.rollback()
+    try:
+        with _scratch(url, installation, tuple(target)) as connection:
+            wanted = catalogue.read(connection, names)
+            connection.rollback()
+    except DBAPIError as error:
+        raise Refused(
+            f"Nothing was compared and nothing was touched: the scratch copy of the tables could not be made beside"
+            f" {redacted(url)} ({error_text(error)}). Give this account every right on databases that are called"
+            " saju_ops_drill_… there, as docs/schema.md says."
+        ) from None
     found = Comparison(redacted(url), tuple(target))
     for name in names:
         if name in wanted:
