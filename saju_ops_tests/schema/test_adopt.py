@@ -82,6 +82,30 @@ def test_a_column_and_an_index_of_the_services_own_are_no_difference(database_ur
     assert differing(database_url) == []
 
 
+@pytest.mark.parametrize("url", ["mysql_url", "postgres_url"])
+def test_where_the_description_leaves_it_open_nullability_and_defaults_are_notes(
+    url: str, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue(url)
+    by_hand(url)
+    if "mysql" in url:
+        run(
+            url, "ALTER TABLE conversation_logs MODIFY created_at timestamp NULL DEFAULT CURRENT_TIMESTAMP",
+            "ALTER TABLE saju_analyses MODIFY analysis_version varchar(20) DEFAULT '1.0'",
+            "ALTER TABLE saju_calculations MODIFY lunar_leap_month bool NULL",
+        )  # fmt: skip
+    else:
+        run(
+            url, "ALTER TABLE conversation_logs ALTER created_at DROP NOT NULL",
+            "ALTER TABLE saju_analyses ALTER analysis_version SET DEFAULT '1.0'",
+            "ALTER TABLE saju_calculations ALTER lunar_leap_month DROP DEFAULT",
+        )  # fmt: skip
+    found = adopted(url)
+    assert found.comparison.differences == []
+    assert "conversation_logs.created_at may be NULL" in found.comparison.notes
+    assert "saju_calculations.lunar_leap_month has no default" in found.comparison.notes
+
+
 def test_a_missing_index_is_a_difference_and_is_not_adopted(database_url: str) -> None:
     by_hand(database_url)
     drop_index(database_url, "users", "last_login")

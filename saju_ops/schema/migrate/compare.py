@@ -29,6 +29,8 @@ from saju_ops.schema.migrate.steps import Installation
 from saju_ops.schema.tables import chatbot_tables
 
 SCRATCH_SCHEMA = "saju_ops_scratch"
+# For these the service's own description names no default; ours have one so that an old INSERT works.
+NO_DEFAULT_NAMED = {("saju_calculations", "is_lunar"), ("saju_calculations", "lunar_leap_month")}
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,9 @@ def _compare_column(found: Comparison, table: str, name: str, wanted: ColumnShap
         differs(f"{where} is sorted by {there.collation or 'the default'}, and {wanted.collation or 'that'} is right")
     if there.extra != wanted.extra:
         differs(f"{where} has {there.extra or 'nothing'} where {wanted.extra or 'nothing'} is right")
-    if there.default != wanted.default:
+    if there.default != wanted.default and (wanted.default is None or (table, name) in NO_DEFAULT_NAMED):
+        found.notes.append(f"{where} has {_default(there)}")
+    elif there.default != wanted.default:
         differs(f"{where} has {_default(there)}, and {_default(wanted)} is right")
     if there.nullable != wanted.nullable:
         found.notes.append(f"{where} {'may be NULL' if there.nullable else 'is NOT NULL'}")
