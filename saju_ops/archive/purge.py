@@ -279,7 +279,7 @@ class Purge(KeptRows):
             )
             self.waiting[part.part] |= self._chunk(whole)
             self.control.progress(self.result, day)
-            # Of a chunk that max_rows cut the rest is there: the day isn't done.
+            # If max_rows cut a chunk, its rest is still there: the day isn't done.
             self._check_limits()
             if self.plan.pause_seconds and not self.plan.dry_run:
                 self.control.sleep(self.plan.pause_seconds)

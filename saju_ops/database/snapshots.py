@@ -30,7 +30,7 @@ Held = Callable[[], bool]
 
 @contextmanager
 def reading(connection: sa.Connection, wait: float = READER_WAIT) -> Iterator[Held]:
-    """While a snapshot is open. Gives a function that tells whether the lock is still held. Raises Busy.
+    """While a snapshot is open. Gives a function that says whether the lock is still held. Raises Busy.
 
     Outside of a transaction only; a Galera cluster forbids such locks, and there nobody ever holds it alone."""
     family = connection.dialect.name

@@ -64,7 +64,7 @@ class FinishedRun:
     picture_title: str = ""
 
     @property
-    def has_nothing_to_tell(self) -> bool:
+    def has_nothing_to_report(self) -> bool:
         """A job that succeeded and whose report is empty: nothing happened that an operator must know."""
         empty = bool(self.reports) and not any(report.strip() for report in self.reports)
         return self.ending == "success" and empty and not self.failed_checks

@@ -53,7 +53,7 @@ def test_a_week_without_an_archive_and_a_failed_run_are_said(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = Project(sqlite_url, tmp_path, monkeypatch)
-    assert not project.purge(from_day="nonsense").succeeded
+    assert not project.purge(from_day="2026-10-02", to_day="2026-10-01").succeeded
     report = project.run("weekly_digest").outputs()["report"]
     assert "⚠️ 지난 7일 동안 로그 백업이 실행되지 않았습니다" in report
     assert "마지막 실행이 실패했습니다: 대화 로그 삭제" in report

@@ -248,7 +248,7 @@ class Tick:
                 return None
             deferred.pop(key, None)
             finished = FinishedRun(found.run_id, found.job, found.ending, found.at)
-        if finished.has_nothing_to_tell:
+        if finished.has_nothing_to_report:
             return None
         attach = self.settings.slack_attach != "off"
         return run_message(finished, link=self._link(found.run_id), cutoff=self._cutoff(found.at), attach=attach)

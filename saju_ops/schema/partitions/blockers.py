@@ -1,4 +1,4 @@
-"""Whose open transaction stands in the way of a change of the table: its connection, never its statement."""
+"""The connection whose open transaction blocks a change of the table; never its statement."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Whether every row of a month stands unchanged in proven archives: asked before the month leaves as a whole.
+"""Whether every row of a month is unchanged in proven archives, which is checked before the month is dropped as a
+whole.
 
-Promises: each archive that counts is read back from its store in this very run, rows included; each row of the month is
-compared with its latest archived form, by the digests that the purge uses; rows that belong to no day count as not
-archived. Reads only. The files of one day are read in a thread while the database computes the digests of the day
-before.
+Each archive that counts is read back from its store in this very run, rows included. Each row of the month is compared
+with its latest archived form, by the digests that the purge uses; rows that belong to no day count as not archived.
+Reads only. A thread reads the files of one day while the database computes the digests of the day before.
 """
 
 from __future__ import annotations

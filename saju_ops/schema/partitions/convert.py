@@ -3,9 +3,9 @@
 It says beforehand how, how long about, how much space and what is blocked. Refused before anything is changed: rows
 without created_at, which would silently become now; a unique key or a full-text index that partitions can't have; a
 table that others reference. It may be broken off at any moment: the table is then the old one or the new one, with
-every row, and the next run goes on.
+every row, and the next run continues.
 
-The foreign key to the sessions goes, since a partitioned table can have none; what its cascade did is done by
+The foreign key to the sessions is dropped, since a partitioned table can have none; its cascade is replaced by
 `purge_expired_sessions`, row by row compared with the archive, as on a table without the key.
 """
 

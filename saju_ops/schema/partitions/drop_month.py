@@ -1,6 +1,6 @@
 """Lets months leave a partitioned log table in one piece: the other code, besides `archive/deleting.py`, that does.
 
-Promises of each month that leaves: it lies wholly beyond the retention; the archives of all its days were read back in
+For each month that is dropped: it is wholly beyond the retention; the archives of all its days were read back in
 this run; every row of it was compared with them where no writer could reach it any more, or under a lock that the drop
 still held; no snapshot of ours was open. A month of which one row differs is put back whole, and stays for the
 chunked purge, which deletes what is archived and counts the rest.

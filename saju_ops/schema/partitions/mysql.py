@@ -159,7 +159,7 @@ class MySQLMover(Mover):
             return NoExchange(
                 f"the server can't exchange it ({error_text(error)}), as after a column was added or dropped with"
                 f" ALGORITHM=INSTANT. ALTER TABLE {self._table} FORCE, ALGORITHM=INPLACE, LOCK=NONE rebuilds the table"
-                " while the service goes on, and mends that"
+                " while the service works, and mends that"
             )
         return error
 

@@ -95,7 +95,7 @@ def _for_perl(text: str) -> str:
 
 
 def _escaped(name: str) -> str:
-    # Of a DSN: a comma parts its pieces.
+    # A comma separates the parts of a DSN.
     return name.replace("\\", "\\\\").replace(",", "\\,")
 
 

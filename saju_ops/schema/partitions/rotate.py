@@ -1,7 +1,7 @@
 """The rotation of a partitioned log table: months to come are made, months that are archived and past leave.
 
-Safe to run at any time and as often as one likes, by two at once too: the second steps back. What it promises of each
-row that leaves stands in `drop_month.py` and `archive/deleting.py`.
+Safe to run at any time and as often as one likes, by two at once too: the second steps back. `drop_month.py` and
+`archive/deleting.py` say which rows may be deleted.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def rotate(
 
 
 def _last_day(layout: Layout, cutoff: Day) -> Day | None:
-    """Of the partitions that lie wholly beyond the retention."""
+    """The last day of the partitions that are wholly beyond the retention."""
     ends = [each.end for each in layout.wholly_before(cutoff.start) if each.end is not None]
     return day_of(max(ends) - timedelta(microseconds=1), cutoff.zone) if ends else None
 
@@ -107,5 +107,5 @@ def _broken_off(text: str, result: RotationResult) -> str:
     gone = ", ".join(result.months_dropped) or "none"
     return (
         f"The database broke off the rotation ({text}). Months that left before: {gone}. Every other month is in the"
-        " table or in a side table beside it; launch again, which goes on where it ended."
+        " table or in a side table beside it; launch again: the next run continues where it ended."
     )

@@ -164,7 +164,7 @@ def test_an_open_transaction_stops_it_and_leaves_the_table_as_it_was(plain: Plai
     assert plain.definition() == definition
 
 
-def test_a_run_that_was_killed_behind_the_foreign_key_goes_on_and_the_way_back_has_the_key(plain: PlainScene) -> None:
+def test_a_run_that_was_killed_behind_the_foreign_key_continues_and_the_way_back_has_the_key(plain: PlainScene) -> None:
     definition = plain.definition()
     from saju_ops.schema.partitions import convert as module
 
@@ -220,7 +220,7 @@ def test_percona_s_tool_does_it_while_the_service_writes(plain: PlainScene) -> N
     assert plain.run("SHOW TRIGGERS") == []
 
 
-def test_what_a_killed_run_of_the_tool_left_goes_triggers_first(plain: PlainScene) -> None:
+def test_what_a_killed_run_of_the_tool_left_is_dropped_triggers_first(plain: PlainScene) -> None:
     remember(plain, [])
     plain.run(
         "CREATE TABLE _conversation_logs_new LIKE conversation_logs",

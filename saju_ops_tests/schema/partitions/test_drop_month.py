@@ -225,7 +225,7 @@ def test_an_open_transaction_of_somebody_else_is_named_and_its_month_left_for_th
     assert f"connection {number} of root@" in result.months_left["p202607"]
     assert result.months_dropped == []
     assert filled.tables() == ["conversation_logs"]
-    # Meanwhile the rows left in chunks, which no transaction hinders; the empty month goes next time.
+    # Meanwhile the rows left in chunks, which no transaction hinders; the empty month is dropped next time.
     assert filled.rotate(retention_days=100).months_dropped == ["p202607"]
 
 
@@ -272,7 +272,7 @@ def test_the_exchanged_table_of_a_killed_run_is_found_compared_and_dropped(fille
     assert filled.tables() == ["conversation_logs"]
 
 
-def test_the_exchanged_table_of_a_killed_run_goes_back_where_a_row_is_not_archived(filled: PartitionScene) -> None:
+def test_the_exchanged_table_of_a_killed_run_is_put_back_where_a_row_is_not_archived(filled: PartitionScene) -> None:
     filled.archive_all()
     filled.update("content = 'edited'", "log_id = 21")
     before = filled.state()

@@ -48,7 +48,7 @@ def test_rows_in_p_future_are_sorted_in_and_are_an_alert(scene: PartitionScene) 
         {"log_id": 1, "created_at": scene.time(at(2026, 12, 31, 23, 59))},
         {"log_id": 2, "created_at": scene.time(at(2027, 1, 1))},
         {"log_id": 3, "created_at": scene.time(at(2027, 6, 15))},
-        # Of a clock that is years ahead: no month is made for it.
+        # The row of a clock that is years ahead: no month is made for it.
         {"log_id": 4, "created_at": scene.time(at(2036, 1, 1))},
     ])  # fmt: skip
     result = scene.rotate()
