@@ -1,7 +1,5 @@
 """Alerts: Slack, e-mail, and how often an operator is reminded."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from typing import ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """The vector store: where it is, and how much memory the proof of a snapshot may take."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from saju_ops.bounds import Port, ProofMegabytes

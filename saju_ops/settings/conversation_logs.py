@@ -1,7 +1,5 @@
 """The conversation log: its table, how long its days stay in the database, and when it is cleaned up."""
 
-from __future__ import annotations
-
 from datetime import date
 from typing import ClassVar
 

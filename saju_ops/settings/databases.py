@@ -1,7 +1,5 @@
 """The databases, the zones of their times, and the zone of days and schedules."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from typing import ClassVar
 from zoneinfo import ZoneInfo

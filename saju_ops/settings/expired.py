@@ -1,7 +1,5 @@
 """Expired paid jobs and chat sessions: what is deleted with them, and what is kept."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, ClassVar
 
 from saju_ops.bounds import Days
@@ -101,7 +99,7 @@ class ExpiredJobs(Feature):
         return listed(self.purge_tables_text)
 
     @property
-    def purge_links(self) -> tuple[NamedLink, ...]:
+    def purge_links(self) -> "tuple[NamedLink, ...]":
         from saju_ops.expired.links import parse_links
 
         return parse_links(listed(self.purge_links_text))

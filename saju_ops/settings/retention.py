@@ -1,7 +1,5 @@
 """How long backups are kept."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from saju_ops.bounds import Days, Kept, KeptAlways, Years

@@ -1,7 +1,5 @@
 """Stale analysis jobs: when a job counts as stale, and what becomes of it."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from saju_ops.bounds import StaleHours

@@ -1,7 +1,5 @@
 """Where backups are stored, and how they are packed, encrypted and sealed."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import SecretStr, model_validator
@@ -130,7 +128,7 @@ class S3(Feature):
     )
 
     @property
-    def s3_options(self) -> S3Options:
+    def s3_options(self) -> "S3Options":
         """How S3 is reached: what is empty is left to boto3's own places."""
         from saju_ops.storage.open import S3Options
 
@@ -177,7 +175,7 @@ class GoogleDrive(Feature):
     )
 
     @property
-    def drive_options(self) -> DriveOptions:
+    def drive_options(self) -> "DriveOptions":
         from saju_ops.storage.open import DriveOptions
 
         return DriveOptions(self.google_application_credentials, self.gdrive_api_url)

@@ -1,7 +1,5 @@
 """The HTTP trigger, and where Dagster's webserver is."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from typing import ClassVar
 

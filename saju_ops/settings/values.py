@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime
+from functools import cache
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
@@ -90,8 +91,12 @@ RedisAddress = Annotated[SecretStr, _requires(require_redis_address)]
 # --- times --------------------------------------------------------------------------------------------------------
 
 
+# It walks through all files of zones.
+_zones = cache(available_timezones)
+
+
 def require_zone(name: str) -> None:
-    if name not in available_timezones():
+    if name not in _zones():
         raise ValueError("no such time zone is known")
     if name in NO_ZONES:
         raise ValueError("that is no zone of a place: its days begin wherever this machine was set up to think")
@@ -148,6 +153,9 @@ def names_or_none(text: str) -> tuple[str, ...]:
 
 
 def _require_links(text: str) -> None:
+    if not listed(text):
+        return  # most have none, and what reads them takes a while to import
+
     from saju_ops.expired.links import parse_links
 
     parse_links(listed(text))
