@@ -51,9 +51,13 @@ class Key:
         parent = quoted(store, self.parent)
         if self.schema != store.table.database:
             parent = f"{quoted(store, self.schema)}.{parent}"
+        # What the server's catalogue has for a key without a rule; written, it would be shown from then on.
+        none = "RESTRICT" if store.table.engine == "mariadb" else "NO ACTION"
+        rules = (("DELETE", self.on_delete), ("UPDATE", self.on_update))
+        written = "".join(f" ON {event} {rule}" for event, rule in rules if rule != none)
         return (
             f"ADD CONSTRAINT {quoted(store, self.name)} FOREIGN KEY ({names(self.columns)}) REFERENCES {parent}"
-            f" ({names(self.parent_columns)}) ON DELETE {self.on_delete} ON UPDATE {self.on_update}"
+            f" ({names(self.parent_columns)}){written}"
         )
 
 

@@ -13,7 +13,9 @@ from saju_ops_tests.schema.partitions.kill_worker import WORK, killed_after, kil
 from saju_ops_tests.schema.partitions.scene import PartitionScene, three_months
 from saju_ops_tests.schema.partitions.test_convert import PlainScene
 
-MOVER, MONTH = "saju_ops.schema.partitions.mysql", "saju_ops.schema.partitions.drop_month"
+pytestmark = pytest.mark.long
+
+MOVER = "saju_ops.schema.partitions.mysql"
 POINTS = [
     Point(MOVER, "MySQLMover._exchange", "before"),
     Point(MOVER, "MySQLMover._exchange", "after"),
@@ -69,7 +71,6 @@ def test_a_rotation_that_is_killed_at_a_step_is_finished_by_the_next(scene: Part
     require_finished(scene, before)
 
 
-@pytest.mark.long
 def test_a_rotation_that_is_killed_at_random_moments_loses_nothing(scene: PartitionScene) -> None:
     dice, seconds, landed = random.Random(4711), 4.0, 0
     for number in range(3 * KILLS):
@@ -88,7 +89,6 @@ def test_a_rotation_that_is_killed_at_random_moments_loses_nothing(scene: Partit
     pytest.fail(f"only {landed} of {KILLS} kills came before the end of the run")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("what", ["convert", "convert online", "back"])
 @pytest.mark.parametrize("engine", ["mysql", "mariadb"])
 def test_a_conversion_that_is_killed_at_random_moments_loses_nothing(
