@@ -36,7 +36,7 @@ class Installation:
     # The zone of months and days.
     zone: ZoneInfo = SEOUL
     months_ahead: int = 3
-    # Of times without a zone.
+    # The zone of times without one.
     row_zone: ZoneInfo = UTC
     # MySQL and MariaDB: the sort order of new tables; None for the server's own for utf8mb4.
     collation: str | None = None
