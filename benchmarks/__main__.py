@@ -29,13 +29,13 @@ from zoneinfo import ZoneInfo
 import pymysql
 import sqlalchemy as sa
 
-from benchmarks import dagster_run, dumps, expired, partitions, rows, stale
+from benchmarks import birth, dagster_run, dumps, expired, partitions, rows, stale
 from benchmarks.report import Line, machine, save, show
 from saju_ops_tests.engines import Engine, MariaDB, MySQL
 
 CHUNK = 5_000
 MB = 1 << 20
-PARTS = ("archive", "purge", "restore", "memory", "year", "load", "dumps", "stale", "expired", "partitions")
+PARTS = ("archive", "purge", "restore", "memory", "year", "load", "dumps", "stale", "expired", "partitions", "birth")
 
 
 class Bench:
@@ -279,6 +279,9 @@ class Bench:
 
     def partitions(self) -> None:
         partitions.measure(self)
+
+    def birth(self) -> None:
+        birth.measure(self)
 
     def load(self) -> None:
         if not dagster_run.definitions_exist():

@@ -154,8 +154,14 @@ def stale_jobs_peer(job: dict[str, Any]) -> Callable[[], int]:
     return stale.peer(job)
 
 
+def encrypt_births(job: dict[str, Any]) -> Callable[[], int]:
+    from benchmarks import birth
+
+    return birth.encrypt(job)
+
+
 TASKS: dict[str, Task] = {
-    "stale_jobs": stale_jobs, "stale_jobs_peer": stale_jobs_peer,
+    "encrypt_births": encrypt_births, "stale_jobs": stale_jobs, "stale_jobs_peer": stale_jobs_peer,
     "archive": archive, "leave": leave, "pandas": pandas, "restore": restore, "load_data": load_data, "dump": dump,
 }  # fmt: skip
 

@@ -20,6 +20,8 @@ from saju_ops.errors import Refused
 LARGEST_CHUNK = 100_000
 
 ChunkRows = Annotated[int, Field(ge=1, le=LARGEST_CHUNK)]
+# Births of a transaction: all of them, with their tokens, are in one statement of some 400 bytes each.
+ChunkBirths = Annotated[int, Field(ge=1, le=10_000)]
 # Jobs or sessions of a transaction, each with all rows that reference it.
 BatchRoots = Annotated[int, Field(ge=1, le=5_000)]
 # Limits at which a run stops; the next one continues.

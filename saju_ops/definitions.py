@@ -26,6 +26,7 @@ from saju_ops.defs.dumps import jobs as dump_jobs
 from saju_ops.defs.expired import jobs as expired_jobs
 from saju_ops.defs.expired import sessions as expired_sessions
 from saju_ops.defs.resources import BackupStorage, LogDatabase
+from saju_ops.defs.schema import birth_data
 from saju_ops.defs.schema import migrate as schema
 from saju_ops.defs.schema import partitions as log_partitions
 from saju_ops.defs.upkeep import asset as stored_backups
@@ -105,6 +106,7 @@ def defs() -> dg.Definitions:
     snapshots = chroma_jobs.snapshot_job()
     reports = database_reports.reports_job()
     paid_checks = expired_jobs.check_job()
+    birth_checks = birth_data.check_job()
     return dg.Definitions(
         assets=dg.map_asset_specs(
             with_policies,
@@ -130,6 +132,7 @@ def defs() -> dg.Definitions:
             verify.verify_check(),
             *expired_jobs.checks(),
             *schema.checks(),
+            *birth_data.checks(),
         ],
         jobs=[
             archive,
@@ -149,6 +152,8 @@ def defs() -> dg.Definitions:
             prune.prune_backups_job,
             verify.verify_backups_job,
             schema.migrate_schema_job,
+            birth_data.encrypt_birth_data_job,
+            birth_checks,
         ],
         schedules=[
             cleanup_schedule(settings, archive),
@@ -158,6 +163,8 @@ def defs() -> dg.Definitions:
             expired_jobs.expired_jobs_schedule(settings),
             expired_jobs.check_schedule(settings, paid_checks),
             expired_sessions.expired_sessions_schedule(settings),
+            birth_data.encrypt_birth_data_schedule(settings),
+            birth_data.check_schedule(settings, birth_checks),
             dump_jobs.dump_schedule(settings, dumps),
             chroma_jobs.snapshot_schedule(settings, snapshots),
             database_reports.reports_schedule(settings, reports),

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from saju_ops.database_reports.make import Database
     from saju_ops.expired.job_files import JobFiles
     from saju_ops.expired.job_tables import JobTables
+    from saju_ops.schema.birth_data.work import BirthTables
     from saju_ops.schema.migrate.steps import Installation
     from saju_ops.upkeep.verify import VerifyResult
 
@@ -86,6 +87,13 @@ def reported_databases(settings: Settings) -> list[Database]:
         Database(url, None if gigabytes is None else round(gigabytes * 1e9))
         for url, gigabytes in zip(settings.dumped_urls, limits, strict=True)
     ]
+
+
+def birth_tables(settings: Settings) -> BirthTables:
+    """Where births are: the chatbot's database."""
+    from saju_ops.schema.birth_data.work import BirthTables
+
+    return BirthTables(settings.database_url, settings.sessions_table, settings.database_timezone)
 
 
 def source_of(settings: Settings) -> Source:

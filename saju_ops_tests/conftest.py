@@ -23,7 +23,7 @@ from saju_ops_tests.engines import Engine, MariaDB, MySQL, PostgreSQL, Redis
 from saju_ops_tests.fakes.s3 import S3Server
 
 # What else decides how a process behaves: the machine's time zone, say, must decide no test.
-OTHERS = {"TZ", "PORT", "ENCRYPTION_KEY"}
+OTHERS = {"TZ", "PORT"}
 NAMES = setting_names() | OTHERS
 # Variables of libraries, which read more of them than we have settings.
 PREFIXES = ("AWS_", "DAGSTER_", "GOOGLE_")

@@ -19,6 +19,7 @@ from saju_ops.cli.alerts import test_alert
 from saju_ops.cli.backups import prune_command, verify_command
 from saju_ops.cli.chroma import restore_chroma
 from saju_ops.cli.dumps import restore_dump
+from saju_ops.cli.keys import keys_command, masked_view_command
 from saju_ops.cli.logs import restore_logs
 from saju_ops.cli.migrate import migrate
 from saju_ops.cli.now import archive_command, dump_command, purge_command, snapshot_command
@@ -92,6 +93,8 @@ for command in (
     restore_chroma,
     reconcile_stale_jobs,
     migrate,
+    keys_command,
+    masked_view_command,
     serve_trigger,
     test_alert,
 ):

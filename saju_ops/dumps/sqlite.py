@@ -26,6 +26,7 @@ import sqlalchemy as sa
 from saju_ops.database.sqlite_address import busy_timeout
 from saju_ops.dumps.contents import Contents, TableContents
 from saju_ops.dumps.engine import UTC_ZONE, DrillNotPossible, DumpEngine, ForeignToDumps, fingerprint
+from saju_ops.dumps.without_rows import NO_ROWS, WITHOUT_ROWS
 from saju_ops.errors import OperatorError, ProofFailed
 from saju_ops.storage.manifest import stamp
 
@@ -236,9 +237,11 @@ class SQLiteTaking:
             source.execute("BEGIN")
             with closing(sqlite3.connect(self._copy)) as target:
                 source.backup(target)
+                emptied = _empty(target)
             # The transaction that was copied is still open.
             self._contents = _contents(source, checksums=journal == "wal")
             source.execute("ROLLBACK")
+        self._contents.tables.update(dict.fromkeys(emptied, NO_ROWS))
         if journal != "wal":
             self._contents = self._with_checksums(self._contents)
         with self._copy.open("rb") as file:
@@ -255,6 +258,16 @@ class SQLiteTaking:
     def contents(self) -> Contents:
         assert self._contents is not None
         return self._contents
+
+
+def _empty(copy: sqlite3.Connection) -> list[str]:
+    """Takes the rows out of those tables of a copy that no dump has the rows of, and writes zeros over them."""
+    there = copy.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+    names = [name for (name,) in there if name in WITHOUT_ROWS]
+    if names:
+        copy.execute("PRAGMA secure_delete = ON")
+        copy.executescript("".join(f'DELETE FROM "{name}";' for name in names))  # noqa: S608
+    return names
 
 
 # --- the database's answers --------------------------------------------------------------------------------------

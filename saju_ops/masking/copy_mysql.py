@@ -16,6 +16,7 @@ from saju_ops.dumps.mysql.engine import MySQLDumps
 from saju_ops.dumps.mysql.events import events_that_spin, events_written
 from saju_ops.dumps.mysql.taking import LOCK_PATIENCE
 from saju_ops.dumps.programs import Output
+from saju_ops.dumps.without_rows import is_without_rows
 from saju_ops.masking.copy_base import Change, Row, _batches, _ended
 from saju_ops.masking.masker import MaskedColumn
 from saju_ops.rows.foreign_keys import mysql_keys_of_database
@@ -55,6 +56,8 @@ class _MySQL:
         for row in self._reader.execute(_MYSQL_COLUMNS):
             texts = (v.decode() if isinstance(v, bytes) else v for v in row)
             table, column, kind, limit, nullable, extra, collation = texts
+            if is_without_rows(str(table)):
+                continue
             if "GENERATED" in str(extra).upper().replace("DEFAULT_GENERATED", ""):
                 continue
             small = int(limit) if limit is not None and int(limit) < 65_535 else None

@@ -11,6 +11,7 @@ from saju_ops.database.snapshots import export_snapshot
 from saju_ops.dumps.postgres.drill import quoted
 from saju_ops.dumps.postgres.engine import PostgresDumps
 from saju_ops.dumps.programs import Output, find_program
+from saju_ops.dumps.without_rows import is_without_rows
 from saju_ops.masking.copy_base import Change, Row, _batches
 from saju_ops.masking.copy_mysql import _most, _read
 from saju_ops.masking.masker import MaskedColumn
@@ -51,6 +52,7 @@ class _Postgres:
                 table, column, kind, None, limit=int(limit) if limit else None, nullable=nullable, most=_most(kind)
             )
             for table, column, kind, limit, nullable in self._rows(_POSTGRES_COLUMNS)
+            if not is_without_rows(table)
         ]
 
     def keys(self) -> list[tuple[str, str, str, str]]:

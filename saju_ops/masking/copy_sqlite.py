@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import filterfalse
 from typing import Any
 
 from saju_ops.dumps.sqlite import SQLiteDumps
+from saju_ops.dumps.without_rows import is_without_rows
 from saju_ops.masking.copy_base import Change, Row, _batches
 from saju_ops.masking.masker import MaskedColumn
 from saju_ops.rows.foreign_keys import sqlite_keys_of
@@ -40,7 +42,7 @@ class _SQLite:
 
     def columns(self) -> list[MaskedColumn]:
         found = []
-        for table in self._tables():
+        for table in filterfalse(is_without_rows, self._tables()):
             for _, column, kind, not_null, _, _, hidden in self._reader.execute(f"PRAGMA table_xinfo({_q(table)})"):
                 if hidden == 0:
                     most = MOST_IN_SQLITE if "INT" in kind.upper() else None

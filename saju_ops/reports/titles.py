@@ -47,6 +47,7 @@ JOBS = {
         "백업 검증", "백업 파일과 운영 데이터는 그대로입니다.", "검증되지 않은 백업에 기대지 말고 원인을 확인하세요."
     ),
     "encrypt_birth_data": Job("생년월일 암호화", "오류가 난 묶음은 되돌려졌고, 암호화된 행은 그대로 남습니다."),
+    "check_birth_data": Job("생년월일 점검", _REPORT, READ_LOG),
     "migrate_schema": Job(
         "스키마 마이그레이션", "schema_migrations에 기록되지 않은 버전은 적용이 끝나지 않았습니다.", READ_LOG
     ),

@@ -17,6 +17,7 @@ from pydantic_settings import SettingsConfigDict
 from saju_ops.database.families import family_of
 from saju_ops.errors import SettingsError as SettingsError
 from saju_ops.settings.alerts import Alerts, Email, Slack
+from saju_ops.settings.birth_data import BirthData
 from saju_ops.settings.chroma import Chroma
 from saju_ops.settings.conversation_logs import ConversationLogs
 from saju_ops.settings.database_reports import DatabaseReports
@@ -34,8 +35,8 @@ from saju_ops.settings.trigger import DagsterAddresses, Trigger
 # From the last to the first: pydantic has the fields of the last base first, and documents and `saju-ops status` have
 # them in that order.
 class Settings(
-    DagsterAddresses, Trigger, Email, Slack, Alerts, StaleJobs, ExpiredSessions, ExpiredJobs, DatabaseReports,
-    Retention, Chroma, Dumps, GoogleDrive, S3, Stores, ConversationLogs, Databases,
+    DagsterAddresses, Trigger, Email, Slack, Alerts, StaleJobs, BirthData, ExpiredSessions, ExpiredJobs,
+    DatabaseReports, Retention, Chroma, Dumps, GoogleDrive, S3, Stores, ConversationLogs, Databases,
 ):  # fmt: skip
     """The validated settings of all features."""
 

@@ -257,6 +257,12 @@ def _require_keys(text: str) -> None:
             raise ValueError(f"key {number} has fewer than {FEWEST_DIFFERENT} different characters")
 
 
+def _require_encryption_keys(text: str) -> None:
+    from saju_ops.schema.birth_data.keys import parse_keys
+
+    parse_keys(text)
+
+
 def _require_long_token(text: str) -> None:
     if len(text) < SHORTEST_TOKEN:
         raise ValueError(f"it has {counted(len(text), 'character')}")
@@ -266,6 +272,8 @@ def _require_long_token(text: str) -> None:
 
 Password = Annotated[SecretStr, _requires(_require_password)]
 SealKeys = Annotated[SecretStr, _requires(_require_keys)]
+EncryptionKeys = Annotated[SecretStr, _requires(_require_encryption_keys)]
+AccountName = Annotated[str, _shaped(r"[A-Za-z0-9_.-]{1,32}", "not an account's name")]
 Token = Annotated[SecretStr, _shaped("[!-~]+", NOT_VISIBLE)]
 LongToken = Annotated[SecretStr, _requires(_require_long_token)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -16,12 +16,13 @@ from saju_ops.database.snapshots import Held, begin_reading
 from saju_ops.dumps.contents import Contents, TableContents, merged
 from saju_ops.dumps.engine import LOCKED, MARKER, DumpSpoilt
 from saju_ops.dumps.mysql.broken_views import as_comments, broken_views, ignored
-from saju_ops.dumps.mysql.catalogue import VERSIONED, _measure, _Table, _tables, _text
+from saju_ops.dumps.mysql.catalogue import VERSIONED, _measure, _show, _Table, _tables, _text
 from saju_ops.dumps.mysql.clients import Client, as_argument
 from saju_ops.dumps.mysql.events import events_that_spin, events_written
 from saju_ops.dumps.mysql.exact_floats import FloatTable, exact_floats, float_table, retyped, rounded
 from saju_ops.dumps.mysql.words import unqualified
 from saju_ops.dumps.programs import Output, ProgramFailed
+from saju_ops.dumps.without_rows import NO_ROWS, WITHOUT_ROWS
 from saju_ops.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ SANDBOX = re.compile(rb"\A/\*M?!999999\\- [^\n]*\n")
 COMPLETED = re.compile(rb"\n-- Dump completed(?: on [^\n]*)?\n?\Z")
 # The first line after the header; the dump's snapshot is open by then.
 BEGUN = re.compile(rb"\n-- (?:Table structure|Temporary|Dumping|Final view|Sequence)|SEQUENCE")
+# The last of the settings that each program begins a dump with; the first table comes after it.
+HEADER = re.compile(rb"\n/\*!40111 SET @OLD_SQL_NOTES=@@SQL_NOTES, SQL_NOTES=0 \*/;\n")
 TAIL = 512
 PROCESSES = "SELECT ID, USER, DB, COMMAND, STATE FROM information_schema.PROCESSLIST"
 
@@ -61,6 +64,8 @@ class MySQLTaking:
         self._broken: dict[str, str] = {}
         self._own: set[int] = set()
         self._events: list[str] = []
+        self._empty: list[str] = []
+        self._made_empty = b""
 
     def begin(self, strategy: str, *, wide: bool = False) -> bool:
         """Opens the dump and the snapshots by which it is measured. False: try the next strategy."""
@@ -75,6 +80,8 @@ class MySQLTaking:
         broken = broken_views(look, [t.name for t in tables if t.kind == "VIEW"])
         database = self._dumps.database
         self._broken = {name: unqualified(text.encode(), database).decode() for name, text in broken.items()}
+        self._empty = [t.name for t in tables if t.name in WITHOUT_ROWS]
+        self._made_empty = tables_without_rows(look, self._empty)
         self._events = events_that_spin(look)
         if self._events:
             self._client = replace(self._client, arguments=tuple(a for a in self._client.arguments if a != "--events"))
@@ -88,7 +95,7 @@ class MySQLTaking:
         mark = _log_position(look)
         if strategy == "quiet" and mark is None:
             return False
-        arguments = [*ignored(database, [MARKER, *self._broken]), *as_argument(database)]
+        arguments = [*ignored(database, [MARKER, *self._broken, *self._empty]), *as_argument(database)]
         program = self._stack.enter_context(self._client.program(self._dumps.url, arguments))
         self._output = self._stack.enter_context(Output(program, wide=wide))
         after = after or self._connection()
@@ -153,6 +160,8 @@ class MySQLTaking:
     def chunks(self) -> Iterator[bytes]:
         # MariaDB's first line switches its own client into a sandbox; older clients and MySQL's choke on it.
         head = SQL_MODE.sub(rb"\1,ALLOW_INVALID_DATES'", SANDBOX.sub(b"", self._head), count=1)
+        if self._made_empty:
+            head = _with_tables(head, self._made_empty)
         tail = head[-TAIL:]
         if head:
             yield head
@@ -237,6 +246,9 @@ class MySQLTaking:
         for table in (t for t in _tables(self._after) if t.kind != "VIEW"):
             if table.json:
                 self._look_at_json(table)
+            if table.name in self._empty:
+                tables[table.name] = NO_ROWS
+                continue
             how = self._how.get(table.name)
             after = _measure(self._after, table, how)
             if table.kind == "SEQUENCE":
@@ -260,6 +272,24 @@ class MySQLTaking:
         broken = {f"view {name}" for name in self._broken}
         definitions = {k: v for k, v in self._dumps._definitions(self._after).items() if k not in broken}
         return Contents(tables, definitions, self._dumps._dialect, self._notes, sorted(self._broken))
+
+
+def tables_without_rows(connection: sa.Connection, names: Sequence[str]) -> bytes:
+    """Their definitions, as a dump program writes them."""
+    made = [f"DROP TABLE IF EXISTS `{name}`;\n{_show(connection, 'TABLE', name)};\n" for name in names]
+    return "".join(made).encode()
+
+
+def _with_tables(head: bytes, made: bytes) -> bytes:
+    """The beginning of a dump with tables that the program was told to leave out, before its own. Raises OperatorError
+    where it begins in another way than every program's that is known."""
+    found = HEADER.search(head)
+    if found is None:
+        raise OperatorError(
+            "The dump program's first lines are not those that are known, so the table of the masked views' salt can't"
+            " be put into the dump without its rows. Nothing was kept. Use MySQL's or MariaDB's own program."
+        )
+    return head[: found.end()] + made + head[found.end() :]
 
 
 def _snapshot(connection: sa.Connection) -> sa.Connection:

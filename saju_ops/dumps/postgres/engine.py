@@ -40,6 +40,7 @@ from saju_ops.dumps.postgres.drill import DrillLoad, Live, create_like, scratch
 from saju_ops.dumps.postgres.load import Load
 from saju_ops.dumps.postgres.statements import examined
 from saju_ops.dumps.programs import Output, Program, ProgramFailed, asked, find_program, secret_file
+from saju_ops.dumps.without_rows import NO_ROWS, WITHOUT_ROWS, is_without_rows
 
 COMPLETED = re.compile(rb"\n-- PostgreSQL database dump complete\n")
 TAIL = 1024
@@ -122,7 +123,8 @@ class PostgresDumps:
             path = find_program(["pg_dump"], "A dump of a PostgreSQL database")
             # A database without an encoding may hold bytes of any; they are dumped as they are.
             plain = connection.exec_driver_sql("SHOW server_encoding").scalar() == "SQL_ASCII"
-            arguments = [*DUMP, f"--encoding={'SQL_ASCII' if plain else 'UTF8'}", f"--snapshot={snapshot}"]
+            left_out = [f"--exclude-table-data=*.{name}" for name in WITHOUT_ROWS]
+            arguments = [*DUMP, *left_out, f"--encoding={'SQL_ASCII' if plain else 'UTF8'}", f"--snapshot={snapshot}"]
             if SCRATCH.fullmatch(self.url.username or ""):
                 # A masked copy: its owner is the drill's role, which is gone when the dump is restored.
                 arguments += ["--no-owner", "--no-privileges"]
@@ -265,6 +267,9 @@ class PostgresTaking:
 
     def contents(self) -> Contents:
         found = _contents(self._connection)
+        for name in found.tables:
+            if is_without_rows(name):
+                found.tables[name] = NO_ROWS
         if invalid := [str(row[0]) for row in _rows(self._connection, INVALID_INDEXES)]:
             found.notes.append(
                 "indexes that are not valid, which a CREATE INDEX CONCURRENTLY left, are not in it:"
