@@ -73,7 +73,7 @@ def needed(name: str = "saju-ops", seen: set[str] | None = None) -> Iterator[Dis
 
 
 def asks_more(text: str) -> bool:
-    """Of several licences to choose from, one that asks no more is enough."""
+    """If several licences may be chosen from, one that asks no more is enough."""
     return all(STRONG.search(part) and not WEAK.search(part) for part in re.split(r"\bOR\b|;", text))
 
 
