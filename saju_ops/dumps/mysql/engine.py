@@ -9,8 +9,8 @@ can still be asked what that snapshot holds, a second snapshot is opened right a
    never waiting for that lock longer than LOCK_WAIT_SECONDS;
 3. else a third snapshot is opened before, and each table that is alike in both is proven (`bracketed`).
 
-It reads and writes no database but its own. `allowed.py` says which statements of a dump are executed, `drill.py` as
-which user.
+It reads and writes only the database of its address. `allowed.py` says which statements of a dump are executed,
+`drill.py` as which user.
 """
 
 from __future__ import annotations

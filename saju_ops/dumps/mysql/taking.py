@@ -281,8 +281,8 @@ def tables_without_rows(connection: sa.Connection, names: Sequence[str]) -> byte
 
 
 def _with_tables(head: bytes, made: bytes) -> bytes:
-    """The beginning of a dump with tables that the program was told to leave out, before its own. Raises OperatorError
-    where it begins in another way than every program's that is known."""
+    """The beginning of a dump with tables that the program leaves out, before the program's own output. Raises
+    OperatorError where it begins in another way than every program's that is known."""
     found = HEADER.search(head)
     if found is None:
         raise OperatorError(
