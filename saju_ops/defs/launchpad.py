@@ -17,12 +17,6 @@ from pydantic import AfterValidator, ValidationError
 
 from saju_ops.bounds import Bounds, bounds_of
 
-# The error by which such a hook refuses a value. Without it the run itself refuses the value, in its first step.
-try:
-    from dagster._config import PostProcessingError
-except ImportError:  # pragma: no cover
-    PostProcessingError = None  # type: ignore[assignment,misc]
-
 DAY = "a date as YYYY-MM-DD"
 TIME = "a date and time as YYYY-MM-DD or YYYY-MM-DD HH:MM"
 
@@ -61,13 +55,12 @@ def checked_at_launch(config: type[dg.Config]) -> Callable[[dg.OpDefinition], dg
         try:
             config(**value)
         except ValidationError as error:
-            raise PostProcessingError(refusal(config, error)) from None
+            raise dg.DagsterInvalidConfigError(refusal(config, error), [], value) from None
         return value
 
     def decorate(op: dg.OpDefinition) -> dg.OpDefinition:
-        if PostProcessingError is not None:
-            # Set on the instance: Dagster makes no instances of subclasses of a shape.
-            op.config_schema.config_type.post_process = refuse  # type: ignore[union-attr,method-assign]
+        # Set on the instance: Dagster makes no instances of subclasses of a shape.
+        op.config_schema.config_type.post_process = refuse  # type: ignore[union-attr,method-assign]
         return op
 
     return decorate
