@@ -510,8 +510,10 @@ def test_the_snapshot_job_stores_a_proven_snapshot_and_measures(environment: Loc
         stored = Path(str(recorded["chroma_usage"]["dagster/uri"].value))
         assert re.fullmatch(r"chroma_usage_\d{8}\.csv", stored.name)
         assert stored.read_text("utf-8-sig").splitlines() == [
-            "tenant,database,collection,dimension,documents", "default_tenant,default_database,saju_knowledge,16,50",
-        ]  # fmt: skip
+            "tenant,database,collection,dimension,documents",
+            "default_tenant,default_database,empty_one,,0",
+            "default_tenant,default_database,saju_knowledge,16,50",
+        ]
         assert recorded["chroma_snapshot"]["report"].value.startswith("🧠 *ChromaDB Snapshot*")
 
 
