@@ -116,7 +116,7 @@ def _client(folder: Path) -> Any:
 
 
 class Engine:
-    """The engine itself, with the calls of `Api` that read."""
+    """The engine itself, with the calls of `Api` that read. Its bindings take their arguments by position."""
 
     def __init__(self, folder: Path) -> None:
         import chromadb_rust_bindings as rust

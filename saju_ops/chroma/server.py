@@ -108,6 +108,7 @@ def create(server: Any, model: Any, name: str, tenant: str, database: str) -> An
     }
     if hasattr(server, "bindings"):
         text = json.dumps(body["configuration"])
+        # By position, as the Rust code takes them.
         server.bindings.create_collection(name, text, None, body["metadata"], False, tenant, database)
     else:
         path = f"/tenants/{tenant}/databases/{database}/collections"

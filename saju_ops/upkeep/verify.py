@@ -171,7 +171,7 @@ def verify(
     names = [sorted(store.names("")) for store in stores]
     number = sum(1 for there in names for _ in manifests_in(there))
     for store, there in zip(stores, names, strict=True):
-        _verify_store(store, there, today, now, result, say, lambda: progress(result, number))
+        _verify_store(store, there, today, now, result, say=say, looked=lambda: progress(result, number))
     _compare_stores(stores, names, result)
     for drill in drills:
         try:
