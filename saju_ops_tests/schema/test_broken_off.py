@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from saju_ops.errors import Busy, OperatorError
+from saju_ops.errors import Busy, OperatorError, Refused
 from saju_ops.schema.migrate import commands
 from saju_ops.schema.migrate.compare import compare
-from saju_ops.schema.migrate.run import Run
+from saju_ops.schema.migrate.run import Options, Run
 from saju_ops.schema.migrate.session import one_migration, session
 from saju_ops.schema.migrate.steps import MakeIndex, MakeTable, Step
 from saju_ops_tests.schema.scene import (
@@ -278,14 +278,10 @@ def test_a_table_that_is_in_use_is_waited_for_shortly_and_whoever_holds_it_is_na
     assert up(url).changed == ["0002_indexes"]
 
 
-@pytest.mark.parametrize("url", ["mysql_url", "mariadb_url"])
 def test_an_index_that_would_make_writers_wait_is_refused_before_and_built_where_that_is_allowed(
-    url: str, request: pytest.FixtureRequest
+    mariadb_url: str,
 ) -> None:
-    from saju_ops.errors import Refused
-    from saju_ops.schema.migrate.run import Options
-
-    url = request.getfixturevalue(url)
+    url = mariadb_url
     up(url, "0001_tables")
     run(url, "ALTER TABLE system_metrics DROP INDEX ix_system_metrics_session_id_endpoint, ENGINE = MyISAM")
     add_metrics(url, 1_500)
@@ -295,10 +291,15 @@ def test_an_index_that_would_make_writers_wait_is_refused_before_and_built_where
     assert up(url, options=Options(allow_blocking=True)).changed == ["0002_indexes"]
 
 
-def test_a_large_sqlite_table_is_indexed_only_where_blocking_is_allowed(sqlite_url: str, tmp_path: Path) -> None:
-    from saju_ops.errors import Refused
-    from saju_ops.schema.migrate.run import Options
+def test_a_table_whose_engine_has_no_descending_indexes_is_named_before_anything_is_built(mysql_url: str) -> None:
+    up(mysql_url, "0001_tables")
+    run(mysql_url, "ALTER TABLE system_metrics DROP INDEX ix_system_metrics_session_id_endpoint, ENGINE = MyISAM")
+    with pytest.raises(Refused, match=r"MySQL has no DESC.*ENGINE = InnoDB first. Nothing was touched"):
+        up(mysql_url, options=Options(allow_blocking=True))
+    assert run(mysql_url, "SHOW INDEX FROM users WHERE Key_name LIKE 'idx%'") == []
 
+
+def test_a_large_sqlite_table_is_indexed_only_where_blocking_is_allowed(sqlite_url: str, tmp_path: Path) -> None:
     up(sqlite_url, "0001_tables")
     add_metrics(sqlite_url, 1_000)
     with pytest.raises(Refused, match=r"SQLite lets nobody write.*1,000 rows"):

@@ -195,6 +195,12 @@ class MakeIndex(Step):
             return Cost()  # a step before this one makes it
         notes = [] if self._wanted(connection) == self.shape else [f"{self.title}: this server has no DESC in indexes"]
         if why := catalogue.why_index_blocks(connection, self.table.name):
+            descending = any(column.endswith(" DESC") for column in self._wanted(connection).columns)
+            if descending and connection.dialect.name in MYSQL and not getattr(connection.dialect, "is_mariadb", False):
+                return Cost(
+                    refused=f"{self.title} can't be made: {why}, and MySQL has no DESC in such a table's indexes. ALTER"
+                    f" TABLE {self.table.name} ENGINE = InnoDB first."
+                )
             return Cost(blocks=why, rows=catalogue.rows_of(connection, self.table.name), notes=notes)
         return Cost(notes=notes)
 
