@@ -18,8 +18,11 @@ from dataclasses import replace
 from datetime import timedelta
 from zoneinfo import ZoneInfo
 
+from sqlalchemy.exc import DBAPIError
+
 from saju_ops.archive.manifest import day_files, require_same_table
 from saju_ops.archive.whole_months import MonthOutcome, WholeMonths, Window
+from saju_ops.database.connect import error_text
 from saju_ops.database.snapshots import alone
 from saju_ops.errors import Busy, OperatorError, Refused
 from saju_ops.rows.comeback import require_comeback
@@ -112,11 +115,19 @@ class _Months:
         began = time.monotonic()
         try:
             outcome = self._candidate(partition, dry_run)
-        except LEFT as why:
-            self.store.end_read()
-            self._as_before()
-            outcome = _left(partition.name, why)
+        except (*LEFT, DBAPIError) as why:
+            outcome = self._left_after(partition.name, why)
         return outcome and replace(outcome, seconds=time.monotonic() - began)
+
+    def _left_after(self, name: str, why: Exception) -> MonthOutcome:
+        """One month that the server refuses to move keeps no other. Raises what ended the connection."""
+        if isinstance(why, DBAPIError):
+            if why.connection_invalidated:
+                raise why
+            why = OperatorError(f"the server ended it ({error_text(why)})")
+        self.store.end_read()
+        self._as_before()
+        return _left(name, why)
 
     def _as_before(self) -> None:
         self.store.use(self.columns, self.key)
@@ -268,9 +279,8 @@ class _Months:
             try:
                 with alone(self.store.connection, self.wait), self.mover.briefly():
                     outcome = self._settle(side, partition)
-            except LEFT as why:
-                self.store.end_read()
-                outcome = _left(side, why)
+            except (*LEFT, DBAPIError) as why:
+                outcome = self._left_after(side, why)
             self._as_before()
             if outcome.rows or outcome.left:
                 yield outcome

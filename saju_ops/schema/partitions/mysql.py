@@ -116,11 +116,17 @@ class MySQLMover(Mover):
         name = self.side_name(partition)
         self._require_free(name)
         side = quoted(self.store, name)
-        run(self.store, f"CREATE TABLE {side} LIKE {self._table}")
         try:
+            run(self.store, f"CREATE TABLE {side} LIKE {self._table}")
             # One statement: a table with partitions and without our mark is known by its name, having no row.
             run(self.store, f"ALTER TABLE {side} COMMENT = {self._literal(self._mark)} REMOVE PARTITIONING")
             self._exchange(name, partition)
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            self.store.end_read()
+            run(self.store, f"DROP TABLE IF EXISTS {side}")
+            raise NoExchange(f"the server can't take it out ({error_text(error)})") from None
         except (Blocked, NoExchange):
             run(self.store, f"DROP TABLE {side}")
             raise

@@ -354,3 +354,20 @@ def _take_out(scene: PartitionScene, name: str) -> None:
         layout = layout_of(store)
         assert layout is not None
         mover_of(store).take_out(next(p for p in layout.partitions if p.name == name))
+
+
+def test_a_month_that_the_server_can_not_take_out_leaves_under_a_lock(
+    filled: PartitionScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever error it gives for the exchange, such as that of a full disk."""
+    from saju_ops.schema.partitions import mysql
+
+    filled.archive_all()
+    original = mysql.run
+
+    def run(store: Any, statement: str) -> None:
+        original(store, "SELECT * FROM no_such_table" if "EXCHANGE PARTITION" in statement else statement)
+
+    monkeypatch.setattr(mysql, "run", run)
+    assert filled.purge_months().months_dropped == ["p202607", "p202608", "p202609"]
+    assert filled.tables() == ["conversation_logs"]
