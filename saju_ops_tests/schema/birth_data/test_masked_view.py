@@ -19,7 +19,9 @@ from saju_ops.errors import OperatorError, Refused
 from saju_ops.schema.developer import make_developer
 from saju_ops.schema.masked_view import VIEW, look_at_view, make_salt
 from saju_ops.schema.migrate import commands
+from saju_ops.schema.migrate.compare import compare
 from saju_ops.schema.migrate.run import Options
+from saju_ops.schema.migrate.session import session
 from saju_ops.schema.migrate.steps import Installation
 from saju_ops_tests.schema.birth_data.scene import BirthScene
 
@@ -252,3 +254,10 @@ def test_the_migration_leads_both_ways_and_up_again(scene: BirthScene) -> None:
         commands.up(scene.url, Installation(), Options(), target="masked_view@head")
     assert len(seen(scene)) == 42
     assert {row["session_id"] for row in first} != {row["session_id"] for row in seen(scene)}
+
+
+def test_the_schema_still_matches_with_the_view(scene: BirthScene) -> None:
+    with session(scene.url) as connection:
+        target = commands.heads(connection)
+    assert "0100_masked_view" in target
+    assert compare(scene.url, Installation(), target).differences == []
