@@ -120,3 +120,30 @@ def test_the_cli_purge_says_what_left_in_one_piece(converted: PlainScene, monkey
     said = CliRunner().invoke(main, ["purge", "--apply"])
     assert "Left in one piece: p202607, p202608, p202609, with 60 rows." in said.output, said.output
     assert "통째로 삭제된 달" in said.output
+
+
+@pytest.mark.parametrize("engine", ["mysql", "mariadb"])
+def test_a_masked_dump_of_a_partitioned_log_is_proven(
+    request: pytest.FixtureRequest, tmp_path: Path, engine: str
+) -> None:
+    from saju_ops.rows.engines.open import open_log_store
+    from saju_ops.schema.partitions.convert import convert
+    from saju_ops_tests.masking.test_masking import masked, people
+
+    url = request.getfixturevalue(f"{engine}_url")
+    people(url)
+    with open_log_store(url, "conversation_logs", ZoneInfo("UTC")) as store:
+        convert(store, now=datetime.now(UTC), ahead=3, zone=SEOUL, way="alter")
+    result = masked(url, tmp_path)
+    assert result.proven, result.message
+
+
+@pytest.mark.parametrize("engine", ["mysql", "mariadb"])
+def test_the_schema_of_a_partitioned_log_is_that_of_the_migrations(request: pytest.FixtureRequest, engine: str) -> None:
+    from saju_ops.schema.migrate.compare import compare
+    from saju_ops_tests.schema.scene import HERE, address, up, versions
+
+    url = request.getfixturevalue(f"{engine}_url")
+    up(url)
+    up(url, "partitioned_logs@head")
+    assert compare(address(url), HERE, versions(url)).differences == []
