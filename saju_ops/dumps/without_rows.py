@@ -1,6 +1,6 @@
 """Tables whose rows are in no dump, though the tables themselves are.
 
-The salt of the masked views is such a table: whoever has a dump must not be able to compute which masked session is
+The salt of the masked views is such a table: a thief of a dump must not be able to compute which masked session is
 whose. A restore makes the table empty, and the view shows nothing until there is another salt (`saju-ops masked-view`).
 """
 

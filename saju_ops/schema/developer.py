@@ -41,14 +41,14 @@ ROLE = sa.text(
 
 
 def make_developer(url: sa.URL, name: str, password: str) -> str:
-    """Makes the account, or gives it this password, and lets it read the view. Returns who it is. Raises Refused and
-    OperatorError; then the account may do no more than before."""
+    """Makes the account, or gives it this password, and lets it read the view. Returns the account's name. Raises
+    Refused and OperatorError; then the account may do no more than before."""
     _require(name, password)
     backend = url.get_backend_name()
     if backend == "sqlite":
         raise Refused(
-            "SQLite has no accounts, so none can be made that sees the masked view alone: whoever can open the file can"
-            " read the sessions. Nothing was touched. Give developers a masked dump (`saju-ops dump --masked`)."
+            "SQLite has no accounts, so none can be made that sees the masked view alone: a login that can open the"
+            " file can read the sessions. Nothing was touched. Give developers a masked dump (`saju-ops dump --masked`)."
         )
     try:
         return _mysql(url, name, password) if backend in ("mysql", "mariadb") else _postgres(url, name, password)
@@ -88,7 +88,7 @@ def _mysql(url: sa.URL, name: str, password: str) -> str:
                 _execute(connection, "CREATE USER %s@%s IDENTIFIED BY %s", name, ANY_HOST, password)
             else:
                 _execute(connection, "ALTER USER %s@%s IDENTIFIED BY %s", name, ANY_HOST, password)
-            _execute(connection, f"GRANT SELECT ON {view} TO %s@%s".replace("%`", "%%`"), name, ANY_HOST)
+            _execute(connection, f"GRANT SELECT ON {view} TO %s@%s", name, ANY_HOST)
         except DBAPIError:
             if before is None:
                 _execute(connection, "DROP USER IF EXISTS %s@%s", name, ANY_HOST)

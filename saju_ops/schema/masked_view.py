@@ -6,8 +6,8 @@ nowhere; the encrypted text isn't shown at all. Nothing can be written through t
 server itself draws: it is in no statement, and in a table that the view's owner alone can read (not in the view's text,
 which others may see). Without the salt the view shows no row.
 
-Refuses: to make a developer's account of one that has other rights. SQLite has no accounts: whoever opens the file can
-read the sessions themselves, and the view only keeps a developer's tools off them.
+Refuses: to make a developer's account of one that has other rights. SQLite has no accounts: a login that opens the file
+can read the sessions themselves, and the view only keeps a developer's tools off them.
 """
 
 # ruff: noqa: S608 (names are quoted by the dialect, values are parameters)
@@ -111,7 +111,7 @@ s.timezone IS NOT NULL AS has_zone, s.birth_location IS NOT NULL AS has_place,
 s.created_at, s.updated_at, s.last_activity, s.expires_at FROM {sessions} AS s CROSS JOIN {salt} AS k) AS h) AS m
 """
 # SQLite has no hash of its own: two polynomials modulo 2^31 - 1 over the salt and the text, character by character.
-# Weaker than SHA-256, and enough here, since whoever can read the view can read the file.
+# Weaker than SHA-256, and enough here, since a reader of the view can read the file.
 _POLYNOMIAL = (
     "(WITH RECURSIVE p(i, v) AS (SELECT 0, {start} UNION ALL SELECT i + 1,"
     " (v * {factor} + unicode(substr(hex(k.salt) || {text}, i + 1, 1))) % 2147483647"

@@ -40,7 +40,7 @@ class Key:
         return self.derived(FINGERPRINT).hex()[:8]
 
     def derived(self, of: bytes) -> bytes:
-        """32 bytes that only who has the key can compute."""
+        """32 bytes that can be computed with the key alone."""
         return hmac.digest(self._raw, of, "sha256")
 
     @cached_property

@@ -101,7 +101,7 @@ def _iso(moment: str) -> str:
 
 
 def birth_in(payload: bytes) -> Birth | None:
-    """The birth that a token holds, whoever wrote it; None where it isn't understood."""
+    """The birth that a token of ours or of the service holds; None where it isn't understood."""
     try:
         text = payload.decode()
         found = json.loads(text) if text.lstrip()[:1] in ("{", '"') else text
