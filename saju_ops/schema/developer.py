@@ -48,7 +48,8 @@ def make_developer(url: sa.URL, name: str, password: str) -> str:
     if backend == "sqlite":
         raise Refused(
             "SQLite has no accounts, so none can be made that sees the masked view alone: a login that can open the"
-            " file can read the sessions. Nothing was touched. Give developers a masked dump (`saju-ops dump --masked`)."
+            " file can read the sessions. Nothing was touched. Give developers a masked dump (`saju-ops dump"
+            " --masked`)."
         )
     try:
         return _mysql(url, name, password) if backend in ("mysql", "mariadb") else _postgres(url, name, password)
