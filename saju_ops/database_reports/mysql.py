@@ -97,8 +97,9 @@ def slow_queries(connection: sa.Connection, _log_table: str) -> Seen:
             )  # fmt: skip
     if lost := status.get("Performance_schema_digest_lost", 0):
         seen.missing.append(
-            f"The server had no room for the digests of {lost:,} statements: raise performance_schema_digests_size, or"
-            " empty the table with TRUNCATE TABLE performance_schema.events_statements_summary_by_digest."
+            f"The server had no room for the digests of some statements ({lost:,}): raise"
+            " performance_schema_digests_size, or empty the table with TRUNCATE TABLE"
+            " performance_schema.events_statements_summary_by_digest."
         )
     return seen
 
@@ -116,7 +117,7 @@ def index_usage(connection: sa.Connection, log_table: str) -> Seen:
         uses = {(_text(table), _text(index)): int(number) for table, index, number in found}
         if lost := sum(status.get(f"Performance_schema_{n}_lost", 0) for n in ("index_stat", "table_handles")):
             seen.missing.append(
-                f"The server had no room for the counters of {lost:,} indexes or tables: raise"
+                f"The server had no room for the counters of some indexes or tables ({lost:,}): raise"
                 " performance_schema_max_index_stat and performance_schema_max_table_handles."
             )
     _require_all_tables(connection, seen)
