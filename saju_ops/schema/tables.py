@@ -61,6 +61,9 @@ speech_analysis = MetaData(naming_convention=_NAMES)
 # SQLite auto-increments only a column declared exactly INTEGER.
 _BigKey = BigInteger().with_variant(Integer(), "sqlite")
 _Instant = DateTime().with_variant(mysql.TIMESTAMP(), *_MYSQL)
+# By MySQL's own types: where Dagster is imported, it makes DATETIME(6) and FLOAT(32) of SQLAlchemy's.
+_Naive = DateTime().with_variant(mysql.DATETIME(), *_MYSQL)
+_Float = Float().with_variant(mysql.FLOAT(), *_MYSQL)
 # Without none_as_null a Python None would be stored as the JSON text 'null', which is not NULL.
 _Json = JSON(none_as_null=True)
 
@@ -142,7 +145,7 @@ user_sessions = Table(
     chatbot,
     Column("session_id", String(255), primary_key=True),
     _reference("user_id", users.c.user_id, String(255), cascade=True, index=True),
-    Column("birth_datetime", DateTime, nullable=True),
+    Column("birth_datetime", _Naive, nullable=True),
     Column("birth_datetime_encrypted", Text, nullable=True),
     _flag("is_lunar"),
     _flag("is_leap_month"),
@@ -160,7 +163,7 @@ saju_calculations = Table(
     chatbot,
     Column("calculation_id", _BigKey, primary_key=True, autoincrement=True),
     _reference("session_id", user_sessions.c.session_id, String(255), cascade=True),
-    Column("birth_datetime", DateTime, nullable=False, index=True),
+    Column("birth_datetime", _Naive, nullable=False, index=True),
     _flag("is_lunar"),
     Column("year_ganji", CHAR(2), nullable=False, index=True),
     Column("month_ganji", CHAR(2), nullable=False),
@@ -347,7 +350,7 @@ report_knowledge = Table(
     Column("id", _BigKey, primary_key=True, autoincrement=True),
     _reference("report_id", reports.c.id, BigInteger(), cascade=False, index=True),
     Column("knowledge_id", String(100), nullable=False),  # a record of the saju_knowledge collection
-    Column("relevance", Float),
+    Column("relevance", _Float),
     _set_now("created_at", index=True),
     **_INNODB,
 )

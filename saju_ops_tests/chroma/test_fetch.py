@@ -290,8 +290,8 @@ def test_pages_are_as_large_as_their_records_allow(
     asked: list[tuple[str, int]] = []
 
     class Noted(Between):
-        def _get(self, id: Any, **more: Any) -> Any:
-            got = self._server._get(id, **more)
+        def get(self, id: Any, **more: Any) -> Any:
+            got = self._server.get(id, **more)
             asked.append(("large" if id == model.id else "other", len(got["ids"])))
             return got
 

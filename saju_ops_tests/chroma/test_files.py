@@ -259,11 +259,11 @@ def test_the_engine_alone_gives_what_the_client_gives(folder: Path) -> None:
             model = server.get_collection(shown.name, tenant="default_tenant", database="default_database")
             where = {"tenant": "default_tenant", "database": "default_database"}
             answers += [{n: getattr(m, n) for n in ("id", "name", "metadata", "dimension")} for m in (shown, model)]
-            answers += [shown_configuration(shown), shown_configuration(model), server._count(model.id, **where)]
-            answers.append(server._get(model.id, limit=7, offset=3, include=[], **where)["ids"])
-            asked = server._get(model.id, limit=2, offset=0, include=["embeddings"], **where)["embeddings"]
+            answers += [shown_configuration(shown), shown_configuration(model), server.count(model.id, **where)]
+            answers.append(server.get(model.id, limit=7, offset=3, include=[], **where)["ids"])
+            asked = server.get(model.id, limit=2, offset=0, include=["embeddings"], **where)["embeddings"]
             answers += [asked, rows(server, model)]
-            answers.append(server._query(model.id, query_embeddings=asked, n_results=5, include=["distances"], **where))
+            answers.append(server.query(model.id, query_embeddings=asked, n_results=5, include=["distances"], **where))
             answers[-1] = {name: answers[-1][name] for name in ("ids", "distances")}
         return answers
 
@@ -356,7 +356,7 @@ def test_a_record_that_chroma_lacks_is_found(folder: Path) -> None:
     twin = twin_of(folder)
     server = open_folder(twin)
     model = server.get_collection("saju_knowledge")
-    gone = server._get(model.id, limit=1, include=[])["ids"]
+    gone = server.get(model.id, limit=1, include=[])["ids"]
     server._delete(model.id, ids=gone)
     close(server)
     with pytest.raises(TornCopy, match="count of saju_knowledge"):
@@ -431,7 +431,7 @@ def test_the_files_give_the_neighbours_that_chroma_gives(tmp_path: Path, space: 
     server._delete(model.id, ids=ids[::5])
     # More writes, so that the deletion reaches the files.
     server._upsert(model.id, ids=ids[1:2501:5], embeddings=given[1:2501:5].tolist(), documents=["나"] * 500)
-    server._count(model.id)
+    server.count(model.id)
     asked = np.random.default_rng(5).standard_normal((40, 48)).astype("<f4")
     close(server)
     # Opened anew: what was in memory was linked otherwise than what was written.

@@ -76,8 +76,14 @@ def take(storage: LocalStorage, folder: Path, **more: Any) -> Snapshot:
 
 def opened_by_this_chroma(folder: Path) -> None:
     server = open_folder(folder)
-    for model in server.list_collections():
-        server._get(model.id, include=["embeddings"])
+    try:
+        for model in server.list_collections():
+            server.get(model.id, include=["embeddings"])
+    except BaseException as error:
+        # Seen once: Chroma's engine reads a column before its own migration has added it. The next opening finds it.
+        assert type(error).__name__ == "PanicException", error
+        close(server)
+        return opened_by_this_chroma(folder)
     close(server)
 
 
@@ -339,7 +345,7 @@ def test_reading_an_index_with_holes_takes_little_memory(tmp_path: Path, name: s
         os.truncate(path, 4 << 30)
     code = (
         "import sys; from pathlib import Path\n"
-        "from saju_ops.chroma.files import ChromaFiles, contents\n"
+        "from saju_ops.chroma.contents import contents; from saju_ops.chroma.files import ChromaFiles\n"
         "try:\n    with ChromaFiles(Path(sys.argv[1])) as files: contents(files)\n"
         "except Exception as error: print(type(error).__name__)\n"
         # For this program alone: getrusage begins with the memory of the process that started it.

@@ -1,4 +1,5 @@
-"""Servers that count: MariaDB with performance_schema, PostgreSQL with pg_stat_statements."""
+"""Servers that count: MariaDB with performance_schema, PostgreSQL with pg_stat_statements, and a MySQL whose room for
+digests no other test fills."""
 
 from __future__ import annotations
 
@@ -6,7 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from saju_ops_tests.engines import Engine, MariaDB, PostgreSQL
+from saju_ops_tests.engines import Engine, MariaDB, MySQL, PostgreSQL
+
+
+@pytest.fixture(scope="session")
+def counting_mysql() -> Iterator[Engine]:
+    with MySQL() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +30,7 @@ def counting_postgres() -> Iterator[Engine]:
 
 @pytest.fixture(params=["mysql", "mariadb", "postgres"])
 def counting_server(request: pytest.FixtureRequest) -> Engine:
-    name = {"mysql": "mysql_server", "mariadb": "counting_mariadb", "postgres": "counting_postgres"}[request.param]
+    name = {"mysql": "counting_mysql", "mariadb": "counting_mariadb", "postgres": "counting_postgres"}[request.param]
     server: Engine = request.getfixturevalue(name)
     return server
 

@@ -50,7 +50,7 @@ def test_queries_of_another_database_on_the_server_are_not_in_it(
 def test_a_database_whose_name_differs_by_case_or_accent_is_another_one(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    server: Engine = request.getfixturevalue({"mysql": "mysql_server", "mariadb": "counting_mariadb"}[name])
+    server: Engine = request.getfixturevalue({"mysql": "counting_mysql", "mariadb": "counting_mariadb"}[name])
     mine = f"café_{secrets.token_hex(4)}"
     others = [mine.upper(), mine.replace("é", "e")]
     for database in (mine, *others):
@@ -114,7 +114,7 @@ def test_an_alias_that_is_somebodys_name_is_no_name_of_the_database(counting_url
 def test_what_only_ever_failed_is_left_out_since_its_names_may_be_values(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    server: Engine = request.getfixturevalue({"mysql": "mysql_server", "mariadb": "counting_mariadb"}[name])
+    server: Engine = request.getfixturevalue({"mysql": "counting_mysql", "mariadb": "counting_mariadb"}[name])
     with server.database() as url:
         run(url, NOTES)
         with pytest.raises(sa.exc.DBAPIError):
@@ -144,7 +144,7 @@ def test_mariadb_without_performance_schema_says_which_setting_is_missing(mariad
 def test_an_account_without_rights_on_performance_schema_learns_the_grant_that_helps(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    server: Engine = request.getfixturevalue({"mysql": "mysql_server", "mariadb": "counting_mariadb"}[name])
+    server: Engine = request.getfixturevalue({"mysql": "counting_mysql", "mariadb": "counting_mariadb"}[name])
     with server.database() as url, account(server, url, "GRANT SELECT ON {db}.* TO {user}") as ops:
         run(url, NOTES, "SELECT * FROM notes")
         reported = Reported([ops.url], tmp_path)
@@ -168,9 +168,11 @@ def switched(server: Engine, off: str, on: str) -> Iterator[None]:
         server.execute(on)
 
 
-def test_a_consumer_that_is_off_is_named_with_the_statement_that_mends_it(mysql_server: Engine, tmp_path: Path) -> None:
+def test_a_consumer_that_is_off_is_named_with_the_statement_that_mends_it(
+    counting_mysql: Engine, tmp_path: Path
+) -> None:
     change = "UPDATE performance_schema.setup_consumers SET ENABLED = '{}' WHERE NAME = 'statements_digest'"
-    with mysql_server.database() as url, switched(mysql_server, change.format("NO"), change.format("YES")):
+    with counting_mysql.database() as url, switched(counting_mysql, change.format("NO"), change.format("YES")):
         report = Reported([url], tmp_path).make("slow_queries")
         ((sentence,),) = report.missing.values()
         assert sentence.endswith("SET ENABLED = 'YES' WHERE NAME = 'statements_digest';")

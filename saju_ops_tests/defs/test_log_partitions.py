@@ -27,6 +27,7 @@ def project(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     project = Project(url, tmp_path, monkeypatch, ARCHIVE_START_DATE=str(ago(150)))
     project.add(30, ago(100), first=1)
     project.add(10, ago(5), first=101)
+    project.scene.run("ALTER TABLE conversation_logs MODIFY created_at timestamp NOT NULL")
     with project.scene.store() as store:
         convert(store, now=datetime.now(UTC), ahead=1, zone=SEOUL, way="alter")
     project.scene.archive(ago(100), now=datetime.now(UTC))

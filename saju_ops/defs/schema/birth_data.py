@@ -4,7 +4,7 @@ Dagster reads annotations when an op is defined, so this module can't postpone t
 """
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 from pydantic import Field
@@ -38,6 +38,8 @@ FIRST_BY_HAND = (
     " finds NULL there: launch encrypt_birth_data with dry_run: false. After that, new sessions are encrypted daily."
 )
 
+FORMS = {"as_found": None, "double": True, "plain": False}
+
 
 class EncryptConfig(dg.Config):
     dry_run: bool = Field(
@@ -55,10 +57,10 @@ class EncryptConfig(dg.Config):
         description="true: what an older key of ENCRYPTION_KEY encrypted is encrypted anew by the first. false: it is"
         " left, and the older key stays necessary.",
     )
-    service_form: bool | None = Field(
-        default=None,
-        description="true: base64 around each token, as the service's own code writes them. false: plain tokens."
-        " Empty: as the tokens are that are there already; plain where there is none.",
+    service_form: Literal["as_found", "double", "plain"] = Field(
+        default="as_found",
+        description="double: base64 around each token, as the service's own code writes them. plain: tokens alone."
+        " as_found: as the tokens are that are there already; plain where there is none.",
     )
     replace_dates_of_expired: bool = Field(
         default=False,
@@ -115,7 +117,7 @@ def _work(context: dg.OpExecutionContext, config: EncryptConfig, backup: BackupS
 
     settings = load_settings()
     options = Options(
-        dry_run=config.dry_run, clear_plain=config.clear_plain, rotate=config.rotate, double=config.service_form,
+        dry_run=config.dry_run, clear_plain=config.clear_plain, rotate=config.rotate, double=FORMS[config.service_form],
         chunk_rows=config.chunk_rows, max_rows=config.max_rows, max_runtime_seconds=config.max_runtime_seconds,
         pause_seconds=config.pause_seconds,
     )  # fmt: skip

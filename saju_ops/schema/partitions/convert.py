@@ -11,6 +11,7 @@ The foreign key to the sessions is dropped, since a partitioned table can have n
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -190,6 +191,12 @@ def _require_fit(store: RowStore) -> None:
         raise Refused(
             f"{table.name}.{TIME_COLUMN} is of the type {table.time_type}; a timestamp or datetime is needed. Nothing"
             " was done."
+        )
+    kind = table.column(TIME_COLUMN).type.lower()
+    if table.engine == "mysql" and table.time_type == "timestamp" and not re.match(r"timestamp(\(0\))?(?!\()", kind):
+        raise Refused(
+            f"{table.name}.{TIME_COLUMN} keeps fractions of a second, and MySQL finds months of a timestamp by whole"
+            " seconds only. Nothing was done; make the column `timestamp` (its fractions are lost) or `datetime(6)`."
         )
     columns: dict[str, tuple[bool, str, list[str]]] = {}
     for name, non_unique, kind, column in store.connection.execute(INDEXES, {"name": table.name}):

@@ -237,3 +237,19 @@ def remember(scene: PlainScene, keys: list[dict[str, Any]]) -> None:
     """What a run that was killed wrote into the comment first."""
     before = {"comment": "", "primary": ["log_id"], "keys": keys, "nullable": False}
     scene.run("ALTER TABLE conversation_logs COMMENT = :text", text=f"saju_ops before partitions: {json.dumps(before)}")
+
+
+def test_mysql_cant_partition_by_fractions_of_a_second_and_says_what_helps(mysql_url: str, tmp_path: Path) -> None:
+    scene = PlainScene(mysql_url, tmp_path / "backups").plain("timestamp(6) NOT NULL")
+    three_months(scene)
+    before = scene.definition()
+    with pytest.raises(Refused, match=r"whole seconds only\. Nothing was done; make the column `timestamp`"):
+        scene.convert()
+    assert scene.definition() == before
+
+
+def test_mariadb_partitions_by_fractions_of_a_second(mariadb_url: str, tmp_path: Path) -> None:
+    scene = PlainScene(mariadb_url, tmp_path / "backups").plain("timestamp(6) NOT NULL")
+    three_months(scene)
+    scene.convert()
+    assert "PARTITION BY RANGE" in scene.definition()
