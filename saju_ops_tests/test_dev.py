@@ -111,6 +111,7 @@ def answers(port: int) -> bool:
     return True
 
 
+@pytest.mark.long
 def test_a_sigterm_ends_ui_daemon_and_code_servers_within_seconds_and_a_second_daemon_is_refused(
     tmp_path: Path,
 ) -> None:
@@ -161,6 +162,7 @@ def _made(home: Path) -> Path:
     return home
 
 
+@pytest.mark.long
 def test_what_ignores_the_signal_is_killed_and_orphans_too() -> None:
     stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
     # The middle one ends at once, so that the last is nobody's child.

@@ -100,6 +100,7 @@ def test_a_database_is_dropped_even_while_a_transaction_is_open_in_it(
     engine.dispose()
 
 
+@pytest.mark.long
 def test_extra_arguments_win_over_the_defaults() -> None:
     with MySQL(["--default-time-zone=+09:00", "--log-bin=binlog", "--server-id=7"]) as server:
         [row] = server.execute("SELECT @@time_zone, @@log_bin, @@server_id")
@@ -113,6 +114,7 @@ def test_a_server_that_cannot_start_says_why_and_leaves_nothing() -> None:
     assert server.folder is None
 
 
+@pytest.mark.long
 @SERVERS
 def test_a_stopped_server_leaves_nothing(engine: type[Engine]) -> None:
     server = engine().start()
@@ -122,6 +124,7 @@ def test_a_stopped_server_leaves_nothing(engine: type[Engine]) -> None:
     assert gone(pids, folder, seconds=0.2)
 
 
+@pytest.mark.long
 @SERVERS
 def test_a_killed_owner_leaves_no_server_behind(engine: type[Engine]) -> None:
     script = (
@@ -138,6 +141,7 @@ def test_a_killed_owner_leaves_no_server_behind(engine: type[Engine]) -> None:
     assert gone(pids, Path(folder))
 
 
+@pytest.mark.long
 @SERVERS
 def test_a_killed_supervisor_takes_the_server_along(engine: type[Engine]) -> None:
     server = engine().start()

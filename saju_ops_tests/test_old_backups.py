@@ -52,6 +52,7 @@ def logs_of_then(url: str) -> list[tuple[object, ...]]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres", "sqlite"])
 def test_days_and_dumps_of_an_earlier_version_come_back(
     engine: str, stored: tuple[Path, dict[str, str]], request: pytest.FixtureRequest, tmp_path: Path
@@ -76,6 +77,7 @@ def test_days_and_dumps_of_an_earlier_version_come_back(
                 connection.exec_driver_sql(f"DROP DATABASE {name}")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres", "sqlite"])
 def test_everything_of_an_earlier_version_is_verified(
     engine: str, stored: tuple[Path, dict[str, str]], tmp_path: Path
@@ -88,6 +90,7 @@ def test_everything_of_an_earlier_version_is_verified(
         assert word not in said
 
 
+@pytest.mark.long
 def test_a_snapshot_of_an_earlier_version_comes_back(stored: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     import chromadb
 

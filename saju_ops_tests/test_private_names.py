@@ -31,6 +31,7 @@ def private_imports() -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.long
 def test_dagsters_private_names_are_imported_by_one_module() -> None:
     assert private_imports() == {"defs/interrupts.py": {"dagster._utils.interrupts"}}
 
@@ -41,6 +42,7 @@ def test_dagsters_private_names_are_there() -> None:
     assert interrupts.KNOWN
 
 
+@pytest.mark.long
 def test_without_them_everything_loads_and_a_cancel_ends_a_run_at_once() -> None:
     program = """
 import logging, sys

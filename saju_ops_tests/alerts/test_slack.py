@@ -92,6 +92,7 @@ def test_after_any_passing_failure_every_message_arrives_once(scene: Scene, fake
     assert sorted(texts(fake)) == [f"✅ *알림 {n}번*" for n in range(1, 6)]
 
 
+@pytest.mark.long
 def test_a_slack_that_does_not_answer_loses_nothing(scene: Scene, fake: FakeSlack) -> None:
     fake.fault(POST, "hang", times=1, seconds=6)
     scene.add(message(1), message(2))

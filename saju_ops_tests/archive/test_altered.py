@@ -88,6 +88,7 @@ def test_a_column_that_is_added_and_filled_between_two_chunks_stops_the_purge(sc
     require_stopped(scene, result, "the column note was added to conversation_logs")
 
 
+@pytest.mark.long
 def test_archived_again_in_its_new_shape_the_rest_is_purged_and_restored_whole(scene: Scene) -> None:
     purge_with(
         scene, f"ALTER TABLE {scene.name} ADD COLUMN note varchar(100)", f"UPDATE {scene.name} SET note = 'n'"  # noqa: S608
@@ -106,6 +107,7 @@ def names_of(part: Any) -> list[str]:
     return [column.name for column in part.table_columns]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres"])
 @pytest.mark.parametrize(
     ("change", "what"),
@@ -125,6 +127,7 @@ def test_a_column_that_is_changed_stops_the_purge(
     require_stopped(scene, result, what)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [", ALGORITHM=INSTANT", ", ALGORITHM=INPLACE", ", ALGORITHM=COPY"])
 @pytest.mark.parametrize("engine", ["mysql", "mariadb"])
 def test_an_invisible_column_stops_the_purge_however_it_is_added(
@@ -136,6 +139,7 @@ def test_an_invisible_column_stops_the_purge_however_it_is_added(
     require_stopped(scene, result, "the column note was added")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rule", ["CASCADE", "SET NULL"])
 def test_a_child_that_is_made_between_two_chunks_keeps_its_rows(scene: Scene, rule: str) -> None:
     result = purge_with(
@@ -153,6 +157,7 @@ def test_a_trigger_that_is_made_between_two_chunks_never_fires(scene: Scene) -> 
     assert scene.run("SELECT COUNT(*) FROM kept")[0][0] == 0
 
 
+@pytest.mark.long
 def test_what_was_there_before_the_purge_began_does_not_stop_it(scene: Scene) -> None:
     scene.run("CREATE TABLE kept (log_id bigint)", child_of(scene), *trigger_on(scene))
     scene.run("INSERT INTO notes (id, log_id) VALUES (1, 35)")
@@ -169,6 +174,7 @@ def test_what_changes_no_row_does_not_stop_it(scene: Scene) -> None:
     assert (result.deleted, result.finished, result.problems) == (ROWS, True, [])
 
 
+@pytest.mark.long
 def test_another_table_under_the_same_name_loses_only_rows_that_are_archived(scene: Scene) -> None:
     """As gh-ost and pt-online-schema-change leave it: what came meanwhile and what changed stays."""
     copy = (
@@ -337,6 +343,7 @@ def test_rows_of_a_partition_that_was_exchanged_are_compared_anew(
     assert scene.run("SELECT COUNT(*) FROM other") == [(20,)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("process", [False, True], ids=["without PROCESS", "with PROCESS"])
 @pytest.mark.parametrize("engine", ["mysql", "mariadb"])
 def test_an_account_with_rights_on_the_database_alone_sees_the_changes(
@@ -355,6 +362,7 @@ def test_an_account_with_rights_on_the_database_alone_sees_the_changes(
     require_stopped(scene, result, "references conversation_logs")
 
 
+@pytest.mark.long
 def test_a_target_that_is_altered_between_plan_and_insert_gets_no_row(scene: Scene) -> None:
     scene.purge()
     added = f"ALTER TABLE {scene.name} ADD COLUMN note varchar(100)"

@@ -44,6 +44,7 @@ def mysql_scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
 # --- a day for the first time -----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_day_is_archived_with_a_manifest_and_a_proof(scene: Scene) -> None:
     scene.add(20)
     result = scene.archive()
@@ -54,6 +55,7 @@ def test_a_day_is_archived_with_a_manifest_and_a_proof(scene: Scene) -> None:
     assert scene.count() == 20
 
 
+@pytest.mark.long
 def test_a_day_that_is_not_over_is_refused(scene: Scene) -> None:
     scene.add(1)
     with pytest.raises(Refused, match="not over"):
@@ -87,6 +89,7 @@ def test_files_and_folders_are_for_their_owner_alone(scene: Scene) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
 
+@pytest.mark.long
 def test_the_table_may_be_called_conversation_log(database_url: str, tmp_path: Path) -> None:
     scene = Scene(database_url, tmp_path / "backups", "conversation_log").create_table()
     scene.add(3)
@@ -98,6 +101,7 @@ def test_the_table_may_be_called_conversation_log(database_url: str, tmp_path: P
 ODD_NAMES = ["대화 기록 100%", 'a "quoted" `name\'s', "select", "semi;colon:x %s", "Mixed.Case\\x"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_names_with_quotes_blanks_and_reserved_words_work(database_url: str, tmp_path: Path, name: str) -> None:
     scene = Scene(database_url, tmp_path / "backups", name)
@@ -179,6 +183,7 @@ def test_pieces_and_the_plain_cursor_give_the_same_bytes(mysql_scene: Scene, mon
     assert manifest_of(scene)["digest_algorithm"] == "xor64-sha256-v1"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("gzip", [False, True])
 def test_a_day_of_many_pieces_is_proven_and_found_unchanged(
     mysql_scene: Scene, monkeypatch: pytest.MonkeyPatch, gzip: bool
@@ -200,6 +205,7 @@ def test_a_day_of_many_pieces_is_proven_and_found_unchanged(
     assert scene.archive().outcome == "unchanged"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("late", [0, 50, 201])
 def test_a_row_that_came_before_between_or_after_the_pieces_is_seen(mysql_scene: Scene, late: int) -> None:
     scene = mysql_scene
@@ -225,6 +231,7 @@ def test_a_day_is_cut_where_its_rows_are_large(mysql_scene: Scene, monkeypatch: 
     assert len(rows) >= 4
 
 
+@pytest.mark.long
 def test_a_row_that_fits_no_piece_is_read_by_the_plain_cursor(
     mysql_scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +265,7 @@ def test_rows_in_another_order_than_their_key_are_read_by_the_plain_cursor(
     assert manifest_of(scene)["first_key"] == ["1"]
 
 
+@pytest.mark.long
 def test_an_account_of_one_connection_archives_too(mysql_scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = mysql_scene
     scene.add(200)
@@ -312,6 +320,7 @@ def test_a_table_whose_key_is_not_a_number_is_read_by_the_plain_cursor(mysql_sce
     assert manifest_of(scene)["digest_algorithm"] == "xor64-sha256-v1"
 
 
+@pytest.mark.long
 def test_a_partitioned_table_is_read_in_pieces(mysql_scene: Scene) -> None:
     """Its primary key is log_id, then created_at."""
     scene = mysql_scene
@@ -336,6 +345,7 @@ ORDERS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", list(ORDERS))
 def test_a_day_comes_back_whatever_order_its_key_has_beyond_the_first_column(mysql_scene: Scene, order: str) -> None:
     """A purge and a restore go by ranges of the whole key, from the first row of the file to the last."""
@@ -403,6 +413,7 @@ def servers_in_two_zones() -> Iterator[tuple[MySQL, MySQL]]:
         yield seoul, utc
 
 
+@pytest.mark.long
 def test_a_server_in_seoul_and_one_in_utc_give_the_same_file(
     servers_in_two_zones: tuple[MySQL, MySQL], tmp_path: Path
 ) -> None:
@@ -435,6 +446,7 @@ def test_columns_without_a_zone_are_read_in_the_zone_of_the_database(
     assert scene.ids() == [0, 3]
 
 
+@pytest.mark.long
 def test_a_row_of_the_last_microsecond_belongs_to_its_own_day(scene: Scene) -> None:
     times = [DAY.start, DAY.end - timedelta(microseconds=1), DAY.end, DAY.start - timedelta(microseconds=1)]
     scene.insert([{"log_id": i, "created_at": scene.time(t)} for i, t in enumerate(times, 1)])
@@ -454,6 +466,7 @@ def test_an_unchanged_day_is_left_alone(scene: Scene) -> None:
     assert scene.snapshot_of_files() == files
 
 
+@pytest.mark.long
 def test_late_and_changed_rows_go_to_part_two_and_then_to_part_three(scene: Scene) -> None:
     scene.add(20)
     scene.archive()
@@ -468,6 +481,7 @@ def test_late_and_changed_rows_go_to_part_two_and_then_to_part_three(scene: Scen
     assert files.items() <= scene.snapshot_of_files().items()
 
 
+@pytest.mark.long
 def test_a_row_changed_and_changed_back_is_archived_each_time(scene: Scene) -> None:
     scene.add(5)
     original = scene.state()
@@ -493,6 +507,7 @@ def test_a_purged_day_keeps_its_archive_and_says_so(scene: Scene) -> None:
     assert scene.snapshot_of_files() == files
 
 
+@pytest.mark.long
 def test_a_partly_purged_day_keeps_its_archive(scene: Scene) -> None:
     scene.add(10)
     scene.archive()
@@ -519,6 +534,7 @@ def test_a_data_file_without_a_manifest_is_adopted_where_it_equals_the_database(
     assert scene.purge().deleted == 10
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("late", [0, 1], ids=["a row changed", "a row came"])
 def test_a_data_file_without_a_manifest_that_differs_is_left_alone(scene: Scene, late: int) -> None:
     scene.add(10)
@@ -535,6 +551,7 @@ def test_a_data_file_without_a_manifest_that_differs_is_left_alone(scene: Scene,
     assert result.strays
 
 
+@pytest.mark.long
 def test_a_cell_that_changes_on_its_way_into_the_file_is_found(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever it is changed: the rows read back must be those of the database itself."""
     scene.add(10)
@@ -571,6 +588,7 @@ def test_unfinished_files_of_the_same_day_are_cleared(scene: Scene) -> None:
 # --- what is refused --------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone", "manifest"])
 def test_a_damaged_archive_is_noticed_and_nothing_is_written(scene: Scene, damage: str) -> None:
     scene.add(10)
@@ -594,6 +612,7 @@ def test_a_damaged_archive_is_noticed_and_nothing_is_written(scene: Scene, damag
     assert scene.snapshot_of_files() == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("field", ["table", "database"])
 def test_an_archive_of_another_table_or_database_is_refused(scene: Scene, field: str) -> None:
     scene.add(5)
@@ -606,6 +625,7 @@ def test_an_archive_of_another_table_or_database_is_refused(scene: Scene, field:
     assert scene.count() == 5
 
 
+@pytest.mark.long
 def test_an_archive_of_another_day_under_this_days_name_is_refused(scene: Scene) -> None:
     scene.add(5)
     scene.archive()
@@ -616,6 +636,7 @@ def test_an_archive_of_another_day_under_this_days_name_is_refused(scene: Scene)
     assert scene.purge().deleted == 0
 
 
+@pytest.mark.long
 def test_a_second_archive_of_the_same_day_steps_back(scene: Scene) -> None:
     scene.add(5)
     with scene.store() as store, store.lock(f"day {DAY}", 1):
@@ -625,6 +646,7 @@ def test_a_second_archive_of_the_same_day_steps_back(scene: Scene) -> None:
     assert scene.archive(wait=0.1).outcome == "archived"
 
 
+@pytest.mark.long
 def test_many_archives_of_a_day_at_once_write_it_once(scene: Scene) -> None:
     scene.add(300)
     outcomes: list[str] = []
@@ -697,6 +719,7 @@ ALTERATIONS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("alteration", list(ALTERATIONS))
 def test_an_altered_table_is_archived_anew_and_purged_only_by_the_new_part(scene: Scene, alteration: str) -> None:
     scene.add(6)
@@ -729,6 +752,7 @@ def test_a_row_that_cannot_be_read_is_not_quoted(sqlite_url: str, tmp_path: Path
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.long
 def test_no_message_text_leaves_the_file(
     scene: Scene, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -754,6 +778,7 @@ def test_no_message_text_leaves_the_file(
 # --- live writers -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres", "sqlite"])
 def test_rows_written_during_the_archive_are_in_a_part_or_still_to_come(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path

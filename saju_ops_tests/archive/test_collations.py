@@ -61,6 +61,7 @@ def change(scene: Scene, collation: str, key: str) -> None:
         )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("key", ["id", "id, room", "room, id"])
 @pytest.mark.parametrize("what", list(CHANGES))
 def test_a_changed_collation_leaves_no_row_behind_and_all_come_back(
@@ -104,6 +105,7 @@ PAIRS = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 @pytest.mark.parametrize("key", ["id", "room, id"])
 def test_a_day_comes_back_in_another_kind_of_database_by_its_own_default_collation(
@@ -134,6 +136,7 @@ def case_scene(engine: str, request: pytest.FixtureRequest, folder: Path) -> Sce
     return scene
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", list(CI))
 def test_a_key_that_changed_its_letter_case_is_one_row(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -149,6 +152,7 @@ def test_a_key_that_changed_its_letter_case_is_one_row(
     assert scene.state("another") == original
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", list(CI))
 def test_a_key_that_changed_back_is_archived_again_before_it_is_deleted(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path

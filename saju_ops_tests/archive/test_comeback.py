@@ -99,11 +99,13 @@ def comes_back(scene: Scene, rows: int) -> None:
     assert scene.state("copy_of_logs") == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", list(HIDDEN))
 def test_types_inside_json_come_back(mysql_url: str, tmp_path: Path, what: str) -> None:
     comes_back(made(mysql_url, tmp_path, PLAIN[4], HIDDEN[what], "NULL", HIDDEN[what]), 4)
 
 
+@pytest.mark.long
 def test_documents_with_and_without_types_of_many_days_come_back(mysql_url: str, tmp_path: Path) -> None:
     scene = made(mysql_url, tmp_path, *HIDDEN.values(), *PLAIN)
     scene.run(f"UPDATE {scene.name} SET created_at = '2026-10-02 01:00:00' WHERE log_id % 2 = 0")  # noqa: S608
@@ -119,6 +121,7 @@ def test_documents_with_and_without_types_of_many_days_come_back(mysql_url: str,
     assert (scene.state(), types_of(scene)) == (before, types)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", list(LOST))
 def test_a_day_whose_json_holds_what_no_restore_makes_again_is_refused_with_the_number_of_rows(
     mysql_url: str, tmp_path: Path, what: str
@@ -182,6 +185,7 @@ def test_a_document_that_got_a_decimal_after_it_was_archived_stays_and_is_archiv
     assert (scene.state(), types_of(scene)) == (before, types)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("document", "value"),
     [
@@ -208,6 +212,7 @@ def test_a_document_that_changed_to_another_type_with_the_same_text_stays_and_is
     assert (scene.state(), types_of(scene)) == (before, types)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("other", ["mariadb_url", "postgres_url", "sqlite_url"])
 def test_types_inside_json_are_left_out_where_another_engine_gets_the_rows(
     mysql_url: str, tmp_path: Path, other: str, request: pytest.FixtureRequest
@@ -280,6 +285,7 @@ def drilled(scene: Scene) -> Any:
     return archive_drill(scene.storage, now=NOW, zone=SEOUL)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("key", ["bigint", "decimal(20,5)"])
 def test_a_drill_gives_back_every_value_of_every_engine(database_url: str, tmp_path: Path, key: str) -> None:
     drill = drilled(of_every_kind(database_url, tmp_path, key))

@@ -17,6 +17,7 @@ DATES = {"Asia/Seoul": "2026-10-01", "UTC": "2026-10-01", "America/Los_Angeles":
          "Pacific/Kiritimati": "2026-10-02"}  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres"])
 @pytest.mark.parametrize("zone", list(DATES))
 def test_each_due_day_is_one_day_and_its_rows_go_and_come_back(

@@ -31,6 +31,7 @@ def with_password(scene: Scene, password: str | None) -> None:
     scene.storage = open_storage(str(scene.folder), password)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("compression", ["none", "gzip"])
 def test_archive_purge_and_restore_give_back_every_cell(
     database_url: str, tmp_path: Path, compression: Compression
@@ -62,6 +63,7 @@ def test_another_tool_reads_the_same_rows_from_the_zip(sqlite_url: str, tmp_path
     assert {row["content"] for row in rows} == {'쉼표, "따옴표"\n줄'}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("password", [None, "another long password"])
 def test_without_the_right_password_nothing_is_deleted_and_the_sentence_says_so(
     database_url: str, tmp_path: Path, password: str | None
@@ -80,6 +82,7 @@ def test_without_the_right_password_nothing_is_deleted_and_the_sentence_says_so(
             work()
 
 
+@pytest.mark.long
 def test_old_parts_stay_readable_and_new_ones_are_encrypted(database_url: str, tmp_path: Path) -> None:
     scene = scene_at(database_url, tmp_path, None)
     scene.add(100)

@@ -116,6 +116,7 @@ def require_finished_by_the_next(job: Job, truth: Truth) -> None:
 # --- archive ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @SERVERS
 def test_an_archive_that_loses_its_connections_while_streaming(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -134,6 +135,7 @@ def test_an_archive_that_loses_its_connections_while_streaming(
     assert require_all_held(url, tmp_path, truth).latest == truth
 
 
+@pytest.mark.long
 @DRIVERS
 @pytest.mark.parametrize("moment", ["_prove", "_commit", "_write_manifest"])
 def test_an_archive_that_loses_its_connections_at_the_end(
@@ -170,6 +172,7 @@ def _cut_in_the_stream(patch: pytest.MonkeyPatch, url: str) -> None:
     patch.setattr(DayArchiver, "_stream", stream)
 
 
+@pytest.mark.long
 @SERVERS
 def test_a_further_part_that_loses_its_connection(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     truth = fill(url, days=DAYS[:1], rows_a_day=100)
@@ -215,6 +218,7 @@ PURGE_MOMENTS: dict[str, Callable[[pytest.MonkeyPatch, str], object]] = {
 POSTGRES_MOMENTS = [("postgres_url", m) for m in list(PURGE_MOMENTS)[2:6]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("url_fixture", "moment"), [("mysql_url", m) for m in PURGE_MOMENTS] + POSTGRES_MOMENTS)
 def test_a_purge_that_loses_its_connection(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
@@ -274,6 +278,7 @@ RESTORE_MOMENTS: dict[str, Callable[[pytest.MonkeyPatch, str], object]] = {
 }
 
 
+@pytest.mark.long
 @DRIVERS
 @pytest.mark.parametrize("moment", RESTORE_MOMENTS)
 def test_a_restore_that_loses_its_connection(

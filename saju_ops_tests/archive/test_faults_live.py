@@ -75,6 +75,7 @@ def row_held(url: str, key: int) -> Iterator[None]:
         yield
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("url_fixture", ["mysql_url", "postgres_url"])
 def test_a_purge_that_waits_for_a_row_does_not_hold_up_the_service(
     url_fixture: str, tmp_path: Path, request: pytest.FixtureRequest

@@ -75,6 +75,7 @@ def files_in(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.rglob("*") if p.is_file())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "compression"), LIMITS)
 def test_a_full_disk_leaves_nothing_behind_and_the_next_run_works(
     database_url: str, tmp_path: Path, kind: str, compression: Literal["none", "gzip"]
@@ -96,6 +97,7 @@ def test_a_full_disk_leaves_nothing_behind_and_the_next_run_works(
         assert (answer.deleted, answer.problems) == (100, [])
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_up_at_the_second_day_leaves_the_first_day_whole(database_url: str, tmp_path: Path) -> None:
     truth = fill(database_url, days=OLD_DAYS[:1], rows_a_day=100)
     fill_more(database_url, truth)
@@ -145,6 +147,7 @@ def test_a_disk_that_is_full_at_the_manifest_is_no_archive_and_the_next_run_adop
         assert (archive.latest, archive.parts, archive.strays) == (truth, 1, [])
 
 
+@pytest.mark.long
 def test_a_storage_that_vanished_deletes_nothing(database_url: str, tmp_path: Path) -> None:
     truth = fill(database_url, rows_a_day=50)
     job = Job("archive", database_url, str(tmp_path / "backups"))

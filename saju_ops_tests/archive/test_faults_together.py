@@ -49,6 +49,7 @@ def beside(held: Job, other: Job) -> tuple[Answer, Answer]:
     return first, second
 
 
+@pytest.mark.long
 @LOCKS
 def test_two_purges_at_once(url: str, tmp_path: Path) -> None:
     truth = fill(url, rows_a_day=100)
@@ -63,6 +64,7 @@ def test_two_purges_at_once(url: str, tmp_path: Path) -> None:
     require_no_lock(url)
 
 
+@pytest.mark.long
 @LOCKS
 @pytest.mark.parametrize("point", [BEFORE_THE_FILE, BEFORE_THE_MANIFEST], ids=str)
 def test_two_archives_of_the_same_day_at_once(url: str, tmp_path: Path, point: Point) -> None:
@@ -76,6 +78,7 @@ def test_two_archives_of_the_same_day_at_once(url: str, tmp_path: Path, point: P
     assert (found.latest, found.parts, found.strays, found.unfinished) == (truth, 3, [], [])
 
 
+@pytest.mark.long
 @LOCKS
 def test_an_archive_of_another_day_continues_meanwhile(url: str, tmp_path: Path) -> None:
     truth = fill(url, rows_a_day=100)
@@ -86,6 +89,7 @@ def test_an_archive_of_another_day_continues_meanwhile(url: str, tmp_path: Path)
     assert require_all_held(url, folder, truth).latest == truth
 
 
+@pytest.mark.long
 @LOCKS
 def test_an_archive_while_its_day_is_purged_steps_back(url: str, tmp_path: Path) -> None:
     truth = fill(url, rows_a_day=100)
@@ -98,6 +102,7 @@ def test_an_archive_while_its_day_is_purged_steps_back(url: str, tmp_path: Path)
     require_all_held(url, folder, truth)
 
 
+@pytest.mark.long
 @LOCKS
 def test_a_purge_while_a_day_is_archived_leaves_that_day_and_says_so(url: str, tmp_path: Path) -> None:
     truth = fill(url, rows_a_day=100)
@@ -114,6 +119,7 @@ def test_a_purge_while_a_day_is_archived_leaves_that_day_and_says_so(url: str, t
     assert run(purge).deleted == 100
 
 
+@pytest.mark.long
 @LOCKS
 def test_the_second_waits_where_the_first_is_soon_done(url: str, tmp_path: Path) -> None:
     truth = fill(url, rows_a_day=100)
@@ -129,6 +135,7 @@ def test_the_second_waits_where_the_first_is_soon_done(url: str, tmp_path: Path)
     assert require_all_held(url, folder, truth).parts == 3
 
 
+@pytest.mark.long
 @LOCKS
 def test_processes_that_start_together_do_the_work_once(url: str, tmp_path: Path) -> None:
     """Four archives of the same days, then four purges, none of them arranged: each waits for its turn."""
@@ -145,6 +152,7 @@ def test_processes_that_start_together_do_the_work_once(url: str, tmp_path: Path
     assert len(table_rows(url)) == 200
 
 
+@pytest.mark.long
 @LOCKS
 def test_a_lock_keeps_out_all_others_however_many_come_and_go(url: str, tmp_path: Path) -> None:
     fill(url, days=())

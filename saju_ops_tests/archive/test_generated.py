@@ -67,6 +67,7 @@ def comes_back(scene: Scene, rows: int = 24) -> None:
     assert scene.state("copy_of_logs") == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("zone", ["+00:00", "+09:00"])
 def test_stored_generated_columns_come_back_as_the_services_session_computed_them(scene: Scene, zone: str) -> None:
     written_in(scene, zone)
@@ -86,6 +87,7 @@ def test_a_restore_by_inserts_gives_the_same_generated_columns(mysql_server: Any
             mysql_server.execute("SET GLOBAL local_infile = ON")
 
 
+@pytest.mark.long
 def test_they_come_back_from_an_archive_of_an_earlier_version(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     written_in(scene, "+09:00")
     before = scene.state()
@@ -132,6 +134,7 @@ def test_a_function_that_computes_otherwise_since_is_noticed(postgres_url: str, 
         scene.archive()
 
 
+@pytest.mark.long
 def test_virtual_columns_of_a_time_come_back(mysql_url: str, mariadb_url: str, tmp_path: Path) -> None:
     for number, url in enumerate((mysql_url, mariadb_url)):
         scene = Scene(url, tmp_path / f"backups{number}")
@@ -164,6 +167,7 @@ VERSIONED = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("hidden", ["", " INVISIBLE"])
 def test_explicit_columns_of_system_versioning_come_back(mariadb_url: str, tmp_path: Path, hidden: str) -> None:
     scene = Scene(mariadb_url, tmp_path / "backups")

@@ -36,6 +36,7 @@ def quoted(scene: Scene, name: str) -> str:
     return scene.engine.dialect.identifier_preparer.quote_identifier(name)
 
 
+@pytest.mark.long
 def test_each_word_of_the_server_may_be_a_column(database_url: str, tmp_path: Path) -> None:
     """Archived, purged and restored, both into the table itself and into a new one."""
     words = words_of(database_url)
@@ -70,6 +71,7 @@ RESERVED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("engine", "word"), [(e, word) for e, words in RESERVED.items() for word in words])
 def test_a_table_its_key_and_its_indexes_may_bear_a_reserved_word(
     engine: str, word: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -97,6 +99,7 @@ def test_a_table_its_key_and_its_indexes_may_bear_a_reserved_word(
 OPTIONS = ["sql_select_limit=16", "sql_safe_updates=1", "foreign_key_checks=0", "completion_type=1", "unique_checks=0"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("server", [MySQL, MariaDB])
 def test_what_is_set_for_the_whole_server_neither_cuts_nor_hinders_a_purge(

@@ -55,6 +55,7 @@ def url(server: Engine) -> Iterator[str]:
         yield url
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("local_infile", ["ON", "OFF"])
 def test_the_error_value_of_an_enum_comes_back(server: Engine, url: str, tmp_path: Path, local_infile: str) -> None:
     scene = scene_of(url, tmp_path, "role enum('user','tool'), n int", "'user', 1", "'nobody', 2", "NULL, 3")
@@ -137,6 +138,7 @@ def test_rows_older_than_a_check_come_back_on_sqlite(sqlite_url: str, tmp_path: 
 # --- partitions --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("local_infile", ["ON", "OFF"])
 def test_rows_whose_partition_was_dropped_come_back_into_another_table_and_the_refusal_says_so(
     server: Engine, url: str, tmp_path: Path, local_infile: str
@@ -217,6 +219,7 @@ def test_rows_come_back_without_a_right_on_the_sequence_and_the_operator_is_info
 # --- keys --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres", "sqlite"])
 def test_a_key_whose_letters_changed_their_case_since_comes_back_once_and_as_it_was_last(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -285,6 +288,7 @@ def test_texts_come_back_to_a_sqlite_table_whose_other_times_are_numbers(sqlite_
 # --- many columns ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("columns", "nulls"), [(49, False), (300, True), (300, False)])
 def test_a_table_of_many_columns_comes_back(database_url: str, tmp_path: Path, columns: int, nulls: bool) -> None:
     scene = Scene(database_url, tmp_path / "backups")
@@ -308,6 +312,7 @@ def test_a_table_of_many_columns_comes_back(database_url: str, tmp_path: Path, c
 # --- rows without a day ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("zone", ["Asia/Seoul", "America/New_York"])
 def test_a_row_of_the_year_1_stops_no_purge_and_is_counted(database_url: str, tmp_path: Path, zone: str) -> None:
     scene = Scene(database_url, tmp_path / "backups", zone=ZoneInfo(zone))

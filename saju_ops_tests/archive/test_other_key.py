@@ -42,6 +42,7 @@ def give_key(scene: Scene, key: str) -> None:
 KEYS = ["log_id, created_at", "tokens"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("key", KEYS)
 def test_archived_days_are_unchanged_purged_and_restored_all_the_same(scene: Scene, key: str) -> None:
     give_key(scene, key)
@@ -54,6 +55,7 @@ def test_archived_days_are_unchanged_purged_and_restored_all_the_same(scene: Sce
     assert scene.restore().already_there == 6
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("key", KEYS)
 def test_a_changed_row_is_one_row_in_parts_of_different_keys(scene: Scene, key: str) -> None:
     give_key(scene, key)
@@ -68,6 +70,7 @@ def test_a_changed_row_is_one_row_in_parts_of_different_keys(scene: Scene, key: 
     assert scene.state() == original
 
 
+@pytest.mark.long
 def test_a_row_changed_back_is_not_deleted_by_its_older_form_of_another_key(scene: Scene) -> None:
     give_key(scene, KEYS[0])
     scene.update("content = '바뀜'", "log_id = 2")
@@ -77,6 +80,7 @@ def test_a_row_changed_back_is_not_deleted_by_its_older_form_of_another_key(scen
     assert scene.ids() == [2]
 
 
+@pytest.mark.long
 def test_a_wide_key_that_was_made_narrow_is_followed_too(scene: Scene) -> None:
     give_key(scene, KEYS[0])
     scene.add(1, first=7, tokens=7)

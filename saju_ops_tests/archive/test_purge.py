@@ -104,6 +104,7 @@ def test_the_days_can_be_narrowed(scene: Scene) -> None:
     assert scene.ids() == [1, 3]
 
 
+@pytest.mark.long
 def test_a_dry_run_changes_nothing_and_says_the_numbers(scene: Scene) -> None:
     scene.add(20)
     scene.archive()
@@ -119,6 +120,7 @@ def test_a_dry_run_changes_nothing_and_says_the_numbers(scene: Scene) -> None:
     assert scene.purge().deleted == 17
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("chunk_size", [1, 7, 5000])
 def test_late_and_changed_rows_stay_and_are_counted(scene: Scene, chunk_size: int) -> None:
     scene.add(30)
@@ -141,6 +143,7 @@ def test_a_row_that_moved_to_another_day_stays(scene: Scene) -> None:
     assert scene.ids() == [2]
 
 
+@pytest.mark.long
 def test_an_older_form_of_a_row_is_no_reason_to_delete_it(scene: Scene) -> None:
     scene.add(3)
     scene.archive()
@@ -197,6 +200,7 @@ def test_a_row_that_comes_between_the_comparison_and_the_delete_stays(
     assert scene.ids() == [5]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("late", [0, 1], ids=["whole", "row by row"])
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres"])
 def test_a_writer_waits_for_a_row_that_is_being_compared(
@@ -228,6 +232,7 @@ def test_a_writer_waits_for_a_row_that_is_being_compared(
     assert (result.deleted, result.kept_late, result.row_by_row_chunks) == (9, late, late)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres", "sqlite"])
 def test_a_live_writer_loses_nothing(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     scene = Scene(request.getfixturevalue(f"{engine}_url"), tmp_path / "backups").create_table()
@@ -283,6 +288,7 @@ def test_max_runtime_stops_it_at_a_chunks_end(scene: Scene) -> None:
     assert scene.count() == 20 - result.deleted
 
 
+@pytest.mark.long
 def test_a_chunk_has_fewer_rows_where_they_are_large(mysql_url: str, tmp_path: Path) -> None:
     """Else five thousand rows of one megabyte would all be held, by this process and by one transaction."""
     scene = Scene(mysql_url, tmp_path / "backups").create_table()
@@ -333,6 +339,7 @@ def test_when_asked_it_stops_at_a_chunks_end_and_says_why(scene: Scene) -> None:
     assert scene.purge(chunk_size=5).deleted == 10
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("held", [3, 8, 18])
 def test_what_was_deleted_before_a_chunk_that_is_locked_is_counted(mysql_scene: Scene, held: int) -> None:
     scene = mysql_scene
@@ -375,6 +382,7 @@ def test_a_lag_limit_without_a_replica_to_ask_is_refused(scene: Scene) -> None:
 # --- two at once ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_second_purge_steps_back(scene: Scene) -> None:
     scene.add(2)
     scene.archive()
@@ -385,6 +393,7 @@ def test_a_second_purge_steps_back(scene: Scene) -> None:
     assert scene.purge(wait=0.1).deleted == 2
 
 
+@pytest.mark.long
 def test_a_purge_leaves_a_day_alone_that_is_being_archived(scene: Scene) -> None:
     scene.add(2)
     scene.add(2, first=10, day=NEXT_DAY)
@@ -407,6 +416,7 @@ def locked_row(scene: Scene, log_id: int) -> Iterator[None]:
         connection.rollback()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("database_url", ["mysql", "mariadb", "postgres"], indirect=True)
 def test_a_day_with_a_row_that_somebody_locks_waits_for_the_next_run(scene: Scene) -> None:
     scene.add(6)
@@ -437,6 +447,7 @@ def reference(scene: Scene, table: str, rule: str, key: str = "log_id") -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rule", RULES)
 def test_a_row_that_another_table_references_stays_and_its_children_too(scene: Scene, rule: str) -> None:
     scene.add(10)
@@ -512,6 +523,7 @@ def test_a_replica_that_stops_answering_stops_the_purge(scene: Scene, monkeypatc
     assert (result.deleted, result.stopped) == (4, "no replica can be asked for its lag any more")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb"])
 def test_a_table_that_the_account_may_not_see_loses_no_row_by_a_cascade(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -589,6 +601,7 @@ def test_references_over_two_columns_hold_a_row(database_url: str, tmp_path: Pat
 # --- archives that can't be trusted -----------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone", "empty", "manifest"])
 def test_no_row_of_a_day_with_a_damaged_archive_is_deleted_and_other_days_go_on(scene: Scene, damage: str) -> None:
     scene.add(10)
@@ -736,6 +749,7 @@ def test_the_space_and_how_to_get_it_back_are_reported(scene: Scene) -> None:
     assert result.table_bytes > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("server", [MySQL, MariaDB])
 def test_it_works_where_the_binary_log_is_by_statement(server: Any, tmp_path: Path) -> None:
     args = ["--server-id=1", "--log-bin=binlog", "--binlog-format=STATEMENT"]

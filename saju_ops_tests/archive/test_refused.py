@@ -51,6 +51,7 @@ TRIGGERS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("trigger", list(TRIGGERS))
 @pytest.mark.parametrize("chunk_size", [7, 5000])
 def test_a_row_that_a_trigger_refuses_stays_and_all_else_is_deleted(
@@ -97,6 +98,7 @@ def test_a_row_that_an_undeclared_restrict_key_holds_stays(database_url: str, tm
     assert scene.ids() == [3, 4]
 
 
+@pytest.mark.long
 def test_where_every_row_is_refused_all_are_counted_and_other_days_go(sqlite_url: str, tmp_path: Path) -> None:
     scene = Scene(sqlite_url, tmp_path / "backups").create_table()
     scene.add(300)
@@ -146,6 +148,7 @@ def test_a_right_that_is_lacking_ends_the_purge_there_too(
     assert scene.count() == 5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb"])
 def test_after_a_deadlock_nothing_is_deleted_by_what_was_compared_before_it(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path

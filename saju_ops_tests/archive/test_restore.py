@@ -36,6 +36,7 @@ def purged(scene: Scene, rows: int = 20) -> list[tuple[object, ...]]:
     return original
 
 
+@pytest.mark.long
 def test_purged_rows_come_back_and_a_second_restore_finds_them(scene: Scene) -> None:
     original = purged(scene)
     result = scene.restore()
@@ -46,6 +47,7 @@ def test_purged_rows_come_back_and_a_second_restore_finds_them(scene: Scene) -> 
     assert scene.state() == original
 
 
+@pytest.mark.long
 def test_a_dry_run_says_it_and_writes_nothing(scene: Scene) -> None:
     purged(scene)
     result = scene.restore(dry_run=True)
@@ -67,6 +69,7 @@ def test_rows_that_are_there_and_equal_are_skipped(scene: Scene) -> None:
     assert scene.state() == original
 
 
+@pytest.mark.long
 def test_a_row_that_differs_stops_it_before_the_first_write_and_is_named(scene: Scene) -> None:
     scene.add(20)
     scene.archive()
@@ -89,6 +92,7 @@ def test_a_row_that_differs_on_a_later_day_stops_the_first_day_too(scene: Scene)
     assert scene.count() == 5
 
 
+@pytest.mark.long
 def test_a_row_that_two_days_archives_hold_stops_it_before_the_first_write(scene: Scene) -> None:
     scene.add(3)
     scene.archive()
@@ -101,6 +105,7 @@ def test_a_row_that_two_days_archives_hold_stops_it_before_the_first_write(scene
     assert scene.restore(NEXT_DAY).written == 1
 
 
+@pytest.mark.long
 def test_a_new_table_is_made_without_foreign_keys_and_takes_the_rows(scene: Scene) -> None:
     original = purged(scene)
     result = scene.restore(table="copy_of_logs")
@@ -108,6 +113,7 @@ def test_a_new_table_is_made_without_foreign_keys_and_takes_the_rows(scene: Scen
     assert scene.state("copy_of_logs") == original
 
 
+@pytest.mark.long
 def test_the_rows_go_to_another_database(scene: Scene, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     original = purged(scene)
     if scene.family == "sqlite":
@@ -128,6 +134,7 @@ def check_other(scene: Scene, other: Scene, original: list[tuple[object, ...]]) 
     assert scene.count() == 0
 
 
+@pytest.mark.long
 def test_missing_parents_are_reported_and_the_way_out_works(scene: Scene) -> None:
     kind = "varchar(64)"
     scene.run(f"CREATE TABLE user_sessions (session_id {kind} PRIMARY KEY)")
@@ -170,6 +177,7 @@ CHANGING = {
 }
 
 
+@pytest.mark.long
 def test_a_target_that_changes_what_is_written_gets_nothing(scene: Scene) -> None:
     original = purged(scene)
     scene.run(*(statement.format(name=scene.name) for statement in CHANGING[scene.family]))
@@ -181,6 +189,7 @@ def test_a_target_that_changes_what_is_written_gets_nothing(scene: Scene) -> Non
     assert scene.state() == original
 
 
+@pytest.mark.long
 def test_of_two_parts_the_later_one_counts(scene: Scene) -> None:
     scene.add(10)
     scene.archive()
@@ -206,6 +215,7 @@ def test_a_restore_steps_back_from_a_purge(sqlite_url: str, tmp_path: Path, monk
     assert scene.restore().written == 20
 
 
+@pytest.mark.long
 def test_days_that_were_restored_before_a_kill_are_skipped(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, day in enumerate((DAY, NEXT_DAY, THIRD_DAY)):
         scene.add(5, first=1 + 100 * number, day=day)
@@ -233,6 +243,7 @@ def test_days_that_were_restored_before_a_kill_are_skipped(scene: Scene, monkeyp
     assert scene.state() == original
 
 
+@pytest.mark.long
 def test_a_damaged_archive_of_any_day_stops_it_before_the_first_write(scene: Scene) -> None:
     for number, day in enumerate((DAY, NEXT_DAY)):
         scene.add(5, first=1 + 100 * number, day=day)
@@ -260,6 +271,7 @@ def test_a_file_exchanged_while_the_restore_runs_writes_nothing(scene: Scene) ->
     assert scene.ids() == []
 
 
+@pytest.mark.long
 def test_new_rows_are_numbered_after_the_highest_restored_one(scene: Scene, request: pytest.FixtureRequest) -> None:
     scene.add(5, first=1000)
     scene.archive()
@@ -279,6 +291,7 @@ def test_a_sequence_never_decreases(postgres_url: str, tmp_path: Path) -> None:
     assert scene.ids()[-1] == 5001
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb"])
 def test_where_load_data_is_not_allowed_inserts_give_the_same(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -299,6 +312,7 @@ def test_where_load_data_is_not_allowed_inserts_give_the_same(
     assert scene.state() == original
 
 
+@pytest.mark.long
 def test_a_live_writer_on_the_target_does_not_disturb_a_restore(database_url: str, tmp_path: Path) -> None:
     scene = Scene(database_url, tmp_path / "backups")
     when = {"mysql": "timestamp(6)", "postgresql": "timestamptz", "sqlite": "text"}[scene.family]
@@ -332,6 +346,7 @@ def test_a_table_with_a_column_less_is_refused(scene: Scene) -> None:
         scene.restore()
 
 
+@pytest.mark.long
 def test_a_file_whose_manifest_is_lost_is_named_and_not_passed_over(scene: Scene) -> None:
     purged(scene)
     scene.add(5, first=101, day=NEXT_DAY)
@@ -375,6 +390,7 @@ def test_a_day_range_without_any_archive_is_refused(scene: Scene) -> None:
         scene.restore(NEXT_DAY, DAY)
 
 
+@pytest.mark.long
 def test_a_generated_column_comes_back_in_a_new_table_too(database_url: str, tmp_path: Path) -> None:
     scene = Scene(database_url, tmp_path / "backups")
     when = {"mysql": "timestamp(6)", "postgresql": "timestamptz", "sqlite": "text"}[scene.family]
@@ -394,6 +410,7 @@ def test_a_generated_column_comes_back_in_a_new_table_too(database_url: str, tmp
 PAIRS = [(a, b) for a in ("mysql", "postgres", "sqlite") for b in ("mysql", "mariadb", "postgres", "sqlite") if a != b]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 def test_simple_columns_can_be_restored_into_another_kind_of_database(
     source: str, target: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -439,6 +456,7 @@ def test_values_that_do_not_fit_another_kind_of_database_stop_it(
     assert two.count() == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("table", ["a" * 65, "lent ", "newone"])
 @pytest.mark.parametrize("engine", ["mysql", "mariadb"])
 def test_a_table_that_cannot_be_made_is_reported_in_a_sentence(

@@ -69,6 +69,7 @@ def refuse_all(scene: Scene, ops: Account, match: str) -> None:
 # --- columns ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", ["GRANT PROCESS ON *.* TO {user}", "GRANT SELECT ON mysql.user TO {user}", ""])
 def test_a_column_that_the_account_may_not_read_stops_archive_and_purge(
     server: Engine, scene: Scene, more: str
@@ -85,6 +86,7 @@ def test_select_on_another_database_shows_no_column_of_this_one(server: Engine, 
         refuse_all(scene, ops, r"\(tokens\).*GRANT SELECT ON `.*`\.`conversation_logs` TO 'ops_")
 
 
+@pytest.mark.long
 def test_a_role_that_is_active_counts_and_one_that_is_not_does_not(server: Engine, scene: Scene) -> None:
     with role(server) as reader, account(server, scene.url) as ops:
         ops.grant(
@@ -224,6 +226,7 @@ def test_columns_that_only_an_inheriting_table_has_are_not_lost(postgres_url: st
     assert scene.run("SELECT DISTINCT note FROM later") == [("kept",)]
 
 
+@pytest.mark.long
 def test_a_restore_into_a_table_of_which_a_column_is_hidden_writes_nothing(server: Engine, scene: Scene) -> None:
     scene.archive()
     scene.remove("TRUE")
@@ -247,6 +250,7 @@ def test_a_restore_whose_account_may_not_write_a_column_writes_nothing(server: E
     assert scene.count() == 0
 
 
+@pytest.mark.long
 def test_status_says_what_the_account_may_not_see(
     server: Engine, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +285,7 @@ def child(scene: Scene, database: str, rule: str) -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rule", ["ON DELETE CASCADE", "ON DELETE SET NULL"])
 def test_a_table_of_another_database_that_is_not_seen_loses_nothing(server: Engine, scene: Scene, rule: str) -> None:
     scene.archive()
@@ -302,6 +307,7 @@ def test_a_table_of_another_database_that_is_not_seen_loses_nothing(server: Engi
         scene.run(f"DROP TABLE {other}.kept")
 
 
+@pytest.mark.long
 def test_a_server_that_cascades_unseen_needs_the_right_to_its_list(tmp_path: Path) -> None:
     """As MySQL did before 9.6."""
     options = ["--innodb-native-foreign-keys=ON"]
@@ -344,6 +350,7 @@ def test_an_account_that_sees_all_databases_needs_no_other_right(server: Engine,
     assert (result.deleted, result.doubt) == (4, "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(3))
 def test_a_delete_opens_the_tables_that_its_foreign_keys_lead_to(server: Engine, scene: Scene, seed: int) -> None:
     """Whatever the keys: the refusals above rely on this."""

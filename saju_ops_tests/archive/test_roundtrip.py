@@ -421,12 +421,14 @@ def property_settings(examples: int = EXAMPLES) -> Any:
     )
 
 
+@pytest.mark.long
 @property_settings()
 @given(content=contents(MYSQL_KEYS, MYSQL9_KINDS, MOMENTS, texts()))
 def test_any_mysql_table_comes_back(mysql_url: str, tmp_path: Path, content: Content) -> None:
     comes_back(mysql_url, tmp_path / "backups", content)
 
 
+@pytest.mark.long
 @property_settings()
 @given(content=contents(MYSQL_KEYS, MARIADB_KINDS, MOMENTS, texts()))
 def test_any_mariadb_table_comes_back(mariadb_url: str, tmp_path: Path, content: Content) -> None:
@@ -441,12 +443,14 @@ def postgres_with_types(postgres_url: str) -> str:
     return postgres_url
 
 
+@pytest.mark.long
 @property_settings()
 @given(content=contents(POSTGRES_KEYS, POSTGRES_KINDS, MOMENTS, PG_TEXT))
 def test_any_postgresql_table_comes_back(postgres_with_types: str, tmp_path: Path, content: Content) -> None:
     comes_back(postgres_with_types, tmp_path / "backups", content)
 
 
+@pytest.mark.long
 @property_settings(2 * EXAMPLES)
 @given(content=contents(SQLITE_KEYS, SQLITE_KINDS, SQLITE_MOMENTS, texts()))
 def test_any_sqlite_table_comes_back(sqlite_url: str, tmp_path: Path, content: Content) -> None:
@@ -494,6 +498,7 @@ ALL = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", list(ALL))
 def test_every_type_of_the_engine_comes_back(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     fixture = "postgres_with_types" if engine == "postgres" else f"{engine}_url"
@@ -511,6 +516,7 @@ def test_every_type_of_the_engine_comes_back(engine: str, request: pytest.Fixtur
     comes_back(request.getfixturevalue(fixture), tmp_path / "backups", content)
 
 
+@pytest.mark.long
 def test_a_row_of_ten_megabytes_comes_back(database_url: str, tmp_path: Path) -> None:
     scene = Scene(database_url, tmp_path / "backups").create_table()
     scene.add(3)
@@ -533,6 +539,7 @@ def test_rows_of_other_days_are_neither_archived_nor_touched(database_url: str, 
     assert scene.ids() == [100, 103]
 
 
+@pytest.mark.long
 def test_a_restore_by_inserts_gives_the_same_rows_as_one_by_load_data(mysql_server: Any, tmp_path: Path) -> None:
     content = every_type(MYSQL_KEYS[0], MYSQL9_KINDS, [_edge_values(kind) for kind in MYSQL9_KINDS])
     with mysql_server.database() as url:

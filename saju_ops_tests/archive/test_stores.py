@@ -64,6 +64,7 @@ def opened(request: pytest.FixtureRequest, bucket: Bucket, tmp_path: Path) -> It
     yield lambda password: open_storage(uri, password, s3=s3_options(bucket))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("password", [None, PASSWORD], ids=["open", "encrypted"])
 def test_archive_purge_and_restore_give_back_every_cell(
     sqlite_url: str, tmp_path: Path, opened: Open, password: str | None
@@ -87,6 +88,7 @@ def test_archive_purge_and_restore_give_back_every_cell(
     assert scene.state() == before
 
 
+@pytest.mark.long
 def test_on_each_engine_a_large_day_is_uploaded_to_s3_in_parts(
     database_url: str, tmp_path: Path, bucket: Bucket
 ) -> None:
@@ -108,6 +110,7 @@ def in_s3(url: str, tmp_path: Path, bucket: Bucket, rows: int = 300) -> Scene:
     return scene
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["PUT", "HEAD", "GET"])
 def test_a_store_that_fails_for_good_leaves_no_archive_and_nothing_deleted(
     sqlite_url: str, tmp_path: Path, bucket: Bucket, what: str
@@ -205,6 +208,7 @@ def two_stores(scene: Scene, bucket: Bucket, tmp_path: Path) -> None:
     scene.storage = open_storage(f"{tmp_path}/copy,{bucket.uri}", s3=s3_options(bucket))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rows_meanwhile", [0, 3])
 def test_with_one_store_down_the_run_fails_nothing_is_purged_and_the_next_run_completes(
     sqlite_url: str, tmp_path: Path, bucket: Bucket, rows_meanwhile: int

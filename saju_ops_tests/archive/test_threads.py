@@ -44,6 +44,7 @@ def keys(scene: Scene) -> set[str]:
 RULES = ["NO ACTION", "RESTRICT", "CASCADE", "SET NULL"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("chunk_size", [1, 6, 5000])
 def test_a_thread_is_purged_in_one_run_and_restored(
@@ -62,6 +63,7 @@ def test_a_thread_is_purged_in_one_run_and_restored(
     assert scene.state() == original
 
 
+@pytest.mark.long
 def test_a_thread_over_several_days_is_purged_in_one_run_and_restored(database_url: str, tmp_path: Path) -> None:
     scene = thread_scene(database_url, tmp_path / "backups")
     write_thread(scene, (IDS[0], None, 0), *((key, IDS[i], (i + 1) // 4) for i, key in enumerate(IDS[1:])))
@@ -77,6 +79,7 @@ def test_a_thread_over_several_days_is_purged_in_one_run_and_restored(database_u
     assert scene.state() == original
 
 
+@pytest.mark.long
 def test_what_a_row_that_stays_answers_stays_too_and_is_counted(database_url: str, tmp_path: Path) -> None:
     scene = thread_scene(database_url, tmp_path / "backups", "CASCADE")
     write_thread(
@@ -90,6 +93,7 @@ def test_what_a_row_that_stays_answers_stays_too_and_is_counted(database_url: st
     assert keys(scene) == set(IDS[:3])
 
 
+@pytest.mark.long
 def test_what_an_answer_within_the_retention_answers_stays(database_url: str, tmp_path: Path) -> None:
     scene = thread_scene(database_url, tmp_path / "backups", "CASCADE")
     write_thread(scene, (IDS[0], None, 0), (IDS[1], IDS[0], 1), (IDS[2], IDS[1], 40), (IDS[3], None, 1))
@@ -102,6 +106,7 @@ def test_what_an_answer_within_the_retention_answers_stays(database_url: str, tm
     assert keys(scene) == set(IDS[:3])
 
 
+@pytest.mark.long
 def test_messages_that_answer_each_other_or_themselves_go_and_come_back(database_url: str, tmp_path: Path) -> None:
     scene = thread_scene(database_url, tmp_path / "backups")
     write_thread(
@@ -117,6 +122,7 @@ def test_messages_that_answer_each_other_or_themselves_go_and_come_back(database
     assert scene.state() == original
 
 
+@pytest.mark.long
 def test_an_answer_to_a_later_day_comes_back_with_it(database_url: str, tmp_path: Path) -> None:
     scene = thread_scene(database_url, tmp_path / "backups")
     write_thread(scene, (IDS[0], None, 1), (IDS[1], IDS[0], 0), (IDS[2], IDS[1], 1), (IDS[3], IDS[2], 0))
@@ -129,6 +135,7 @@ def test_an_answer_to_a_later_day_comes_back_with_it(database_url: str, tmp_path
     assert scene.state() == original
 
 
+@pytest.mark.long
 def test_what_is_answered_and_neither_there_nor_restored_is_named_before_the_first_write(
     database_url: str, tmp_path: Path
 ) -> None:
@@ -146,6 +153,7 @@ def test_what_is_answered_and_neither_there_nor_restored_is_named_before_the_fir
     assert scene.restore(NEXT_DAY).written == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("changed", [0, 1, 3])
 @pytest.mark.parametrize("kind", ["numbers", "texts"])
 def test_a_message_that_changed_after_it_was_archived_comes_back_with_its_answers(

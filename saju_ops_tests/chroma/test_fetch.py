@@ -166,6 +166,7 @@ def test_every_float_of_a_server_s_metadata_is_fetched_as_it_is(
         close(copy)
 
 
+@pytest.mark.long
 def test_a_folder_that_chroma_filled_otherwise_than_the_server_shows_is_thrown_away(
     server: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -182,6 +183,7 @@ def test_a_folder_that_chroma_filled_otherwise_than_the_server_shows_is_thrown_a
         fetch_server("host", 1, tmp_path / "target")
 
 
+@pytest.mark.long
 def test_floats_go_from_a_server_into_another_as_they_are(tmp_path: Path) -> None:
     """What a 1.5 server shows was rounded once; read from JSON again, a share of it would be rounded once more."""
     floats = nasty_floats(1200)
@@ -204,6 +206,7 @@ def test_floats_go_from_a_server_into_another_as_they_are(tmp_path: Path) -> Non
         assert plan.floats_rounded == 0
 
 
+@pytest.mark.long
 def test_a_float_that_a_server_cannot_keep_is_the_nearest_and_counted(
     exact: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -221,6 +224,7 @@ def test_a_float_that_a_server_cannot_keep_is_the_nearest_and_counted(
     assert any(f"{plan.floats_rounded:,} floats of metadata are rounded" in s for s in plan.sentences())
 
 
+@pytest.mark.long
 def test_what_changed_between_passes_is_followed(server: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def records(server: Any) -> None:
         model = server.get_collection("saju_knowledge")
@@ -306,6 +310,7 @@ def test_pages_are_as_large_as_their_records_allow(
 # --- the folder --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_folder_is_as_chroma_leaves_one_before_it_makes_an_index(
     server: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -507,6 +512,7 @@ def test_a_restore_whose_index_can_not_be_made_leaves_it_to_chroma(
     assert neighbours_of(tmp_path / "target", "saju_knowledge", 7)[0] == "기록-7"
 
 
+@pytest.mark.long
 def test_a_restore_into_a_server_needs_no_index(without_room: WithoutRoom, tmp_path: Path) -> None:
     storage, _, shown = without_room
     with serving(tmp_path / "other") as port:
@@ -517,6 +523,7 @@ def test_a_restore_into_a_server_needs_no_index(without_room: WithoutRoom, tmp_p
     assert plan.about_indexes() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["gone", "cut", "other"])
 def test_a_vector_that_is_not_in_the_queue_as_it_was_is_found(
     without_room: WithoutRoom, tmp_path: Path, damage: str
@@ -561,6 +568,7 @@ def peak_of(task: str, **request: Any) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.long
 def test_fetching_proving_and_pushing_take_the_same_memory_for_many_vectors_as_for_few(tmp_path: Path) -> None:
     """7,000 of 1,024 dimensions more: they themselves, and an index of them, are 30 MB each."""
     peaks: dict[str, list[int]] = {"fetch": [], "judge": [], "read": [], "push": []}
@@ -592,6 +600,7 @@ def test_fetching_proving_and_pushing_take_the_same_memory_for_many_vectors_as_f
         assert many - few < 25, (task, peaks)
 
 
+@pytest.mark.long
 def test_long_texts_are_read_a_few_at_a_time(tmp_path: Path) -> None:
     """300 of 100,000 characters: 90 MB in the file, 60 MB in Python, and both in Chroma, which takes minutes to store
     such texts itself."""

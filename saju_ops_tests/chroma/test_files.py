@@ -292,6 +292,7 @@ def test_no_client_is_imported_to_open_a_folder(folder: Path) -> None:
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.long
 def test_no_embedding_model_is_loaded_by_any_task(folder: Path, tmp_path: Path) -> None:
     """The collections name one, which is not installed here; Chroma's own would be run by onnxruntime."""
     code = (
@@ -415,6 +416,7 @@ def test_only_what_has_no_room_is_searched_in_its_files(folder: Path, monkeypatc
     assert check_folder(folder, None, memory_mb=1)["searched_in_files"] == [largest]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("space", SPACES.values())
 def test_the_files_give_the_neighbours_that_chroma_gives(tmp_path: Path, space: str) -> None:
     """Where neither finds all: 3,000 random vectors, keeping only a few on the way, a fifth of them deleted."""
@@ -524,6 +526,7 @@ def pickled(kind: str, names: dict[str, int], protocol: int) -> bytes:
         return (pickle._dumps if kind == "python" else pickle.dumps)(data, protocol)  # type: ignore[attr-defined]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("whole", [1 << 30, -1], ids=["loaded", "streamed"])
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("count", [0, 1, 2, 1000, 1001, 2500])
@@ -545,6 +548,7 @@ def test_every_form_of_the_names_is_read(
         read.labels(["없다"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("whole", [1 << 30, -1], ids=["loaded", "streamed"])
 def test_cut_names_are_found_wherever_they_are_cut(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int

@@ -191,6 +191,7 @@ def test_a_damaged_snapshot_stops_it_before_anything_is_touched(taken: Any, tmp_
     assert any(s.startswith("NEWER") and "chromadb_20261002_033000 (its data file is gone)" in s for s in sentences)
 
 
+@pytest.mark.long
 def test_an_older_snapshot_is_found_by_its_time(taken: Any, tmp_path: Path) -> None:
     folder, storage, snapshot, _ = taken
     mine = LocalStorage(Path(shutil.copytree(storage.root, tmp_path / "backups")))
@@ -252,6 +253,7 @@ def test_killed_at_any_moment_nothing_is_lost_and_launching_again_restores(
 # --- into a server -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_snapshot_of_a_folder_is_restored_into_a_server_and_back(
     storage: LocalStorage, wanted: Everything, tmp_path: Path
 ) -> None:

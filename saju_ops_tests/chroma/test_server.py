@@ -74,6 +74,7 @@ def status_line(name: str = "CHROMA_HOST") -> str:
 # --- a token, TLS ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("header", ["Authorization", "X-Chroma-Token"])
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_a_server_behind_a_token_and_tls_is_snapshotted_measured_restored_to_and_named_usable(
@@ -101,6 +102,7 @@ def restore(storage: LocalStorage, target: Source) -> Any:
     return restore_snapshot(storage, target, dry_run=False, zone=KST, clock=lambda: AT)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("token", "sentence"),
     [(None, "asks for a token; set CHROMA_AUTH_TOKEN"), ("wrong-token", "refuses the token of CHROMA_AUTH_TOKEN")],
@@ -130,6 +132,7 @@ def test_a_server_that_asks_for_a_token_only_where_it_gives_something_is_seen_by
         assert "asks for a token; set CHROMA_AUTH_TOKEN (HTTP 403)" in status_line()
 
 
+@pytest.mark.long
 def test_a_setting_that_does_not_fit_the_servers_tls_is_named(
     chroma: int, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, pem: Path
 ) -> None:
@@ -175,6 +178,7 @@ def test_a_token_that_no_header_can_hold_is_refused_and_not_shown(monkeypatch: p
 # --- older servers -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_server_that_can_not_list_its_databases_is_read_in_the_usual_one(
     chroma: int, storage: LocalStorage, tmp_path: Path
 ) -> None:
@@ -213,6 +217,7 @@ def test_a_server_without_the_api_of_today_is_refused_in_a_sentence(chroma: int,
             take(storage, Source(host="127.0.0.1", port=door.port))
 
 
+@pytest.mark.long
 def test_nothing_is_restored_into_a_server_before_1_0(chroma: int, storage: LocalStorage) -> None:
     take(storage, Source(host="127.0.0.1", port=chroma))
     with ChromaDoor(chroma, instead={VERSION: (200, b'"0.6.3"')}) as door:

@@ -170,6 +170,7 @@ def test_an_empty_chroma_is_a_snapshot_too(tmp_path: Path, storage: LocalStorage
     assert drill_snapshot(storage, snapshot.manifest)["records_compared"] == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("taken_with", "drilled_with"), [(1, 256), (256, 1), (1, 1)])
 def test_a_snapshot_is_proven_within_whatever_memory_is_allowed(
     folder: Path, storage: LocalStorage, taken_with: int, drilled_with: int
@@ -246,6 +247,7 @@ def test_a_crash_of_chroma_does_not_end_the_run(folder: Path, own_scratch: Path)
             worker.answer()
 
 
+@pytest.mark.long
 def test_a_storage_that_changes_a_byte_is_found_before_the_file_has_its_name(
     folder: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +294,7 @@ def change(folder: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("harm", [lose, add, add_folder, change])
 @pytest.mark.parametrize("password", [None, PASSWORD])
 def test_a_file_that_is_stored_otherwise_than_chroma_opened_it_is_found(
@@ -396,6 +399,7 @@ def test_packing_ends_where_its_watch_says_so(folder: Path) -> None:
         pack(folder, Sink(), password=None, name="x", watch=watch)  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 def test_a_record_that_chroma_gives_otherwise_than_the_copy_holds_it_is_found(
     folder: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -417,6 +421,7 @@ def test_a_record_that_chroma_gives_otherwise_than_the_copy_holds_it_is_found(
     assert list(storage.names("")) == []
 
 
+@pytest.mark.long
 def test_a_storage_that_keeps_the_same_content_in_other_bytes_is_found(
     folder: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -471,6 +476,7 @@ def acknowledged(log: Path) -> tuple[int, dict[tuple[str, str], int]]:
     return len(lines), {(name, f"{n}-{i}"): int(n) for name, n in kept for i in range(10)}
 
 
+@pytest.mark.long
 def test_fifty_snapshots_of_a_folder_in_use_each_hold_everything_acknowledged(tmp_path: Path) -> None:
     """Each is copied, packed, unpacked and opened by Chroma; only the processes are saved that `take_snapshot` has."""
     folder, log, torn, locked = tmp_path / "live", tmp_path / "log", [], []
@@ -509,6 +515,7 @@ def proven(work: Path) -> set[tuple[str, str]]:
     return held
 
 
+@pytest.mark.long
 def test_whole_snapshots_of_a_folder_in_use_can_be_restored(tmp_path: Path, storage: LocalStorage) -> None:
     folder, log = tmp_path / "live", tmp_path / "log"
     with writing(folder, log):
@@ -614,6 +621,7 @@ def test_killed_while_a_server_is_read_neither_a_half_snapshot_nor_the_folder_of
 # --- a server ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_server_is_read_through_its_api_into_the_same_kind_of_file(
     folder: Path, storage: LocalStorage, tmp_path: Path
 ) -> None:

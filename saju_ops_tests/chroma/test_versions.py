@@ -99,6 +99,7 @@ def assert_holds(folder: Path, said: Said) -> None:
             assert np.allclose(shown[id][3], row["vector"], rtol=1e-5, atol=1e-6), (name, id)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("opened", [False, True], ids=["untouched", "opened"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_folder_of_an_older_chroma_is_stored_as_it_is_proven_and_restored(
@@ -147,6 +148,7 @@ def test_the_distance_of_an_older_collection_is_the_one_that_chroma_measures(tmp
     close(server)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_folder_of_an_older_chroma_is_proven_without_room_for_its_indexes(tmp_path: Path, version: str) -> None:
     folder, said = unpacked(version, tmp_path / "chroma_db")
@@ -155,6 +157,7 @@ def test_a_folder_of_an_older_chroma_is_proven_without_room_for_its_indexes(tmp_
     assert sorted(judgement["not_indexed"]) == sorted({"usual", "cosine_waiting", "configured"} & said.keys())
 
 
+@pytest.mark.long
 def test_the_records_of_an_older_folder_are_counted(tmp_path: Path, storage: LocalStorage) -> None:
     for version in VERSIONS:
         folder, said = unpacked(version, tmp_path / version)
@@ -162,6 +165,7 @@ def test_the_records_of_an_older_folder_are_counted(tmp_path: Path, storage: Loc
         assert found.per_collection() == {name: len(rows) for name, rows in said.items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("version", ["0.4.24", "0.5.23"])
 def test_an_older_folder_gets_into_a_server_and_back_with_its_distances(
     tmp_path: Path, storage: LocalStorage, version: str
@@ -179,6 +183,7 @@ def test_an_older_folder_gets_into_a_server_and_back_with_its_distances(
     assert_holds(tmp_path / "out", said)
 
 
+@pytest.mark.long
 def test_a_server_over_an_older_folder_is_read_with_its_distances(tmp_path: Path, storage: LocalStorage) -> None:
     """It shows the usual distance, and measures the one of the metadata."""
     folder, said = unpacked("0.5.23", tmp_path / "chroma_db")
@@ -238,6 +243,7 @@ def test_metadata_that_chroma_keeps_and_never_shows_are_no_difference(
         assert sum(connection.execute(each).fetchone()[0] for each in asked) >= 10
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sync", [1000, 10], ids=["waiting", "indexed"])
 @pytest.mark.parametrize("size", [1e-45, 1e-40, 1e-30, 1e-25, 1e-20, 1e-10, 1e10, 1e19, 1e37])
 def test_vectors_that_chroma_can_not_normalize_are_no_damage(tmp_path: Path, sync: int, size: float) -> None:
@@ -248,6 +254,7 @@ def test_vectors_that_chroma_can_not_normalize_are_no_damage(tmp_path: Path, syn
         assert check_folder(folder, None, memory_mb=memory_mb)["records_compared"] == 30
 
 
+@pytest.mark.long
 def test_an_index_of_few_links_that_finds_few_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.random.default_rng(3).standard_normal((4000, 256)).astype("<f4")
     folder = collection_of(tmp_path / "chroma_db", rows, sync=4000, max_neighbors=3, ef_search=5, ef_construction=5)

@@ -140,6 +140,7 @@ def failed(said: Result) -> str:
     return said.stderr.strip()
 
 
+@pytest.mark.long
 def test_the_console_script_keeps_its_promises_in_a_process_of_its_own(sqlite_purged: Scene) -> None:
     """Exit status and streams; and it works without Dagster, which it is there to replace for a night."""
     script = Path(sys.executable).parent / "saju-ops"

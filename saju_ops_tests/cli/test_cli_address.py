@@ -28,6 +28,7 @@ def dumped(mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> D
     return dumps
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("spelled", ["--into {}", "--into={}"])
 def test_the_password_is_not_in_the_process_list_while_a_restore_runs(dumped: Dumps, spelled: str) -> None:
     # A server that never answers: the restore waits for it.
@@ -60,6 +61,7 @@ def restored(url: str, *arguments: str, **more: str) -> Result:
     return done
 
 
+@pytest.mark.long
 def test_the_address_is_read_from_a_setting_of_the_environment_or_of_the_env_file(
     dumped: Dumps, mysql_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -69,6 +71,7 @@ def test_the_address_is_read_from_a_setting_of_the_environment_or_of_the_env_fil
     assert restored(mysql_url, "--into-setting", "PLACE").exit_code == 0
 
 
+@pytest.mark.long
 def test_the_address_is_asked_for(dumped: Dumps, mysql_url: str) -> None:
     done = restored(mysql_url, "--into", "-", input=f"{mysql_url}_b\n")
     assert done.exit_code == 0

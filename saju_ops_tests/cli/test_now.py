@@ -68,6 +68,7 @@ def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # --- archive and purge --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_what_is_due_is_archived_and_then_purged(project: Project) -> None:
     said = saju_ops("archive")
     assert (said.exit_code, ends(said, "Done: 2 days archived and proven, 31 rows written.")) == (0, True), said.output
@@ -143,6 +144,7 @@ def test_days_in_the_wrong_order_are_refused(sqlite: Project) -> None:
         assert (said.exit_code, "before" in said.stderr) == (1, True), said.output
 
 
+@pytest.mark.long
 def test_a_purge_stops_at_the_end_of_a_chunk_when_it_is_asked_to(sqlite: Project, tmp_path: Path) -> None:
     sqlite.add(1_000, ago(41), first=1_001)
     saju_ops("archive")
@@ -166,6 +168,7 @@ def test_a_purge_stops_at_the_end_of_a_chunk_when_it_is_asked_to(sqlite: Project
 # --- Dagster's history --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_next_schedule_does_not_ask_again_for_what_a_command_archived(sqlite: Project, history: Path) -> None:
     assert saju_ops("archive", "--from", str(ago(60)), "--to", str(ago(31))).exit_code == 0
     assert saju_ops("purge", "--apply").exit_code == 0
@@ -234,6 +237,7 @@ def test_without_a_history_none_is_made(sqlite: Project, tmp_path: Path) -> None
 # --- dump and snapshot ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_dump_now_is_proven_and_can_be_restored(project: Project, tmp_path: Path) -> None:
     said = saju_ops("dump")
     assert (said.exit_code, ends(said, "Done: 1 database dumped and proven.")) == (0, True), said.output
@@ -283,6 +287,7 @@ def test_what_is_refused_is_one_sentence(sqlite: Project, monkeypatch: pytest.Mo
         assert (said.exit_code, "nothing_here" in said.stderr) == (1, True), said.output
 
 
+@pytest.mark.long
 def test_dagsters_own_command_line_still_works(sqlite: Project, tmp_path: Path) -> None:
     done = subprocess.run(
         [Path(sys.executable).parent / "dagster", "job", "execute", "-j", "dump_databases", "-m",

@@ -73,6 +73,7 @@ def service(sqlite_url: str, tmp_path: Path) -> dict[str, Any]:
     return {"folder": tmp_path, "env": environment(sqlite_url, tmp_path)}
 
 
+@pytest.mark.long
 def test_archive_verify_purge_and_restore_show_a_bar_on_a_terminal_and_plain_lines_in_a_pipe(
     service: dict[str, Any],
 ) -> None:
@@ -98,6 +99,7 @@ def test_archive_verify_purge_and_restore_show_a_bar_on_a_terminal_and_plain_lin
         assert b"canary" not in shown.terminal + shown.stdout + plain.stdout
 
 
+@pytest.mark.long
 def test_a_dump_shows_a_bar_on_a_terminal(service: dict[str, Any]) -> None:
     dumped = on_terminal("dump", **service)
     assert dumped.status == 0, dumped.terminal
@@ -116,6 +118,7 @@ def test_lines_stay_above_the_bar_where_both_are_one_terminal(service: dict[str,
     assert len(lines) == 3
 
 
+@pytest.mark.long
 def test_the_report_on_stale_jobs_is_the_same_to_the_letter_on_a_terminal_and_in_a_pipe(
     sqlite_url: str, tmp_path: Path
 ) -> None:
@@ -136,6 +139,7 @@ def test_the_report_on_stale_jobs_is_the_same_to_the_letter_on_a_terminal_and_in
             assert shown.stdout == plain.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("terminal", ["dumb", ""])
 def test_a_terminal_that_can_not_draw_gets_plain_lines(service: dict[str, Any], terminal: str) -> None:
     service["env"]["TERM"] = terminal

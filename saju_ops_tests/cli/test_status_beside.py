@@ -41,6 +41,7 @@ def role(postgres_server: Engine, postgres_url: str) -> Iterator[str]:
     postgres_server.execute(f"DROP ROLE {name}")
 
 
+@pytest.mark.long
 def test_the_rights_that_a_dump_lacks_are_named_as_a_grant(
     monkeypatch: pytest.MonkeyPatch, served: tuple[Engine, str]
 ) -> None:

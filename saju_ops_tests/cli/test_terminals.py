@@ -22,6 +22,7 @@ def run(*arguments: str, encoding: str, url: str, folder: Path) -> tuple[int, st
     return done.returncode, (done.stdout + done.stderr).decode(encoding, "replace")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp949"])
 def test_a_terminal_that_is_not_utf8_gets_every_line(encoding: str, sqlite_url: str, tmp_path: Path) -> None:
     Scene(sqlite_url, tmp_path / "backups").create()

@@ -163,6 +163,7 @@ def test_a_dump_whose_program_cannot_run_the_command_is_refused(mariadb_url: str
 ENCRYPTED = "SELECT VARIABLE_VALUE <> '' FROM performance_schema.session_status WHERE VARIABLE_NAME = 'Ssl_cipher'"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("option", ["ssl-mode=REQUIRED", "ssl_mode=required", "sslmode=require", "ssl=true"])
 def test_required_tls_is_used_and_a_server_without_it_is_refused(
     mysql_url: str, mariadb_url: str, option: str, monkeypatch: pytest.MonkeyPatch

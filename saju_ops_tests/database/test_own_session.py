@@ -74,6 +74,7 @@ def test_the_addresss_own_options_hold_behind_a_pooler(session_pool: str) -> Non
     assert one(url, "SELECT current_setting('search_path'), current_setting('work_mem')") == ("pg_catalog", "77MB")
 
 
+@pytest.mark.long
 def test_an_archive_a_purge_and_a_restore_work_behind_a_pooler_in_session_mode(
     session_pool: str, postgres_server: Engine, tmp_path: Path
 ) -> None:
@@ -89,6 +90,7 @@ def test_an_archive_a_purge_and_a_restore_work_behind_a_pooler_in_session_mode(
     assert scene.state() == before
 
 
+@pytest.mark.long
 def test_a_dump_is_taken_proven_and_restored_behind_a_pooler_in_session_mode(
     session_pool: str, postgres_url: str, tmp_path: Path
 ) -> None:
@@ -108,6 +110,7 @@ def test_expired_jobs_go_behind_a_pooler_in_session_mode(session_pool: str, tmp_
     assert (scene.purge().deleted, scene.counts()["jobs"]) == (3, 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["transaction", "statement"])
 @pytest.mark.parametrize(
     "settings", [{}, {"server_round_robin": "1"}, {"default_pool_size": "1"}, {"ignore_startup_parameters": "options"}],
@@ -128,6 +131,7 @@ def test_a_pooler_that_shares_sessions_is_refused_before_anything_is_set(
         assert held == ("0",), "what we set holds for the service"
 
 
+@pytest.mark.long
 def test_a_busy_pooler_that_shares_sessions_is_refused(
     postgres_server: Engine, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +231,7 @@ def hostile(request: pytest.FixtureRequest) -> Iterator[str]:
             server.execute(f"SET GLOBAL {name} = {value if not isinstance(value, str) else repr(value)}")
 
 
+@pytest.mark.long
 def test_limits_that_a_server_sets_globally_stop_no_purge_and_no_restore(hostile: str, tmp_path: Path) -> None:
     scene = Scene(hostile, tmp_path / "backups")
     with connect(hostile).begin() as connection:
@@ -264,6 +269,7 @@ def test_a_proxy_that_shares_sessions_is_refused_before_anything_is_set(served: 
     assert not [text for text in proxy.asked if "time_zone" in text]
 
 
+@pytest.mark.long
 def test_a_proxy_that_keeps_sessions_apart_is_used(served: tuple[Engine, str], tmp_path: Path) -> None:
     server, url = served
     with proxied(server.port) as (_, port):
@@ -273,6 +279,7 @@ def test_a_proxy_that_keeps_sessions_apart_is_used(served: tuple[Engine, str], t
         assert scene.purge().deleted == 5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "error",
     [(1235, "This version of MariaDB doesn't yet support 'GET_LOCK in cluster (WSREP_ON=ON)'"),
@@ -294,6 +301,7 @@ def test_a_cluster_that_forbids_get_lock_is_purged_under_a_lock_of_this_machine(
     assert "lock of this user on this machine alone" in caplog.text
 
 
+@pytest.mark.long
 def test_a_lock_that_the_connection_turns_out_not_to_hold_stops_the_work(
     served: tuple[Engine, str], tmp_path: Path
 ) -> None:
@@ -320,6 +328,7 @@ def test_a_setting_that_is_dropped_on_the_way_stops_the_work(served: tuple[Engin
 # --- the binary log ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_restore_that_the_binary_logs_cache_is_too_small_for_says_what_to_raise_and_leaves_nothing_half_done(
     tmp_path: Path,
 ) -> None:

@@ -49,6 +49,7 @@ def grants(text: str) -> list[str]:
     return [grant for grant in said.split(";") if grant.strip()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_a_restore_of_days_names_the_insert_that_it_lacks(
     served: tuple[Engine, str], tmp_path: Path, dry_run: bool
@@ -64,6 +65,7 @@ def test_a_restore_of_days_names_the_insert_that_it_lacks(
     assert scene.count() == (0 if dry_run else 5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_a_restore_into_a_new_table_names_the_create_that_it_lacks(
     served: tuple[Engine, str], tmp_path: Path, dry_run: bool
@@ -89,6 +91,7 @@ def test_a_restore_of_days_on_postgresql_names_insert_and_create(
         scene.restore(url=url, dry_run=True, table="again")
 
 
+@pytest.mark.long
 def test_the_first_dump_names_the_rights_that_it_lacks(served: tuple[Engine, str], tmp_path: Path) -> None:
     server, url = served
     run_sql(url, "CREATE TABLE notes (id int PRIMARY KEY)", "CREATE VIEW seen AS SELECT id FROM notes")
@@ -115,6 +118,7 @@ def test_the_first_dump_of_postgresql_names_the_rights_that_it_lacks(
     assert Dumps(url, tmp_path).take().manifest.contents
 
 
+@pytest.mark.long
 def test_a_dumps_restore_names_what_it_lacks_in_its_dry_run(served: tuple[Engine, str], tmp_path: Path) -> None:
     server, url = served
     run_sql(url, "CREATE TABLE notes (id int PRIMARY KEY)", "CREATE VIEW seen AS SELECT id FROM notes")

@@ -90,6 +90,7 @@ def test_the_indexes_of_the_services_common_queries_never_may_go(counting_url: s
     assert [news.what for news in report.news] == ["system_metrics.only_name"]
 
 
+@pytest.mark.long
 def test_only_what_was_not_unused_a_week_ago_is_new(service: str, tmp_path: Path) -> None:
     reported = Reported([service], tmp_path)
     use(service, "by_color", "color", "red")

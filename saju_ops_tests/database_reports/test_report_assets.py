@@ -57,6 +57,7 @@ def today() -> str:
     return f"{datetime.now(SEOUL):%Y%m%d}"
 
 
+@pytest.mark.long
 def test_each_report_is_a_table_with_plots_in_the_ui_and_the_same_table_in_the_store(
     counting_url: str, backups: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_database_that_is_down_fails_the_run_and_the_others_are_reported(
     assert "s3cret-pw" not in logged
 
 
+@pytest.mark.long
 def test_the_weekly_digest_has_a_line_for_each_thing_that_is_new(
     mysql_url: str, backups: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +161,7 @@ def test_the_reports_are_made_daily_at_half_past_five_in_seoul() -> None:
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 5 * * *", "Asia/Seoul")
 
 
+@pytest.mark.long
 def test_every_column_of_a_report_says_what_it_means(
     sqlite_url: str, backups: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

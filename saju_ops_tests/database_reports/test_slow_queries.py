@@ -243,6 +243,7 @@ def test_a_server_that_is_down_is_a_problem_and_the_others_are_reported(
 # --- against the week before --------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_query_that_takes_twice_as_long_as_a_week_ago_is_new(counting_url: str, tmp_path: Path) -> None:
     reported = Reported([counting_url], tmp_path)
     run(counting_url, NOTES, ONE_NOTE, *[wait(0.02, counting_url)] * 10)
@@ -259,6 +260,7 @@ def test_a_query_that_takes_twice_as_long_as_a_week_ago_is_new(counting_url: str
     assert report.compared_with.endswith(f"slow_queries_{A_WEEK_AGO}.csv")
 
 
+@pytest.mark.long
 def test_a_report_of_one_server_restarted_since_is_compared_by_what_it_counted_anew(tmp_path: Path) -> None:
     with MySQL() as server, server.database() as url:
         reported = Reported([url], tmp_path)

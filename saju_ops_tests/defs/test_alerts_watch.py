@@ -260,6 +260,7 @@ def test_another_code_locations_schedule_and_the_alert_sensor_itself_are_not_wat
 # --- runs that hang ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("status", "tags", "hours", "word"),
     [
@@ -323,6 +324,7 @@ def test_the_last_clean_up_is_one_that_had_a_day_to_work() -> None:
     assert last_clean_up("0 9 * * 1", monday + timedelta(hours=23), SEOUL) == monday - timedelta(days=7)
 
 
+@pytest.mark.long
 def test_rows_that_the_purge_leaves_behind_are_reported_and_so_is_their_end(
     database_url: str, tmp_path: Path, fake: FakeSlack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

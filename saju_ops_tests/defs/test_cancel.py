@@ -14,6 +14,7 @@ from saju_ops_tests.defs.project import Project, Run, ago
 ROWS, CHUNK = 1200, 20
 
 
+@pytest.mark.long
 def test_a_purge_that_is_cancelled_stops_between_chunks_says_why_and_the_next_continues(
     mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

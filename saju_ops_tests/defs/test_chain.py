@@ -52,6 +52,7 @@ def forget(instance: dg.DagsterInstance, name: str = "purge_after_archive") -> N
     )
 
 
+@pytest.mark.long
 def test_a_missed_clean_up_is_made_up_for_and_survives_a_crash_between_archive_and_purge(
     mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,7 @@ def test_an_empty_day_has_the_same_numbers_as_zeros_and_no_file(sqlite: Project)
     assert not sqlite.scene.snapshot_of_files()
 
 
+@pytest.mark.long
 def test_a_day_that_is_archived_and_unchanged_is_left_alone(project: Project) -> None:
     project.archive(ago(42))
     files = project.scene.snapshot_of_files()
@@ -145,6 +146,7 @@ def test_the_preview_shows_rows_per_hour_and_role(sqlite: Project) -> None:
     assert metadata["rows_per_day"].startswith("![rows archived per day](data:image/svg+xml;base64,")
 
 
+@pytest.mark.long
 def test_no_message_is_ever_in_an_event_a_log_or_the_output(
     project: Project, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,6 +166,7 @@ def restore_config(first: Any, last: Any, **more: Any) -> dict[str, Any]:
     return {"from_day": str(first), "to_day": str(last), **more}
 
 
+@pytest.mark.long
 def test_no_message_text_is_shown_when_a_run_fails_either(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
     project.archive(ago(42))
     damage(project)
@@ -188,6 +191,7 @@ def damage(project: Project, days: int = 42) -> Path:
     return file
 
 
+@pytest.mark.long
 def test_a_failed_proof_fails_the_run_and_the_days_before_it_are_materialized(project: Project) -> None:
     project.archive(ago(40))
     file = damage(project, 40)
@@ -304,6 +308,7 @@ def test_a_table_without_an_index_on_created_at_is_found(project: Project) -> No
 # --- Dagster's own command line ---------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_range_works_from_dagsters_own_command_line(project: Project, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     command = [

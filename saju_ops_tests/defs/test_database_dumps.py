@@ -82,6 +82,7 @@ def test_every_configured_database_is_dumped_once_with_numbers(project: str) -> 
     assert str(sa.make_url(project).password) not in ran.text
 
 
+@pytest.mark.long
 def test_a_broken_view_is_a_warning_and_the_rest_is_dumped_and_proven(project: str) -> None:
     with connect(project).connect() as connection:
         connection.exec_driver_sql("CREATE VIEW lost AS SELECT 'a secret' AS s, id FROM empty_one")
@@ -161,6 +162,7 @@ def test_a_dump_that_differs_is_not_materialized(
     assert "another checksum" in numbers["error"]
 
 
+@pytest.mark.long
 def test_the_restore_job_only_looks_by_default(
     project: str, mariadb_server: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_another_process_that_has_the_number_now_does_not_keep_a_run_alive(insta
     assert end_dead_runs(instance, lambda pid, at: is_alive(pid, at - 86400)) == [run_id]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("status", ["NOT_STARTED", "STARTING", "SUCCESS", "FAILURE"])
 def test_a_run_that_does_not_work_is_left_to_dagster(instance: dg.DagsterInstance, status: str) -> None:
     run_id = run_of(instance, ended_process(), status)

@@ -65,6 +65,7 @@ def test_the_lineage_leads_from_every_live_table_to_its_dump_and_to_what_is_veri
 # --- loading ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_they_load_in_a_fresh_interpreter_without_database_network_or_heavy_library() -> None:
     code = f"""{NO_NETWORK}
 import sys
@@ -103,6 +104,7 @@ def dagster_says(arguments: list[str], **environment: str) -> subprocess.Complet
     return subprocess.run([console(arguments[0]), *arguments[1:]], capture_output=True, text=True, env=env, check=False)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("project_folder")
 def test_dg_check_defs_passes() -> None:
     said = dagster_says(["dg", "check", "defs"])
@@ -110,6 +112,7 @@ def test_dg_check_defs_passes() -> None:
     assert "All definitions loaded successfully" in said.stdout + said.stderr
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("project_folder")
 def test_dagster_definitions_validate_passes_and_names_a_wrong_setting() -> None:
     said = dagster_says(["dagster", "definitions", "validate", "-w", "workspace.yaml"])

@@ -171,6 +171,7 @@ def test_rows_left_behind_fail_the_check_with_their_number(service: Service) -> 
     assert plain(evaluation.metadata) == {"orphan_rows": 1, "columns": "sms_logs.job_id (1)"}
 
 
+@pytest.mark.long
 def test_a_check_that_can_not_count_rows_says_why_and_the_other_runs(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

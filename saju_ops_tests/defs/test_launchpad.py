@@ -90,6 +90,7 @@ def test_the_launchpad_shows_every_field_that_is_a_text() -> None:
     assert hidden == []
 
 
+@pytest.mark.long
 def test_a_launch_from_the_ui_with_no_rows_a_chunk_says_why_and_makes_no_run(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def test_on_request_it_makes_and_drops_and_says_so_in_korean(project: Project) -
     assert project.scene.count() == 10
 
 
+@pytest.mark.long
 def test_the_same_plain_numbers_every_time_and_no_report_where_nothing_happened(project: Project) -> None:
     for config in ({}, {"dry_run": False}, {"dry_run": False}):
         ((asset, metadata),) = project.run(JOB, config).observed()

@@ -45,6 +45,7 @@ def archived(project: Project) -> Project:
 # --- purge: what it does ----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_by_hand_it_only_counts(project: Project) -> None:
     for run in (project.run("purge_conversation_logs"), project.purge(), project.purge(dry_run=True)):
         assert run.succeeded, run.failure
@@ -66,6 +67,7 @@ def test_on_request_it_deletes_archived_days_beyond_the_retention_and_nothing_el
     assert outputs["stopped"] == "finished"
 
 
+@pytest.mark.long
 def test_late_and_changed_rows_stay_and_are_counted(project: Project) -> None:
     project.scene.add(1, first=99, day=ago(40))
     project.scene.update("tokens = 7", "log_id IN (101, 102)")
@@ -143,6 +145,7 @@ def test_it_stops_at_max_runtime(sqlite: Project) -> None:
     assert sqlite.scene.count() % 5 == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
@@ -305,6 +308,7 @@ def test_a_restore_that_makes_no_sense_is_refused_with_a_sentence(
     assert sqlite.scene.count() == 65
 
 
+@pytest.mark.long
 def test_a_row_that_differs_fails_the_restore_before_the_first_write(purged: Project) -> None:
     purged.run("restore_conversation_logs", {**days(40, 39), "dry_run": False})
     purged.scene.update("tokens = 7", "log_id = 5")

@@ -45,6 +45,7 @@ def history(job: dg.JobDefinition) -> str:
         return "\n".join(str(entry) for entry in instance.all_logs(run.run_id))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("body", "said"),
     [(raising, "RuntimeError: *** was not taken"), (stubborn, "no answer of mysql+pymysql://saju:***@host/db"),
@@ -94,6 +95,7 @@ def test_what_the_op_yields_and_takes_is_as_before() -> None:
     assert run.output_for_node("counting") == 5
 
 
+@pytest.mark.long
 def test_everything_that_dagster_calls_hides_secrets() -> None:
     called = {}
     for file in Path(saju_ops.__file__).parent.rglob("*.py"):

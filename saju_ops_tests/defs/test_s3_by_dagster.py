@@ -68,6 +68,7 @@ def with_rows(sqlite_url: str, tmp_path: Path) -> str:
     return sqlite_url
 
 
+@pytest.mark.long
 def test_a_run_gets_its_client_from_dagster_aws_and_the_command_does_without_it(
     with_rows: str, tmp_path: Path, bucket: Bucket
 ) -> None:
@@ -78,6 +79,7 @@ def test_a_run_gets_its_client_from_dagster_aws_and_the_command_does_without_it(
     assert len([key for key in bucket.objects() if f"{ago(39)}".replace("-", "") in key]) == 2
 
 
+@pytest.mark.long
 def test_a_run_on_a_folder_does_not_pay_for_dagster_aws(with_rows: str, tmp_path: Path, bucket: Bucket) -> None:
     env = environment(with_rows, tmp_path, str(tmp_path / "backups"), bucket)
     assert python(ARCHIVE, env, str(ago(40))).splitlines()[-1] == "False True"
@@ -125,6 +127,7 @@ def compute_logs_on(yaml: str) -> str:
     return yaml[:begin] + part + yaml[end:]
 
 
+@pytest.mark.long
 def test_the_output_of_runs_is_in_the_bucket_that_the_variable_names(
     with_rows: str, tmp_path: Path, bucket: Bucket
 ) -> None:
@@ -137,6 +140,7 @@ def test_the_output_of_runs_is_in_the_bucket_that_the_variable_names(
     assert any(b"STEP_SUCCESS" in data for data in logs.values()), list(logs)
 
 
+@pytest.mark.long
 def test_the_configuration_that_is_copied_keeps_logs_on_disk_unless_somebody_takes_the_marks_away(
     with_rows: str, tmp_path: Path, bucket: Bucket
 ) -> None:

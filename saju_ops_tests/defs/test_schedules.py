@@ -140,6 +140,7 @@ def test_the_day_that_holds_the_cutoff_stays_at_every_hour_of_the_day(
 ACTIVE = ["QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("status", ACTIVE)
 def test_days_of_a_run_that_has_not_ended_are_left_out(project: Project, status: str) -> None:
     active = dg.DagsterRunStatus[status]
@@ -148,6 +149,7 @@ def test_days_of_a_run_that_has_not_ended_are_left_out(project: Project, status:
     assert ranges(tick(project)) == [span(40, 39), span(35, 34), span(32, 31)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("status", ["SUCCESS", "FAILURE", "CANCELED"])
 def test_days_of_a_run_that_ended_without_an_archive_are_asked_for_again(project: Project, status: str) -> None:
     works_on(project, {RANGE_START: str(ago(38)), RANGE_END: str(ago(36))}, dg.DagsterRunStatus[status])
@@ -181,6 +183,7 @@ def test_runs_carry_the_name_of_their_tick_and_keys_of_their_own(project: Projec
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_what_a_tick_asks_for_can_be_run(project: Project) -> None:
     project.add(20, ago(35), first=1)
     (request,) = tick(project)
@@ -205,6 +208,7 @@ def test_a_database_that_does_not_answer_fails_the_tick_with_a_sentence(
     assert "hunter2" not in str(refused.value)
 
 
+@pytest.mark.long
 def test_a_tick_over_years_and_many_runs_is_quick(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tick has sixty seconds. It asked the run storage once per due day: 15 s for these."""
     monkeypatch.setenv("ARCHIVE_START_DATE", str(ago(2000)))

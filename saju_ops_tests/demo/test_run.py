@@ -93,6 +93,7 @@ def test_it_never_prints_a_secret_of_the_environment(done: Demo) -> None:
     assert SECRET not in done.first.stdout + done.first.stderr
 
 
+@pytest.mark.long
 def test_it_prints_the_report_with_the_labels_that_operators_know(done: Demo) -> None:
     said = done.first.stdout
     assert re.search(r"^💾 \*DB Cleanup Report\*$", said, re.M)
@@ -137,6 +138,7 @@ def test_no_message_is_printed(done: Demo) -> None:
     assert not [m for m in messages if m in done.first.stdout + done.first.stderr]
 
 
+@pytest.mark.long
 def test_a_second_run_says_that_there_is_nothing_to_do_and_changes_nothing(done: Demo) -> None:
     backups = {p: p.read_bytes() for p in (done.folder / ".demo" / "backups").rglob("*") if p.is_file()}
     again = done.run()
@@ -177,6 +179,7 @@ def test_the_ui_of_a_folder_without_a_demo_is_refused(done: Demo, monkeypatch: p
         open_ui(done.folder / "production_home")
 
 
+@pytest.mark.long
 def test_a_dotenv_file_beside_it_does_not_turn_the_demos_ui_to_production(done: Demo) -> None:
     """Dagster's commands let the .env file of their working folder win over the environment.
 

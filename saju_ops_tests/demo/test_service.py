@@ -107,6 +107,7 @@ def test_its_foreign_keys_hold(made: DemoService) -> None:
     assert query(made, "PRAGMA integrity_check") == [("ok",)]
 
 
+@pytest.mark.long
 def test_sessions_expire_30_minutes_after_their_creation_and_outlast_their_messages(
     made: DemoService,
 ) -> None:

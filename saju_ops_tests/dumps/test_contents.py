@@ -61,6 +61,7 @@ def login(url: str, user: str, password: str) -> str:
     return sa.make_url(url).set(username=user, password=password).render_as_string(hide_password=False)
 
 
+@pytest.mark.long
 def test_after_a_replacing_restore_the_service_still_gets_at_its_tables(
     postgres_url: str, service: str, tmp_path: Path
 ) -> None:
@@ -138,6 +139,7 @@ def test_lines_of_a_functions_body_are_left_as_they_are(postgres_url: str, servi
     assert asked(service, "SELECT f(), obj_description('a'::regclass), (SELECT v FROM a)") == f
 
 
+@pytest.mark.long
 def test_large_objects_do_not_end_the_one_transaction(
     postgres_url: str, postgres_server: Engine, tmp_path: Path
 ) -> None:
@@ -152,6 +154,7 @@ def test_large_objects_do_not_end_the_one_transaction(
         assert open_engine(sa.make_url(into)).objects() == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "made",
     ["CREATE SEQUENCE a", "SELECT lo_create(4711)", "CREATE COLLATION a (locale = 'C')", "CREATE PUBLICATION a",
@@ -220,6 +223,7 @@ def restored(dumps: Dumps, url: str) -> Iterator[str]:
         run_sql(url, f"DROP DATABASE IF EXISTS {SENT_BACK}")
 
 
+@pytest.mark.long
 @both_servers
 def test_every_digit_of_a_float_comes_back(server_url: str, tmp_path: Path) -> None:
     """The dump programs print six of them."""
@@ -265,6 +269,7 @@ def test_floats_that_cannot_be_put_right_are_named(mariadb_url: str, tmp_path: P
         assert asked(into, "SELECT f + 0e0 FROM watched") == [(16777200.0,)]
 
 
+@pytest.mark.long
 @both_servers
 def test_dates_that_are_none_come_back(server_url: str, tmp_path: Path) -> None:
     run_sql(server_url, "CREATE TABLE a (d date, t datetime)")
@@ -277,6 +282,7 @@ def test_dates_that_are_none_come_back(server_url: str, tmp_path: Path) -> None:
         assert asked(into, "SELECT * FROM a") == [("2026-02-31", "2026-00-00 10:00:00"), ("0000-00-00", None)]
 
 
+@pytest.mark.long
 def test_the_history_of_versioned_tables_comes_back(mariadb_url: str, tmp_path: Path) -> None:
     run_sql(
         mariadb_url,
@@ -307,6 +313,7 @@ def test_a_client_that_cannot_dump_history_says_so(mariadb_url: str, tmp_path: P
     assert "the history of system-versioned tables is not in it: a" in result.message
 
 
+@pytest.mark.long
 def test_sequences_come_back_and_are_the_restored_databases_own(mariadb_url: str, tmp_path: Path) -> None:
     run_sql(
         mariadb_url,
@@ -324,6 +331,7 @@ def test_sequences_come_back_and_are_the_restored_databases_own(mariadb_url: str
     assert asked(mariadb_url, "SELECT NEXTVAL(numbers)") == [(520,)], "the old database's sequence was drawn from"
 
 
+@pytest.mark.long
 def test_a_view_whose_definer_is_gone_is_restored_under_another_name(mariadb_url: str, tmp_path: Path) -> None:
     """MariaDB then writes the old database's name before each of its columns."""
     name = sa.make_url(mariadb_url).database
@@ -387,6 +395,7 @@ def broken(request: pytest.FixtureRequest) -> Iterator[tuple[str, Engine]]:
         server.execute(*(f"DROP USER IF EXISTS {user}" for user in users.values()))
 
 
+@pytest.mark.long
 def test_broken_views_are_named_and_all_else_is_dumped_and_proven(broken: tuple[str, Engine], tmp_path: Path) -> None:
     url, _ = broken
     dumps = Dumps(url, tmp_path)
@@ -424,6 +433,7 @@ def test_broken_views_are_named_and_all_else_is_dumped_and_proven(broken: tuple[
     assert Dumps(url, tmp_path / "again").take().contents.broken_views == []
 
 
+@pytest.mark.long
 def test_a_definition_of_a_broken_view_can_be_executed_once_its_table_is_there_again(
     broken: tuple[str, Engine], tmp_path: Path
 ) -> None:
@@ -481,6 +491,7 @@ def test_a_view_that_breaks_while_it_is_dumped_is_dumped_again(
     assert looked[0] == {}
 
 
+@pytest.mark.long
 def test_names_that_differ_in_their_case_alone_are_no_change(mariadb_url: str, tmp_path: Path) -> None:
     """The server lists them now in one order, now in the other."""
     names = ["a1", "b2", "c3", "mixed", "Mixed", "z"]
@@ -490,6 +501,7 @@ def test_names_that_differ_in_their_case_alone_are_no_change(mariadb_url: str, t
     assert sorted(result.contents.tables) == sorted(names)
 
 
+@pytest.mark.long
 def test_a_mariadb_package_is_replaced_too(mariadb_url: str, tmp_path: Path) -> None:
     with sa.create_engine(mariadb_url).begin() as connection:
         connection.exec_driver_sql("SET SESSION sql_mode = 'ORACLE'")
@@ -502,6 +514,7 @@ def test_a_mariadb_package_is_replaced_too(mariadb_url: str, tmp_path: Path) -> 
     assert asked(mariadb_url, listed) == [("PACKAGE",), ("PACKAGE BODY",)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("password", ["한글 🔑", "pässwörd"])
 @both_servers
 def test_a_password_in_any_language_opens_the_database(server_url: str, password: str, tmp_path: Path) -> None:

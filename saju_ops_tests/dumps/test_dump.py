@@ -48,6 +48,7 @@ def drop(url: str) -> None:
             connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {parsed.database}{force}")
 
 
+@pytest.mark.long
 def test_every_value_comes_back(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "mysql" in database_url:
         monkeypatch.setenv("PATH", oracle_clients(tmp_path / "oracle", only=False))
@@ -65,6 +66,7 @@ def test_every_value_comes_back(database_url: str, tmp_path: Path, monkeypatch: 
         drop(target)
 
 
+@pytest.mark.long
 def test_the_manifest_says_what_is_in_it_and_is_written_last(database_url: str, tmp_path: Path) -> None:
     fill(database_url)
     dumps = Dumps(database_url, tmp_path)
@@ -103,6 +105,7 @@ def test_oracles_client_dumps_both_servers(
     assert "MariaDB" not in result.manifest.tool
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("server", ["mysql", "mariadb"])
 def test_mariadbs_client_dumps_both_servers(server: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     url = request.getfixturevalue(f"{server}_url")
@@ -213,6 +216,7 @@ def test_names_of_files_say_which_database_it_is() -> None:
     assert distinct([app, app.set(password="x"), twin]) == [app, twin]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres"])
 def test_a_dump_is_one_instant_while_the_database_is_written(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -252,6 +256,7 @@ def test_a_dump_is_one_instant_while_the_database_is_written(
     assert rows.pop() > 20
 
 
+@pytest.mark.long
 def test_without_the_right_to_lock_a_written_table_is_proven_by_two_snapshots(
     mysql_server: Engine, mysql_url: str, tmp_path: Path, oracle: None
 ) -> None:

@@ -47,6 +47,7 @@ def hidden(ops: Account) -> str:
     return open_engine(parse_database_url(ops.url)).hidden()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", ["GRANT PROCESS ON *.* TO {user}", "GRANT SELECT ON mysql.* TO {user}"])
 @pytest.mark.parametrize("visible", [True, False])
 def test_a_dump_without_a_column_is_never_proven(
@@ -66,6 +67,7 @@ def test_a_dump_without_a_column_is_never_proven(
         assert "tables (SELECT)" in hidden(ops)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", ["GRANT PROCESS ON *.* TO {user}", "GRANT SELECT ON mysql.* TO {user}"])
 @pytest.mark.parametrize("rights", ["SELECT (id, word), DELETE ON {db}.notes", "SELECT, TRIGGER ON {db}.notes"])
 def test_a_masked_dump_by_a_user_who_may_not_see_every_table_is_refused_before_anything_is_copied(

@@ -38,6 +38,7 @@ def watched(folder: Path, names: tuple[str, ...]) -> None:
         script.chmod(0o755)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["postgres", "mariadb", "mysql"])
 def test_a_program_finds_no_secret_in_its_environment(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

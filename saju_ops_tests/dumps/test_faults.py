@@ -67,6 +67,7 @@ def run_sql(url: str, *statements: str) -> None:
 # --- a cut or altered file -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("password", [None, "correct horse battery staple"])
 def test_a_dump_cut_anywhere_is_found(mariadb_url: str, tmp_path: Path, password: str | None) -> None:
     fill(mariadb_url)
@@ -92,6 +93,7 @@ def test_a_dump_cut_anywhere_is_found(mariadb_url: str, tmp_path: Path, password
         list(unpacked(longer.open("rb"), packed, m.encryption, password, m.file))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("where", ["statement", "line", "middle", "completion", "header"])
 def test_a_program_that_ends_early_but_well_makes_no_dump(
     where: str, mariadb_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -156,6 +158,7 @@ def test_rows_that_are_missing_in_a_whole_looking_dump_are_found(
     assert scratch_databases(mariadb_server) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mariadb", "postgres", "sqlite"])
 def test_a_value_that_changes_on_the_way_is_found(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -246,6 +249,7 @@ def test_two_runs_over_the_same_storage_do_not_dump_at_once(sqlite_url: str, tmp
 # --- a DDL meanwhile -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "ddl", ["ALTER TABLE no_key ADD COLUMN more int", "TRUNCATE TABLE no_key", "DROP VIEW seen"], ids=lambda s: s[:8]
 )
@@ -285,6 +289,7 @@ def test_a_ddl_during_the_dump_makes_it_be_taken_again(
 # --- killed ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_killed_dump_program_leaves_nothing(mariadb_url: str, tmp_path: Path) -> None:
     fill(mariadb_url)
     run_sql(mariadb_url, "INSERT INTO no_key SELECT 'many', seq FROM seq_1_to_400000")
@@ -343,6 +348,7 @@ def test_a_killed_run_leaves_no_backup_and_the_next_one_cleans_up(
         assert not set(left) & set(scratch_databases(mariadb_server))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("server", ["mariadb", "postgres"])
 def test_only_old_databases_of_our_own_are_dropped(server: str, request: pytest.FixtureRequest) -> None:
     engine: Engine = request.getfixturevalue(f"{server}_server")
@@ -371,6 +377,7 @@ def test_only_old_databases_of_our_own_are_dropped(server: str, request: pytest.
 # --- the drill stays in its own database -----------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_drill_does_not_change_the_database_that_it_copies(
     mysql_url: str, mysql_server: Engine, tmp_path: Path, oracle: None
 ) -> None:
@@ -404,6 +411,7 @@ def test_the_drill_does_not_change_the_database_that_it_copies(
     assert [tuple(r) for r in seen] == [("eater", "DISABLED")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "line",
     [
@@ -469,6 +477,7 @@ def test_without_the_right_to_a_scratch_database_the_dump_is_kept_and_unproven(
         mariadb_server.execute("DROP USER small@'127.0.0.1'")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("rights", "unseen"),
     [
@@ -529,6 +538,7 @@ def test_grants_say_what_a_user_might_not_see(grants: list[str], engine: str, un
     assert bool(found) is bool(unseen)
 
 
+@pytest.mark.long
 def test_a_drill_on_a_server_of_another_kind_says_so(mysql_server: Engine, mariadb_url: str, tmp_path: Path) -> None:
     fill(mariadb_url)
     result = Dumps(mariadb_url, tmp_path).take(drill_servers=(sa.make_url(mysql_server.url),))
@@ -584,6 +594,7 @@ def test_a_row_too_large_for_the_server_leaves_an_unproven_dump(mariadb_url: str
     assert "max_allowed_packet" in result.drill.why_not
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", ["full", "killed"])
 def test_a_drill_server_in_trouble_leaves_an_unproven_dump(
     fault: str, mariadb_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -609,6 +620,7 @@ def test_a_drill_server_in_trouble_leaves_an_unproven_dump(
         assert result.drill.why_not
 
 
+@pytest.mark.long
 def test_a_drill_server_that_writes_names_otherwise_leaves_an_unproven_dump(mariadb_url: str, tmp_path: Path) -> None:
     run_sql(mariadb_url, "CREATE TABLE Users (id int)")
     with MariaDB(("--lower-case-table-names=1",)) as server:
@@ -632,6 +644,7 @@ def test_the_lock_is_never_waited_for_long(mysql_url: str, tmp_path: Path, oracl
         holder.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mariadb", "postgres", "sqlite"])
 def test_an_old_dump_can_be_tried_again(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     url = request.getfixturevalue(f"{engine}_url")

@@ -136,6 +136,7 @@ IN_FULL = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 def test_no_statement_of_a_changed_dump_is_executed(scene: tuple[Engine, Dumps, bytes]) -> None:
     server, dumps, content = scene
     evil = Path("/tmp/saju_ops_evil")
@@ -157,6 +158,7 @@ def test_no_statement_of_a_changed_dump_is_executed(scene: tuple[Engine, Dumps, 
     assert {k: (was[k], v) for k, v in now.items() if was[k] != v} == {}
 
 
+@pytest.mark.long
 def test_a_changed_dump_is_a_failed_drill_and_is_not_restored(scene: tuple[Engine, Dumps, bytes]) -> None:
     server, dumps, content = scene
     result, was, live = _only(dumps), state(server, LIVE), everything(dumps.url)
@@ -182,6 +184,7 @@ def _only(dumps: Dumps) -> BackupManifest:
     return manifest
 
 
+@pytest.mark.long
 def test_what_runs_in_a_drill_has_rights_on_its_scratch_database_alone(scene: tuple[Engine, Dumps, bytes]) -> None:
     """Were a statement allowed that should not be, it would still be the drill's user's."""
     server, dumps, _ = scene
@@ -198,6 +201,7 @@ def test_what_runs_in_a_drill_has_rights_on_its_scratch_database_alone(scene: tu
     assert name not in [user for user, _ in state(server, LIVE)["users"]]
 
 
+@pytest.mark.long
 def test_a_view_of_another_database_is_named_and_not_tried(scene: tuple[Engine, Dumps, bytes]) -> None:
     _, dumps, _ = scene
     run(dumps.url.render_as_string(hide_password=False), "CREATE VIEW abroad AS SELECT id FROM app.users",
@@ -207,6 +211,7 @@ def test_a_view_of_another_database_is_named_and_not_tried(scene: tuple[Engine, 
     assert any("abroad" in sentence and "not tried" in sentence for sentence in result.drill.left_out)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [MySQL, MariaDB])
 def test_with_a_binary_log_triggers_and_functions_are_proven_too(kind: type[Engine], tmp_path: Path) -> None:
     with kind(["--log-bin=binlog", "--server-id=3"]) as server, server.database() as url:
@@ -216,6 +221,7 @@ def test_with_a_binary_log_triggers_and_functions_are_proven_too(kind: type[Engi
         assert result.contents.definitions["trigger before_parts"]
 
 
+@pytest.mark.long
 def test_the_user_of_a_killed_drill_is_dropped_by_a_later_one(scene: tuple[Engine, Dumps, bytes]) -> None:
     server, dumps, _ = scene
     code = (
@@ -236,6 +242,7 @@ def test_the_user_of_a_killed_drill_is_dropped_by_a_later_one(scene: tuple[Engin
         assert len(scratch_databases(server)) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("named", [True, False])
 def test_an_account_that_may_make_no_user_and_has_rights_elsewhere_is_not_used(
     scene: tuple[Engine, Dumps, bytes], named: bool
@@ -266,6 +273,7 @@ def test_an_account_that_may_make_no_user_and_has_rights_elsewhere_is_not_used(
         server.execute(f"DROP USER {account}")
 
 
+@pytest.mark.long
 def test_events_are_restored_switched_off_and_named(scene: tuple[Engine, Dumps, bytes]) -> None:
     server, dumps, _ = scene
     with database_named(server, "hostile_into") as into:
@@ -276,6 +284,7 @@ def test_events_are_restored_switched_off_and_named(scene: tuple[Engine, Dumps, 
         ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [1, 7, 4096])
 def test_statements_are_the_same_wherever_the_chunks_end(size: int, scene: tuple[Engine, Dumps, bytes]) -> None:
     _, dumps, content = scene
@@ -292,6 +301,7 @@ def test_statements_are_the_same_wherever_the_chunks_end(size: int, scene: tuple
 # --- a table of the database's own name -------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_views_on_a_table_of_the_databases_own_name_are_proven_and_restored(
     scene: tuple[Engine, Dumps, bytes], tmp_path: Path
 ) -> None:
@@ -324,6 +334,7 @@ def test_views_on_a_table_of_the_databases_own_name_are_proven_and_restored(
 # --- nothing is emptied before it is known that the dump loads -----------------------------------------------------
 
 
+@pytest.mark.long
 def test_an_unproven_dump_that_does_not_load_leaves_the_target_as_it_was(scene: tuple[Engine, Dumps, bytes]) -> None:
     server, dumps, content = scene
     result = _only(dumps)
@@ -336,6 +347,7 @@ def test_an_unproven_dump_that_does_not_load_leaves_the_target_as_it_was(scene: 
     assert scratch_databases(server) == []
 
 
+@pytest.mark.long
 def test_where_no_trial_is_possible_a_target_is_emptied_only_on_request(scene: tuple[Engine, Dumps, bytes]) -> None:
     server, dumps, _ = scene
     name, account = dumps.url.database, "owner@'127.0.0.1'"

@@ -105,6 +105,7 @@ def roles(server: Engine) -> list[str]:
     return sorted(str(n) for (n,) in server.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'saju%'"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("before", [b"", b"CREATE TABLE"], ids=["at the end", "in the middle"])
 def test_what_pg_dump_does_not_write_is_found_and_not_executed(
     before: bytes, sound: tuple[Dumps, DumpResult], postgres_server: Engine, tmp_path: Path
@@ -160,6 +161,7 @@ TRIED = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_dumps_own_function_may_do_nothing_outside_of_the_scratch_database(
     sound: tuple[Dumps, DumpResult], postgres_server: Engine, tmp_path: Path
 ) -> None:
@@ -217,6 +219,7 @@ def test_the_drills_role_owns_the_scratch_database_and_has_no_other_right(
     assert (roles(postgres_server), scratch_databases(postgres_server)) == ([], [])
 
 
+@pytest.mark.long
 def test_what_a_killed_drill_left_is_dropped_by_a_later_one(postgres_server: Engine, postgres_url: str) -> None:
     script = (
         "import os, signal, sqlalchemy as sa\nfrom datetime import UTC, datetime\n"
@@ -255,6 +258,7 @@ def small(postgres_server: Engine, postgres_url: str) -> Iterator[sa.URL]:
     postgres_server.execute("DROP ROLE small", "DROP ROLE for_drills")
 
 
+@pytest.mark.long
 def test_an_account_that_may_make_no_role_leaves_the_dump_unproven_and_says_what_would_help(
     small: sa.URL, postgres_server: Engine, tmp_path: Path
 ) -> None:
@@ -355,6 +359,7 @@ def rich(postgres_server: Engine, postgres_url: str) -> Iterator[str]:
     postgres_server.execute("DROP ROLE reader")
 
 
+@pytest.mark.long
 def test_a_rich_database_is_proven_by_a_role_without_rights_and_comes_back(
     rich: str, postgres_server: Engine, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ def quoted(server: Engine, name: str) -> str:
     return sign + name.replace(sign, sign * 2) + sign
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["-dash", "it's", 'quo"te', "back\\slash", "with blank", "per%cent", "do.t", "한글"])
 @pytest.mark.parametrize("server", ["mysql", "mariadb", "postgres"])
 def test_a_database_of_any_name_is_dumped_tried_restored_and_masked(
@@ -71,6 +72,7 @@ def test_a_sqlite_file_of_any_name_is_dumped_and_restored(name: str, tmp_path: P
     assert path.is_file()
 
 
+@pytest.mark.long
 def test_a_view_over_a_function_is_in_a_masked_dump(mariadb_url: str, tmp_path: Path) -> None:
     with sa.create_engine(mariadb_url, poolclass=sa.NullPool).connect() as connection:
         connection.exec_driver_sql("CREATE FUNCTION two() RETURNS int DETERMINISTIC RETURN 2")
@@ -116,6 +118,7 @@ print(int(peak) >> 10)
 """
 
 
+@pytest.mark.long
 def test_a_blob_of_120_mb_is_measured_in_little_more_than_its_own_memory(tmp_path: Path) -> None:
     path = tmp_path / "blob.db"
     with closing(sqlite3.connect(path)) as made:

@@ -111,6 +111,7 @@ def test_a_childs_row_that_changes_on_the_way_is_found_although_its_columns_are_
         Dumps(postgres_url, tmp_path).take()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "uses",
     [
@@ -138,6 +139,7 @@ def test_what_uses_a_function_that_names_things_without_a_schema_comes_back(
         assert asked(back, count) == asked(postgres_url, count)
 
 
+@pytest.mark.long
 def test_a_check_that_reads_another_table_comes_back(postgres_url: str, tmp_path: Path) -> None:
     run_sql(
         postgres_url,
@@ -205,6 +207,7 @@ def test_an_index_that_no_server_can_build_any_more_is_left_out_and_named(postgr
     assert dumps.restore(sa.make_url(postgres_url).render_as_string(hide_password=False), dry_run=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", [(b"PRIMARY KEY (id)", b"PRIMARY KEY (iX)"), (b"p_pkey PRIMARY", b"p_pkey PRIMARX")])
 def test_a_key_that_was_damaged_on_the_way_is_not_left_out_as_one_that_no_server_makes(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: tuple[bytes, bytes]
@@ -220,6 +223,7 @@ def test_a_key_that_was_damaged_on_the_way_is_not_left_out_as_one_that_no_server
     assert not result.proven, result.message
 
 
+@pytest.mark.long
 def test_a_name_that_holds_a_line_end_forges_no_line(postgres_url: str, tmp_path: Path) -> None:
     run_sql(
         postgres_url,
@@ -270,6 +274,7 @@ def test_a_dump_behind_a_lock_says_so(postgres_url: str, tmp_path: Path, monkeyp
 # --- MySQL and MariaDB -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @both_servers
 def test_events_whose_time_has_passed_are_named_and_all_else_proven(server_url: str, tmp_path: Path) -> None:
     run_sql(
@@ -294,6 +299,7 @@ def test_events_whose_time_has_passed_are_named_and_all_else_proven(server_url: 
 LONG = ", ".join(f"c{n} char(250)" for n in range(40))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("server_url", "statements", "named"),
     [
@@ -355,6 +361,7 @@ def test_without_the_right_to_make_such_a_table_the_dump_is_kept_and_says_which(
         mysql_server.execute("DROP USER little@'%'")
 
 
+@pytest.mark.long
 @mysql_only
 def test_json_that_text_cannot_say_is_compared_as_json_compares(server_url: str, tmp_path: Path) -> None:
     run_sql(
@@ -377,6 +384,7 @@ def test_json_that_text_cannot_say_is_compared_as_json_compares(server_url: str,
         ]
 
 
+@pytest.mark.long
 @mysql_only
 def test_json_that_changes_on_the_way_is_found(
     server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -393,6 +401,7 @@ def test_json_that_changes_on_the_way_is_found(
         Dumps(server_url, tmp_path).take()
 
 
+@pytest.mark.long
 @both_servers
 def test_an_event_with_two_semicolons_in_its_text_comes_back(server_url: str, tmp_path: Path) -> None:
     """At which the dump programs spin for ever."""
@@ -413,6 +422,7 @@ def test_an_event_with_two_semicolons_in_its_text_comes_back(server_url: str, tm
         )
 
 
+@pytest.mark.long
 @both_servers
 def test_a_delimiter_at_a_lines_end_inside_of_a_text_ends_no_routine(server_url: str, tmp_path: Path) -> None:
     run_sql(server_url, "CREATE PROCEDURE saying() SELECT 'a;;\nb' AS x", "CREATE VIEW said AS SELECT 'a;\nb' AS x")
@@ -422,6 +432,7 @@ def test_a_delimiter_at_a_lines_end_inside_of_a_text_ends_no_routine(server_url:
         assert asked(back, "CALL saying()") == [("a;;\nb",)]
 
 
+@pytest.mark.long
 @mysql_only
 def test_a_servers_limit_for_statements_does_not_end_a_dump(
     server_url: str, mysql_server: Engine, tmp_path: Path
@@ -440,6 +451,7 @@ def test_a_servers_limit_for_statements_does_not_end_a_dump(
         mysql_server.execute("SET GLOBAL max_execution_time = 0")
 
 
+@pytest.mark.long
 @both_servers
 def test_a_dump_waits_for_another_sessions_lock_no_longer_than_it_may(
     server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -485,6 +497,7 @@ def test_a_server_that_requires_primary_keys_proves_dumps(
         mysql_server.execute("SET GLOBAL sql_require_primary_key = OFF")
 
 
+@pytest.mark.long
 def test_a_mariadb_server_that_forces_primary_keys_proves_dumps(
     mariadb_url: str, mariadb_server: Engine, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def change(url: str) -> None:
         connection.commit()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mariadb", "postgres", "sqlite"])
 def test_replacing_puts_the_old_state_back_whole(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     url = request.getfixturevalue(f"{engine}_url")
@@ -60,6 +61,7 @@ def test_replacing_puts_the_old_state_back_whole(engine: str, request: pytest.Fi
         assert everything(f"sqlite:///{aside}") == changed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mariadb", "postgres", "sqlite"])
 def test_a_damaged_dump_is_found_before_anything_is_dropped(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -217,6 +219,7 @@ def test_an_unproven_dump_is_restored_only_when_asked(sqlite_url: str, tmp_path:
     assert everything(target) == everything(sqlite_url)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("engine", "like"),
     [
@@ -325,6 +328,7 @@ def test_a_dump_of_another_engine_is_refused(sqlite_url: str, postgres_url: str,
         dumps.restore(postgres_url)
 
 
+@pytest.mark.long
 def test_a_restore_that_breaks_off_says_what_to_do(mariadb_url: str, mariadb_server: Engine, tmp_path: Path) -> None:
     fill(mariadb_url)
     dumps = Dumps(mariadb_url, tmp_path)
@@ -354,6 +358,7 @@ def test_times_are_read_in_the_zone_of_the_settings() -> None:
         instant_of("gestern", seoul, "--at")
 
 
+@pytest.mark.long
 def test_the_command_line_restores(
     postgres_url: str, postgres_server: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ def database(request: pytest.FixtureRequest) -> tuple[str, list[str]]:
     return url, words
 
 
+@pytest.mark.long
 def test_a_dump_is_proven_and_comes_back(database: tuple[str, list[str]], tmp_path: Path) -> None:
     url, words = database
     before = contents(url, words)
@@ -55,6 +56,7 @@ def test_a_dump_is_proven_and_comes_back(database: tuple[str, list[str]], tmp_pa
     assert contents(url, words) == before
 
 
+@pytest.mark.long
 def test_a_masked_dump_of_them_is_made(database: tuple[str, list[str]], tmp_path: Path) -> None:
     dumps = Dumps(database[0], tmp_path)
     take_masked_dump(dumps.url, dumps.storage, options(), now=lambda: AT_THREE)

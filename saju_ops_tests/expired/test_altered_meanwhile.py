@@ -68,6 +68,7 @@ def every_job(scene: JobScene) -> list[str]:
     return sorted(scene.ids())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rule", ["CASCADE", "SET NULL"])
 def test_a_table_that_begins_to_hang_on_jobs_between_two_batches_keeps_its_rows(jobs: JobScene, rule: str) -> None:
     act = once(lambda: new_child(jobs.engine, jobs.table("jobs").c.id, every_job(jobs), rule))
@@ -80,6 +81,7 @@ def test_a_table_that_begins_to_hang_on_jobs_between_two_batches_keeps_its_rows(
     assert set(jobs.wholeness(range(BATCH + 1, JOBS + 1)).values()) == {True}
 
 
+@pytest.mark.long
 def test_a_table_that_begins_to_hang_on_what_hangs_on_jobs_keeps_its_rows(jobs: JobScene) -> None:
     def act() -> None:
         new_child(jobs.engine, jobs.table("reports").c.id, sorted(jobs.ids("reports")))
@@ -89,6 +91,7 @@ def test_a_table_that_begins_to_hang_on_what_hangs_on_jobs_keeps_its_rows(jobs: 
     assert count(jobs.engine) == JOBS - BATCH
 
 
+@pytest.mark.long
 def test_a_column_that_payments_get_between_two_batches_is_archived_before_they_go(jobs: JobScene) -> None:
     def act() -> None:
         jobs.run("ALTER TABLE payments ADD COLUMN memo varchar(50)")
@@ -103,6 +106,7 @@ def test_a_column_that_payments_get_between_two_batches_is_archived_before_they_
     assert sorted(map(int, memos)) == list(range(BATCH + 1, JOBS + 1))
 
 
+@pytest.mark.long
 def test_a_column_of_payments_that_is_renamed_stops_the_run_in_one_sentence(jobs: JobScene) -> None:
     act = once(lambda: jobs.run("ALTER TABLE payments RENAME COLUMN method TO paid_by"))
     result = jobs.purge(tables=TABLES, batch_jobs=BATCH, passed={"control": RunControl(progress=act)})
@@ -110,6 +114,7 @@ def test_a_column_of_payments_that_is_renamed_stops_the_run_in_one_sentence(jobs
     assert (result.deleted, sum(result.stayed.values())) == (BATCH, 0)
 
 
+@pytest.mark.long
 def test_an_index_and_a_table_of_its_own_stop_no_run(jobs: JobScene) -> None:
     def act() -> None:
         jobs.run("CREATE INDEX by_amount ON payments (amount)")
@@ -153,6 +158,7 @@ def test_mariadb_lets_a_table_hang_on_jobs_under_their_lock_and_its_rows_stay(
 # --- sessions ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_column_that_the_log_gets_between_two_batches_keeps_the_sessions(sessions: SessionScene) -> None:
     def act() -> None:
         sessions.run("ALTER TABLE conversation_logs ADD COLUMN note varchar(50)")
@@ -167,6 +173,7 @@ def test_a_column_that_the_log_gets_between_two_batches_keeps_the_sessions(sessi
     assert (sessions.purge().deleted, sessions.count("conversation_logs")) == (SESSIONS - BATCH, 0)
 
 
+@pytest.mark.long
 def test_a_table_that_begins_to_hang_on_calculations_keeps_its_rows(sessions: SessionScene) -> None:
     column = schema.chatbot.tables["saju_calculations"].c.calculation_id
 
@@ -180,6 +187,7 @@ def test_a_table_that_begins_to_hang_on_calculations_keeps_its_rows(sessions: Se
     assert sessions.count("user_sessions") == SESSIONS - BATCH
 
 
+@pytest.mark.long
 def test_a_trigger_on_sessions_that_is_made_between_two_batches_never_fires(sessions: SessionScene) -> None:
     family = sessions.engine.dialect.name
     insert = "INSERT INTO kept VALUES (1)"

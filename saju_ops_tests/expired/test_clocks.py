@@ -43,6 +43,7 @@ def add(scene: JobScene, number: int, created: datetime, expires: datetime, zone
     scene.run("UPDATE jobs SET created_at = :c, expires_at = :e WHERE id = :id", id=job_id(number), **at)
 
 
+@pytest.mark.long
 def test_korean_time_that_is_read_as_utc_is_refused_and_in_its_own_zone_expires_when_it_does(scene: JobScene) -> None:
     add(scene, 1, NOW - 25 * HOUR, NOW - HOUR, SEOUL)
     add(scene, 2, NOW - 16 * HOUR, NOW + 8 * HOUR, SEOUL)
@@ -62,12 +63,14 @@ def test_utc_that_is_read_as_korean_time_is_a_doubt(scene: JobScene) -> None:
     assert "jobs is 9 h 1 min old by JOBS_DATABASE_TIMEZONE (Asia/Seoul), which is as much as UTC differs" in doubt
 
 
+@pytest.mark.long
 def test_a_quiet_service_is_no_doubt(scene: JobScene) -> None:
     add(scene, 1, NOW - 20 * HOUR, NOW + 4 * HOUR, SEOUL)
     scene.zone = SEOUL
     assert scene.purge(dry_run=True).doubts == ()
 
 
+@pytest.mark.long
 def test_five_minutes_ahead_may_be_a_clock_and_more_is_refused(scene: JobScene) -> None:
     add(scene, 1, NOW - 25 * HOUR, NOW - HOUR, UTC_ZONE)
     add(scene, 2, NOW + 5 * MINUTE + SECOND, NOW + 24 * HOUR, UTC_ZONE)

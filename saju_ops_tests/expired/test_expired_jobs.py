@@ -58,6 +58,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> JobScene:
 # --- deleted rows -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cascades", ["orm", "database", "mixed"])
 def test_expired_jobs_go_whole_whoever_cascades_and_living_ones_stay_whole(
     database_url: str, tmp_path: Path, cascades: str
@@ -85,6 +86,7 @@ def test_payments_stand_in_the_archive_before_their_jobs_go(scene: JobScene) -> 
     assert job_id(2) in manifests[0].read_text()
 
 
+@pytest.mark.long
 def test_a_dry_run_says_what_would_go_and_changes_nothing(scene: JobScene) -> None:
     scene.add(range(1, 4))
     before = scene.counts()
@@ -95,6 +97,7 @@ def test_a_dry_run_says_what_would_go_and_changes_nothing(scene: JobScene) -> No
     assert (dry.deleted, dry.rows) == (done.deleted, done.rows)
 
 
+@pytest.mark.long
 def test_a_second_run_has_nothing_to_do(scene: JobScene) -> None:
     scene.add(range(1, 3))
     scene.purge()
@@ -105,6 +108,7 @@ def test_a_second_run_has_nothing_to_do(scene: JobScene) -> None:
 # --- when a job is expired --------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_exactly_now_is_not_expired_and_an_instant_before_it_is(scene: JobScene) -> None:
     scene.add([1], NOW)
     scene.add([2], NOW - SECOND)
@@ -114,6 +118,7 @@ def test_exactly_now_is_not_expired_and_an_instant_before_it_is(scene: JobScene)
     assert scene.ids() == set()
 
 
+@pytest.mark.long
 def test_midnight_in_seoul_is_the_instant_that_it_is(database_url: str, tmp_path: Path) -> None:
     """A column without a zone kept in Seoul's time: 00:00 there is 15:00 UTC of the day before."""
     midnight = datetime(2026, 10, 2, tzinfo=SEOUL)
@@ -228,6 +233,7 @@ def test_a_table_that_is_not_listed_is_refused_by_name_before_anything_is_delete
     scene.run("DROP TABLE gifts")
 
 
+@pytest.mark.long
 def test_a_payment_that_changes_after_it_was_archived_keeps_its_job(
     scene: JobScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +257,7 @@ def test_a_payment_that_changes_after_it_was_archived_keeps_its_job(
     assert sorted(r["amount"] for r in scene.archived("payments") if r["id"] == "2") == ["1", "29000"]
 
 
+@pytest.mark.long
 def test_a_payment_that_comes_after_the_archive_keeps_its_job(scene: JobScene, monkeypatch: pytest.MonkeyPatch) -> None:
     from saju_ops.expired import jobs as expired_jobs
 
@@ -269,6 +276,7 @@ def test_a_payment_that_comes_after_the_archive_keeps_its_job(scene: JobScene, m
     assert scene.ids() == {job_id(1)}
 
 
+@pytest.mark.long
 def test_a_payment_that_changes_on_its_way_into_the_archive_keeps_its_job(
     scene: JobScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +293,7 @@ def test_a_payment_that_changes_on_its_way_into_the_archive_keeps_its_job(
     assert scene.purge().deleted == 1
 
 
+@pytest.mark.long
 def test_a_job_that_is_extended_after_it_was_found_stays(scene: JobScene, monkeypatch: pytest.MonkeyPatch) -> None:
     from saju_ops.expired import jobs as expired_jobs
 
@@ -336,6 +345,7 @@ def test_a_row_that_can_not_be_archived_keeps_its_job_and_no_other(lite: JobScen
     assert sorted(lite.archived_ids("payments")) == [1, 2, 4, 5]
 
 
+@pytest.mark.long
 def test_a_job_that_stays_is_not_archived_again_every_hour(scene: JobScene) -> None:
     """Its delete fails each time; its payment is written once."""
     scene.add([1, 2])
@@ -363,6 +373,7 @@ def test_a_job_that_stays_is_not_archived_again_every_hour(scene: JobScene) -> N
     assert scene.archived_ids("payments") == [1, 2]
 
 
+@pytest.mark.long
 def test_a_job_that_stays_for_weeks_does_not_make_each_run_read_more(
     lite: JobScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -511,6 +522,7 @@ def test_two_runs_do_not_work_at_once(scene: JobScene) -> None:
     assert scene.whole(1) is True
 
 
+@pytest.mark.long
 def test_a_job_that_somebody_holds_is_left_for_the_next_run_and_the_others_go(server: JobScene) -> None:
     scene = server
     scene.add(range(1, 5))
@@ -536,6 +548,7 @@ def test_a_job_that_somebody_holds_is_left_for_the_next_run_and_the_others_go(se
     assert "the database refused" in result.stayed_named[0][1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moment", ["judged", "deleted"])
 def test_an_update_of_a_job_waits_for_the_commit_and_then_finds_nothing(
     server: JobScene, moment: str, monkeypatch: pytest.MonkeyPatch

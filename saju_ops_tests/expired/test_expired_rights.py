@@ -59,6 +59,7 @@ def rows(scene: JobScene) -> list[Any]:
     return scene.run("SELECT j.id, p.card FROM jobs j JOIN payments p ON p.job = j.id")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", ["GRANT PROCESS ON *.* TO {user}", "GRANT SELECT ON mysql.* TO {user}"])
 @pytest.mark.parametrize("visible", [True, False])
 def test_payments_of_which_a_column_is_hidden_are_neither_archived_nor_deleted(
@@ -83,6 +84,7 @@ def test_a_key_with_a_hidden_column_distinguishes_no_rows(server: Engine, scene:
     assert rows(scene) == [(1, "kept")]
 
 
+@pytest.mark.long
 def test_jobs_of_which_a_column_is_hidden_stay(server: Engine, scene: JobScene) -> None:
     scene.run_all("ALTER TABLE jobs ADD note text")
     with account(server, scene.url.render_as_string(hide_password=False)) as ops:
@@ -93,6 +95,7 @@ def test_jobs_of_which_a_column_is_hidden_stay(server: Engine, scene: JobScene) 
     assert rows(scene) == [(1, "kept")]
 
 
+@pytest.mark.long
 def test_jobs_on_which_a_table_of_another_database_hangs_stay(
     server: Engine, scene: JobScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +123,7 @@ def test_jobs_on_which_a_table_of_another_database_hangs_stay(
         scene.run_all(f"DROP TABLE {other}.trail")
 
 
+@pytest.mark.long
 def test_all_rights_on_the_database_are_enough_for_its_jobs(server: Engine, scene: JobScene) -> None:
     with account(server, scene.url.render_as_string(hide_password=False), "GRANT ALL ON {db}.* TO {user}") as ops:
         with open_jobs(sa.make_url(ops.url), "jobs", UTC_ZONE) as store:
@@ -128,6 +132,7 @@ def test_all_rights_on_the_database_are_enough_for_its_jobs(server: Engine, scen
     assert rows(scene) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cascades", ["orm", "database", "mixed"])
 def test_the_services_own_tables_need_no_more_than_rights_on_their_database(
     server: Engine, url: str, tmp_path: Path, cascades: str
@@ -139,6 +144,7 @@ def test_the_services_own_tables_need_no_more_than_rights_on_their_database(
         assert scene.purge().deleted == 3
 
 
+@pytest.mark.long
 def test_sessions_whose_log_has_a_hidden_column_stay(server: Engine, url: str, tmp_path: Path) -> None:
     scene = SessionScene(url, tmp_path / "backups")
     with account(server, url, "GRANT ALL ON {db}.* TO {user}") as ops:

@@ -117,6 +117,7 @@ def lite(sqlite_url: str, tmp_path: Path) -> SessionScene:
     return SessionScene(sqlite_url, tmp_path / "backups")
 
 
+@pytest.mark.long
 def test_sessions_beyond_the_grace_period_go_with_calculations_and_analyses(scene: SessionScene) -> None:
     scene.add("s1")
     scene.add("s2", NOW - 30 * DAY)  # exactly: not past
@@ -129,6 +130,7 @@ def test_sessions_beyond_the_grace_period_go_with_calculations_and_analyses(scen
     assert dict(result.rows) == dict(dry.rows) == {"user_sessions": 2, "saju_calculations": 2, "saju_analyses": 2}
 
 
+@pytest.mark.long
 def test_a_session_that_is_used_stays_however_long_ago_it_expired(scene: SessionScene) -> None:
     """expires_at is set when a session is made, and never again."""
     scene.add("s1", used=NOW)
@@ -138,6 +140,7 @@ def test_a_session_that_is_used_stays_however_long_ago_it_expired(scene: Session
     assert (scene.sessions(), scene.count("saju_calculations"), result.expired) == (["s1", "s2"], 2, 1)
 
 
+@pytest.mark.long
 def test_a_session_that_is_used_after_it_was_found_stays(scene: SessionScene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.add("s1")
     scene.add("s2")
@@ -154,6 +157,7 @@ def test_a_session_that_is_used_after_it_was_found_stays(scene: SessionScene, mo
     assert scene.sessions() == ([] if scene.engine.dialect.name == "sqlite" else ["s1"])
 
 
+@pytest.mark.long
 def test_without_a_column_for_the_last_use_expires_at_alone_counts(scene: SessionScene) -> None:
     scene.add("s1")
     scene.add("s2", used=NOW)
@@ -169,6 +173,7 @@ def on_its_table(scene: SessionScene) -> str:
     return " ON user_sessions" if scene.engine.dialect.name in ("mysql", "mariadb") else ""
 
 
+@pytest.mark.long
 def test_a_session_without_a_known_last_use_is_judged_by_expires_at(scene: SessionScene) -> None:
     change = {
         "postgresql": "ALTER TABLE user_sessions ALTER last_activity DROP NOT NULL",
@@ -206,6 +211,7 @@ def test_a_last_use_that_is_no_time_is_refused_before_anything_is_deleted(postgr
     assert scene.sessions() == ["s1"]
 
 
+@pytest.mark.long
 def test_a_session_with_a_log_row_that_no_archive_holds_stays(scene: SessionScene) -> None:
     """Two deleted sessions once took nine log rows with them."""
     archived, not_archived = OLD - 2 * DAY, OLD - DAY
@@ -222,6 +228,7 @@ def test_a_session_with_a_log_row_that_no_archive_holds_stays(scene: SessionScen
     assert scene.sessions() == []
 
 
+@pytest.mark.long
 def test_a_log_row_that_changed_after_its_archive_keeps_its_session(scene: SessionScene) -> None:
     scene.add("s1", logs=[OLD])
     scene.add("s2", logs=[OLD])
@@ -234,6 +241,7 @@ def test_a_log_row_that_changed_after_its_archive_keeps_its_session(scene: Sessi
     assert scene.sessions() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres"])
 def test_a_session_with_a_locked_log_row_stays_and_the_reason_is_reported(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -315,6 +323,7 @@ def test_log_rows_within_the_retention_keep_their_session_even_if_archived(lite:
     assert lite.sessions() == []
 
 
+@pytest.mark.long
 def test_a_log_table_without_a_foreign_key_is_looked_at_just_the_same(scene: SessionScene) -> None:
     """A partitioned table can't have one."""
     scene.add("s1", logs=[OLD])
@@ -437,6 +446,7 @@ def test_the_keys_of_deleted_sessions_leave_redis_and_others_stay(lite: SessionS
     assert (result.cache_asked, result.cache_keys, result.cache_waiting, pending(lite)) == (1, 1, 0, [])
 
 
+@pytest.mark.long
 def test_a_redis_that_is_down_is_reported_remembered_and_made_good(
     scene: SessionScene, client: Any, cache: Any
 ) -> None:
@@ -520,6 +530,7 @@ def metrics(scene: SessionScene) -> list[Any]:
     return [tuple(row) for row in scene.run("SELECT metric_id, session_id FROM system_metrics ORDER BY metric_id")]
 
 
+@pytest.mark.long
 def test_the_id_of_a_purged_session_becomes_null_in_the_metrics_and_nothing_else_changes(scene: SessionScene) -> None:
     scene.add("s1")
     scene.add("s2", NOW + DAY)
@@ -539,6 +550,7 @@ def test_the_id_of_a_purged_session_becomes_null_in_the_metrics_and_nothing_else
     assert "- 세션 ID를 지운 행 (외래 키 없음): system_metrics 2" in expired_sessions_report(result)
 
 
+@pytest.mark.long
 def test_the_rows_go_where_their_table_is_named_as_one_that_may(scene: SessionScene) -> None:
     scene.add("s1")
     metric(scene, 1, "s1")
@@ -547,6 +559,7 @@ def test_the_rows_go_where_their_table_is_named_as_one_that_may(scene: SessionSc
     assert (metrics(scene), result.rows["system_metrics"], dict(result.cleared)) == ([(2, "other")], 1, {})
 
 
+@pytest.mark.long
 def test_the_switch_leaves_the_ids_where_they_are(scene: SessionScene) -> None:
     scene.add("s1")
     metric(scene, 1, "s1")
@@ -554,6 +567,7 @@ def test_the_switch_leaves_the_ids_where_they_are(scene: SessionScene) -> None:
     assert (scene.sessions(), metrics(scene), dict(result.cleared), result.doubts) == ([], [(1, "s1")], {}, ())
 
 
+@pytest.mark.long
 def test_any_other_table_that_keeps_the_ids_is_named_in_the_report_and_cleared_by_the_setting(
     scene: SessionScene,
 ) -> None:
@@ -573,6 +587,7 @@ def test_any_other_table_that_keeps_the_ids_is_named_in_the_report_and_cleared_b
     assert sorted(str(s) for s in left) in (["None", "s1", "s9"], ["None", "s2", "s9"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("column", "definition", "why"),
     [
@@ -593,6 +608,7 @@ def test_a_column_that_cannot_be_cleared_is_refused_where_the_setting_names_it(
     assert scene.sessions() == ["s1"]
 
 
+@pytest.mark.long
 def test_a_default_column_that_cannot_be_cleared_keeps_no_session_and_is_said(scene: SessionScene) -> None:
     scene.add("s1")
     scene.run("DROP TABLE system_metrics")
@@ -605,6 +621,7 @@ def test_a_default_column_that_cannot_be_cleared_keeps_no_session_and_is_said(sc
     assert "The ids of purged sessions stay in system_metrics.session_id: it is NOT NULL" in doubt
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("key", "column", "ids", "others"),
     [
@@ -655,6 +672,7 @@ EXACT = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", list(EXACT))
 def test_the_id_of_a_living_session_stays_where_only_the_metrics_collation_takes_it_for_the_expired_ones(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -668,6 +686,7 @@ def test_the_id_of_a_living_session_stays_where_only_the_metrics_collation_takes
     assert metrics(scene) == [(1, None), (2, "ABC"), (3, "Abc")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", list(EXACT))
 def test_an_id_in_other_letter_case_is_cleared_where_the_sessions_key_takes_it_for_the_same(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -682,6 +701,7 @@ def test_an_id_in_other_letter_case_is_cleared_where_the_sessions_key_takes_it_f
     assert metrics(scene) == [(1, None), (2, None), (3, "Other")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", list(EXACT))
 def test_log_rows_of_a_living_session_stay_where_only_the_logs_collation_takes_its_id_for_the_expired_ones(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -701,6 +721,7 @@ def test_log_rows_of_a_living_session_stay_where_only_the_logs_collation_takes_i
     assert [row[0] for row in scene.run("SELECT session_id FROM conversation_logs")] == ["ABC"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("server", ["mysql", "mariadb"])
 def test_an_account_that_may_not_change_the_metrics_purges_all_the_same_and_hears_the_grant(
     server: str, request: pytest.FixtureRequest, tmp_path: Path

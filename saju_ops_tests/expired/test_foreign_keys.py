@@ -47,6 +47,7 @@ def ids(scene: JobScene, table: str) -> list[Any]:
     return [row[0] for row in scene.run(f"SELECT id FROM {table} ORDER BY id")]  # noqa: S608
 
 
+@pytest.mark.long
 def test_a_chain_of_any_depth_is_deleted_from_its_end(scene: JobScene) -> None:
     jobs(scene)
     parent, names = "jobs", [f"level_{n}" for n in range(12)]
@@ -62,6 +63,7 @@ def test_a_chain_of_any_depth_is_deleted_from_its_end(scene: JobScene) -> None:
     assert result.rows.total() == 13
 
 
+@pytest.mark.long
 def test_composite_keys_and_keys_on_unique_columns_are_followed(scene: JobScene) -> None:
     jobs(scene, ", region CHAR(2) NOT NULL, number INTEGER NOT NULL, UNIQUE (region, number)")
     build(
@@ -81,6 +83,7 @@ def test_composite_keys_and_keys_on_unique_columns_are_followed(scene: JobScene)
     assert scene.run("SELECT part FROM notes") == [(2,)]
 
 
+@pytest.mark.long
 def test_a_job_that_references_another_is_deleted_with_it_only_if_it_is_expired_too(scene: JobScene) -> None:
     jobs(scene, ", up INTEGER, FOREIGN KEY (up) REFERENCES jobs (id)")
     scene.run_all(
@@ -95,6 +98,7 @@ def test_a_job_that_references_another_is_deleted_with_it_only_if_it_is_expired_
     assert result.stayed_named == [("3", "a row of jobs that has not expired hangs on it")]
 
 
+@pytest.mark.long
 def test_a_row_that_hangs_on_itself_and_a_deep_thread_of_one_table_go(scene: JobScene) -> None:
     jobs(scene)
     build(
@@ -114,6 +118,7 @@ def test_a_row_that_hangs_on_itself_and_a_deep_thread_of_one_table_go(scene: Job
     assert result.rows == {"comments": 51, "jobs": 1}
 
 
+@pytest.mark.long
 def test_two_tables_that_reference_each_other_go_together(scene: JobScene) -> None:
     jobs(scene, ", latest INTEGER")
     job = "job INTEGER NOT NULL, FOREIGN KEY (job) REFERENCES jobs (id)"
@@ -167,6 +172,7 @@ def set_null(scene: JobScene, table: str = "ratings") -> None:
     )
 
 
+@pytest.mark.long
 def test_rows_whose_key_would_be_emptied_go_where_their_table_is_named(scene: JobScene) -> None:
     """Once 24 rows of four such tables lost their job, and 44 files stayed in S3 for ever."""
     jobs(scene)
@@ -219,6 +225,7 @@ def test_rows_that_lost_their_job_to_an_earlier_version_are_counted(scene: JobSc
     assert dict(purge(scene, "ratings").orphans) == {"ratings.job (NULL)": 2}
 
 
+@pytest.mark.long
 def test_a_row_with_two_references_stays_where_one_leads_to_a_row_that_stays(scene: JobScene) -> None:
     jobs(scene)
     build(
@@ -276,6 +283,7 @@ def test_a_row_that_a_trigger_silently_keeps_keeps_its_job(postgres_url: str, tm
     assert list(result.stayed) == ["the server kept 1 row of notes in a DELETE; a trigger or rule may do so"]
 
 
+@pytest.mark.long
 def test_jobs_that_share_a_row_go_together_or_not_at_all(scene: JobScene) -> None:
     jobs(scene, ", up INTEGER, FOREIGN KEY (up) REFERENCES jobs (id)")
     build(
@@ -319,6 +327,7 @@ def test_a_table_of_another_schema_is_found_and_named(postgres_url: str, tmp_pat
     assert (ids(scene, "audit.trail"), result.rows["audit.trail"]) == ([], 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb"])
 def test_a_table_of_another_database_is_found_and_one_that_the_account_may_not_see_is_refused_or_a_doubt(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -353,6 +362,7 @@ def test_a_table_of_another_database_is_found_and_one_that_the_account_may_not_s
             server.execute("DROP USER narrow@'127.0.0.1'", f"DROP TABLE {other}.trail")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres"])
 def test_a_table_whose_name_differs_from_a_listed_one_in_letter_case_only_is_another(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -412,6 +422,7 @@ def test_a_key_to_a_partition_is_one_to_its_table(postgres_url: str, tmp_path: P
     assert (ids(scene, "jobs"), ids(scene, "trail")) == ([], [])
 
 
+@pytest.mark.long
 def test_children_are_ordered_before_what_they_reference(scene: JobScene) -> None:
     scene = JobScene(scene.url.render_as_string(hide_password=False), scene.folder).create()
     with open_jobs(scene.url, "jobs", UTC_ZONE) as store:

@@ -45,6 +45,7 @@ def purge(scene: JobScene, files: Files, *, place: dict[str, Any] | None = None,
     return scene.purge(tables=TABLES, files=files.purged_through(**(place or {})), **options)
 
 
+@pytest.mark.long
 def test_the_files_of_expired_jobs_go_and_those_of_living_ones_stay(scene: JobScene, files: Files) -> None:
     scene.add([1, 2])
     scene.add([3], NOW + HOUR)
@@ -55,6 +56,7 @@ def test_the_files_of_expired_jobs_go_and_those_of_living_ones_stay(scene: JobSc
     assert (result.files, result.bytes) == (8, 8 * SIZE)
 
 
+@pytest.mark.long
 def test_a_job_of_which_one_file_did_not_go_stays_whole_and_is_tried_again(scene: JobScene, files: Files) -> None:
     scene.add(range(1, 5))
     files.put_those_of(range(1, 5))
@@ -72,6 +74,7 @@ def test_a_job_of_which_one_file_did_not_go_stays_whole_and_is_tried_again(scene
     assert scene.archived_ids("payments") == [1, 2, 3, 4]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres"])
 def test_nobody_extends_a_job_of_which_a_file_is_gone_while_another_jobs_failed(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path, files: Files
@@ -101,6 +104,7 @@ def test_nobody_extends_a_job_of_which_a_file_is_gone_while_another_jobs_failed(
     assert (extended, scene.whole(1), scene.whole(2)) == ([0], None, True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", ["2.3MB", "", "nan", "1e99999999", "-7", None])
 def test_a_size_that_is_no_number_of_bytes_counts_for_nothing(lite: JobScene, files: Files, size: Any) -> None:
     lite.add([1])
@@ -113,6 +117,7 @@ def test_a_size_that_is_no_number_of_bytes_counts_for_nothing(lite: JobScene, fi
     assert (lite.ids(), files.names(), result.files, result.bytes) == (set(), set(), 4, SIZE)
 
 
+@pytest.mark.long
 def test_a_table_of_files_without_a_key_is_refused(scene: JobScene, files: Files) -> None:
     scene.run("DROP TABLE job_files")
     kept = "" if scene.engine.dialect.name in ("postgresql", "sqlite") else " ENGINE=InnoDB"
@@ -153,6 +158,7 @@ def test_a_bucket_that_is_not_there_keeps_the_jobs(lite: JobScene, files: Files)
     assert dict(result.stayed) == {"S3 can't be used (NoSuchBucket)": 1}
 
 
+@pytest.mark.long
 def test_a_file_that_a_living_job_names_too_stays(scene: JobScene, files: Files) -> None:
     scene.add([1])
     scene.add([2], NOW + HOUR)
@@ -178,6 +184,7 @@ SAME = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("named", [KEY, UMLAUT])
 def test_a_file_that_a_living_job_names_in_any_other_way_stays(scene: JobScene, files: Files, named: str) -> None:
     scene.add([1])
@@ -211,6 +218,7 @@ OTHERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_another_file_of_a_living_job_keeps_none(scene: JobScene, files: Files) -> None:
     scene.add([1])
     scene.add([2], NOW + HOUR)
@@ -259,6 +267,7 @@ def test_a_file_that_two_expired_jobs_share_is_deleted_with_the_last_of_them(lit
     assert files.names() == {file_key(2, 0)}  # named by no row any more
 
 
+@pytest.mark.long
 def test_more_files_than_one_request_takes_go_in_several(lite: JobScene, files: Files) -> None:
     lite.add([1])
     columns = "(id, job_id, kind, s3_key)"
@@ -317,6 +326,7 @@ def test_switched_off_the_rows_go_and_the_files_stay(lite: JobScene, files: File
     assert (lite.whole(1), files.names()) == (None, keys_of(1))
 
 
+@pytest.mark.long
 def test_rows_are_deleted_but_not_committed_when_s3_is_asked(scene: JobScene, files: Files) -> None:
     """If the database refuses, it does so before a file is deleted."""
     scene.add([1])
@@ -399,6 +409,7 @@ def test_a_key_inside_is_taken_as_it_is(stored: Any, key: str | None) -> None:
     assert PLACE.key_of(stored) == WITHOUT_SLASH.key_of(stored) == key
 
 
+@pytest.mark.long
 def test_a_job_with_a_bad_key_stays_whole_and_keeps_its_files(scene: JobScene, files: Files) -> None:
     scene.add([1, 2])
     files.put_those_of([1, 2])

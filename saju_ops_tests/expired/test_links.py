@@ -43,6 +43,7 @@ def two_jobs(scene: JobScene) -> None:
     scene.run(f"INSERT INTO jobs (id, expires_at) VALUES (1, '{EXPIRED}'), (2, '{LIVING}')")  # noqa: S608
 
 
+@pytest.mark.long
 def test_a_service_that_declares_no_foreign_key_at_all_loses_whole_jobs(database_url: str, tmp_path: Path) -> None:
     scene = JobScene(database_url, tmp_path / "backups")
     for table in scene.metadata.tables.values():
@@ -72,6 +73,7 @@ def test_phone_numbers_without_a_declared_key_go_with_their_job(scene: JobScene)
     assert scene.archived_ids("sms_logs") == [1]
 
 
+@pytest.mark.long
 def test_a_row_that_names_its_job_beside_a_key_to_another_table_is_deleted_too(scene: JobScene) -> None:
     """sms_logs has a key to payments, and of its job the number alone."""
     jobs(scene)
@@ -86,6 +88,7 @@ def test_a_row_that_names_its_job_beside_a_key_to_another_table_is_deleted_too(s
     assert (ids(scene, "payments"), ids(scene, "sms_logs")) == ([2], [2, 4])
 
 
+@pytest.mark.long
 def test_a_table_of_the_second_level_is_found_by_its_columns_name(scene: JobScene) -> None:
     jobs(scene)
     build(scene, "reports (id INTEGER NOT NULL PRIMARY KEY, job_id INTEGER)")
@@ -97,6 +100,7 @@ def test_a_table_of_the_second_level_is_found_by_its_columns_name(scene: JobScen
     assert (ids(scene, "reports"), ids(scene, "report_knowledge")) == ([20], [2])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("links", ["calls.about", "calls.about->jobs.id", " calls.about -> jobs.id "])
 def test_a_column_of_any_name_is_followed_where_purge_links_names_it(scene: JobScene, links: str) -> None:
     jobs(scene)
@@ -139,6 +143,7 @@ SPELLINGS = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("engine", "own", "how", "theirs", "spelled"), SPELLINGS)
 def test_the_same_uuid_in_another_type_or_spelling_is_the_same_job(
     engine: str, own: str, how: str, theirs: str, spelled: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -305,6 +310,7 @@ TWO_COLLATIONS = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("named", ["id INTEGER NOT NULL PRIMARY KEY, ", ""])
 @pytest.mark.parametrize(("engine", "own", "theirs"), TWO_COLLATIONS)
 def test_rows_of_a_living_job_stay_where_only_their_collation_takes_its_id_for_an_expired_ones(

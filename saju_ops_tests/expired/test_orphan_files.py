@@ -54,6 +54,7 @@ def add_file(scene: JobScene, number: int, job: int | None, text: str) -> None:
     scene.insert("job_files", row | {"created_at": NOW.replace(tzinfo=None)})
 
 
+@pytest.mark.long
 def test_files_of_jobs_whose_rows_are_gone_are_counted_and_left(scene: JobScene, files: Files) -> None:
     scene.add([1])
     scene.add([2], NOW + HOUR)
@@ -73,6 +74,7 @@ def test_however_many_folders_are_left_behind_only_the_first_are_named(lite: Job
     assert (found.orphans, dict(found.folders)) == (26, {f"jobs/{n:08}…": 2 for n in range(10)})
 
 
+@pytest.mark.long
 def test_rows_that_lost_their_job_long_ago_name_their_files_until_they_go(scene: JobScene, files: Files) -> None:
     """As after a DELETE of the job that emptied the references: rows without a job, then no rows."""
     scene.add([1])
@@ -104,6 +106,7 @@ def test_files_that_only_an_archived_row_names_are_found(lite: JobScene, files: 
     assert look(lite, files).orphans == 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "sqlite", "postgres"])
 def test_a_file_that_a_row_names_in_any_way_is_no_orphan(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path, files: Files
@@ -146,6 +149,7 @@ def test_files_of_another_folder_of_the_backups_and_markers_of_folders_are_no_jo
     assert (found.files, found.orphans) == (1, 1)
 
 
+@pytest.mark.long
 def test_more_files_than_one_page_are_all_looked_at_and_no_more_than_so_many(lite: JobScene, files: Files) -> None:
     lite.add([1])
     lite.run("DELETE FROM job_files")
@@ -193,6 +197,7 @@ def test_a_bucket_that_may_not_be_listed_is_said_with_the_right_that_is_missing(
     assert "could not be listed (NoSuchBucket)" in found.incomplete
 
 
+@pytest.mark.long
 def test_without_a_folder_and_without_the_column_that_names_files_nothing_is_called_an_orphan(
     scene: JobScene, files: Files
 ) -> None:
@@ -210,6 +215,7 @@ def test_without_a_folder_and_without_the_column_that_names_files_nothing_is_cal
             look(scene, files, tables=tables)
 
 
+@pytest.mark.long
 def test_without_a_prefix_the_folder_that_all_rows_name_is_looked_at(scene: JobScene, files: Files) -> None:
     scene.add([1], NOW + HOUR)
     add_file(scene, 900, 1, f"s3://{files.name}/jobs/again.pdf")

@@ -35,6 +35,7 @@ def trigger(how: str, table: str, condition: str) -> list[str]:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", list(HOW))
 @pytest.mark.parametrize("table", ["jobs", "payments", "report_knowledge"])
 def test_a_job_of_which_a_trigger_refuses_a_row_stays_whole_and_the_others_go(
@@ -56,6 +57,7 @@ def test_a_job_of_which_a_trigger_refuses_a_row_stays_whole_and_the_others_go(
     assert SECRET not in reason
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", list(HOW))
 @pytest.mark.parametrize("table", ["user_sessions", "saju_calculations"])
 def test_a_session_of_which_a_trigger_refuses_a_row_stays_whole_and_the_others_go(

@@ -120,6 +120,7 @@ def columns(url: str, table: str, values: list[str], where: str = "") -> None:
         execute(url, f"UPDATE {table} SET {', '.join(f'c{n} = {literal(url, values[n])}' for n in some)} {where}")
 
 
+@pytest.mark.long
 def test_what_is_certain_is_found_in_every_form_and_whoevers_row_it_is_in(database_url: str, tmp_path: Path) -> None:
     more_people(database_url)
     execute(database_url, "CREATE TABLE calls (n int)", "INSERT INTO calls VALUES (1)")
@@ -127,6 +128,7 @@ def test_what_is_certain_is_found_in_every_form_and_whoevers_row_it_is_in(databa
     assert let_through(database_url, tmp_path, {"calls": CERTAIN}) == []
 
 
+@pytest.mark.long
 def test_columns_that_a_rule_keeps_are_looked_through_too(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +141,7 @@ def test_columns_that_a_rule_keeps_are_looked_through_too(
     assert masked(database_url, tmp_path).proven
 
 
+@pytest.mark.long
 def test_what_is_doubtful_is_found_in_a_row_of_that_person(database_url: str, tmp_path: Path) -> None:
     people(database_url)
     own = [t for t in OWN if "5403" not in t]
@@ -192,6 +195,7 @@ def typed(url: str, table: str, types: list[tuple[str, str]], where: str = "") -
         execute(url, f"ALTER TABLE {table} ADD COLUMN c{n} {kind}", f"UPDATE {table} SET c{n} = {value} {where}")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres", "sqlite"])
 def test_numbers_times_and_types_of_an_engine_are_looked_through_too(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -216,6 +220,7 @@ def test_numbers_times_and_types_of_an_engine_are_looked_through_too(
         assert [some for n, some in enumerate(types) if n not in found] == [], message
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("engine", "statements", "where"),
     [
@@ -280,6 +285,7 @@ def filled(url: str, kind: str, value: str) -> None:
     script(url, f"ALTER TABLE conversation_logs ADD COLUMN c {kind}", f"UPDATE conversation_logs SET c = {value}")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "value", "why"),
     [
@@ -310,6 +316,7 @@ def test_what_no_rule_names_is_a_number_a_flag_a_time_of_the_service_or_one_of_f
         assert "Give each column a rule" in message
 
 
+@pytest.mark.long
 def test_random_numbers_stop_nothing_and_one_of_that_persons_does(sqlite_url: str, tmp_path: Path) -> None:
     """12,000 messages and 2,000 births: thousands of the numbers are somebody's by chance."""
     people(sqlite_url)
@@ -338,6 +345,7 @@ def test_random_numbers_stop_nothing_and_one_of_that_persons_does(sqlite_url: st
     assert "conversation_logs.n7 holds 1" in refused(sqlite_url, tmp_path / "2")
 
 
+@pytest.mark.long
 def test_the_demo_is_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from saju_ops.demo import service
 

@@ -25,6 +25,7 @@ def numbers(some: list[int]) -> Any:
     return np.array(some, np.uint64)
 
 
+@pytest.mark.long
 @given(ADDED, st.lists(NUMBERS, max_size=60))
 @settings(deadline=None, max_examples=150)
 def test_it_holds_what_was_added_and_nothing_else(added: list[tuple[list[int], bool]], asked: list[int]) -> None:
@@ -93,6 +94,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
+@pytest.mark.long
 def test_it_takes_the_same_memory_for_many_as_for_few() -> None:
     """500,000 and 6,000,000, which would be 48 MB."""
     command = [sys.executable, "-c", PEAK]

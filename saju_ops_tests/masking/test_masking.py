@@ -141,6 +141,7 @@ def target(database_url: str, tmp_path: Path) -> Any:
     admin.dispose()
 
 
+@pytest.mark.long
 def test_nothing_true_is_in_it_and_everything_joins(
     database_url: str, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +254,7 @@ def execute(url: str, *statements: str) -> None:
             connection.exec_driver_sql(statement.replace("%", "%%"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("statements", "why"),
     [
@@ -281,6 +283,7 @@ def test_somebody_named_inside_a_value_or_a_definition_is_found(
     assert Dumps(sqlite_url, tmp_path).files() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("engine", "statements", "why"),
     [
@@ -300,6 +303,7 @@ def test_on_a_server_definitions_are_looked_through_too(
         masked(url, tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb"])
 def test_a_broken_view_is_left_out_with_its_definition(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -351,6 +355,7 @@ def test_what_is_alike_by_chance_stops_nothing(postgres_url: str, tmp_path: Path
     assert masked(postgres_url, tmp_path).proven
 
 
+@pytest.mark.long
 def test_identifiers_that_are_numbers_join_and_stay_unique(
     database_url: str, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,6 +388,7 @@ def test_a_reference_without_a_column_and_in_another_case_is_followed(sqlite_url
     assert query(target, joined) == [(1,)]
 
 
+@pytest.mark.long
 def test_where_the_database_takes_no_notice_of_case_what_joined_still_joins(
     mysql_url: str, mysql_server: Any, tmp_path: Path
 ) -> None:
@@ -436,6 +442,7 @@ def test_telephone_numbers_are_known_in_every_spelling(text: str) -> None:
     assert personal_value(text)
 
 
+@pytest.mark.long
 def test_a_column_that_refers_to_a_masked_one_is_masked_alike(
     postgres_url: str, postgres_server: Any, tmp_path: Path
 ) -> None:
@@ -554,6 +561,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mariadb", "postgres", "sqlite"])
 def test_long_texts_are_masked_a_few_at_a_time(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """128 of 1 MB: a batch by their number alone."""

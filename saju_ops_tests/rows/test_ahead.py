@@ -32,6 +32,7 @@ main()
 """
 
 
+@pytest.mark.long
 def test_a_process_that_found_a_damaged_archive_ends_by_itself(tmp_path: Path) -> None:
     archive = tmp_path / "archive.csv"
     rows = [f'"{i}","{"y" * 60}"\n'.encode() for i in range(ROWS)]

@@ -82,6 +82,7 @@ def test_cells_moved_between_columns_change_the_digest(scene: Scene) -> None:
     assert digest(scene) != before
 
 
+@pytest.mark.long
 def test_null_and_what_looks_like_it_are_all_different(scene: Scene) -> None:
     scene.add(1)
     seen = set()
@@ -98,6 +99,7 @@ def test_null_in_a_number_is_not_zero(scene: Scene) -> None:
     assert digest(scene) != before
 
 
+@pytest.mark.long
 def test_a_separator_inside_a_text_does_not_make_two_rows_alike(scene: Scene) -> None:
     scene.add(1)
     seen = set()

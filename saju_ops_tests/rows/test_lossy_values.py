@@ -51,6 +51,7 @@ def scene_of(url: str, tmp_path: Path, kind: str, *values: str) -> Scene:
     return scene
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", list(LOSSY))
 def test_a_character_that_utf8_lacks_is_refused_and_not_archived_as_another(
     url: str, tmp_path: Path, case: str
@@ -75,6 +76,7 @@ def test_a_byte_that_is_not_ascii_in_a_column_of_ascii_comes_back_or_is_refused(
     assert scene.state() == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("charset", ["latin1", "ascii", "utf16", "ucs2", "utf8mb3", "euckr"])
 def test_what_utf8_has_comes_back_from_other_character_sets(url: str, tmp_path: Path, charset: str) -> None:
     known = {"latin1": "'é'", "ascii": "'a'"}.get(charset, "'가, 나'")
@@ -86,6 +88,7 @@ def test_what_utf8_has_comes_back_from_other_character_sets(url: str, tmp_path: 
     assert scene.state() == before
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small_packet")
 @pytest.mark.parametrize("kind", ["longblob", "longblob NOT NULL", "longtext CHARACTER SET latin1"])
 def test_a_value_that_the_server_will_not_print_whole_is_refused_and_not_archived_as_null(
@@ -98,6 +101,7 @@ def test_a_value_that_the_server_will_not_print_whole_is_refused_and_not_archive
     assert scene.ids() == [1, 2]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small_packet")
 @pytest.mark.parametrize(
     ("kind", "value"),

@@ -49,6 +49,7 @@ def shape(url: str) -> dict[str, catalogue.TableShape]:
         return catalogue.read(connection, sorted(TABLES))
 
 
+@pytest.mark.long
 def test_a_database_made_by_hand_gets_its_revision_and_no_change(database_url: str) -> None:
     by_hand(database_url)
     before = shape(database_url)
@@ -59,6 +60,7 @@ def test_a_database_made_by_hand_gets_its_revision_and_no_change(database_url: s
     assert up(database_url).changed == []
 
 
+@pytest.mark.long
 def test_what_was_applied_by_hand_is_kept_in_the_history_and_shown_in_the_order_of_numbers(database_url: str) -> None:
     by_hand(database_url)
     adopted(database_url)
@@ -68,6 +70,7 @@ def test_what_was_applied_by_hand_is_kept_in_the_history_and_shown_in_the_order_
     assert status.by_hand[0].rollback_sql == "DROP DATABASE saju;"
 
 
+@pytest.mark.long
 def test_without_the_composite_indexes_it_is_at_the_migration_before_them(database_url: str) -> None:
     by_hand(database_url, composite=False)
     found = adopted(database_url)
@@ -76,12 +79,14 @@ def test_without_the_composite_indexes_it_is_at_the_migration_before_them(databa
     assert compare(address(database_url), HERE, MAIN[-1:]).matches
 
 
+@pytest.mark.long
 def test_a_column_and_an_index_of_the_services_own_are_no_difference(database_url: str) -> None:
     by_hand(database_url)
     run(database_url, "ALTER TABLE users ADD COLUMN nickname varchar(50)", "CREATE INDEX mine ON users (nickname)")
     assert differing(database_url) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("url", ["mysql_url", "postgres_url"])
 def test_where_the_description_leaves_it_open_nullability_and_defaults_are_notes(
     url: str, request: pytest.FixtureRequest
@@ -106,6 +111,7 @@ def test_where_the_description_leaves_it_open_nullability_and_defaults_are_notes
     assert "saju_calculations.lunar_leap_month has no default" in found.comparison.notes
 
 
+@pytest.mark.long
 def test_a_missing_index_is_a_difference_and_is_not_adopted(database_url: str) -> None:
     by_hand(database_url)
     drop_index(database_url, "users", "last_login")
@@ -115,6 +121,7 @@ def test_a_missing_index_is_a_difference_and_is_not_adopted(database_url: str) -
     assert recorded(database_url) == ["1.0.0", "1.10.0", "1.2.0"]
 
 
+@pytest.mark.long
 def test_differences_that_are_accepted_are_adopted_with(database_url: str) -> None:
     by_hand(database_url)
     drop_index(database_url, "users", "last_login")
@@ -193,6 +200,7 @@ MYSQL_DRIFT = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", MYSQL_DRIFT)
 def test_drift_of_each_kind_is_named_and_nothing_else_on_mysql_and_mariadb(kind: str, mysql_family_url: str) -> None:
     by_hand(mysql_family_url)
@@ -203,6 +211,7 @@ def test_drift_of_each_kind_is_named_and_nothing_else_on_mysql_and_mariadb(kind:
     assert len(found) == (2 if kind == "a dropped primary key" else 1), found
 
 
+@pytest.mark.long
 def test_an_invisible_index_serves_no_query_and_counts_as_missing(mysql_url: str) -> None:
     by_hand(mysql_url)
     run(mysql_url, "ALTER TABLE users ALTER INDEX ix_users_last_login INVISIBLE")
@@ -242,6 +251,7 @@ POSTGRES_DRIFT = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", POSTGRES_DRIFT)
 def test_drift_of_each_kind_is_named_and_nothing_else_on_postgresql(kind: str, postgres_url: str) -> None:
     by_hand(postgres_url)
@@ -252,6 +262,7 @@ def test_drift_of_each_kind_is_named_and_nothing_else_on_postgresql(kind: str, p
     assert expected in found[0]
 
 
+@pytest.mark.long
 def test_a_missing_table_cant_be_adopted_and_the_way_to_it_is_named(database_url: str) -> None:
     by_hand(database_url)
     run(database_url, "DROP TABLE system_metrics")
@@ -259,6 +270,7 @@ def test_a_missing_table_cant_be_adopted_and_the_way_to_it_is_named(database_url
         adopted(database_url)
 
 
+@pytest.mark.long
 def test_up_refuses_tables_that_nobody_adopted(database_url: str) -> None:
     by_hand(database_url)
     with pytest.raises(Refused, match=r"no migration made them.*saju-ops migrate adopt"):
@@ -266,6 +278,7 @@ def test_up_refuses_tables_that_nobody_adopted(database_url: str) -> None:
     assert recorded(database_url) == ["1.0.0", "1.10.0", "1.2.0"]
 
 
+@pytest.mark.long
 def test_what_is_adopted_is_not_adopted_twice(database_url: str) -> None:
     by_hand(database_url)
     adopted(database_url)
@@ -273,6 +286,7 @@ def test_what_is_adopted_is_not_adopted_twice(database_url: str) -> None:
         adopted(database_url)
 
 
+@pytest.mark.long
 def test_a_database_with_another_sort_order_of_its_own_is_no_difference(mysql_family_url: str) -> None:
     name = sa.make_url(mysql_family_url).database
     run(mysql_family_url, f"ALTER DATABASE `{name}` COLLATE utf8mb4_unicode_ci")
@@ -297,6 +311,7 @@ def test_an_account_that_may_make_no_scratch_database_is_named_what_it_lacks(few
     assert recorded(few_rights) == ["1.0.0", "1.10.0", "1.2.0"]
 
 
+@pytest.mark.long
 def test_rights_on_its_database_and_on_scratch_ones_are_enough(mariadb_server: Engine, mariadb_url: str) -> None:
     by_hand(mariadb_url)
     rights = (r"GRANT ALL ON {db}.* TO {user}", r"GRANT ALL ON `saju\_ops\_drill\_%`.* TO {user}")

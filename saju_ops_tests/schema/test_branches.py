@@ -68,6 +68,7 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Add:
 OPT_IN = 'down_revision = None\nbranch_labels = ("extra",)\ndepends_on = "0002_indexes"'
 
 
+@pytest.mark.long
 def test_an_opt_in_migration_is_applied_and_taken_back_by_its_label_alone(database_url: str, add: Add) -> None:
     add("0100_extra", "extras", OPT_IN)
     assert up(database_url).changed == MAIN

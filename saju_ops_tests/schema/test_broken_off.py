@@ -75,6 +75,7 @@ def runs_until_done(work: Callable[[], Any], number: int, way: str = "up") -> in
 EACH_STEP = pytest.param(1, marks=pytest.mark.long)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [11, EACH_STEP])
 @pytest.mark.parametrize("url", ["mysql_url", "mariadb_url"])
 def test_a_migration_that_breaks_off_after_some_steps_continues_when_it_is_launched_again(
@@ -86,6 +87,7 @@ def test_a_migration_that_breaks_off_after_some_steps_continues_when_it_is_launc
     assert compare(address(url), HERE, MAIN[-1:]).matches
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [3, EACH_STEP])
 @pytest.mark.parametrize("url", ["mysql_url", "mariadb_url"])
 def test_a_way_down_that_breaks_off_continues_too(
@@ -129,6 +131,7 @@ def test_where_ddl_is_rolled_back_nothing_of_a_failed_migration_stays(
     assert tables(url) <= {"alembic_version"}
 
 
+@pytest.mark.long
 def test_the_next_run_mends_a_history_that_lacks_a_migration_or_has_one_too_many(database_url: str) -> None:
     """As after a kill between two tables of which one has no transactions."""
     up(database_url)
@@ -141,6 +144,7 @@ def test_the_next_run_mends_a_history_that_lacks_a_migration_or_has_one_too_many
     assert recorded(database_url) == MAIN
 
 
+@pytest.mark.long
 def test_the_rollback_sql_of_the_history_is_never_executed(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("saju_ops.schema.migrate.commands.require_dump", lambda *_: "")
     up(database_url)
@@ -159,6 +163,7 @@ def test_an_invalid_index_that_a_broken_off_build_left_is_built_anew(postgres_ur
     assert compare(address(postgres_url), HERE, MAIN[-1:]).matches
 
 
+@pytest.mark.long
 def test_a_name_that_another_index_has_does_not_stop_a_migration(database_url: str) -> None:
     up(database_url, "0001_tables")
     run(database_url, "CREATE INDEX idx_session_created ON conversation_logs (session_id, created_at)")
@@ -169,6 +174,7 @@ def test_a_name_that_another_index_has_does_not_stop_a_migration(database_url: s
 # --- two at once, and killed ones -----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_second_of_two_at_once_waits_for_the_first_and_then_has_nothing_to_do(database_url: str) -> None:
     changed: list[list[str]] = []
     url = address(database_url)
@@ -207,6 +213,7 @@ def killed_at(url: str, line: int) -> bool:
     return child.wait() == -signal.SIGKILL
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("line", [1, 8, 30])
 def test_a_migration_that_is_killed_is_completed_by_the_next_run(database_url: str, line: int) -> None:
     address(database_url)
@@ -220,6 +227,7 @@ def test_a_migration_that_is_killed_is_completed_by_the_next_run(database_url: s
 # --- while the service works ----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("url", ["mysql_url", "mariadb_url", "postgres_url"])
 def test_the_composite_indexes_are_built_while_a_writer_continues(url: str, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue(url)
@@ -253,6 +261,7 @@ def test_every_index_of_the_migrations_is_asked_for_without_blocking(mysql_url: 
     assert postgres.count("CREATE INDEX CONCURRENTLY") == 5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("url", ["mysql_url", "mariadb_url", "postgres_url"])
 def test_a_table_that_is_in_use_is_waited_for_shortly_and_whoever_holds_it_is_named(
     url: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

@@ -43,6 +43,7 @@ def test_from_nothing_up_makes_every_table_with_its_composite_indexes(database_u
             assert columns in {shape.columns for shape in catalogue.indexes(connection, table).values()}, table
 
 
+@pytest.mark.long
 def test_the_models_with_the_composite_indexes_are_what_the_migrations_make(
     database_url: str, request: pytest.FixtureRequest
 ) -> None:
@@ -63,6 +64,7 @@ def test_the_models_with_the_composite_indexes_are_what_the_migrations_make(
     assert shapes(created) == shapes(migrated)
 
 
+@pytest.mark.long
 def test_down_to_nothing_and_up_again_works_as_the_first_time(database_url: str, no_dump_needed: Options) -> None:
     up(database_url)
     assert down(database_url, options=no_dump_needed).changed == [*reversed(MAIN)]

@@ -110,6 +110,7 @@ def test_rows_that_come_after_the_look_keep_their_table(url: str, monkeypatch: p
     assert run(url, "SELECT count(*) FROM system_metrics")[0][0] == 1
 
 
+@pytest.mark.long
 def test_a_history_made_by_hand_stays_on_the_way_down(url: str) -> None:
     by_hand(url)
     assert cli("adopt").exit_code == 0
@@ -147,6 +148,7 @@ def test_a_database_of_a_newer_version_is_left_alone(url: str) -> None:
     assert "does not know" in cli("status").output
 
 
+@pytest.mark.long
 def test_adopt_lists_what_differs_and_ends_with_1(url: str) -> None:
     by_hand(url)
     on = "" if "sqlite" in url else " ON users"

@@ -111,6 +111,7 @@ def test_a_target_that_a_setting_names_is_not_looked_for_behind_a_broken_line(tm
     assert (said.exit_code, "line 1: its quote isn't closed" in said.output) == (1, True)
 
 
+@pytest.mark.long
 def test_dagsters_own_command_line_names_the_file_whose_line_it_skips(tmp_path: Path) -> None:
     """Dagster itself reports a file that isn't UTF-8, before it loads these definitions."""
     path = write(tmp_path, 'DATABASE_URL="sqlite:///a.db\n')

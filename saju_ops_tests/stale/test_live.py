@@ -97,6 +97,7 @@ def test_a_job_whose_row_a_worker_holds_is_left_alone_and_nobody_waits(
     assert (result.settled, result.left_moved) == (1, 1)
 
 
+@pytest.mark.long
 def test_no_job_that_a_worker_finishes_meanwhile_is_overwritten(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("saju_ops.stale.plan.BATCH_JOBS", 10)
     for number in range(120):
@@ -415,6 +416,7 @@ def die_at(name: str, count: int, *, after: bool) -> Callable[[], None]:
     return prepare
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "count", "after", "settled"),
     [
@@ -455,6 +457,7 @@ def test_killed_at_any_point_it_continues_and_each_run_can_be_put_back(
     assert scene.rows("analysis_jobs") == before
 
 
+@pytest.mark.long
 def test_killed_at_random_moments_it_ends_as_if_it_never_was(sqlite: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("saju_ops.stale.plan.BATCH_JOBS", 5)
     monkeypatch.setattr("saju_ops.stale.plan.PART_BATCHES", 3)
@@ -482,6 +485,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_never_was(sqlite: Scene, monk
 # --- putting back -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_undo_puts_back_only_what_still_has_the_status_that_was_set(scene: Scene) -> None:
     for name in ("same", "moved_on", "gone"):
         scene.job(name, "pending")
@@ -504,6 +508,7 @@ def test_undo_puts_back_only_what_still_has_the_status_that_was_set(scene: Scene
         scene.undo()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", ["status = 'completed'", "updated_at = '2026-10-14 16:00:00'"])
 def test_undo_leaves_a_job_alone_that_a_worker_went_on_with_and_completed(scene: Scene, change: str) -> None:
     for name in ("finished", "untouched"):

@@ -372,6 +372,7 @@ def test_it_can_be_stopped_between_transactions_and_launched_again(
 # --- odd statuses, ids and tables -------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_letter_case_of_a_status_is_kept(old: Scene) -> None:
     cases = [
         ("PENDING", 1, "COMPLETED"), ("Processing", 0, "Failed"), ("PROCESSING", 0, "FAILED"),
@@ -412,6 +413,7 @@ KEYS: list[tuple[str, str, str, Any]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("engine", "kind", "result_kind", "key"), KEYS)
 def test_job_ids_of_any_type(
     engine: str, kind: str, result_kind: str, key: Any, request: pytest.FixtureRequest, tmp_path: Path
@@ -574,6 +576,7 @@ def narrow(case: str, request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
     return scene.create(status=NARROW[case])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", NARROW)
 def test_a_status_that_the_column_cannot_hold_is_refused_before_anything_is_changed(
     case: str, request: pytest.FixtureRequest, tmp_path: Path

@@ -189,6 +189,7 @@ PLACES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("place", PLACES)
 def test_a_fault_that_passes_costs_nothing(scene: Scene, place: str, fault: str) -> None:

@@ -95,6 +95,7 @@ def test_the_password_and_the_content_are_in_no_message() -> None:
     assert PASSWORD not in repr(failed.value)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_a_file_cut_anywhere_never_passes_for_a_whole_one(compression: Literal["none", "gzip"]) -> None:
     stored = encrypted(some_bytes(2_000), compression)
@@ -226,6 +227,7 @@ def memory() -> Callable[[int], list[int]]:
     return used
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_size(memory: Callable[[int], list[int]]) -> None:
     small, large = memory(20), memory(300)
     assert max(abs(a - b) for a, b in zip(small, large, strict=True)) < 20_000, (small, large)

@@ -56,6 +56,7 @@ SMALL = os.urandom(1_000)
 LARGE = os.urandom(2 * PART + 12_345)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("read", [True, False])
 @pytest.mark.parametrize("data", [b"", SMALL, LARGE, os.urandom(PART)], ids=["empty", "small", "large", "one part"])
 def test_what_was_committed_is_read_back(storage: S3Storage, bucket: Bucket, data: bytes, read: bool) -> None:
@@ -89,6 +90,7 @@ def test_of_two_writers_of_one_name_the_first_wins(storage: S3Storage, bucket: B
     assert bucket.uploads() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("read", [True, False])
 def test_leaving_without_a_commit_leaves_nothing(storage: S3Storage, bucket: Bucket, data: bytes, read: bool) -> None:
@@ -204,6 +206,7 @@ PLACES = {
 CASES = [(p, k, m) for p in PLACES for k, m in FAULTS if m.get("code") != "BadDigest" or PLACES[p][0] == "PUT"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("place", "kind", "more"), CASES, ids=[f"{p}-{k}-{m.get('code', m.get('status', ''))}" for p, k, m in CASES]
 )
@@ -216,6 +219,7 @@ def test_a_fault_that_passes_costs_nothing(bucket: Bucket, place: str, kind: Any
     assert bucket.objects() == {KEY: data}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", PLACES)
 def test_a_fault_that_stays_leaves_nothing_and_says_so(storage: S3Storage, bucket: Bucket, place: str) -> None:
     method, path, data = PLACES[place]
@@ -285,6 +289,7 @@ def put_blindly(storage: S3Storage, data: bytes, read: bool) -> None:
 # --- faults while reading ---------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["short", "reset", "lost", "slow", "stalled", "status"])
 def test_reading_continues_where_it_broke(bucket: Bucket, kind: Any) -> None:
     storage = storage_at(bucket, read_seconds=0.5 if kind in ("slow", "stalled") else 20.0)
@@ -326,6 +331,7 @@ def test_a_missing_bucket_is_said(s3_server: S3Server, bucket: Bucket) -> None:
             work()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("status", "code", "words"),
     [
@@ -424,6 +430,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
+@pytest.mark.long
 def test_memory_is_flat_at_any_size(bucket: Bucket) -> None:
     def used(size: int, part: int = FIRST_PART) -> int:
         command = [sys.executable, "-c", MEMORY, bucket.uri, bucket.direct_url, str(size), str(part)]

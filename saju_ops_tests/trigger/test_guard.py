@@ -92,6 +92,7 @@ def test_without_the_token_nobody_learns_what_there_is() -> None:
     assert len(answers) == 1
 
 
+@pytest.mark.long
 def test_guessing_is_slowed_down_and_does_not_keep_out_who_knows_the_token(tmp_path: Path) -> None:
     with Trigger(tmp_path / "t") as trigger:
         began = time.monotonic()
@@ -158,6 +159,7 @@ def test_a_huge_body_is_413_however_its_size_is_announced(trigger: Trigger) -> N
     )[0] == 413  # fmt: skip
 
 
+@pytest.mark.long
 def test_slow_bodies_and_slow_heads_are_given_up_and_hold_up_nobody(trigger: Trigger) -> None:
     head = f"POST /run-cleanup HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
     found: dict[str, tuple[int, bytes]] = {}
@@ -275,6 +277,7 @@ def test_a_job_that_is_not_allowed_is_403_and_says_which_are(trigger: Trigger) -
 # --- starting and stopping --------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [

@@ -94,6 +94,7 @@ def trigger(dagster: Dagster) -> Iterator[InThread]:
 # --- the clean-up -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["POST", "GET"])
 def test_a_call_launches_what_the_schedule_asks_for_and_says_where_to_look(
     dagster: Dagster, trigger: InThread, method: str
@@ -114,6 +115,7 @@ def test_a_call_launches_what_the_schedule_asks_for_and_says_where_to_look(
     assert [r["days"] for r in body["runs"]] == [f"{ago(40)}...{ago(31)}"]
 
 
+@pytest.mark.long
 def test_days_with_gaps_become_several_runs_of_one_clean_up(dagster: Dagster, trigger: InThread) -> None:
     for days in (38, 37, 34):
         dagster.instance.report_runless_asset_event(dg.AssetMaterialization(ARCHIVE, partition=str(ago(days))))
@@ -129,6 +131,7 @@ def test_days_with_gaps_become_several_runs_of_one_clean_up(dagster: Dagster, tr
         assert trigger.call("GET", f"/run-cleanup/{run.run_id}").json()["name"] == body["name"]
 
 
+@pytest.mark.long
 def test_a_second_call_gets_the_running_one_until_its_purge_has_ended(dagster: Dagster, trigger: InThread) -> None:
     first = trigger.call("POST", "/run-cleanup").json()
 
@@ -156,6 +159,7 @@ def test_a_second_call_gets_the_running_one_until_its_purge_has_ended(dagster: D
     assert second.json()["name"] != first["name"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("event", "state"), [("RUN_FAILURE", "failed"), ("RUN_CANCELED", "canceled")])
 def test_after_a_failure_the_state_says_so_and_another_call_starts_anew(
     dagster: Dagster, trigger: InThread, event: str, state: str
@@ -232,6 +236,7 @@ def test_it_cannot_be_started_over_and_over(
 # --- single jobs ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_an_archive_alone_is_not_followed_by_a_purge(dagster: Dagster, trigger: InThread) -> None:
     answer = trigger.call("POST", "/jobs/archive_conversation_logs")
     assert answer.status_code == 202
@@ -278,6 +283,7 @@ def test_other_jobs_are_403(dagster: Dagster, trigger: InThread, job: str, sente
 # --- many at once -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_thousand_calls_at_once_start_one_clean_up(dagster: Dagster, tmp_path: Path) -> None:
     async def storm(url: str) -> list[httpx.Response]:
         # No connection is used twice: one that the server closes as idle on a busy machine would fail a call.
@@ -300,6 +306,7 @@ def test_a_thousand_calls_at_once_start_one_clean_up(dagster: Dagster, tmp_path:
     assert seconds < 20
 
 
+@pytest.mark.long
 def test_several_processes_called_at_once_start_one_clean_up(dagster: Dagster, tmp_path: Path) -> None:
     """Nothing but Dagster is between them. A process whose run came second withdraws it."""
     for days in (38, 35):
@@ -393,6 +400,7 @@ def start_through(url: str) -> Group:
     return asyncio.run(start())
 
 
+@pytest.mark.long
 def test_a_launch_whose_answer_is_lost_is_found_again_and_not_repeated(dagster: Dagster) -> None:
     dagster.instance.report_runless_asset_event(dg.AssetMaterialization(ARCHIVE, partition=str(ago(36))))
     with Between(dagster.url, "launchRun") as between:
@@ -402,6 +410,7 @@ def test_a_launch_whose_answer_is_lost_is_found_again_and_not_repeated(dagster: 
     assert len(group.runs) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("reply", "why"),
     [
@@ -437,6 +446,7 @@ def test_a_clean_up_whose_starter_died_halfway_does_not_keep_others_from_startin
     assert run_id not in {r.run_id for r in group.runs}
 
 
+@pytest.mark.long
 def test_callers_who_hang_up_do_not_cut_off_what_was_begun(dagster: Dagster, trigger: InThread) -> None:
     for days in (38, 35):
         dagster.instance.report_runless_asset_event(dg.AssetMaterialization(ARCHIVE, partition=str(ago(days))))

@@ -25,6 +25,7 @@ from saju_ops_tests.defs.project import CANARY, Project, ago
 from saju_ops_tests.trigger.scene import TOKEN, Trigger, free_port, serve_trigger
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("url", ["https://dagster.example.com", "http://dagster.example.com:3000"])
 def test_dagster_is_only_started_on_this_machine(url: str) -> None:
     said = serve_trigger("--with-dagster", CLEANUP_TRIGGER_TOKEN=TOKEN, DAGSTER_WEBSERVER_URL=url)
@@ -117,6 +118,7 @@ def look_at_once(instance: dg.DagsterInstance) -> None:
             instance.update_instigator_state(state.with_data(data))
 
 
+@pytest.mark.long
 def test_one_call_archives_and_purges_and_the_trigger_reports_its_progress(
     mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,7 @@ def service(made: Path, tmp_path: Path) -> Service:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", OF_DUMPS.values(), ids=OF_DUMPS)
 def test_a_dumps_malformed_manifest_is_that_dumps_fault_alone(service: Service, how: Callable[[Path], None]) -> None:
     newest = service.manifests("database")[-1]
@@ -120,6 +121,7 @@ def test_a_dumps_malformed_manifest_is_that_dumps_fault_alone(service: Service, 
     assert (said.exit_code, "its manifest is damaged" in said.output) == (0, True), said.output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", OF_ARCHIVES.values(), ids=OF_ARCHIVES)
 def test_an_archives_malformed_manifest_stops_that_day_alone(
     service: Service, tmp_path: Path, how: Callable[[Path], None]

@@ -350,6 +350,7 @@ def test_an_encrypted_file_that_another_password_made_is_not_sealed(tmp_path: Pa
 # --- stores -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_seal_works_in_s3_and_in_two_stores(older: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with S3Server() as server, server.bucket() as bucket:
         for name, data in contents_of(older.folder).items():

@@ -383,6 +383,7 @@ def test_the_drills_restore_a_day_a_dump_and_a_snapshot(storage: LocalStorage, m
     assert result.passed
 
 
+@pytest.mark.long
 def test_a_day_of_any_engine_can_be_drilled(database_url: str, storage: LocalStorage, tmp_path: Path) -> None:
     if database_url.startswith("sqlite"):
         Path(database_url.removeprefix("sqlite:///")).touch()
@@ -727,6 +728,7 @@ def test_an_archive_whose_rows_are_not_the_manifests_is_rot_under_its_own_passwo
     assert "row digest" in result.rot[0]
 
 
+@pytest.mark.long
 def test_drills_take_what_the_password_opens_and_say_so(made_encrypted: Any, tmp_path: Path) -> None:
     root = Path(shutil.copytree(made_encrypted[1], tmp_path / "copy"))
     scene = Scene(f"sqlite:///{root / 'service.db'}", root / "backups")

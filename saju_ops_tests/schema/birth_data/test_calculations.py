@@ -52,6 +52,7 @@ def scene(database_url: str) -> Calculations:
     return found
 
 
+@pytest.mark.long
 def test_what_stays_in_the_clear_is_counted(scene: Calculations) -> None:
     scene.encrypt(NEW_KEY)
     found = look(scene.tables, parsed(NEW_KEY), NOW)
@@ -59,6 +60,7 @@ def test_what_stays_in_the_clear_is_counted(scene: Calculations) -> None:
     assert (found.sessions.in_the_clear, dates.in_the_clear, dates.of_expired, dates.replaced) == (0, 4, 2, 0)
 
 
+@pytest.mark.long
 def test_only_expired_sessions_get_a_false_birth_and_lose_their_lunar_date(scene: Calculations) -> None:
     worked = scene.work(NEW_KEY)
     assert worked.replaced is not None
@@ -73,6 +75,7 @@ def test_only_expired_sessions_get_a_false_birth_and_lose_their_lunar_date(scene
     assert {row[0]: row[1:] for row in lunar}[2] == (1990, 4, 11)
 
 
+@pytest.mark.long
 def test_a_second_run_finds_nothing_to_do_with_a_newer_key_too(scene: Calculations) -> None:
     scene.work(OLD_KEY)
     births = scene.births()
@@ -87,6 +90,7 @@ def test_another_key_gives_another_false_birth(scene: Calculations) -> None:
     assert first != second
 
 
+@pytest.mark.long
 def test_two_rows_of_a_session_never_meet_at_one_birth(scene: Calculations, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if every row drew the same moments."""
     moments = [datetime(1960, 1, 1, 0, 0, second) for second in range(1, 1 + module.TRIES)]  # noqa: DTZ001
@@ -97,6 +101,7 @@ def test_two_rows_of_a_session_never_meet_at_one_birth(scene: Calculations, monk
     assert {scene.births()[1], scene.births()[4]} == {"1960-01-01 00:00:01", "1960-01-01 00:00:02"}
 
 
+@pytest.mark.long
 def test_a_dry_run_changes_no_calculation(scene: Calculations) -> None:
     before = scene.births()
     worked = scene.work(NEW_KEY, dry_run=True, require_dump=lambda: pytest.fail("no dump is needed"))
@@ -105,6 +110,7 @@ def test_a_dry_run_changes_no_calculation(scene: Calculations) -> None:
     assert scene.births() == before
 
 
+@pytest.mark.long
 def test_no_false_birth_without_a_proven_dump(scene: Calculations) -> None:
     scene.encrypt(NEW_KEY)
     before = scene.births()
@@ -117,12 +123,14 @@ def test_no_false_birth_without_a_proven_dump(scene: Calculations) -> None:
     assert scene.births() == before
 
 
+@pytest.mark.long
 def test_the_dump_is_asked_for_once(scene: Calculations) -> None:
     asked: list[int] = []
     scene.work(NEW_KEY, require_dump=lambda: asked.append(1))
     assert asked == [1]
 
 
+@pytest.mark.long
 def test_a_database_without_calculations_is_one_without(scene: Calculations) -> None:
     scene.run("DROP TABLE saju_analyses")
     scene.run("DROP TABLE saju_calculations")
@@ -131,6 +139,7 @@ def test_a_database_without_calculations_is_one_without(scene: Calculations) -> 
     assert worked.encrypted.encrypted == 3
 
 
+@pytest.mark.long
 def test_the_last_use_of_a_session_counts_as_the_purge_counts_it(scene: Calculations) -> None:
     scene.run("UPDATE user_sessions SET last_activity = :at WHERE session_id = 'used'", at=LAST)
     assert look(scene.tables, parsed(NEW_KEY), NOW).calculations.of_expired == 3

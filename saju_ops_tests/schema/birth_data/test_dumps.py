@@ -43,6 +43,7 @@ def forms(salt: bytes) -> list[bytes]:
     return [salt.hex().encode(), salt.hex().upper().encode(), salt[:12]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("client", ["installed", "oracle"])
 def test_a_proven_dump_has_the_view_and_no_salt(
     client: str, database_url: str, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -71,6 +72,7 @@ def test_a_proven_dump_has_the_view_and_no_salt(
     assert salt_of(scene) == salt
 
 
+@pytest.mark.long
 def test_a_dump_of_a_database_without_the_view_says_nothing_of_it(
     database_url: str, target: str, tmp_path: Path
 ) -> None:
@@ -81,6 +83,7 @@ def test_a_dump_of_a_database_without_the_view_says_nothing_of_it(
     assert not any("masked view" in text for text in dumps.restore(target).left_out)
 
 
+@pytest.mark.long
 def test_a_masked_dump_has_neither_the_salt_nor_a_row_of_its_table(
     database_url: str, target: str, tmp_path: Path
 ) -> None:

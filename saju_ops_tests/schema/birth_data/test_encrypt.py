@@ -37,6 +37,7 @@ def lite(sqlite_url: str) -> BirthScene:
     return BirthScene(sqlite_url)
 
 
+@pytest.mark.long
 def test_births_become_tokens_that_hold_them_exactly(scene: BirthScene) -> None:
     scene.add("one", "two", is_lunar=True)
     scene.add("leap", is_lunar=True, is_leap_month=True, birth_datetime=datetime(1903, 2, 28, 23, 59, 59))  # noqa: DTZ001
@@ -61,6 +62,7 @@ FRACTIONS = {
 }
 
 
+@pytest.mark.long
 def test_fractions_of_a_second_and_flags_that_say_nothing_survive(database_url: str) -> None:
     scene = BirthScene(database_url)
     dialect = scene.engine.dialect.name
@@ -75,6 +77,7 @@ def test_fractions_of_a_second_and_flags_that_say_nothing_survive(database_url: 
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_an_encryption_makes_no_session_look_used(scene: BirthScene) -> None:
     scene.add("one", "two")
     scene.encrypt(OLD_KEY)
@@ -83,6 +86,7 @@ def test_an_encryption_makes_no_session_look_used(scene: BirthScene) -> None:
     assert [tuple(str(cell)[:19] for cell in row) for row in rows] == [(str(LAST),) * 3] * 2
 
 
+@pytest.mark.long
 def test_a_second_run_does_what_is_left_and_nothing_twice(scene: BirthScene) -> None:
     scene.add("one")
     scene.encrypt(NEW_KEY)
@@ -94,6 +98,7 @@ def test_a_second_run_does_what_is_left_and_nothing_twice(scene: BirthScene) -> 
     assert scene.encrypt(NEW_KEY).changed == 0
 
 
+@pytest.mark.long
 def test_a_row_that_the_service_changes_meanwhile_is_taken_as_it_is_then(scene: BirthScene) -> None:
     scene.add("changed", "gone", "same")
 
@@ -107,6 +112,7 @@ def test_a_row_that_the_service_changes_meanwhile_is_taken_as_it_is_then(scene: 
     assert (result.encrypted, result.left, result.found.rows) == (2, 0, 2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("column", ["is_lunar", "birth_datetime_encrypted"])
 def test_a_change_of_another_column_of_the_birth_is_no_less_seen(scene: BirthScene, column: str) -> None:
     scene.add("s")
@@ -121,6 +127,7 @@ def test_a_change_of_another_column_of_the_birth_is_no_less_seen(scene: BirthSce
         assert scene.session("s")[0] is not None
 
 
+@pytest.mark.long
 def test_a_birth_that_the_service_writes_later_takes_the_place_of_our_older_token(scene: BirthScene) -> None:
     scene.add("s")
     scene.encrypt(NEW_KEY)
@@ -131,6 +138,7 @@ def test_a_birth_that_the_service_writes_later_takes_the_place_of_our_older_toke
     assert scene.session("s")[0] is None
 
 
+@pytest.mark.long
 def test_what_no_key_opens_is_never_overwritten_and_counted(scene: BirthScene) -> None:
     lost = token({"birth_datetime": TEXT}, OTHER_KEY)
     scene.add("lost", birth_datetime_encrypted=lost, birth_datetime=None)
@@ -165,6 +173,7 @@ def test_a_clear_birth_beside_the_services_token_of_another_one_stays_with_it(sc
     assert scene.session("other")[0] is not None
 
 
+@pytest.mark.long
 def test_rotation_keeps_the_writers_own_bytes_and_form(scene: BirthScene) -> None:
     mine = {"생년월일": TEXT, "x": 1}
     scene.add("plain", birth_datetime=None, birth_datetime_encrypted=token(mine, OLD_KEY))
@@ -211,6 +220,7 @@ def test_a_dry_run_counts_and_changes_nothing(scene: BirthScene) -> None:
     assert scene.run("SELECT * FROM user_sessions ORDER BY session_id") == before
 
 
+@pytest.mark.long
 def test_the_clear_birth_can_stay_until_the_service_needs_it_no_more(scene: BirthScene) -> None:
     scene.add("s")
     assert scene.encrypt(NEW_KEY, clear_plain=False).found.in_the_clear == 1
@@ -231,6 +241,7 @@ def test_without_a_key_nothing_is_touched(lite: BirthScene) -> None:
     assert lite.session("s")[1] is None
 
 
+@pytest.mark.long
 def test_a_key_that_opens_none_of_what_is_there_is_refused(scene: BirthScene) -> None:
     scene.add("theirs", birth_datetime=None, birth_datetime_encrypted=token({"a": 1}, OLD_KEY))
     scene.add("clear")
@@ -329,6 +340,7 @@ def held(scene: BirthScene, name: str) -> Iterator[None]:
     engine.dispose()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres"])
 def test_a_row_that_the_service_holds_is_left_and_the_others_are_encrypted(
     engine: str, request: pytest.FixtureRequest
@@ -351,6 +363,7 @@ def test_two_at_once_are_kept_apart(scene: BirthScene, monkeypatch: pytest.Monke
     assert scene.session("s")[1] is None
 
 
+@pytest.mark.long
 def test_a_limit_stops_between_two_chunks_and_the_next_run_continues(scene: BirthScene) -> None:
     scene.add(*(f"s{i}" for i in range(7)))
     result = scene.encrypt(NEW_KEY, chunk_rows=2, max_rows=3)
@@ -370,6 +383,7 @@ def test_a_limit_stops_between_two_chunks_and_the_next_run_continues(scene: Birt
 # --- odd tables -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb"])
 @pytest.mark.parametrize(
     "alter",

@@ -68,6 +68,7 @@ def kill(scene: BirthScene, times: int, seed: int) -> None:
     each_birth_is_there(scene)
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_loses_no_birth(database_url: str) -> None:
     kill(BirthScene(database_url), 2, 1)
 

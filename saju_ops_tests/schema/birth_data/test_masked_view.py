@@ -58,6 +58,7 @@ def seen(scene: BirthScene) -> list[dict[str, Any]]:
         return [dict(row) for row in rows]
 
 
+@pytest.mark.long
 def test_nothing_personal_in_it_is_true(scene: BirthScene) -> None:
     rows = seen(scene)
     assert len(rows) == 42
@@ -75,6 +76,7 @@ def test_nothing_personal_in_it_is_true(scene: BirthScene) -> None:
     assert len({row["user_id"] for row in rows}) == 1
 
 
+@pytest.mark.long
 def test_the_types_are_those_of_the_table(scene: BirthScene) -> None:
     found = next(row for row in seen(scene) if row["birth_location"])
     birth, place = found["birth_datetime"], found["birth_location"]
@@ -85,6 +87,7 @@ def test_the_types_are_those_of_the_table(scene: BirthScene) -> None:
     assert 126 <= place["lng"] <= 129
 
 
+@pytest.mark.long
 def test_the_same_session_looks_the_same_at_each_read_and_when_others_come(scene: BirthScene) -> None:
     before = {row["session_id"]: row for row in seen(scene)}
     scene.add("sess-new")
@@ -97,6 +100,7 @@ def test_the_same_session_looks_the_same_at_each_read_and_when_others_come(scene
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_another_salt_shows_everybody_as_somebody_else(scene: BirthScene) -> None:
     before = seen(scene)
     scene.run(f"DELETE FROM {SALT_TABLE}")
@@ -109,6 +113,7 @@ def test_another_salt_shows_everybody_as_somebody_else(scene: BirthScene) -> Non
     assert len({row["birth_datetime"] for row in before} & {row["birth_datetime"] for row in after}) < 5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "statement",
     [
@@ -125,6 +130,7 @@ def test_nothing_can_be_written_through_it(scene: BirthScene, statement: str) ->
     assert scene.run("SELECT * FROM user_sessions ORDER BY session_id") == before
 
 
+@pytest.mark.long
 def test_the_salt_is_in_no_text_that_a_reader_of_the_view_sees(server_scene: BirthScene) -> None:
     (salt,) = server_scene.run(f"SELECT salt FROM {SALT_TABLE}")
     mysql = server_scene.engine.dialect.name != "postgresql"
@@ -161,6 +167,7 @@ def as_developer(url: str, statement: str) -> list[Any]:
     return found
 
 
+@pytest.mark.long
 def test_a_developer_sees_the_view_and_nothing_else(server_scene: BirthScene, developer: str) -> None:
     assert as_developer(developer, f"SELECT COUNT(*) FROM {VIEW}") == [(42,)]
     for table in ("user_sessions", "users", "conversation_logs", SALT_TABLE):
@@ -171,6 +178,7 @@ def test_a_developer_sees_the_view_and_nothing_else(server_scene: BirthScene, de
             as_developer(developer, statement)
 
 
+@pytest.mark.long
 def test_the_account_can_be_made_again_with_another_password(server_scene: BirthScene, developer: str) -> None:
     name = str(sa.make_url(developer).username)
     make_developer(server_scene.url, name, "another-password-2")
@@ -180,6 +188,7 @@ def test_the_account_can_be_made_again_with_another_password(server_scene: Birth
     assert as_developer(other, f"SELECT COUNT(*) FROM {VIEW}") == [(42,)]
 
 
+@pytest.mark.long
 def test_an_account_that_may_see_more_is_refused_and_left_as_it_is(server_scene: BirthScene, developer: str) -> None:
     name = str(sa.make_url(developer).username)
     mysql = server_scene.engine.dialect.name != "postgresql"
@@ -239,11 +248,13 @@ def test_without_the_view_there_is_no_account(mysql_url: str) -> None:
         make_developer(scene.url, "developer", PASSWORD)
 
 
+@pytest.mark.long
 def test_an_account_that_may_make_none_hears_what_it_lacks(server_scene: BirthScene, developer: str) -> None:
     with pytest.raises(OperatorError, match=r"could not be made.*CREATE USER"):
         make_developer(sa.make_url(developer), "another_dev", PASSWORD)
 
 
+@pytest.mark.long
 def test_the_migration_leads_both_ways_and_up_again(scene: BirthScene) -> None:
     first = seen(scene)
     for _ in range(2):
@@ -256,6 +267,7 @@ def test_the_migration_leads_both_ways_and_up_again(scene: BirthScene) -> None:
     assert {row["session_id"] for row in first} != {row["session_id"] for row in seen(scene)}
 
 
+@pytest.mark.long
 def test_the_schema_still_matches_with_the_view(scene: BirthScene) -> None:
     with session(scene.url) as connection:
         target = commands.heads(connection)

@@ -58,6 +58,7 @@ def plain(request: pytest.FixtureRequest, tmp_path: Path) -> PlainScene:
     return scene
 
 
+@pytest.mark.long
 def test_the_table_gets_a_partition_for_each_month_and_keeps_every_row(plain: PlainScene) -> None:
     before = plain.state()
     plain.convert()
@@ -73,6 +74,7 @@ def test_the_table_gets_a_partition_for_each_month_and_keeps_every_row(plain: Pl
     assert plain.rotate().rows_dropped == 60
 
 
+@pytest.mark.long
 def test_the_way_back_makes_the_very_same_table(plain: PlainScene) -> None:
     definition, before = plain.definition(), plain.state()
     plain.convert()
@@ -81,6 +83,7 @@ def test_the_way_back_makes_the_very_same_table(plain: PlainScene) -> None:
     assert plain.back() is False
 
 
+@pytest.mark.long
 def test_archives_from_before_hold_for_the_partitioned_table(plain: PlainScene) -> None:
     plain.archive_all()
     plain.convert()
@@ -95,6 +98,7 @@ def test_a_second_run_finds_it_done(plain: PlainScene) -> None:
     assert plain.convert().done
 
 
+@pytest.mark.long
 def test_it_says_beforehand_how_and_how_long_and_changes_nothing(plain: PlainScene) -> None:
     definition, tables = plain.definition(), plain.tables()
     plan = plain.plan()
@@ -124,6 +128,7 @@ def test_a_column_that_could_be_null_can_be_null_again_on_the_way_back(plain: Pl
     assert plain.definition() == definition
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -153,6 +158,7 @@ def test_a_table_that_others_reference_is_refused(plain: PlainScene) -> None:
         plain.convert()
 
 
+@pytest.mark.long
 def test_an_open_transaction_stops_it_and_leaves_the_table_as_it_was(plain: PlainScene) -> None:
     definition = plain.definition()
     with plain.engine.connect().execution_options(isolation_level="REPEATABLE READ") as other:
@@ -164,6 +170,7 @@ def test_an_open_transaction_stops_it_and_leaves_the_table_as_it_was(plain: Plai
     assert plain.definition() == definition
 
 
+@pytest.mark.long
 def test_a_run_that_was_killed_behind_the_foreign_key_continues_and_the_way_back_has_the_key(plain: PlainScene) -> None:
     definition = plain.definition()
     from saju_ops.schema.partitions import convert as module
@@ -194,6 +201,7 @@ def test_a_comment_that_only_looks_like_ours_is_executed_by_nobody(plain: PlainS
     assert "user_sessions" in plain.tables()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which(TOOL) is None, reason="Percona's tool is not installed")
 def test_percona_s_tool_does_it_while_the_service_writes(plain: PlainScene) -> None:
     stop, written = threading.Event(), []
@@ -220,6 +228,7 @@ def test_percona_s_tool_does_it_while_the_service_writes(plain: PlainScene) -> N
     assert plain.run("SHOW TRIGGERS") == []
 
 
+@pytest.mark.long
 def test_what_a_killed_run_of_the_tool_left_is_dropped_triggers_first(plain: PlainScene) -> None:
     remember(plain, [])
     plain.run(

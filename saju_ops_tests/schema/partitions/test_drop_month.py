@@ -22,6 +22,7 @@ def filled(scene: PartitionScene) -> PartitionScene:
     return scene
 
 
+@pytest.mark.long
 def test_archived_months_beyond_the_retention_leave_with_their_partitions(filled: PartitionScene) -> None:
     filled.archive_all()
     result = filled.purge_months()
@@ -32,6 +33,7 @@ def test_archived_months_beyond_the_retention_leave_with_their_partitions(filled
     assert filled.tables() == ["conversation_logs"]
 
 
+@pytest.mark.long
 def test_every_row_of_a_month_that_left_comes_back_by_a_restore(filled: PartitionScene) -> None:
     before = filled.state()
     filled.archive_all()
@@ -52,6 +54,7 @@ def test_a_dry_run_says_which_months_would_leave_and_moves_none(filled: Partitio
     assert filled.count() == 63
 
 
+@pytest.mark.long
 def test_a_month_without_an_archive_stays_and_the_others_leave(filled: PartitionScene) -> None:
     filled.archive(JULY)
     result = filled.purge_months()
@@ -60,6 +63,7 @@ def test_a_month_without_an_archive_stays_and_the_others_leave(filled: Partition
     assert result.unarchived_days == ["2026-08-10", "2026-09-10"]
 
 
+@pytest.mark.long
 def test_a_row_that_was_changed_after_the_archive_keeps_its_month_and_the_rest_leaves_in_chunks(
     filled: PartitionScene,
 ) -> None:
@@ -73,6 +77,7 @@ def test_a_row_that_was_changed_after_the_archive_keeps_its_month_and_the_rest_l
     assert filled.tables() == ["conversation_logs"]
 
 
+@pytest.mark.long
 def test_a_late_row_keeps_its_month_until_it_is_archived_as_a_part(filled: PartitionScene) -> None:
     filled.archive_all()
     filled.add(1, first=500, day=JULY)
@@ -86,6 +91,7 @@ def test_a_late_row_keeps_its_month_until_it_is_archived_as_a_part(filled: Parti
     assert filled.parts(JULY) == [20, 1]
 
 
+@pytest.mark.long
 def test_a_damaged_archive_keeps_its_month(filled: PartitionScene) -> None:
     filled.archive_all()
     data = filled.data_file(AUGUST)
@@ -96,6 +102,7 @@ def test_a_damaged_archive_keeps_its_month(filled: PartitionScene) -> None:
     assert filled.partitions()["p202608"] == 20
 
 
+@pytest.mark.long
 def test_a_missing_file_keeps_its_month(filled: PartitionScene) -> None:
     filled.archive_all()
     filled.data_file(AUGUST).unlink()
@@ -138,6 +145,7 @@ def test_the_first_and_the_last_second_of_a_month_in_seoul_leave_with_it(scene: 
     assert scene.ids() == [3]
 
 
+@pytest.mark.long
 def test_months_of_utc_leave_too_where_their_days_in_seoul_are_all_archived(scene: PartitionScene) -> None:
     from zoneinfo import ZoneInfo
 
@@ -154,6 +162,7 @@ def test_months_of_utc_leave_too_where_their_days_in_seoul_are_all_archived(scen
     assert (result.deleted, scene.count()) == (1430, 0)
 
 
+@pytest.mark.long
 def test_to_day_and_max_rows_hold_for_whole_months_too(filled: PartitionScene) -> None:
     filled.archive_all()
     assert filled.purge_months(max_rows=10).months_dropped == []
@@ -164,6 +173,7 @@ def test_to_day_and_max_rows_hold_for_whole_months_too(filled: PartitionScene) -
     assert filled.partitions()["p202609"] == 20
 
 
+@pytest.mark.long
 def test_a_trigger_on_delete_sees_every_row(filled: PartitionScene) -> None:
     filled.archive_all()
     filled.run(
@@ -212,6 +222,7 @@ def test_under_the_lock_a_changed_row_keeps_its_month(mysql_url: str, tmp_path: 
     assert scene.ids() == [3]
 
 
+@pytest.mark.long
 def test_an_open_transaction_of_somebody_else_is_named_and_its_month_left_for_the_next_run(
     filled: PartitionScene,
 ) -> None:
@@ -229,6 +240,7 @@ def test_an_open_transaction_of_somebody_else_is_named_and_its_month_left_for_th
     assert filled.rotate(retention_days=100).months_dropped == ["p202607"]
 
 
+@pytest.mark.long
 def test_an_archive_that_is_open_keeps_the_rotation_waiting_and_then_away(filled: PartitionScene) -> None:
     filled.archive_all()
     before = filled.partitions()
@@ -261,6 +273,7 @@ def test_a_snapshot_waits_for_a_month_that_is_at_work(filled: PartitionScene) ->
     assert seen[0] >= 0.5
 
 
+@pytest.mark.long
 def test_the_exchanged_table_of_a_killed_run_is_found_compared_and_dropped(filled: PartitionScene) -> None:
     filled.archive_all()
     _take_out(filled, "p202608")
@@ -272,6 +285,7 @@ def test_the_exchanged_table_of_a_killed_run_is_found_compared_and_dropped(fille
     assert filled.tables() == ["conversation_logs"]
 
 
+@pytest.mark.long
 def test_the_exchanged_table_of_a_killed_run_is_put_back_where_a_row_is_not_archived(filled: PartitionScene) -> None:
     filled.archive_all()
     filled.update("content = 'edited'", "log_id = 21")
@@ -287,6 +301,7 @@ def test_the_exchanged_table_of_a_killed_run_is_put_back_where_a_row_is_not_arch
     assert [row for row in before if str(row[0]) not in july] == after
 
 
+@pytest.mark.long
 def test_rows_restored_while_a_month_is_out_are_no_conflict(filled: PartitionScene) -> None:
     filled.archive_all()
     filled.update("content = 'edited'", "log_id = 21")
@@ -299,6 +314,7 @@ def test_rows_restored_while_a_month_is_out_are_no_conflict(filled: PartitionSce
     assert result.deleted == 60  # as archived, in chunks
 
 
+@pytest.mark.long
 def test_a_table_of_the_services_own_with_that_name_is_not_touched(filled: PartitionScene) -> None:
     filled.archive_all()
     filled.run("CREATE TABLE conversation_logs_p202608 AS SELECT * FROM conversation_logs PARTITION (p202608)")
@@ -307,6 +323,7 @@ def test_a_table_of_the_services_own_with_that_name_is_not_touched(filled: Parti
     assert result.deleted == 60
 
 
+@pytest.mark.long
 def test_the_retention_holds_for_a_month_that_a_killed_run_took_out(filled: PartitionScene) -> None:
     filled.archive_all()
     _take_out(filled, "p202609")
@@ -316,6 +333,7 @@ def test_the_retention_holds_for_a_month_that_a_killed_run_took_out(filled: Part
     assert filled.tables() == ["conversation_logs"]
 
 
+@pytest.mark.long
 def test_an_account_that_may_only_delete_purges_in_chunks_and_hears_which_grant_is_missing(
     filled: PartitionScene,
 ) -> None:
@@ -329,6 +347,7 @@ def test_an_account_that_may_only_delete_purges_in_chunks_and_hears_which_grant_
         other.rotate()
 
 
+@pytest.mark.long
 def test_the_rights_that_the_documents_name_are_enough(filled: PartitionScene) -> None:
     filled.archive_all()
     url = _account(filled, "SELECT, INSERT, DELETE, ALTER, CREATE, DROP, LOCK TABLES")
@@ -356,6 +375,7 @@ def _take_out(scene: PartitionScene, name: str) -> None:
         mover_of(store).take_out(next(p for p in layout.partitions if p.name == name))
 
 
+@pytest.mark.long
 def test_a_month_that_the_server_can_not_take_out_leaves_under_a_lock(
     filled: PartitionScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ def partitions(url: str) -> int:
     return int(run(url, query)[0][0])
 
 
+@pytest.mark.long
 def test_up_without_a_target_leaves_it_out_and_with_its_label_makes_partitions(url: str) -> None:
     up(url)
     assert (partitions(url), REVISION in versions(url)) == (0, False)
@@ -46,6 +47,7 @@ def test_up_without_a_target_leaves_it_out_and_with_its_label_makes_partitions(u
     assert (partitions(url), REVISION in versions(url)) == (0, False)
 
 
+@pytest.mark.long
 def test_a_dry_run_prints_the_statements_and_changes_nothing(url: str) -> None:
     up(url)
     text = up(url, f"{LABEL}@head", dry_run=True).plan.sql()
@@ -53,6 +55,7 @@ def test_a_dry_run_prints_the_statements_and_changes_nothing(url: str) -> None:
     assert partitions(url) == 0
 
 
+@pytest.mark.long
 def test_rows_are_not_touched_without_a_proven_dump(url: str, tmp_path: Path) -> None:
     from saju_ops.storage.open import open_storage
 

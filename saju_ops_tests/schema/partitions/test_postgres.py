@@ -128,6 +128,7 @@ def test_rows_in_p_future_are_sorted_in(scene: PostgresScene) -> None:
     assert scene.partitions()["p202701"] == 1
 
 
+@pytest.mark.long
 def test_an_open_transaction_is_named(scene: PostgresScene) -> None:
     scene.archive_all()
     with scene.engine.connect().execution_options(isolation_level="REPEATABLE READ") as other:

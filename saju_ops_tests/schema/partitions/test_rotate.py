@@ -32,6 +32,7 @@ def test_a_second_rotation_finds_nothing_to_do(scene: PartitionScene) -> None:
     assert scene.bounds() == before
 
 
+@pytest.mark.long
 def test_a_dry_run_says_what_it_would_make_and_makes_nothing(scene: PartitionScene) -> None:
     three_months(scene)
     scene.archive_all()
@@ -43,6 +44,7 @@ def test_a_dry_run_says_what_it_would_make_and_makes_nothing(scene: PartitionSce
     assert (scene.bounds(), scene.count()) == (before, 63)
 
 
+@pytest.mark.long
 def test_rows_in_p_future_are_sorted_in_and_are_an_alert(scene: PartitionScene) -> None:
     scene.insert([
         {"log_id": 1, "created_at": scene.time(at(2026, 12, 31, 23, 59))},
@@ -83,6 +85,7 @@ def test_months_of_utc_where_timezone_is_utc(scene: PartitionScene) -> None:
     assert scene.bounds()[-2] == str(int(datetime(2027, 3, 1, tzinfo=UTC).timestamp()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("zone", ["+09:00", "+00:00", "-05:00"])
 def test_the_servers_own_time_zone_changes_no_boundary(scene: PartitionScene, zone: str) -> None:
     before = scene.run("SELECT @@GLOBAL.time_zone")[0][0]
@@ -114,6 +117,7 @@ def test_a_table_of_datetime_is_partitioned_by_range_columns_in_its_own_zone(
     assert "'2026-08-31 15:00:00'" in scene.bounds()
 
 
+@pytest.mark.long
 def test_two_rotations_at_once_do_the_work_once(scene: PartitionScene) -> None:
     three_months(scene)
     scene.archive_all()
@@ -142,6 +146,7 @@ def test_a_second_rotation_steps_back_while_the_first_holds_the_lock(scene: Part
             scene.rotate(wait=0.5)
 
 
+@pytest.mark.long
 def test_a_live_writer_loses_nothing_while_months_leave(scene: PartitionScene) -> None:
     three_months(scene, rows=200)
     scene.archive_all()

@@ -26,6 +26,7 @@ def converted(request: pytest.FixtureRequest, tmp_path: Path) -> PlainScene:
     return scene
 
 
+@pytest.mark.long
 def test_a_day_is_archived_purged_in_chunks_and_restored(converted: PlainScene) -> None:
     before = converted.state()
     assert converted.archive(JULY).rows == 20
@@ -37,6 +38,7 @@ def test_a_day_is_archived_purged_in_chunks_and_restored(converted: PlainScene) 
     assert converted.partitions()["p202607"] == 20
 
 
+@pytest.mark.long
 def test_a_dump_comes_back_with_its_partitions(converted: PlainScene, tmp_path: Path) -> None:
     options = DumpOptions(SEOUL)
     storage = open_storage(str(tmp_path / "dumps"))
@@ -45,6 +47,7 @@ def test_a_dump_comes_back_with_its_partitions(converted: PlainScene, tmp_path: 
     assert result.contents.tables["conversation_logs"].rows == 63
 
 
+@pytest.mark.long
 def test_a_dump_waits_for_a_month_that_is_at_work(converted: PlainScene, tmp_path: Path) -> None:
     import threading
     import time
@@ -68,6 +71,7 @@ def test_a_dump_waits_for_a_month_that_is_at_work(converted: PlainScene, tmp_pat
     assert done
 
 
+@pytest.mark.long
 def test_expired_sessions_take_archived_rows_with_them_and_stay_for_others(converted: PlainScene) -> None:
     """The foreign key is gone, so no cascade of the database does it."""
     converted.run("UPDATE user_sessions SET expires_at = '2026-01-01 00:00:00'")
@@ -93,6 +97,7 @@ def test_expired_sessions_take_archived_rows_with_them_and_stay_for_others(conve
     assert converted.count() == 0
 
 
+@pytest.mark.long
 def test_rows_keep_their_values_through_a_month_s_drop_and_its_restore(converted: PlainScene) -> None:
     texts = [None, "", '"', "두\n줄\r\n", "🙂", ",", "N", "x" * 3000, "\\", "\x1f"]
     converted.remove("log_id <= 20")
@@ -109,6 +114,7 @@ def test_rows_keep_their_values_through_a_month_s_drop_and_its_restore(converted
     assert [row for row in before if row in converted.state()] == converted.state()
 
 
+@pytest.mark.long
 def test_the_cli_purge_says_what_left_in_one_piece(converted: PlainScene, monkeypatch: pytest.MonkeyPatch) -> None:
     from click.testing import CliRunner
 
