@@ -7,6 +7,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from saju_ops.rows.csvfile import BOM, header
 
 NAMES = ["log_id", "content"]
