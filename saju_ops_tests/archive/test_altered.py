@@ -165,6 +165,7 @@ def test_what_was_there_before_the_purge_began_does_not_stop_it(scene: Scene) ->
     assert (result.deleted, result.finished, scene.ids()) == (ROWS - 1, True, [35])
 
 
+@pytest.mark.long
 def test_what_changes_no_row_does_not_stop_it(scene: Scene) -> None:
     """An index, a default, another table: nothing that a row is made of."""
     default = [] if scene.family == "sqlite" else [f"ALTER TABLE {scene.name} ALTER COLUMN tokens SET DEFAULT 7"]

@@ -299,6 +299,7 @@ def test_pieces_that_lack_rows_of_the_day_count_for_nothing(
     assert manifest_of(scene)["digest_algorithm"] == "xor64-sha256-v1"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("old", "new"), [(b'"7"', b'"8"'), (b'""', b""), (b"user", b"uses"), ("가".encode(), b"???")])
 def test_a_file_that_differs_from_the_pieces_is_no_archive(
     mysql_scene: Scene, monkeypatch: pytest.MonkeyPatch, old: bytes, new: bytes

@@ -135,6 +135,7 @@ def test_a_day_whose_json_holds_what_no_restore_makes_again_is_refused_with_the_
     assert scene.state() == before
 
 
+@pytest.mark.long
 def test_json_that_its_text_says_is_archived_as_before(mysql_url: str, tmp_path: Path) -> None:
     scene = made(mysql_url, tmp_path, *PLAIN)
     comes_back(scene, len(PLAIN))

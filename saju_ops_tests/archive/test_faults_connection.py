@@ -233,6 +233,7 @@ def test_a_purge_that_loses_its_connection(
     require_finished_by_the_next(job, truth)
 
 
+@pytest.mark.long
 @DRIVERS
 def test_a_purge_whose_statement_is_cancelled(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed by an administrator, who leaves the connection: the run ends and nothing else is deleted."""

@@ -109,6 +109,7 @@ def test_a_zone_that_only_the_server_knows_is_found(mariadb_url: str, mariadb_se
         mariadb_server.execute("SET GLOBAL time_zone = 'SYSTEM'")
 
 
+@pytest.mark.long
 def test_rows_of_two_zones_in_one_day_are_refused_with_their_number_and_stay(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

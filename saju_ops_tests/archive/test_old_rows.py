@@ -76,6 +76,7 @@ def test_the_error_value_of_an_enum_that_has_an_empty_member_is_refused(url: str
     comes_back(scene, 2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("local_infile", ["ON", "OFF"])
 def test_rows_older_than_a_check_come_back_on_mariadb(
     mariadb_server: Engine, tmp_path: Path, local_infile: str

@@ -135,6 +135,7 @@ def test_late_and_changed_rows_stay_and_are_counted(scene: Scene, chunk_size: in
     assert scene.purge(chunk_size=chunk_size).deleted == 3
 
 
+@pytest.mark.long
 def test_a_row_that_moved_to_another_day_stays(scene: Scene) -> None:
     scene.add(3)
     scene.archive()
@@ -325,6 +326,7 @@ def test_it_pauses_between_chunks(scene: Scene) -> None:
     assert slept == [0.25] * 3
 
 
+@pytest.mark.long
 def test_when_asked_it_stops_at_a_chunks_end_and_says_why(scene: Scene) -> None:
     scene.add(20)
     scene.archive()
@@ -763,6 +765,7 @@ def test_it_works_where_the_binary_log_is_by_statement(server: Any, tmp_path: Pa
         assert scene.restore().written == 19
 
 
+@pytest.mark.long
 def test_it_waits_for_a_replica_that_is_behind(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.add(20)
     scene.archive()

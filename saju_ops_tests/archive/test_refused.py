@@ -80,6 +80,7 @@ def test_a_row_that_a_trigger_refuses_stays_and_all_else_is_deleted(
     assert scene.state() == original
 
 
+@pytest.mark.long
 def test_a_row_that_an_undeclared_restrict_key_holds_stays(database_url: str, tmp_path: Path) -> None:
     """The foreign key is there, but its table refers to a unique column by another collation, or over two tables: what
     the database says in the DELETE counts."""

@@ -59,6 +59,7 @@ def test_a_dry_run_says_it_and_writes_nothing(scene: Scene) -> None:
         pass
 
 
+@pytest.mark.long
 def test_rows_that_are_there_and_equal_are_skipped(scene: Scene) -> None:
     scene.add(20)
     original = scene.state()
@@ -81,6 +82,7 @@ def test_a_row_that_differs_stops_it_before_the_first_write_and_is_named(scene: 
     assert scene.state() == before
 
 
+@pytest.mark.long
 def test_a_row_that_differs_on_a_later_day_stops_the_first_day_too(scene: Scene) -> None:
     for number, day in enumerate((DAY, NEXT_DAY)):
         scene.add(5, first=1 + 100 * number, day=day)

@@ -80,6 +80,7 @@ def test_a_column_that_the_account_may_not_read_stops_archive_and_purge(
         refuse_all(scene, ops, rf"may not read every column of {ops.database}\.conversation_logs \(tokens\)")
 
 
+@pytest.mark.long
 def test_select_on_another_database_shows_no_column_of_this_one(server: Engine, scene: Scene) -> None:
     with another_database(server) as other, account(server, scene.url) as ops:
         ops.grant(f"GRANT SELECT ({SOME}), DELETE ON {LOG} TO {{user}}", f"GRANT SELECT ON {other}.* TO {{user}}")
@@ -101,6 +102,7 @@ def test_a_role_that_is_active_counts_and_one_that_is_not_does_not(server: Engin
         assert scene.purge().deleted == 4
 
 
+@pytest.mark.long
 def test_an_invisible_column_that_the_account_may_not_read_is_named(server: Engine, scene: Scene) -> None:
     scene.run("ALTER TABLE conversation_logs ADD note text INVISIBLE", "UPDATE conversation_logs SET note = 'kept'")
     with account(server, scene.url) as ops:
@@ -121,6 +123,7 @@ def test_an_account_that_may_only_delete_learns_what_it_may_not_read(server: Eng
         refuse_all(scene, ops, r"\(log_id, session_id, role, content, tokens, created_at\)")
 
 
+@pytest.mark.long
 def test_a_right_that_was_revoked_after_the_archive_stops_the_purge(server: Engine, scene: Scene) -> None:
     with account(server, scene.url, f"GRANT SELECT, DELETE ON {LOG} TO {{user}}") as ops:
         ops.grant("GRANT PROCESS ON *.* TO {user}")
@@ -135,6 +138,7 @@ def test_a_right_that_was_revoked_after_the_archive_stops_the_purge(server: Engi
         assert scene.count() == 4
 
 
+@pytest.mark.long
 def test_names_with_signs_are_asked_for_as_they_are(server: Engine, scene: Scene) -> None:
     odd = "a `b` % :c"
     scene.run("ALTER TABLE conversation_logs ADD `a ``b`` % \\:c` text")
@@ -324,6 +328,7 @@ def test_a_server_that_cascades_unseen_needs_the_right_to_its_list(tmp_path: Pat
         server.execute(f"DROP TABLE {other}.kept")
 
 
+@pytest.mark.long
 def test_a_second_key_of_a_table_that_is_seen_is_found(server: Engine, scene: Scene) -> None:
     scene.run(
         "CREATE TABLE answers (id int PRIMARY KEY, log bigint, question bigint,"

@@ -65,6 +65,7 @@ def test_no_channel_at_all_is_not_well() -> None:
     assert "SLACK_BOT_TOKEN is not set" in lines[0]
 
 
+@pytest.mark.long
 def test_the_console_script_ends_with_1_and_prints_no_stack_trace(fake: FakeSlack, tmp_path: Path) -> None:
     import os
 

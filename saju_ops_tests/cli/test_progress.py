@@ -111,6 +111,7 @@ def test_a_dump_shows_a_bar_on_a_terminal(service: dict[str, Any]) -> None:
     assert restored.stdout.splitlines()[-1].startswith(b"Done: ")
 
 
+@pytest.mark.long
 def test_lines_stay_above_the_bar_where_both_are_one_terminal(service: dict[str, Any]) -> None:
     archived = on_terminal("archive", output_too=True, **service)
     assert archived.status == 0
@@ -149,6 +150,7 @@ def test_a_terminal_that_can_not_draw_gets_plain_lines(service: dict[str, Any], 
     assert archived.stdout.count(b"/3] ") == 3
 
 
+@pytest.mark.long
 def test_a_terminal_that_is_not_utf8_gets_a_bar_it_can_draw(service: dict[str, Any]) -> None:
     service["env"] |= {"LANG": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     archived = on_terminal("archive", **service)

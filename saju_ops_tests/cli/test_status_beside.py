@@ -94,6 +94,7 @@ def test_a_replica_is_asked_for_its_lag(monkeypatch: pytest.MonkeyPatch, served:
     assert "pw-of-replica" not in line("REPLICA_URLS")
 
 
+@pytest.mark.long
 def test_a_drill_server_is_really_tried(monkeypatch: pytest.MonkeyPatch, mariadb_url: str, mysql_url: str) -> None:
     monkeypatch.setenv("DATABASE_URL", mariadb_url)
     assert line("dumps").startswith("ok ")

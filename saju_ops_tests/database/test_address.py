@@ -115,6 +115,7 @@ def test_a_dump_with_options_in_the_address_is_whole_and_proven(chat: tuple[Scen
 # --- our session and theirs ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("statement", "value"),
     [("SHOW search_path", "chat"), ("SHOW timezone", "UTC"), ("SHOW statement_timeout", "0"), ("SHOW work_mem", "7MB"),

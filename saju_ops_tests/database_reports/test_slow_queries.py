@@ -19,6 +19,7 @@ NOTES = "CREATE TABLE notes (id INT PRIMARY KEY, text VARCHAR(100))"
 ONE_NOTE = "INSERT INTO notes VALUES (1, 'canary-4711')"
 
 
+@pytest.mark.long
 def test_the_slowest_queries_come_first_with_their_calls_and_without_their_values(
     counting_url: str, tmp_path: Path
 ) -> None:

@@ -205,6 +205,7 @@ def test_masked_view_without_the_view_says_how_to_make_it(service: Service) -> N
     assert "saju-ops migrate up masked_view@head" in done.output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres"])
 def test_masked_view_makes_the_account_and_a_salt_that_is_missing(
     engine: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

@@ -104,6 +104,7 @@ def test_a_day_that_is_archived_and_unchanged_is_left_alone(project: Project) ->
     assert project.scene.snapshot_of_files() == files
 
 
+@pytest.mark.long
 def test_late_rows_go_into_a_further_part_and_the_days_rows_are_those_of_both(project: Project) -> None:
     project.archive(ago(42))
     project.add(5, ago(42), first=901)

@@ -81,6 +81,7 @@ def test_late_and_changed_rows_stay_and_are_counted(project: Project) -> None:
     assert project.purge(dry_run=False).outputs()["rows_deleted"] == 3
 
 
+@pytest.mark.long
 def test_it_observes_the_live_table_with_the_same_plain_numbers_every_time(project: Project) -> None:
     for config in ({}, {"dry_run": False}, {"dry_run": False}):
         ((asset, metadata),) = project.purge(**config).observed()
@@ -256,6 +257,7 @@ def test_by_hand_a_restore_only_says_what_it_would_do(purged: Project) -> None:
     assert purged.scene.count() == 15
 
 
+@pytest.mark.long
 def test_on_request_it_puts_the_rows_back(purged: Project) -> None:
     run = purged.run("restore_conversation_logs", {**days(40, 39), "dry_run": False})
     assert run.succeeded, run.failure

@@ -73,6 +73,7 @@ def test_it_comes_even_while_the_database_is_down(
     assert "s3cret-pw" not in text
 
 
+@pytest.mark.long
 def test_slack_gets_the_chart_below_the_digest(
     sqlite_url: str, tmp_path: Path, fake: FakeSlack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,6 +150,7 @@ def test_a_second_run_says_that_there_is_nothing_to_do_and_changes_nothing(done:
     assert files(done.folder) == done.before
 
 
+@pytest.mark.long
 def test_the_restore_that_it_names_works_as_printed(done: Demo) -> None:
     """Copied from the screen, continued line and all, into a shell in the same folder."""
     printed = done.first.stdout

@@ -251,6 +251,7 @@ def test_every_digit_of_a_float_comes_back(server_url: str, tmp_path: Path) -> N
             assert asked(into, statement) == asked(server_url, statement)
 
 
+@pytest.mark.long
 def test_floats_that_cannot_be_put_right_are_named(mariadb_url: str, tmp_path: Path) -> None:
     run_sql(
         mariadb_url,

@@ -93,6 +93,7 @@ def test_two_dumps_in_one_second_have_two_names(sqlite_url: str, tmp_path: Path)
     assert len(dumps.names()) == 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("server", ["mysql", "mariadb"])
 def test_oracles_client_dumps_both_servers(
     server: str, oracle: None, request: pytest.FixtureRequest, tmp_path: Path
@@ -118,6 +119,7 @@ def test_mariadbs_client_dumps_both_servers(server: str, request: pytest.Fixture
     assert not dumps.content(result).startswith(b"/*")
 
 
+@pytest.mark.long
 def test_mariadbs_client_restores_what_oracles_dumped(
     mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

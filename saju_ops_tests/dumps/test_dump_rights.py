@@ -136,6 +136,7 @@ def test_partial_revokes_take_a_right_away_and_escapes_as_they_are(mysql_server:
         mysql_server.drop_database(database)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "narrow",
     [

@@ -194,6 +194,7 @@ def test_a_definition_that_changes_on_the_way_is_found(
     assert dumps.files() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mariadb", "postgres"])
 def test_a_dump_that_the_server_will_not_take_is_not_kept_as_unproven(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -629,6 +630,7 @@ def test_a_drill_server_that_writes_names_otherwise_leaves_an_unproven_dump(mari
     assert "lower_case_table_names" in result.drill.why_not
 
 
+@pytest.mark.long
 def test_the_lock_is_never_waited_for_long(mysql_url: str, tmp_path: Path, oracle: None) -> None:
     """A long query would make FLUSH TABLES WITH READ LOCK, and every new write behind it, wait."""
     fill(mysql_url)

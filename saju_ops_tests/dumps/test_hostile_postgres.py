@@ -139,6 +139,7 @@ def test_a_restore_over_a_database_refuses_before_anything_is_dropped(
     assert everything(dumps.url) == live
 
 
+@pytest.mark.long
 def test_the_other_drills_go_on(sound: tuple[Dumps, DumpResult], postgres_server: Engine, tmp_path: Path) -> None:
     dumps = changed(sound, tmp_path, b"DROP TABLE public.parent;")
     with postgres_server.database() as url:

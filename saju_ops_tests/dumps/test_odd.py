@@ -483,6 +483,7 @@ def test_a_dump_program_that_spins_is_ended_and_says_so(
     assert dumps.files() == []
 
 
+@pytest.mark.long
 @mysql_only
 def test_a_server_that_requires_primary_keys_proves_dumps(
     server_url: str, mysql_server: Engine, tmp_path: Path

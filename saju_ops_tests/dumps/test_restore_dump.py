@@ -130,6 +130,7 @@ def test_the_newest_dump_until_a_time_is_taken(sqlite_url: str, tmp_path: Path) 
         dumps.restore(target, dry_run=True, database="nothing")
 
 
+@pytest.mark.long
 def test_the_newest_dump_is_taken_whichever_user_took_it_and_whoever_restores(
     postgres_server: Engine, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,6 +389,7 @@ def test_the_command_line_restores(
     assert "geheim" not in wrong.output
 
 
+@pytest.mark.long
 def test_a_user_without_rights_over_roles_restores_all_but_owners(
     postgres_server: Engine, postgres_url: str, tmp_path: Path
 ) -> None:

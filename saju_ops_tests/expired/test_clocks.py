@@ -56,6 +56,7 @@ def test_korean_time_that_is_read_as_utc_is_refused_and_in_its_own_zone_expires_
     assert [scene.whole(n) for n in (1, 2, 3)] == [None, True, True]
 
 
+@pytest.mark.long
 def test_utc_that_is_read_as_korean_time_is_a_doubt(scene: JobScene) -> None:
     add(scene, 1, NOW - MINUTE, NOW + 24 * HOUR, UTC_ZONE)
     scene.zone = SEOUL

@@ -75,6 +75,7 @@ def test_expired_jobs_go_whole_whoever_cascades_and_living_ones_stay_whole(
     assert not result.orphans
 
 
+@pytest.mark.long
 def test_payments_stand_in_the_archive_before_their_jobs_go(scene: JobScene) -> None:
     scene.add(range(1, 4))
     result = scene.purge()
@@ -221,6 +222,7 @@ def test_the_hour_that_the_clocks_repeat_is_read_as_the_later_one(
 # --- what keeps a job -------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_table_that_is_not_listed_is_refused_by_name_before_anything_is_deleted(scene: JobScene) -> None:
     scene.run("CREATE TABLE gifts (id INTEGER PRIMARY KEY, report_id BIGINT, FOREIGN KEY (report_id) REFERENCES"
               " reports (id) ON DELETE CASCADE)")  # fmt: skip
@@ -514,6 +516,7 @@ def test_rows_that_are_left_half_read_do_not_fail_the_next_transaction(scene: Jo
             assert store.count(Selection()) == 2
 
 
+@pytest.mark.long
 def test_two_runs_do_not_work_at_once(scene: JobScene) -> None:
     scene.add([1])
     with open_jobs(scene.url, "jobs", scene.zone) as store, store.lock("expired jobs", 1):
@@ -611,6 +614,7 @@ def test_files_that_no_key_leads_to_are_refused(sqlite_url: str, tmp_path: Path)
         scene.purge(tables=tables, files=JobFiles(FilePlace("bucket")))
 
 
+@pytest.mark.long
 def test_a_table_named_with_the_schema_in_which_the_database_looks_anyway_is_that_table(scene: JobScene) -> None:
     scene.add([1])
     here = {"postgresql": "public", "sqlite": "main"}.get(scene.engine.dialect.name, scene.url.database)

@@ -258,6 +258,7 @@ def test_a_session_with_a_locked_log_row_stays_and_the_reason_is_reported(
     assert (number, "the database refused (" in reason, "lock" in reason.lower()) == (1, True, True)
 
 
+@pytest.mark.long
 def test_a_log_row_whose_json_the_archive_would_not_give_back_keeps_its_session(
     mysql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,6 +356,7 @@ def before_the_delete(monkeypatch: pytest.MonkeyPatch, action: Callable[[], None
     monkeypatch.setattr(Hanging, "delete", delete)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mariadb", "postgres"])
 def test_a_writer_waits_for_a_log_row_that_was_compared(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

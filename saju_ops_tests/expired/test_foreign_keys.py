@@ -150,6 +150,7 @@ def test_a_ring_that_nothing_may_empty_is_deleted_where_the_database_checks_at_t
     assert ids(scene, "jobs") == ids(scene, "reports") == []
 
 
+@pytest.mark.long
 def test_a_ring_that_the_database_will_not_let_go_stays_whole_and_the_others_go(mysql_url: str, tmp_path: Path) -> None:
     scene = JobScene(mysql_url, tmp_path / "backups")
     jobs(scene, ", latest INTEGER NOT NULL")
@@ -188,6 +189,7 @@ def test_rows_whose_key_would_be_emptied_go_where_their_table_is_named(scene: Jo
     assert scene.archived("ratings") == [{"id": "1", "job": "1"}]
 
 
+@pytest.mark.long
 def test_rows_that_must_be_kept_and_may_not_go_stay_without_their_reference(scene: JobScene) -> None:
     jobs(scene)
     set_null(scene)

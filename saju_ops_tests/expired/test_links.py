@@ -59,6 +59,7 @@ def test_a_service_that_declares_no_foreign_key_at_all_loses_whole_jobs(database
     assert not result.orphans
 
 
+@pytest.mark.long
 def test_phone_numbers_without_a_declared_key_go_with_their_job(scene: JobScene) -> None:
     jobs(scene)
     build(scene, "sms_logs (id INTEGER NOT NULL PRIMARY KEY, job_id INTEGER, phone VARCHAR(20))")
@@ -114,6 +115,7 @@ def test_a_column_of_any_name_is_followed_where_purge_links_names_it(scene: JobS
     assert ids(scene, "jobs") == ids(scene, "calls") == [2]
 
 
+@pytest.mark.long
 def test_a_key_of_several_columns_is_followed_by_all_of_them(scene: JobScene) -> None:
     time = "DATETIME" if scene.engine.dialect.name in ("mysql", "mariadb") else "TIMESTAMP"
     build(scene, f"jobs (tenant INTEGER NOT NULL, id INTEGER NOT NULL, expires_at {time}, PRIMARY KEY (tenant, id))")
@@ -276,6 +278,7 @@ def test_a_table_of_jobs_in_another_schema_is_purged_there(postgres_url: str, tm
         open_jobs(scene.url, "elsewhere.jobs", UTC_ZONE)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb"])
 def test_a_table_of_jobs_in_another_database_is_purged_there(
     engine: str, request: pytest.FixtureRequest, tmp_path: Path

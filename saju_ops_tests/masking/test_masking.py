@@ -401,6 +401,7 @@ def test_where_the_database_takes_no_notice_of_case_what_joined_still_joins(
         assert query(target, joined) == [(PEOPLE,)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("mask", "limit", "values"),
     [

@@ -64,6 +64,7 @@ def test_a_character_that_utf8_lacks_is_refused_and_not_archived_as_another(
     assert scene.ids() == [1, 2, 3]
 
 
+@pytest.mark.long
 def test_a_byte_that_is_not_ascii_in_a_column_of_ascii_comes_back_or_is_refused(url: str, tmp_path: Path) -> None:
     """MariaDB lets it in."""
     scene = scene_of(url, tmp_path, "varchar(40) CHARACTER SET ascii", "'a'", "_binary x'ff'", "_binary x'61fe62'")

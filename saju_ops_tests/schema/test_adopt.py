@@ -304,6 +304,7 @@ def few_rights(request: pytest.FixtureRequest) -> Iterator[str]:
         yield mine.url
 
 
+@pytest.mark.long
 def test_an_account_that_may_make_no_scratch_database_is_named_what_it_lacks(few_rights: str) -> None:
     with pytest.raises(Refused, match=r"Nothing was compared.*Grant ALL ON") as error:
         adopted(few_rights)

@@ -32,6 +32,7 @@ def no_dump_needed(monkeypatch: pytest.MonkeyPatch) -> Options:
     return Options()
 
 
+@pytest.mark.long
 def test_from_nothing_up_makes_every_table_with_its_composite_indexes(database_url: str) -> None:
     result = up(database_url)
     assert result.changed == MAIN
@@ -74,12 +75,14 @@ def test_down_to_nothing_and_up_again_works_as_the_first_time(database_url: str,
     assert recorded(database_url) == MAIN
 
 
+@pytest.mark.long
 def test_one_down_takes_back_the_last_migration_alone(database_url: str) -> None:
     up(database_url)
     assert down(database_url, "-1").changed == ["0002_indexes"]
     assert recorded(database_url) == ["0001_tables"] == versions(database_url)
 
 
+@pytest.mark.long
 def test_up_again_has_nothing_to_do(database_url: str) -> None:
     up(database_url)
     assert up(database_url).changed == []

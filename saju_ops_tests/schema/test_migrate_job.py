@@ -69,6 +69,7 @@ def test_dropping_indexes_alone_asks_for_no_dump(url: str) -> None:
     assert recorded(url) == MAIN[:1]
 
 
+@pytest.mark.long
 def test_a_table_that_has_rows_is_dropped_only_by_its_name(url: str) -> None:
     up(url)
     add_metrics(url, 3)
@@ -220,6 +221,7 @@ def checked(asset: str) -> tuple[bool, dict[str, Any]]:
     return result.passed, {k: getattr(v, "value", v) for k, v in (result.metadata or {}).items()}
 
 
+@pytest.mark.long
 def test_the_check_says_what_differs_from_the_applied_migrations(url: str) -> None:
     assert "No migration is applied" in checked("user_sessions")[1]["why"]
     up(url)

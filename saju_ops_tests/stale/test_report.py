@@ -409,6 +409,7 @@ def run(instance: dg.DagsterInstance, **config: Any) -> Run:
     return Run(instance, done.run_id)
 
 
+@pytest.mark.long
 def test_by_hand_the_job_lists_and_on_request_settles_and_puts_back(live: Scene) -> None:
     instance = dg.DagsterInstance.ephemeral()
     for config in ({}, {"mode": "check", "dry_run": False}, {"mode": "apply"}, {"mode": "stats"}):

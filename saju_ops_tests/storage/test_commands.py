@@ -18,6 +18,7 @@ COMMANDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", COMMANDS, ids=[c[0] for c in COMMANDS])
 def test_a_command_asks_the_store_of_the_settings(
     tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, command: list[str]

@@ -61,6 +61,7 @@ def put(storage: DriveStorage, name: str, data: bytes, *, read: bool = False) ->
         writer.commit()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("read", [True, False])
 @pytest.mark.parametrize("data", SIZES.values(), ids=SIZES)
 def test_what_was_committed_is_read_back(scene: Scene, data: bytes, read: bool) -> None:

@@ -391,6 +391,7 @@ def test_a_store_that_is_down_is_named_without_any_secret(bucket: Bucket) -> Non
     assert "AKIATEST" not in shown
 
 
+@pytest.mark.long
 def test_encryption_and_key_go_with_every_object(bucket: Bucket) -> None:
     storage = storage_at(bucket, server_side_encryption="aws:kms", kms_key_id="alias/backups")
     put(storage, "small", SMALL)

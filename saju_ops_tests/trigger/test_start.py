@@ -218,6 +218,7 @@ def test_a_database_that_is_down_is_503_with_the_schedule_s_own_sentence(dagster
     assert dagster.runs() == []
 
 
+@pytest.mark.long
 def test_it_cannot_be_started_over_and_over(
     dagster: Dagster, trigger: InThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,6 +325,7 @@ def test_several_processes_called_at_once_start_one_clean_up(dagster: Dagster, t
     assert {r.status for r in dagster.runs() if r.is_finished} <= {dg.DagsterRunStatus.CANCELED}
 
 
+@pytest.mark.long
 def test_who_looks_before_another_has_launched_and_launches_after_it_withdraws(
     dagster: Dagster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -433,6 +435,7 @@ def test_what_is_no_answer_of_dagster_s_is_unreachable_and_starts_nothing(
     assert dagster.runs() == []
 
 
+@pytest.mark.long
 def test_a_clean_up_whose_starter_died_halfway_does_not_keep_others_from_starting(
     dagster: Dagster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

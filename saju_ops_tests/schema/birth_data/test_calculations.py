@@ -85,6 +85,7 @@ def test_a_second_run_finds_nothing_to_do_with_a_newer_key_too(scene: Calculatio
     assert scene.births() == births
 
 
+@pytest.mark.long
 def test_another_key_gives_another_false_birth(scene: Calculations) -> None:
     first, second = (module.false_moments(parsed(key)[0], (1,))[0] for key in (NEW_KEY, OLD_KEY))
     assert first != second

@@ -161,6 +161,7 @@ def test_a_clear_birth_beside_the_services_own_token_of_it_becomes_null(scene: B
     assert scene.session("s") == (None, stored)
 
 
+@pytest.mark.long
 def test_a_clear_birth_beside_the_services_token_of_another_one_stays_with_it(scene: BirthScene) -> None:
     other = token({"birth_datetime": "1991-01-01T00:00:00", "name": "홍"}, NEW_KEY)
     unknown = token({"payload": "?"}, NEW_KEY)
@@ -211,6 +212,7 @@ def test_the_form_can_be_said(lite: BirthScene, double: bool, form: str) -> None
     assert str(lite.session("s")[1]).startswith(form)
 
 
+@pytest.mark.long
 def test_a_dry_run_counts_and_changes_nothing(scene: BirthScene) -> None:
     scene.add("clear")
     scene.add("old", birth_datetime=None, birth_datetime_encrypted=token({"a": 1}, OLD_KEY))
@@ -251,6 +253,7 @@ def test_a_key_that_opens_none_of_what_is_there_is_refused(scene: BirthScene) ->
     assert scene.encrypt(NEW_KEY, OLD_KEY).encrypted == 1
 
 
+@pytest.mark.long
 def test_without_a_proven_dump_nothing_is_touched(scene: BirthScene) -> None:
     def none_is_there() -> None:
         raise Refused("no proven dump")
@@ -293,6 +296,7 @@ TRIGGERS = {
 }
 
 
+@pytest.mark.long
 def test_a_token_that_comes_back_cut_keeps_the_clear_birth(scene: BirthScene) -> None:
     dialect = scene.engine.dialect.name
     if dialect == "postgresql":
@@ -310,6 +314,7 @@ def test_a_token_that_comes_back_cut_keeps_the_clear_birth(scene: BirthScene) ->
     assert scene.session("s")[0] is not None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "postgres"])
 def test_a_column_that_is_too_short_for_a_token_keeps_the_clear_birth(
     engine: str, request: pytest.FixtureRequest
@@ -354,6 +359,7 @@ def test_a_row_that_the_service_holds_is_left_and_the_others_are_encrypted(
     assert scene.encrypt(NEW_KEY).encrypted == 1
 
 
+@pytest.mark.long
 def test_two_at_once_are_kept_apart(scene: BirthScene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("saju_ops.schema.birth_data.encrypt.LOCK_WAIT", 0.2)
     scene.add("s")

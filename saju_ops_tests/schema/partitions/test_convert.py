@@ -120,6 +120,7 @@ def test_rows_without_created_at_are_counted_and_refused(mysql_url: str, tmp_pat
     assert scene.definition() == definition
 
 
+@pytest.mark.long
 def test_a_column_that_could_be_null_can_be_null_again_on_the_way_back(plain: PlainScene) -> None:
     plain.run("ALTER TABLE conversation_logs MODIFY created_at timestamp NULL DEFAULT NULL")
     definition = plain.definition()

@@ -45,6 +45,7 @@ def test_every_row_of_a_month_that_left_comes_back_by_a_restore(filled: Partitio
     assert filled.partitions() == {"p202610": 60, "p202611": 3, "p_future": 0}
 
 
+@pytest.mark.long
 def test_a_dry_run_says_which_months_would_leave_and_moves_none(filled: PartitionScene) -> None:
     filled.archive_all(last=AUGUST)
     result = filled.purge_months(dry_run=True)
@@ -110,6 +111,7 @@ def test_a_missing_file_keeps_its_month(filled: PartitionScene) -> None:
     assert filled.partitions()["p202608"] == 20
 
 
+@pytest.mark.long
 def test_a_month_that_is_partly_within_the_retention_stays(scene: PartitionScene) -> None:
     scene.add(10, day=Day(date(2026, 10, 5), SEOUL))
     scene.archive_all()
@@ -252,6 +254,7 @@ def test_an_archive_that_is_open_keeps_the_rotation_waiting_and_then_away(filled
     assert filled.rotate().months_dropped == ["p202607", "p202608", "p202609"]
 
 
+@pytest.mark.long
 def test_a_snapshot_waits_for_a_month_that_is_at_work(filled: PartitionScene) -> None:
     from saju_ops.database.snapshots import alone
 

@@ -66,6 +66,7 @@ def scene(postgres_url: str, tmp_path: Path) -> PostgresScene:
     return scene
 
 
+@pytest.mark.long
 def test_archived_months_leave_and_months_to_come_are_made(scene: PostgresScene) -> None:
     before = scene.state()
     scene.archive_all()
